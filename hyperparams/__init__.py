@@ -1,0 +1,1 @@
+"""Hyperparameters that learn: `<recipe>.yml`, one key an environment, `default` for all others."""

@@ -1,0 +1,530 @@
+"""PolicyGradient: one SB3 on-policy algorithm for every combination of estimator, baseline and objective."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal, TypeVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo.errors import ConfigError, PluginError
+from pgzoo.interfaces import Array, Baseline, Estimator, Need, Objective, PartSpec, Spaces
+from pgzoo.learners import Learners
+from pgzoo.params import Schedule, declared, plain_fields
+from pgzoo.registry import Registry, default_registry
+from pgzoo.rollout import Batch, Rollout, Samples
+from pgzoo.sampling import Episodes, Plan, Steps, collect
+from pgzoo.schedules import as_schedule
+from pgzoo.settings import Settings
+from pgzoo.spec import Spec, resolve
+
+Self = TypeVar("Self", bound="PolicyGradient")
+
+
+class _Unset:
+    """Stands for an argument that was not given: None means something in SB3."""
+
+    def __repr__(self) -> str:
+        return "<the recipe's default>"
+
+
+UNSET: Any = _Unset()
+
+
+class PolicyGradient(OnPolicyAlgorithm):
+    r"""A policy gradient made of three plugins.
+
+        g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
+
+    (Schulman et al. 2016, eq. 1): the estimator gives R̂, the baseline b and c, the objective the loss. An
+    argument that is not given takes the recipe's default; all but the first eight are A2C's and PPO's.
+
+    Args:
+        policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a class, as in SB3.
+        env: an environment, a VecEnv, or the name of a registered one.
+        plugin: a recipe ("reinforce", "rtg_value", "gae", "a2c", "ppo", …) or
+            "estimator+baseline[+objective]".
+        estimator: replaces the recipe's: a name, a mapping of name and fields, or an instance.
+        baseline: as estimator.
+        objective: as estimator.
+        plugin_kwargs: hyperparameters by field, `{"gae_lambda": 0.9, "baseline.decay": 0.5}`.
+        registry: the plugins to choose from; by default the installed ones.
+        sampling: "steps", "episodes", or "auto" for what the parts need.
+        n_steps: steps per environment and update, for `steps`.
+        n_episodes: whole episodes per update over all environments, for `episodes`: a multiple of their
+            number, 8 (rounded up to one) by default.
+        max_episode_steps: an episode longer than this is an error, for `episodes`.
+        learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
+        batch_size: steps per minibatch; None: the whole rollout.
+        n_epochs: passes over a rollout.
+        gamma: discount factor γ.
+        gae_lambda: forwarded to the part that has the field; as are clip_range and clip_range_vf.
+        normalize_advantage: False, "rollout", or "minibatch" (True).
+        ent_coef: weight of the entropy bonus.
+        vf_coef: weight of the critic's loss, where there is a critic.
+        max_grad_norm: clip the gradient to this norm; None: do not.
+        target_kl: stop an update's epochs once the approximate KL exceeds 1.5 times this.
+        discount_states: multiply Ψ_t by γ^t, as the gradient of the discounted objective asks.
+
+    Raises:
+        PgzooError: an unknown plugin or hyperparameter, a value out of range, parts that contradict each
+            other or their settings.
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+
+    plugin: str
+    n_epochs: int
+    batch_size: int | None
+    target_kl: float | None
+    normalize_advantage: bool | Literal["rollout", "minibatch"]
+    discount_states: bool
+    max_episode_steps: int
+    log_interval: int
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str | None,
+        plugin: str = "gae",
+        *,
+        estimator: PartSpec | Estimator | None = None,
+        baseline: PartSpec | Baseline | None = None,
+        objective: PartSpec | Objective | None = None,
+        plugin_kwargs: Mapping[str, Any] | None = None,
+        registry: Registry | None = None,
+        sampling: str = UNSET,
+        n_steps: int = UNSET,
+        n_episodes: int | None = UNSET,
+        max_episode_steps: int = UNSET,
+        learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
+        batch_size: int | None = UNSET,
+        n_epochs: int = UNSET,
+        gamma: float = UNSET,
+        gae_lambda: float = UNSET,
+        clip_range: float | Schedule | Mapping[str, Any] = UNSET,
+        clip_range_vf: float | Schedule | Mapping[str, Any] | None = UNSET,
+        normalize_advantage: bool | str = UNSET,
+        ent_coef: float = UNSET,
+        vf_coef: float = UNSET,
+        max_grad_norm: float | None = UNSET,
+        target_kl: float | None = UNSET,
+        discount_states: bool = UNSET,
+        use_rms_prop: bool = UNSET,
+        rms_prop_eps: float = UNSET,
+        use_sde: bool = UNSET,
+        sde_sample_freq: int = UNSET,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        given = {name: value for name, value in locals().items() if value is not UNSET}
+        overrides = _merged({k: v for k, v in given.items() if k in _FORWARDED}, plugin_kwargs)
+        self.registry = registry or default_registry()
+        spec = resolve(
+            self.registry,
+            plugin,
+            estimator=estimator,
+            baseline=baseline,
+            objective=objective,
+            overrides=overrides,
+        )
+        settings = spec.settings
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate=as_schedule(settings.learning_rate),
+            n_steps=settings.n_steps,
+            gamma=settings.gamma,
+            gae_lambda=getattr(spec.estimator, "gae_lambda", 1.0),
+            ent_coef=settings.ent_coef,
+            vf_coef=settings.vf_coef,
+            max_grad_norm=settings.max_grad_norm,  # type: ignore[arg-type]
+            use_sde=settings.use_sde,
+            sde_sample_freq=settings.sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=dict(policy_kwargs or {}),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(
+                spaces.Box,
+                spaces.Discrete,
+                spaces.MultiDiscrete,
+                spaces.MultiBinary,
+            ),
+        )
+        if settings.use_rms_prop and "optimizer_class" not in self.policy_kwargs:
+            self.policy_kwargs["optimizer_class"] = torch.optim.RMSprop
+            self.policy_kwargs["optimizer_kwargs"] = {
+                "alpha": 0.99,
+                "eps": settings.rms_prop_eps,
+                "weight_decay": 0,
+            }
+        self.learner_arrays: dict[str, Any] = {}
+        self._changes: dict[str, Any] = {}
+        self._adopt(spec)
+        if _init_setup_model:
+            self._setup_model()
+
+    # ---------------------------------------------------------------- set-up
+
+    def _adopt(self, spec: Spec) -> None:
+        """Take a spec as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
+        self.plugin = spec.plugin
+        for name, value in plain_fields(spec.settings).items():
+            setattr(self, name, as_schedule(value) if name == "learning_rate" else value)
+        self.parts = {
+            kind: {
+                "name": part.name,
+                "distribution": str(self.registry.source(kind, part.name)),
+                "fields": plain_fields(part),
+            }
+            for kind, part in spec.parts.items()
+        }
+        self.gae_lambda = getattr(spec.estimator, "gae_lambda", 1.0)
+
+    def _setup_model(self) -> None:
+        self.spec = self._resolved_spec()
+        self._adopt(self.spec)
+        self.estimator, self.baseline, self.objective = self.spec.estimator, self.spec.baseline, self.spec.objective
+        self.has_critic = Need.VALUES in self.spec.needs
+        self._plan = self._make_plan()
+        self._refuse_unusable_buffer()
+        super()._setup_model()
+        self.learners = Learners(
+            self.spec.parts, Spaces(self.observation_space, self.action_space, self.policy), self.device
+        )
+        self.learners.load_arrays(self.learner_arrays)
+        self._episode_steps = np.zeros(self.n_envs, dtype=int)
+
+    def _resolved_spec(self) -> Spec:
+        """Return what the attributes describe, and the changes that `load` was given."""
+        parts: dict[str, Any] = {}
+        for kind, part in self.parts.items():
+            if part["name"] not in self.registry.names(kind):
+                raise PluginError(
+                    f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
+                )
+            parts[kind] = {"name": part["name"], **part["fields"]}
+        names = "+".join(part["name"] for part in self.parts.values())
+        settings = {name: getattr(self, name) for name in declared(Settings)}
+        spec = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
+        self._changes = {}
+        return replace(spec, plugin=self.plugin)
+
+    def _make_plan(self) -> Plan:
+        if self.spec.sampling == "steps":
+            return Steps(self.n_steps)
+        return Episodes(self.spec.n_episodes(self.n_envs), self.max_episode_steps)
+
+    def _refuse_unusable_buffer(self) -> None:
+        """Refuse a custom buffer whose overrides would be ignored."""
+        custom = self.rollout_buffer_class
+        if custom is None or custom.__module__ == RolloutBuffer.__module__:
+            return
+        if self._plan.whole_episodes:
+            raise ConfigError(
+                f"rollout_buffer_class={custom.__name__} goes with sampling='steps' only, since whole episodes "
+                f"have no fixed number of steps; {self.plugin!r} samples episodes"
+            )
+        overridden = {m for c in custom.__mro__ for m in vars(c) if c.__module__ != RolloutBuffer.__module__}
+        if unused := sorted(overridden & {"get", "_get_samples", "compute_returns_and_advantage"}):
+            raise ConfigError(
+                f"{custom.__name__}.{unused[0]} would not be called: pgzoo draws minibatches itself and asks an "
+                "estimator for the returns; write it as an Estimator or Baseline plugin"
+            )
+
+    # ---------------------------------------------------------------- sample, then credit
+
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Sample a rollout and credit its actions; False if a callback asked to stop."""
+        rollout = collect(self, env, callback, rollout_buffer, n_rollout_steps, self._plan)
+        if rollout is None:
+            return False
+        self.rollout = rollout
+        if self._plan.whole_episodes:
+            self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
+        self._credit(rollout)
+        callback.on_rollout_end()
+        return True
+
+    def _credit(self, rollout: Rollout) -> None:
+        """Ψ_t = (R̂_t − b_t) / c_t, times γ^t with `discount_states`; the buffer shows it to callbacks."""
+        returns = np.asarray(self.estimator(rollout, self.learners["estimator"]), dtype=np.float64)
+        self._check_array(self.estimator, "R̂", returns, rollout)
+        returns.flags.writeable = False
+        b, c = self.baseline(rollout, returns, self.learners["baseline"])
+        advantages = np.asarray((returns - b) / c, dtype=np.float64)
+        self._check_array(self.baseline, "(R̂ − b) / c", advantages, rollout)
+        if self.discount_states and self.estimator.credit == "step":
+            advantages = advantages * self.gamma**rollout.step
+        self.returns = np.where(rollout.mask, returns, 0.0)
+        self.advantages = np.where(rollout.mask, advantages, 0.0)
+        self.rollout_buffer.returns = self.returns.astype(np.float32)
+        self.rollout_buffer.advantages = self.advantages.astype(np.float32)
+
+    def _check_array(self, part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
+        if x.shape != rollout.shape:
+            raise PluginError(f"{part.kind} {part.name!r}: {symbol} has shape {x.shape}, not {rollout.shape}")
+        wrong = ~np.isfinite(x) & rollout.mask
+        if wrong.any():
+            t, n = np.argwhere(wrong)[0]
+            raise PluginError(
+                f"{part.kind} {part.name!r}: {symbol} is {x[t, n]} at step {t} of environment {n} "
+                f"(reward {rollout.rewards[t, n]})"
+            )
+
+    # ---------------------------------------------------------------- update
+
+    def train(self) -> None:
+        """Update the policy with the rollout, then what the plugins learn."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        samples = self._samples()
+        log: dict[str, list[Any]] = {}
+        continue_training = True
+
+        for epoch in range(self.n_epochs):
+            log["approx_kl"] = []
+            for minibatch in self._minibatches(samples):
+                batch = self._evaluate(minibatch)
+                policy_loss, metrics = self.objective(batch, self.learners["objective"])
+                entropy_loss = -batch.aggregate(batch.entropy)
+                loss = policy_loss + self.ent_coef * entropy_loss
+                if self.has_critic:
+                    value_loss = self.objective.value_loss(batch)
+                    loss = loss + self.vf_coef * value_loss
+                    metrics = {**metrics, "value_loss": value_loss}
+
+                approx_kl = _approx_kl(batch)
+                for name, value in {"entropy_loss": entropy_loss, "approx_kl": approx_kl, **metrics}.items():
+                    log.setdefault(name, []).append(value.detach() if isinstance(value, torch.Tensor) else value)
+                if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
+                    continue_training = False
+                    if self.verbose >= 1:
+                        print(f"Early stopping at epoch {epoch} due to reaching max kl: {approx_kl:.2f}")
+                    break
+
+                self.policy.optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                if self.max_grad_norm is not None:
+                    torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+                self.policy.optimizer.step()
+            self._n_updates += 1
+            if not continue_training:
+                break
+
+        for name, value in self.learners.update(self.rollout, self.returns).items():
+            log[name] = [value]
+        self._log(log, loss)
+
+    def _samples(self) -> Samples:
+        """Return the rollout's steps as tensors, padding left out, in the order of SB3's buffer."""
+        rollout = self.rollout
+
+        def tensor(x: Array) -> torch.Tensor:
+            return torch.as_tensor(rollout.flat(x).astype(np.float32), device=self.device)
+
+        weights = rollout.weights(self.objective.aggregate)
+        samples = Samples(
+            observations=rollout.tensors(rollout.observations, "cpu"),
+            actions=tensor(rollout.actions),
+            advantages=tensor(self.advantages),
+            returns=tensor(self.returns),
+            old_values=tensor(rollout.values if self.has_critic else np.zeros(rollout.shape)),
+            old_log_probs=tensor(rollout.log_probs),
+            episode=rollout.tensors(rollout.episode, self.device),
+            weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device),
+            progress_remaining=self._current_progress_remaining,
+        )
+        return samples.normalized() if self.normalize_advantage == "rollout" else samples
+
+    def _minibatches(self, samples: Samples) -> Iterator[Samples]:
+        """Yield the steps in random order, batch_size at a time."""
+        order = torch.as_tensor(np.random.permutation(len(samples)), device=self.device)
+        for index in order.split(self.batch_size or len(samples)):
+            minibatch = samples.select(index)
+            yield minibatch.normalized() if self.normalize_advantage in (True, "minibatch") else minibatch
+
+    def _evaluate(self, samples: Samples) -> Batch:
+        """Return the minibatch with the present policy's log-probs, values and entropy."""
+        actions = samples.actions
+        if isinstance(self.action_space, spaces.Discrete):
+            actions = actions.long().flatten()
+        observations = _to_device(samples.observations, self.device)
+        values, log_probs, entropy = self.policy.evaluate_actions(observations, actions)
+        return Batch(
+            **vars(samples),
+            log_probs=log_probs,
+            values=values.flatten(),
+            entropy=-log_probs if entropy is None else entropy,
+        )
+
+    def _log(self, log: Mapping[str, list[Any]], loss: torch.Tensor) -> None:
+        record = self.logger.record
+        for name, values in log.items():
+            record(f"train/{name}", float(np.mean([float(value) for value in values])))
+        record("train/loss", loss.item())
+        record("train/advantage_std", float(np.std(self.advantages, where=self.rollout.mask)))
+        if self.has_critic:
+            flat = self.rollout.flat
+            record("train/explained_variance", explained_variance(flat(self.rollout.values), flat(self.returns)))
+        if hasattr(self.policy, "log_std"):
+            record("train/std", torch.exp(self.policy.log_std).mean().item())
+        record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    # ---------------------------------------------------------------- learn, save, load
+
+    def learn(
+        self: Self,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int | None = UNSET,
+        tb_log_name: str | None = None,
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Train as SB3's `learn` does; `log_interval` and `tb_log_name` default to the recipe's."""
+        return super().learn(
+            total_timesteps,
+            callback,
+            self.log_interval if log_interval is UNSET else log_interval,  # type: ignore[arg-type]
+            self.plugin if tb_log_name is None else tb_log_name,
+            reset_num_timesteps,
+            progress_bar,
+        )
+
+    def _excluded_save_params(self) -> list[str]:
+        derived = ["registry", "spec", "estimator", "baseline", "objective", "learners", "rollout", "returns"]
+        return [*super()._excluded_save_params(), *derived, "advantages", "has_critic", "_plan", "_episode_steps"]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does; a file is replaced only once the new one is complete.
+
+        What plugins learned goes in as plain arrays, since SB3 takes every parameter group in a zip for one
+        of its own: so A2C.load opens the file.
+        """
+        self.learner_arrays = self.learners.arrays()
+        if not isinstance(path, (str, pathlib.Path)):
+            return self._save(path, exclude, include)
+        target = pathlib.Path(path)
+        if not target.suffix:
+            target = target.with_name(target.name + ".zip")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                self._save(file, exclude, include)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _save(self, file: Any, exclude: Iterable[str] | None, include: Iterable[str] | None) -> None:
+        self._only_policy = True
+        try:
+            super().save(file, {*(exclude or ()), "_only_policy"}, include)
+        finally:
+            del self._only_policy
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
+        parameters = super().get_parameters()
+        if not hasattr(self, "_only_policy"):
+            parameters.update(self.learners.parameters())
+        return parameters
+
+    def set_parameters(
+        self,
+        load_path_or_dict: Any,
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Set parameters from a dict or zip as SB3 does; those of plugins may be missing."""
+        own = self.learners.parameters()
+        if not isinstance(load_path_or_dict, dict):
+            if own:
+                data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
+                self.learners.load_arrays(data.get("learner_arrays", {}))
+            return super().set_parameters(load_path_or_dict, exact_match, device)
+        self.learners.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
+        rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
+        super().set_parameters(rest, exact_match, device)
+
+    @classmethod
+    def load(cls: type[Self], path: Any, env: GymEnv | None = None, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Load as SB3 does; keywords of the constructor replace what was saved.
+
+        Raises:
+            PluginError: the model uses a plugin that is not installed; names its distribution.
+        """
+        for name in ("plugin", "estimator", "baseline", "objective"):
+            if name in kwargs:
+                raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
+        arguments = {name: kwargs.pop(name) for name in _PART_KEYWORDS if name in kwargs}
+        changes = _merged(arguments, kwargs.pop("plugin_kwargs", None))
+        return super().load(path, env, _changes=changes, **kwargs)
+
+
+_PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
+_FORWARDED = frozenset({*_PART_KEYWORDS, *declared(Settings)})
+
+
+def _merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    for name, value in (plugin_kwargs or {}).items():
+        if name in arguments and arguments[name] != value:
+            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")
+    return {**arguments, **(plugin_kwargs or {})}
+
+
+def _approx_kl(batch: Batch) -> float:
+    """Return the mean of (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π) (Schulman 2020, "Approximating KL")."""
+    with torch.no_grad():
+        log_ratio = batch.log_probs - batch.old_log_probs
+        return float(((log_ratio.exp() - 1) - log_ratio).mean())
+
+
+def _to_device(x: Any, device: torch.device) -> Any:
+    if isinstance(x, dict):
+        return {key: _to_device(value, device) for key, value in x.items()}
+    return x.to(device)

@@ -1,0 +1,203 @@
+"""What a plugin is. Every on-policy policy gradient is one sum, and a part answers one question about it:
+
+    g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
+
+(Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 1).
+
+A part is a frozen dataclass whose fields are its hyperparameters. It holds no state: one that learns returns
+it as a torch module from `make_state`, and the algorithm owns, optimises, moves, saves and loads that module.
+Import torch inside functions, so that listing plugins stays quick.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    import gymnasium
+    import numpy as np
+    import torch
+    from stable_baselines3.common.policies import ActorCriticPolicy
+
+    from pgzoo.rollout import Batch, Rollout
+
+PLUGIN_API = "1.0"
+"""Version of this interface, major.minor. A plugin that states another major one is refused by name."""
+
+Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
+"""A numpy array; its shape stands in the docstring, (T, N) unless said: time by environment."""
+
+State: TypeAlias = Any
+"""What the part's own `make_state` returned: a torch module, or None."""
+
+Metrics: TypeAlias = Mapping[str, Any]
+"""Numbers to log under `train/`."""
+
+
+class Need(Enum):
+    """What a part asks of the algorithm."""
+
+    VALUES = "values"
+    """A trained V: `rollout.values` and `rollout.next_values` may be read."""
+    COMPLETE_EPISODES = "complete episodes"
+    """Every sampled episode runs from a reset to its end."""
+
+
+@dataclass(frozen=True)
+class Spaces:
+    """What `make_state` may build on: the two spaces, and the policy (copy what you need, never train it)."""
+
+    observation: gymnasium.Space[Any]
+    action: gymnasium.Space[Any]
+    policy: ActorCriticPolicy
+
+
+class Part(ABC):
+    """What estimators, baselines and objectives share.
+
+    Attributes:
+        kind: "estimator", "baseline" or "objective".
+        name: the name it is chosen by.
+        plugin_api: the `pgzoo.PLUGIN_API` that it was written for; None means the running one.
+    """
+
+    kind: ClassVar[str]
+    name: ClassVar[str]
+    plugin_api: ClassVar[str | None] = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the algorithm must provide; a plain class attribute or, if it depends on a field, a property."""
+        return frozenset()
+
+    def make_state(self, spaces: Spaces) -> torch.nn.Module | None:
+        """Return what this part learns as a fresh module, or None. Called once, when the model is set up."""
+        return None
+
+    def make_optimizer(self, state: torch.nn.Module) -> torch.optim.Optimizer | None:
+        """Return the optimizer of the state's parameters; by default Adam at 1e-3, None if there are none."""
+        import torch
+
+        parameters = [p for p in state.parameters() if p.requires_grad]
+        return torch.optim.Adam(parameters, lr=1e-3) if parameters else None
+
+    def update(
+        self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
+    ) -> Metrics:
+        """Learn from a rollout after the policy was updated with it; `returns` is R̂ (T, N)."""
+        return {}
+
+
+class Estimator(Part):
+    """Which return R̂_t an action is credited with.
+
+    Attributes:
+        unbiased: whether E[R̂_t ∇log π] is the true gradient; if False, `bias` says why not.
+        credit: "step": R̂_t is discounted from t, so that `discount_states` multiplies Ψ_t by γ^t;
+            "start": it is discounted from the episode's start already.
+    """
+
+    kind = "estimator"
+    credit: ClassVar[Literal["step", "start"]] = "step"
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the gradient with this part is unbiased (no other bias, ψ summed over each episode)."""
+        return False
+
+    @property
+    def bias(self) -> str:
+        """Why it is biased, in a phrase; empty if it is not."""
+        return "" if self.unbiased else "not declared unbiased"
+
+    @abstractmethod
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        """Return R̂ (T, N) in float64; what stands on padding is ignored."""
+
+
+class Baseline(Part):
+    """What R̂_t is compared with, b_t, and at what scale, c_t.
+
+    A baseline predicts before it learns: b_t comes from the state before this batch; one that uses the batch
+    itself is unbiased only if it leaves the own episode out.
+
+    Attributes:
+        unbiased: whether E[b_t ∇log π] = 0 and c_t is constant; if False, `bias` says why not.
+    """
+
+    kind = "baseline"
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether subtracting this baseline leaves the gradient's expectation as it is."""
+        return False
+
+    @property
+    def bias(self) -> str:
+        """Why it is biased, in a phrase; empty if it is not."""
+        return "" if self.unbiased else "not declared unbiased"
+
+    @abstractmethod
+    def __call__(
+        self, rollout: Rollout, returns: Array, state: State = None
+    ) -> tuple[Array | float, Array | float]:
+        """Return (b, c), each a number or (T, N); `returns` is R̂ (T, N), not to be changed."""
+
+
+Aggregate: TypeAlias = Literal["step_mean", "episode_sum", "episode_mean"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Part):
+    """How far one update may go: the loss of a batch.
+
+    Attributes:
+        multi_epoch: whether the same rollout may be used for several epochs.
+        aggregate: how the steps' losses become one number, see `Batch.aggregate`.
+    """
+
+    kind = "objective"
+    multi_epoch: ClassVar[bool] = False
+
+    aggregate: Annotated[
+        Aggregate,
+        "mean over steps (SB3), or the sum or mean over each episode's steps, averaged over episodes",
+    ] = "step_mean"
+
+    @abstractmethod
+    def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
+        """Return the policy's loss, to be minimised, and what to log."""
+
+    def value_loss(self, batch: Batch) -> torch.Tensor:
+        """Return the critic's loss, the mean of (V(s_t) − R̂_t)² over the batch's steps."""
+        import torch.nn.functional as F
+
+        return F.mse_loss(batch.returns, batch.values)
+
+
+PartSpec: TypeAlias = "str | Mapping[str, Any]"
+"""A part by name, or by name and fields: `{"name": "lambda_return", "gae_lambda": 0.9}`."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named combination of parts with its defaults.
+
+    Attributes:
+        name: what `--plugin` takes.
+        doc: one sentence, with the source.
+        estimator, baseline, objective: a name, or a mapping of `name` and fields.
+        defaults: arguments of `PolicyGradient` that differ from its own defaults.
+    """
+
+    name: str
+    doc: str
+    estimator: PartSpec
+    baseline: PartSpec = "none"
+    objective: PartSpec = "policy_gradient"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    plugin_api: str | None = None

@@ -1,0 +1,82 @@
+"""What plugins learn: their state modules and optimizers, owned here and handed to every call."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgzoo.interfaces import Array, Part, Spaces
+from pgzoo.registry import Kind
+from pgzoo.rollout import Rollout
+
+
+class Learners:
+    """The state and the optimizer of each part that has them.
+
+    `learners["baseline"]` is that part's state, or None. Parameters are named `baseline_state` and
+    `baseline_state.optimizer`.
+    """
+
+    def __init__(self, parts: Mapping[Kind, Part], spaces: Spaces, device: torch.device) -> None:
+        self._parts = parts
+        self._states: dict[str, torch.nn.Module] = {}
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        for kind, part in parts.items():
+            state = part.make_state(spaces)
+            if state is not None:
+                self._states[kind] = state.to(device)
+                if (optimizer := part.make_optimizer(state)) is not None:
+                    self._optimizers[kind] = optimizer
+
+    def __getitem__(self, kind: str) -> torch.nn.Module | None:
+        return self._states.get(kind)
+
+    def update(self, rollout: Rollout, returns: Array) -> dict[str, Any]:
+        """Let every part learn from the rollout; return what they log."""
+        metrics: dict[str, Any] = {}
+        for kind, part in self._parts.items():
+            metrics.update(part.update(rollout, returns, self[kind], self._optimizers.get(kind)))
+        return metrics
+
+    def parameters(self) -> dict[str, dict[str, Any]]:
+        """Return state dicts by name, as SB3's `get_parameters` does."""
+        found = {f"{kind}_state": state.state_dict() for kind, state in self._states.items()}
+        for kind, optimizer in self._optimizers.items():
+            found[f"{kind}_state.optimizer"] = optimizer.state_dict()
+        return found
+
+    def load_parameters(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set state dicts by name; a name that is missing keeps what it has."""
+        for kind, state in self._states.items():
+            if (name := f"{kind}_state") in parameters:
+                state.load_state_dict(dict(parameters[name]))
+            if (name := f"{kind}_state.optimizer") in parameters:
+                self._optimizers[kind].load_state_dict(dict(parameters[name]))
+
+    def arrays(self) -> dict[str, Any]:
+        """Return `parameters` with numpy arrays in place of tensors."""
+        return {name: _map(value, torch.Tensor, _array) for name, value in self.parameters().items()}
+
+    def load_arrays(self, arrays: Mapping[str, Any]) -> None:
+        """Set what `arrays` gave."""
+        self.load_parameters(
+            {name: _map(value, np.ndarray, lambda x: torch.as_tensor(x.copy())) for name, value in arrays.items()}
+        )
+
+
+def _array(tensor: torch.Tensor) -> Array:
+    return tensor.detach().cpu().numpy().copy()
+
+
+def _map(value: Any, kind: type, function: Any) -> Any:
+    """Return a nested mapping or list with every instance of `kind` replaced."""
+    if isinstance(value, kind):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {key: _map(item, kind, function) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_map(item, kind, function) for item in value]
+    return value

@@ -1,0 +1,228 @@
+"""Hyperparameters, declared once as annotated dataclass fields: type, default, range, search range, meaning.
+
+    gae_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ, bias against variance"] = 0.95
+
+From this come validation, `-P name:value`, the YAML schema, `pgzoo plugins show` and the search space.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import dataclasses
+import functools
+import math
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pgzoo.errors import ConfigError, unknown
+
+Schedule: TypeAlias = Callable[[float], float]
+"""A value as a function of the progress that remains, from 1 (start) to 0 (end), as in SB3."""
+
+SCHEDULE_KEYS = ("schedule", "initial", "final", "end_fraction")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The values that are allowed: low ≤ x ≤ high; `open_low` and `open_high` exclude the end itself."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    open_low: bool = False
+    open_high: bool = False
+
+    def __contains__(self, x: float) -> bool:
+        above = x > self.low if self.open_low else x >= self.low
+        below = x < self.high if self.open_high else x <= self.high
+        return above and below
+
+    def __str__(self) -> str:
+        left = "(" if self.open_low or math.isinf(self.low) else "["
+        right = ")" if self.open_high or math.isinf(self.high) else "]"
+        return f"{left}{self.low:g}, {self.high:g}{right}".replace("inf", "∞")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where a tuner looks: the interval [low, high] (`log`: log-uniform), or one of `choices`."""
+
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    choices: tuple[Any, ...] = ()
+
+    def __str__(self) -> str:
+        if self.choices:
+            return "{" + ", ".join(map(str, self.choices)) + "}"
+        return f"[{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
+
+
+@dataclass(frozen=True)
+class Param:
+    """One declared hyperparameter.
+
+    Attributes:
+        name: the field's name.
+        types: what a value may be, of bool, int, float, str, dict.
+        default: the field's default.
+        choices: the words that are allowed (from `Literal`).
+        optional: whether None is allowed.
+        schedule: whether a function of the progress that remains is allowed.
+        range: the numbers that are allowed.
+        search: where a tuner looks; None: it does not.
+        doc: what it means, in a phrase.
+    """
+
+    name: str
+    types: tuple[type, ...]
+    default: Any
+    choices: tuple[Any, ...] = ()
+    optional: bool = False
+    schedule: bool = False
+    range: Range | None = None
+    search: Search | None = None
+    doc: str = ""
+
+    @property
+    def type_name(self) -> str:
+        """The type in words, such as `float | schedule`."""
+        words = [t.__name__ for t in self.types] + [str(c) for c in self.choices]
+        return " | ".join(words + ["schedule"] * self.schedule + ["none"] * self.optional)
+
+    def validate(self, value: Any, where: str = "") -> Any:
+        """Return the value in its declared type.
+
+        Strings are read as the command line and YAML write them (`1e6`, `true`, `none`, `lin_3e-4`).
+
+        Raises:
+            ConfigError: a wrong type or a number outside the range; `where` names the owner.
+        """
+        label = f"{where}{self.name}"
+        if value is None or (self.optional and value in ("none", "None", "null")):
+            if self.optional:
+                return None
+            raise ConfigError(f"{label} must be {self.type_name}, not None")
+        if self.schedule and (callable(value) or (found := read_schedule(value, label)) is not None):
+            if callable(value):
+                return value
+            self._check_range(found["initial"], label)
+            return found
+        if value in self.choices and not isinstance(value, bool):
+            return value
+        for kind in self.types:
+            converted = _convert(value, kind)
+            if converted is not None:
+                self._check_range(converted, label)
+                return converted
+        if isinstance(value, str) and self.choices:
+            raise ConfigError(unknown(f"value of {label}", value, map(str, self.choices)))
+        raise ConfigError(f"{label} must be {self.type_name}, not {value!r}")
+
+    def _check_range(self, value: Any, label: str) -> None:
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if math.isnan(value):
+                raise ConfigError(f"{label} must be a number, not nan")
+            if self.range is not None and value not in self.range:
+                raise ConfigError(f"{label} must lie in {self.range}, not {value:g}")
+
+
+def read_schedule(value: Any, label: str) -> dict[str, Any] | None:
+    """Read `{schedule: linear, initial: 3e-4}` or RL Zoo's `lin_3e-4`; None if it is no schedule.
+
+    `final` (default 0) is the value at the end, `end_fraction` (default 1) the share of training after
+    which it is reached.
+
+    Raises:
+        ConfigError: an unknown key or kind of schedule.
+    """
+    if isinstance(value, str) and value.startswith("lin_"):
+        value = {"schedule": "linear", "initial": value.removeprefix("lin_")}
+    if not isinstance(value, Mapping):
+        return None
+    for key in value:
+        if key not in SCHEDULE_KEYS:
+            raise ConfigError(f"{label}: {unknown('key of a schedule', str(key), SCHEDULE_KEYS)}")
+    if value.get("schedule") not in ("linear", "constant") or "initial" not in value:
+        raise ConfigError(f"{label}: a schedule is written {{schedule: linear, initial: 3.0e-4}}")
+    numbers = {key: _convert(value[key], float) for key in SCHEDULE_KEYS[1:] if key in value}
+    for key, number in numbers.items():
+        if number is None:
+            raise ConfigError(f"{label}.{key} must be a number, not {value[key]!r}")
+    return {"schedule": value["schedule"], **numbers}
+
+
+def _convert(value: Any, kind: type) -> Any:
+    """Return the value as `kind`, or None if it is something else: 1e6 is an int, "true" a bool, 1 a float."""
+    if kind is bool:
+        words = {"true": True, "false": False}
+        return value if isinstance(value, bool) else words.get(str(value).lower())
+    if isinstance(value, bool):
+        return None
+    if kind in (int, float):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            return None
+        if kind is float:
+            return number
+        return int(number) if number.is_integer() else None
+    if kind is dict:
+        return dict(value) if isinstance(value, Mapping) else None
+    return value if isinstance(value, kind) else None
+
+
+@functools.cache
+def declared(cls: type) -> Mapping[str, Param]:
+    """Return the hyperparameters that a dataclass declares, by name, in order.
+
+    Raises:
+        ConfigError: a field without a default, or with a type that a hyperparameter cannot have.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    fields = dataclasses.fields(cls)
+    return {field.name: _param(cls, field, hints[field.name]) for field in fields}
+
+
+def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
+    extras: tuple[Any, ...] = ()
+    if typing.get_origin(hint) is Annotated:
+        hint, *rest = typing.get_args(hint)
+        extras = tuple(rest)
+    if field.default is dataclasses.MISSING:
+        raise ConfigError(f"{cls.__name__}.{field.name} has no default: a hyperparameter needs one")
+    members = typing.get_args(hint) if _is_union(hint) else (hint,)
+    kinds: list[type] = []
+    choices: list[Any] = []
+    schedule = False
+    for member in members:
+        if typing.get_origin(member) is Literal:
+            choices += typing.get_args(member)
+        elif typing.get_origin(member) is collections.abc.Callable:
+            schedule = True
+        elif member in (bool, int, float, str, dict):
+            kinds.append(member)
+        elif member is not type(None):
+            raise ConfigError(f"{cls.__name__}.{field.name}: a hyperparameter cannot be {member!r}")
+    return Param(
+        name=field.name,
+        types=tuple(kinds),
+        default=field.default,
+        choices=tuple(choices),
+        optional=type(None) in members,
+        schedule=schedule,
+        range=next((e for e in extras if isinstance(e, Range)), None),
+        search=next((e for e in extras if isinstance(e, Search)), None),
+        doc=next((e for e in extras if isinstance(e, str)), ""),
+    )
+
+
+def _is_union(hint: Any) -> bool:
+    return typing.get_origin(hint) in (typing.Union, types.UnionType)
+
+
+def plain_fields(part: Any) -> dict[str, Any]:
+    """Return a part's hyperparameters as a plain mapping (a shallow one: schedules stay as they are)."""
+    return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}

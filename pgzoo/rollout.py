@@ -1,0 +1,269 @@
+"""Rollout: what was sampled, as (T, N) arrays; Batch: the steps of one update, as tensors.
+
+T is time, N the environments, one column each. SB3's conventions (dones, infos, terminal observations) are
+converted once, in `pgzoo.sampling`; nobody after it looks at infos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+
+from pgzoo.errors import PluginError
+from pgzoo.interfaces import Aggregate, Array
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensor: TypeAlias = torch.Tensor
+    Observations: TypeAlias = Array | dict[str, Array]
+
+FLOAT_EPS = 1e-8
+"""What SB3 adds to the standard deviation when it normalises advantages."""
+
+
+def reverse_scan(x: Array, decay: Array) -> Array:
+    """Return y (T, N) with y_t = x_t + decay_t · y_{t+1}, and y_T = x_T at the last row.
+
+    The recursion behind every discounted return: a decay of 0 stops it, at the end of an episode.
+
+    Args:
+        x: (T, N), what each step adds.
+        decay: (T, N), what the next step's result is multiplied by.
+    """
+    y = np.empty_like(x)
+    carry = np.zeros_like(x[0])
+    for t in range(len(x) - 1, -1, -1):
+        carry = x[t] + decay[t] * carry
+        y[t] = carry
+    return y
+
+
+@dataclass(frozen=True, eq=False)
+class Rollout:
+    """What was sampled. All arrays are (T, N) and read-only; on padding `mask` is False and numbers are 0.
+
+    Attributes:
+        rewards: r_t, float32, as the environment (or VecNormalize) gave them.
+        terminated: the episode ended after this step, by itself.
+        truncated: the episode was ended after this step, by a time limit: it would have gone on.
+        mask: False on padding.
+        step: t within the episode, counted from its reset, also where a fragment begins in its middle.
+        log_probs: log π(a_t | s_t) of the policy that sampled, float32.
+        gamma: γ.
+        actions: (T, N, action dimension).
+    """
+
+    rewards: Array
+    terminated: Array
+    truncated: Array
+    mask: Array
+    step: Array
+    log_probs: Array
+    gamma: float
+    actions: Array
+    _observations: Observations
+    _successors: Callable[[], Observations]
+    _values: Array | None = None
+    _next_values: Array | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                view = value.view()
+                view.flags.writeable = False
+                object.__setattr__(self, field.name, view)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(T, N)."""
+        return self.rewards.shape  # type: ignore[return-value]
+
+    @property
+    def values(self) -> Array:
+        """V(s_t), float32. Raises PluginError unless a part declared `Need.VALUES`."""
+        return self._critic(self._values)
+
+    @property
+    def next_values(self) -> Array:
+        """V(s_{t+1}) of the true successor, float32; 0 where terminated. Raises as `values` does."""
+        return self._critic(self._next_values)
+
+    @property
+    def observations(self) -> Observations:
+        """s_t, (T, N, …), or a dict of such arrays."""
+        return self._observations
+
+    @cached_property
+    def next_observations(self) -> Observations:
+        """s_{t+1} of the true successor, shaped as `observations`: at an episode's end the terminal one."""
+        return self._successors()
+
+    @cached_property
+    def last(self) -> Array:
+        """Whether this is the final step of an episode or of a fragment."""
+        last = self.terminated | self.truncated
+        following = np.zeros_like(self.mask)
+        following[:-1] = self.mask[1:]
+        return (last | ~following) & self.mask
+
+    @cached_property
+    def discounts(self) -> Array:
+        """γ, 0 where terminated; float64."""
+        return np.where(self.terminated, 0.0, self.gamma)
+
+    @cached_property
+    def episode(self) -> Array:
+        """The index 0 … n_episodes − 1 of the episode or fragment, column by column; −1 on padding."""
+        starts = np.ones_like(self.mask)
+        starts[1:] = self.last[:-1]
+        starts &= self.mask
+        index = np.cumsum(starts.T.reshape(-1)).reshape(starts.T.shape).T - 1
+        return np.where(self.mask, index, -1)
+
+    @cached_property
+    def n_episodes(self) -> int:
+        """How many episodes and fragments there are."""
+        return int(self.last.sum())
+
+    @cached_property
+    def lengths(self) -> Array:
+        """(n_episodes,) steps of each episode or fragment."""
+        return np.bincount(self.flat(self.episode), minlength=self.n_episodes)
+
+    def episode_sums(self, x: Array) -> Array:
+        """Return (n_episodes,): the sum of x (T, N) over the steps of each episode, in float64."""
+        return np.bincount(self.flat(self.episode), self.flat(x), minlength=self.n_episodes)
+
+    def episode_means(self, x: Array) -> Array:
+        """Return (n_episodes,): the mean of x (T, N) over the steps of each episode."""
+        return self.episode_sums(x) / self.lengths
+
+    def mean(self, x: Array) -> float:
+        """Return the mean of x (T, N) over all steps, padding left out."""
+        return float(np.mean(x, where=self.mask, dtype=np.float64))
+
+    def flat(self, x: Array) -> Array:
+        """Return (M, …): the M steps that are no padding, environment by environment."""
+        return x.swapaxes(0, 1)[self.mask.T]
+
+    def scatter(self, x: Any) -> Array:
+        """Return (T, N) in float64 from (M,) numbers or tensor as `flat` orders them; 0 on padding."""
+        out = np.zeros(self.shape[::-1])
+        out[self.mask.T] = x.detach().cpu().numpy() if hasattr(x, "detach") else x
+        return out.T
+
+    def tensors(self, x: Array | dict[str, Array], device: Any) -> Any:
+        """Return `flat(x)` as a torch tensor, or as a dict of them."""
+        import torch
+
+        if isinstance(x, dict):
+            return {key: self.tensors(value, device) for key, value in x.items()}
+        return torch.as_tensor(self.flat(x), device=device)
+
+    def weights(self, aggregate: Aggregate) -> Array | None:
+        """Return (M,) with which Σ w x is the aggregate of x over the rollout; None for the plain mean."""
+        if aggregate == "step_mean":
+            return None
+        per_episode = np.ones(self.n_episodes) if aggregate == "episode_sum" else 1 / self.lengths
+        return per_episode[self.flat(self.episode)] / self.n_episodes
+
+    def _critic(self, values: Array | None) -> Array:
+        if values is None:
+            raise PluginError("no critic is trained here: a part that reads values must declare Need.VALUES")
+        return values
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The M steps of a rollout as tensors, environment by environment; padding is left out.
+
+    Attributes:
+        observations: (M, …), or a dict of such tensors; on the CPU until they are needed.
+        actions: (M, action dimension).
+        advantages: Ψ_t (M,), float32.
+        returns: R̂_t (M,), float32, what the critic learns.
+        old_values: V(s_t) (M,) when sampled; 0 without a critic.
+        old_log_probs: log π_old(a_t | s_t) (M,), of the policy that sampled.
+        episode: (M,) index of the episode or fragment.
+        weights: (M,) what `aggregate` multiplies with; None for the plain mean.
+        progress_remaining: from 1 at the start of training to 0 at its end.
+    """
+
+    observations: Any
+    actions: Tensor
+    advantages: Tensor
+    returns: Tensor
+    old_values: Tensor
+    old_log_probs: Tensor
+    episode: Tensor
+    weights: Tensor | None
+    progress_remaining: float
+
+    def __len__(self) -> int:
+        return len(self.advantages)
+
+    def select(self, index: Tensor) -> Samples:
+        """Return the steps at (B,) indices; weights grow by M/B, so that aggregates keep their scale."""
+        weights = None if self.weights is None else self.weights[index] * (len(self) / len(index))
+        return replace(
+            self,
+            observations=_index(self.observations, index),
+            weights=weights,
+            **{name: getattr(self, name)[index] for name in _PER_STEP},
+        )
+
+    def normalized(self) -> Samples:
+        """Return the steps with advantages of mean 0 and sample standard deviation 1, as SB3 does."""
+        if len(self) < 2:
+            return self
+        advantages = (self.advantages - self.advantages.mean()) / (self.advantages.std() + FLOAT_EPS)
+        return replace(self, advantages=advantages)
+
+
+_PER_STEP = ("actions", "advantages", "returns", "old_values", "old_log_probs", "episode")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Samples):
+    """The steps of one minibatch (B of them), with what the present policy says of them.
+
+    Attributes:
+        log_probs: log π(a_t | s_t) (B,), differentiable.
+        values: V(s_t) (B,), differentiable.
+        entropy: (B,), differentiable; −log π(a_t | s_t) where the distribution has no formula for it.
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    entropy: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        """ρ_t = π(a_t | s_t) / π_old(a_t | s_t), (B,)."""
+        return (self.log_probs - self.old_log_probs).exp()
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        """Return one number from x (B,), as the objective's `aggregate` says.
+
+        step_mean: (1/B) Σ x;  episode_sum: (1/E) Σ_e Σ_t x;  episode_mean: (1/E) Σ_e (1/T_e) Σ_t x.
+        The policy gradient is the episode_sum; a mean over steps divides it by a random length.
+        """
+        return x.mean() if self.weights is None else (x * self.weights).sum()
+
+    def scheduled(self, value: Any) -> float:
+        """Return the present value of a hyperparameter that may be a schedule."""
+        from pgzoo.schedules import as_schedule
+
+        return float(as_schedule(value)(self.progress_remaining))
+
+
+def _index(x: Any, index: Tensor) -> Any:
+    if isinstance(x, Mapping):
+        return {key: _index(value, index) for key, value in x.items()}
+    return x[index.to(x.device)]

@@ -1,0 +1,316 @@
+"""How to sample: a fixed number of steps, or whole episodes; and SB3's conventions turned into a Rollout.
+
+Both drive the same loop over the VecEnv. A plan says which environments' steps count and when to stop; a
+VecEnv steps all its environments together, so one that has given its share is stepped on and not recorded.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo.errors import ConfigError
+from pgzoo.interfaces import Array
+from pgzoo.rollout import Rollout
+
+if TYPE_CHECKING:
+    from pgzoo.algorithm import PolicyGradient
+
+
+class Plan(Protocol):
+    """Which steps to record and when to stop."""
+
+    whole_episodes: bool
+
+    def begin(self, n_envs: int) -> None:
+        """Forget the last rollout."""
+
+    @property
+    def active(self) -> Array:
+        """(N,) whether the next step of each environment counts."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the rollout is complete."""
+
+    def observe(self, dones: Array, episode_steps: Array) -> None:
+        """Take in one step: (N,) dones, and (N,) how long each episode is by now."""
+
+
+@dataclass
+class Steps:
+    """n_steps of every environment; fragments of episodes at the edges."""
+
+    n_steps: int
+    whole_episodes = False
+    _taken: int = 0
+    _active: Array = field(default_factory=lambda: np.ones(0, dtype=bool))
+
+    def begin(self, n_envs: int) -> None:
+        """Start a rollout."""
+        self._taken = 0
+        self._active = np.ones(n_envs, dtype=bool)
+
+    @property
+    def active(self) -> Array:
+        """All of them."""
+        return self._active
+
+    @property
+    def finished(self) -> bool:
+        """Whether n_steps were taken."""
+        return self._taken >= self.n_steps
+
+    def observe(self, dones: Array, episode_steps: Array) -> None:
+        """Count the step."""
+        self._taken += 1
+
+
+@dataclass
+class Episodes:
+    """The same number of whole episodes from every environment.
+
+    Taking the first K episodes that end, whoever gives them, would favour short ones; here the episodes of an
+    environment count by their order alone.
+
+    Attributes:
+        n_episodes: over all environments, a multiple of their number.
+        max_steps: a longer episode is an error.
+    """
+
+    n_episodes: int
+    max_steps: int
+    whole_episodes = True
+    _left: Array = field(default_factory=lambda: np.zeros(0, dtype=int))
+
+    def begin(self, n_envs: int) -> None:
+        """Start a rollout."""
+        self._left = np.full(n_envs, self.n_episodes // n_envs)
+
+    @property
+    def active(self) -> Array:
+        """Those that have not given all their episodes."""
+        return self._left > 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether all episodes ended."""
+        return not self._left.any()
+
+    def observe(self, dones: Array, episode_steps: Array) -> None:
+        """Count ended episodes.
+
+        Raises:
+            ConfigError: an episode has taken max_steps without an end.
+        """
+        endless = self.active & ~dones & (episode_steps >= self.max_steps)
+        if endless.any():
+            raise ConfigError(
+                f"an episode of environment {int(endless.argmax())} has not ended after {self.max_steps} steps; "
+                "give it a time limit, raise max_episode_steps, or use a recipe that samples steps"
+            )
+        self._left -= self.active & dones
+
+
+@dataclass
+class _Record:
+    """What SB3's rollout buffer does not keep: how steps ended, and terminal observations."""
+
+    terminated: list[Array] = field(default_factory=list)
+    truncated: list[Array] = field(default_factory=list)
+    mask: list[Array] = field(default_factory=list)
+    step: list[Array] = field(default_factory=list)
+    terminal_observations: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def add(self, dones: Array, infos: list[dict[str, Any]], active: Array, step: Array) -> None:
+        truncated = np.zeros_like(dones)
+        for n in np.flatnonzero(dones & active):
+            truncated[n] = infos[n].get("TimeLimit.truncated", False)
+            if (observation := infos[n].get("terminal_observation")) is not None:
+                self.terminal_observations[len(self.mask), int(n)] = observation
+        self.terminated.append(dones & active & ~truncated)
+        self.truncated.append(truncated)
+        self.mask.append(active)
+        self.step.append(step)
+
+
+def collect(
+    model: PolicyGradient,
+    env: VecEnv,
+    callback: BaseCallback,
+    rollout_buffer: RolloutBuffer,
+    n_rollout_steps: int,
+    plan: Plan,
+) -> Rollout | None:
+    """Sample what the plan asks for, fill SB3's buffer with it, and return it; None if a callback stopped.
+
+    Callbacks find in their `locals` what SB3's `collect_rollouts` gives them.
+
+    Raises:
+        ConfigError: an episode does not end, or a time limit hides the observation it cut at.
+    """
+    policy = model.policy
+    _begin(model, env, rollout_buffer, plan)
+    record = _Record()
+    callback.on_rollout_start()
+    n_steps = 0
+    while not plan.finished:
+        if model.use_sde:
+            _renew_noise(model, env.num_envs, n_steps, plan)
+        with torch.no_grad():
+            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+            actions, values, log_probs = policy(obs_tensor)
+        actions = actions.cpu().numpy()
+        clipped_actions = _executed(actions, model.action_space, policy)
+        new_obs, rewards, dones, infos = env.step(clipped_actions)
+        active = plan.active
+
+        model.num_timesteps += env.num_envs
+        callback.update_locals(locals())
+        if not callback.on_step():
+            return None
+        sampled_infos = [info if sampled else {} for info, sampled in zip(infos, active, strict=True)]
+        model._update_info_buffer(sampled_infos, dones)
+        n_steps += 1
+
+        if rollout_buffer.full:
+            resize(rollout_buffer, 2 * rollout_buffer.buffer_size)
+        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+        record.add(dones, infos, active, model._episode_steps.copy())
+        model._episode_steps += 1
+        plan.observe(dones, model._episode_steps)
+        model._episode_steps[dones] = 0
+        model._last_obs = new_obs  # type: ignore[assignment]
+        model._last_episode_starts = dones
+
+    if plan.whole_episodes:
+        resize(rollout_buffer, n_steps)
+    rollout = _rollout(model, rollout_buffer, record, new_obs)
+    callback.update_locals(locals())
+    return rollout
+
+
+def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan) -> None:
+    assert model._last_obs is not None and model._last_episode_starts is not None
+    model.policy.set_training_mode(False)
+    if plan.whole_episodes and not model._last_episode_starts.all():
+        model._last_obs = env.reset()  # type: ignore[assignment]
+        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
+    model._episode_steps[model._last_episode_starts.astype(bool)] = 0
+    plan.begin(env.num_envs)
+    buffer.reset()
+    if model.use_sde:
+        model.policy.reset_noise(env.num_envs)
+
+
+def _renew_noise(model: PolicyGradient, n_envs: int, n_steps: int, plan: Plan) -> None:
+    """Draw new gSDE noise: every sde_sample_freq steps as in SB3, and for an episode that begins by its own."""
+    if model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
+        model.policy.reset_noise(n_envs)
+    elif plan.whole_episodes and n_steps > 0 and model._last_episode_starts.any():  # type: ignore[union-attr]
+        distribution: Any = model.policy.action_dist
+        kept = distribution.exploration_matrices
+        model.policy.reset_noise(n_envs)
+        running = torch.as_tensor(~model._last_episode_starts, device=model.device)  # type: ignore[operator]
+        distribution.exploration_matrices[running] = kept[running]
+
+
+def _executed(actions: Array, space: spaces.Space[Any], policy: ActorCriticPolicy) -> Array:
+    """Return what the environment gets: unscaled if the policy squashes, else clipped to the space."""
+    if not isinstance(space, spaces.Box):
+        return actions
+    if policy.squash_output:
+        return policy.unscale_action(actions)
+    return np.clip(actions, space.low, space.high)
+
+
+def resize(buffer: RolloutBuffer, size: int) -> None:
+    """Give SB3's buffer another number of rows; what stays keeps its place."""
+
+    def fitted(array: Array) -> Array:
+        if size <= len(array):
+            return array[:size]
+        return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+
+    for name, value in vars(buffer).items():
+        if isinstance(value, np.ndarray):
+            setattr(buffer, name, fitted(value))
+    if isinstance(buffer.observations, dict):
+        buffer.observations = {key: fitted(value) for key, value in buffer.observations.items()}
+    buffer.buffer_size = size
+    buffer.full = buffer.pos >= size
+
+
+def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, new_obs: Any) -> Rollout:
+    """Return the Rollout; its arrays are the buffer's own, with padding set to 0."""
+    mask = np.array(record.mask)
+    for array in (buffer.rewards, buffer.values, buffer.log_probs):
+        array[~mask] = 0.0
+    terminated, truncated = np.array(record.terminated), np.array(record.truncated)
+    next_values = None
+    if model.has_critic:
+        next_values = _next_values(model, buffer.values, terminated, truncated, record, new_obs)
+    return Rollout(
+        rewards=buffer.rewards,
+        terminated=terminated,
+        truncated=truncated,
+        mask=mask,
+        step=np.array(record.step),
+        log_probs=buffer.log_probs,
+        gamma=model.gamma,
+        actions=buffer.actions,
+        _observations=buffer.observations,
+        _successors=lambda: _successors(buffer.observations, record.terminal_observations, new_obs),
+        _values=buffer.values if model.has_critic else None,
+        _next_values=next_values,
+    )
+
+
+def _next_values(
+    model: PolicyGradient, values: Array, terminated: Array, truncated: Array, record: _Record, new_obs: Any
+) -> Array:
+    """Return V(s_{t+1}) (T, N) of the true successor, 0 where terminated.
+
+    Terminal observations go through the critic one by one, as SB3 does it: in a batch the last bits differ.
+    """
+    policy = model.policy
+    next_values = np.zeros_like(values)
+    next_values[:-1] = values[1:]
+    with torch.no_grad():
+        if not (terminated[-1] | truncated[-1] | ~record.mask[-1]).all():
+            edge = policy.predict_values(obs_as_tensor(new_obs, model.device))
+            next_values[-1] = edge.cpu().numpy().flatten()
+        for t, n in zip(*np.nonzero(truncated), strict=True):
+            if (t, n) not in record.terminal_observations:
+                raise ConfigError(
+                    f"environment {n} reports a time limit without info['terminal_observation'], "
+                    "so that the value it was cut at is unknown"
+                )
+            observation = policy.obs_to_tensor(record.terminal_observations[t, n])[0]
+            next_values[t, n] = policy.predict_values(observation).item()
+    next_values[terminated | ~np.array(record.mask)] = 0.0
+    return next_values
+
+
+def _successors(observations: Any, terminal: dict[tuple[int, int], Any], new_obs: Any) -> Any:
+    """Return s_{t+1} as `observations` holds s_t."""
+    if isinstance(observations, dict):
+        return {
+            key: _successors(value, {place: obs[key] for place, obs in terminal.items()}, new_obs[key])
+            for key, value in observations.items()
+        }
+    following = np.empty_like(observations)
+    following[:-1] = observations[1:]
+    following[-1] = np.asarray(new_obs).reshape(observations.shape[1:])
+    for place, observation in terminal.items():
+        following[place] = np.asarray(observation).reshape(observations.shape[2:])
+    return following

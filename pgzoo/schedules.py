@@ -1,0 +1,22 @@
+"""Values that change over training, written as data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
+
+from pgzoo.params import Schedule
+
+
+def as_schedule(value: Any) -> Schedule:
+    """Return a function of the progress that remains (1 → 0) from a number, a function, or a mapping.
+
+    `{"schedule": "linear", "initial": a, "final": b, "end_fraction": f}` goes from a to b (default 0) and
+    reaches b after the fraction f (default 1) of training.
+    """
+    if isinstance(value, dict):
+        final = value.get("final", 0.0 if value["schedule"] == "linear" else value["initial"])
+        linear = LinearSchedule(value["initial"], final, value.get("end_fraction", 1.0))
+        return FloatSchedule(linear)
+    return FloatSchedule(value)

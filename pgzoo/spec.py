@@ -1,0 +1,202 @@
+"""From names and numbers to a checked combination of parts; needs no torch, so that refusals come at once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pgzoo.errors import ConfigError, unknown
+from pgzoo.interfaces import Baseline, Estimator, Need, Objective, Part, PartSpec, Recipe
+from pgzoo.params import Param, declared, plain_fields
+from pgzoo.registry import PARTS, Kind, Registry
+from pgzoo.settings import Settings
+
+DEFAULT_EPISODES = 8
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a `PolicyGradient` is made of: three parts and the algorithm's settings, all checked.
+
+    Attributes:
+        plugin: what was asked for, a recipe or `estimator+baseline[+objective]`.
+    """
+
+    plugin: str
+    estimator: Estimator
+    baseline: Baseline
+    objective: Objective
+    settings: Settings
+
+    @property
+    def parts(self) -> dict[Kind, Part]:
+        """The three parts by kind."""
+        return {"estimator": self.estimator, "baseline": self.baseline, "objective": self.objective}
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What any of the parts needs."""
+        return self.estimator.needs | self.baseline.needs | self.objective.needs
+
+    @property
+    def sampling(self) -> str:
+        """`steps` or `episodes`: what was asked for, or what the parts need."""
+        if self.settings.sampling != "auto":
+            return self.settings.sampling
+        return "episodes" if Need.COMPLETE_EPISODES in self.needs else "steps"
+
+    def n_episodes(self, n_envs: int) -> int:
+        """Return the episodes of one update; the default is rounded up to a multiple of n_envs.
+
+        Raises:
+            ConfigError: a number was given that n_envs does not divide.
+        """
+        given = self.settings.n_episodes
+        if given is None:
+            return n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
+        if given % n_envs:
+            nearest = n_envs * max(1, round(given / n_envs))
+            raise ConfigError(
+                f"n_episodes must be a multiple of n_envs={n_envs}, so that every environment gives the same "
+                f"number of episodes; got {given}, the nearest is {nearest}"
+            )
+        return given
+
+
+def resolve(
+    registry: Registry,
+    plugin: str = "gae",
+    *,
+    estimator: PartSpec | Estimator | None = None,
+    baseline: PartSpec | Baseline | None = None,
+    objective: PartSpec | Objective | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> Spec:
+    """Return the checked combination that a recipe, replaced parts and overriding values make.
+
+    Args:
+        registry: the plugins to choose from.
+        plugin: a recipe's name or `estimator+baseline[+objective]`.
+        estimator: replaces that part: a name, a mapping of `name` and fields (without a name: fields of the
+            recipe's part), or an instance; `baseline` and `objective` likewise.
+        baseline: as estimator.
+        objective: as estimator.
+        overrides: values by field, `gae_lambda` or `estimator.gae_lambda`, and of `Settings`.
+
+    Raises:
+        PluginError: an unknown name.
+        ConfigError: an unknown field, a value of the wrong type or out of range, one that two owners share,
+            or parts that contradict each other.
+    """
+    recipe = _recipe(registry, plugin)
+    chosen: dict[Kind, tuple[type[Part], dict[str, Any]]] = {}
+    replacements = {"estimator": estimator, "baseline": baseline, "objective": objective}
+    for kind in PARTS:
+        chosen[kind] = _choose(registry, kind, getattr(recipe, kind), replacements[kind])
+    settings = dict(recipe.defaults)
+    _assign(chosen, settings, dict(overrides or {}))
+    spec = Spec(
+        plugin,
+        settings=_build(Settings, settings, ""),
+        **{kind: _build(cls, fields, f"{kind}.") for kind, (cls, fields) in chosen.items()},
+    )
+    _check(spec)
+    return spec
+
+
+def _recipe(registry: Registry, plugin: str) -> Recipe:
+    if "+" not in plugin:
+        return registry.recipe(plugin)
+    names = plugin.split("+")
+    if len(names) > 3:
+        raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
+    return Recipe(plugin, "", **dict(zip(PARTS, names, strict=False)))
+
+
+def _choose(
+    registry: Registry, kind: Kind, default: PartSpec, replacement: PartSpec | Part | None
+) -> tuple[type[Part], dict[str, Any]]:
+    name, fields = _name_and_fields(kind, default)
+    if isinstance(replacement, PARTS[kind]):
+        return type(replacement), plain_fields(replacement)
+    if replacement is not None:
+        if not isinstance(replacement, (str, Mapping)):
+            raise ConfigError(f"{kind} must be a name, a mapping or an instance, not {replacement!r}")
+        new_name, new_fields = _name_and_fields(kind, replacement)
+        fields = {**fields, **new_fields} if new_name in ("", name) else new_fields
+        name = new_name or name
+    return registry.part(kind, name), fields
+
+
+def _name_and_fields(kind: Kind, spec: PartSpec) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    fields = dict(spec)
+    return fields.pop("name", ""), fields
+
+
+def _assign(
+    chosen: Mapping[Kind, tuple[type[Part], dict[str, Any]]],
+    settings: dict[str, Any],
+    overrides: dict[str, Any],
+) -> None:
+    """Hand each overriding value to its one owner."""
+    tables = {kind: (declared(cls), fields) for kind, (cls, fields) in chosen.items()}
+    owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {"": (declared(Settings), settings)}
+    owners.update(tables)
+    given: dict[tuple[str, str], Any] = {}
+    for key, value in overrides.items():
+        owner, name = _owner(key, owners, {kind: cls.name for kind, (cls, _) in chosen.items()})
+        if (owner, name) in given and given[owner, name] != value:
+            raise ConfigError(f"{key} is given twice, as {given[owner, name]!r} and {value!r}")
+        given[owner, name] = value
+        owners[owner][1][name] = value
+
+
+def _owner(
+    key: str, owners: Mapping[str, tuple[Mapping[str, Param], Any]], names: Mapping[Kind, str]
+) -> tuple[str, str]:
+    prefix, _, name = key.rpartition(".")
+    if prefix:
+        if prefix not in names:
+            raise ConfigError(unknown("part", prefix, names))
+        if name not in owners[prefix][0]:
+            what = f"hyperparameter of {prefix} {names[prefix]!r}:"  # type: ignore[index]
+            raise ConfigError(unknown(what, name, owners[prefix][0]))
+        return prefix, name
+    having = [owner for owner, (params, _) in owners.items() if name in params]
+    if len(having) > 1:
+        hint = " or ".join(f"{owner}.{name}" for owner in having if owner)
+        raise ConfigError(f"{name} belongs to {' and '.join(o or 'the algorithm' for o in having)}; write {hint}")
+    if not having:
+        known = {param for params, _ in owners.values() for param in params}
+        parts = ", ".join(f"{kind} {name!r}" for kind, name in names.items())
+        raise ConfigError(f"{unknown('hyperparameter', name, known)} (of the algorithm, {parts})")
+    return having[0], name
+
+
+def _build(cls: type[Any], fields: Mapping[str, Any], where: str) -> Any:
+    params = declared(cls)
+    for name in fields:
+        if name not in params:
+            raise ConfigError(unknown(f"hyperparameter of {where.rstrip('.') or 'the algorithm'}", name, params))
+    return cls(**{name: params[name].validate(value, where) for name, value in fields.items()})
+
+
+def _check(spec: Spec) -> None:
+    """Refuse parts that contradict the settings."""
+    if spec.settings.sampling == "steps" and Need.COMPLETE_EPISODES in spec.needs:
+        needing = next(p for p in spec.parts.values() if Need.COMPLETE_EPISODES in p.needs)
+        raise ConfigError(
+            f"{needing.kind} {needing.name!r} needs complete episodes, which sampling='steps' cuts; "
+            "use sampling='episodes' or 'auto'"
+        )
+    if spec.settings.n_epochs > 1 and not spec.objective.multi_epoch:
+        raise ConfigError(
+            f"objective {spec.objective.name!r} is right for one epoch only, since the policy moves away from "
+            f"the one that sampled; n_epochs={spec.settings.n_epochs} needs an objective such as 'ppo_clip'"
+        )
+    if spec.settings.batch_size == 1 and spec.settings.normalize_advantage in (True, "minibatch"):
+        raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")

@@ -1,0 +1,1 @@
+"""pgzoo's built-in plugins, one short file each; they use only pgzoo's public interface."""

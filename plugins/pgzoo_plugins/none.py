@@ -1,0 +1,26 @@
+"""No baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pgzoo import Array, Baseline, Rollout, State, hookimpl
+
+
+@dataclass(frozen=True)
+class NoBaseline(Baseline):
+    """b_t = 0: the return itself."""
+
+    name = "none"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
+        """Return b = 0, c = 1."""
+        return 0.0, 1.0
+
+
+@hookimpl
+def pgzoo_baselines() -> Iterable[type[Baseline]]:
+    """Offer the baseline."""
+    return [NoBaseline]

@@ -1,0 +1,55 @@
+"""PPO's clipped surrogate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from pgzoo import Batch, Metrics, Objective, Range, Schedule, Search, State, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True)
+class PPOClip(Objective):
+    """L = −mean(min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ)), ρ = π/π_old (Schulman et al. 2017, eq. 7).
+
+    With `clip_range_vf`, the value may move from the old one by that much at most in one update.
+    """
+
+    name = "ppo_clip"
+    multi_epoch = True
+    clip_range: Annotated[float | Schedule, POSITIVE, Search(choices=(0.1, 0.2, 0.3, 0.4)), "ε"] = 0.2
+    clip_range_vf: Annotated[float | Schedule | None, POSITIVE, "ε of the value; none: not clipped"] = None
+
+    def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
+        """Return the loss, and log it as SB3's PPO does."""
+        clip_range = batch.scheduled(self.clip_range)
+        unclipped = batch.advantages * batch.ratio
+        clipped = batch.advantages * batch.ratio.clamp(1 - clip_range, 1 + clip_range)
+        loss = -batch.aggregate(unclipped.min(clipped))
+        clip_fraction = ((batch.ratio - 1).abs() > clip_range).float().mean()
+        metrics = {"policy_gradient_loss": loss, "clip_fraction": clip_fraction, "clip_range": clip_range}
+        if self.clip_range_vf is not None:
+            metrics["clip_range_vf"] = batch.scheduled(self.clip_range_vf)
+        return loss, metrics
+
+    def value_loss(self, batch: Batch) -> torch.Tensor:
+        """Return the mean of (V_clipped − R̂)²."""
+        import torch.nn.functional as F
+
+        if self.clip_range_vf is None:
+            return super().value_loss(batch)
+        limit = batch.scheduled(self.clip_range_vf)
+        change = (batch.values - batch.old_values).clamp(-limit, limit)
+        return F.mse_loss(batch.returns, batch.old_values + change)
+
+
+@hookimpl
+def pgzoo_objectives() -> Iterable[type[Objective]]:
+    """Offer the objective."""
+    return [PPOClip]

@@ -1,0 +1,97 @@
+"""The built-in recipes, in the order in which a course would meet them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pgzoo import Recipe, hookimpl
+
+RECIPES = (
+    Recipe(
+        "reinforce",
+        "REINFORCE: every action is credited with the whole episode's return (Williams 1992)",
+        "full_return",
+    ),
+    Recipe(
+        "rtg",
+        "reward-to-go: an action is not credited with the past (Sutton et al. 2000; GPOMDP)",
+        "reward_to_go",
+    ),
+    Recipe(
+        "rtg_batch_mean",
+        "reward-to-go minus the batch's mean (Greensmith et al. 2004)",
+        "reward_to_go",
+        "batch_mean",
+    ),
+    Recipe(
+        "rtg_moving_average",
+        "reward-to-go minus an average over earlier batches (Williams 1992)",
+        "reward_to_go",
+        "moving_average",
+    ),
+    Recipe(
+        "rtg_value",
+        "reward-to-go minus a learned V, REINFORCE with baseline (Sutton & Barto 2018, sec. 13.4)",
+        "reward_to_go",
+        "value",
+    ),
+    Recipe(
+        "td_value",
+        "the TD residual, one-step actor-critic (Sutton & Barto 2018, sec. 13.5)",
+        "td",
+        "value",
+    ),
+    Recipe(
+        "n_step_value",
+        "n-step actor-critic (Mnih et al. 2016)",
+        "n_step",
+        "value",
+    ),
+    Recipe(
+        "gae",
+        "generalized advantage estimation with the plain policy gradient (Schulman et al. 2016)",
+        "lambda_return",
+        "value",
+    ),
+    Recipe(
+        "advantage",
+        "the advantage Q − V from two learned critics (Sutton et al. 2000)",
+        "q_value",
+        "value",
+    ),
+    Recipe(
+        "a2c",
+        "SB3's A2C with its defaults (Mnih et al. 2016)",
+        {"name": "lambda_return", "gae_lambda": 1.0},
+        "value",
+        defaults={
+            "learning_rate": 7e-4,
+            "n_steps": 5,
+            "max_grad_norm": 0.5,
+            "use_rms_prop": True,
+            "rms_prop_eps": 1e-5,
+            "log_interval": 100,
+        },
+    ),
+    Recipe(
+        "ppo",
+        "SB3's PPO with its defaults (Schulman et al. 2017)",
+        "lambda_return",
+        "value",
+        "ppo_clip",
+        defaults={
+            "learning_rate": 3e-4,
+            "n_steps": 2048,
+            "batch_size": 64,
+            "n_epochs": 10,
+            "normalize_advantage": True,
+            "max_grad_norm": 0.5,
+        },
+    ),
+)
+
+
+@hookimpl
+def pgzoo_recipes() -> Iterable[Recipe]:
+    """Offer the recipes."""
+    return RECIPES

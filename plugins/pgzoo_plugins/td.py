@@ -1,0 +1,30 @@
+"""The one-step target of temporal-difference learning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgzoo import Array, Estimator, Need, Rollout, State, hookimpl
+
+
+@dataclass(frozen=True)
+class TD(Estimator):
+    """R̂_t = r_t + γ V(s_{t+1}); minus V(s_t) it is the TD residual δ_t (Schulman et al. 2016, eq. 10)."""
+
+    name = "td"
+    needs = frozenset({Need.VALUES})
+    unbiased = False
+    bias = "all but one reward is a learned V's guess"
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        """Return R̂ (T, N)."""
+        return rollout.rewards.astype(np.float64) + rollout.gamma * rollout.next_values
+
+
+@hookimpl
+def pgzoo_estimators() -> Iterable[type[Estimator]]:
+    """Offer the estimator."""
+    return [TD]

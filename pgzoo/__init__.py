@@ -58,7 +58,7 @@ _HOME = {
     "Rollout": "rollout",
     "reverse_scan": "rollout",
 }
-__all__ = sorted(_HOME)  # noqa: PLE0605 - computed from the table above, so that the two cannot part
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> Any:

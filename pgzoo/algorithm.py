@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import os
-import pathlib
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -14,14 +10,12 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
@@ -29,13 +23,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interfaces import Array, Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
-from pgzoo.params import Schedule, declared, plain_fields
+from pgzoo.params import Schedule, declared
+from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.registry import Registry, default_registry
 from pgzoo.rollout import Batch, Rollout, Samples
 from pgzoo.sampling import Episodes, Plan, Steps, collect
-from pgzoo.schedules import as_schedule
 from pgzoo.settings import Settings
-from pgzoo.spec import Spec, resolve
+from pgzoo.spec import resolve
 
 Self = TypeVar("Self", bound="PolicyGradient")
 
@@ -50,7 +44,7 @@ class _Unset:
 UNSET: Any = _Unset()
 
 
-class PolicyGradient(OnPolicyAlgorithm):
+class PolicyGradient(PluginAlgorithm):
     r"""A policy gradient made of three plugins.
 
         g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
@@ -84,6 +78,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         max_grad_norm: clip the gradient to this norm; None: do not.
         target_kl: stop an update's epochs once the approximate KL exceeds 1.5 times this.
         discount_states: multiply Ψ_t by γ^t, as the gradient of the discounted objective asks.
+        log_interval: updates between two logs, unless `learn` says otherwise.
 
     Raises:
         PgzooError: an unknown plugin or hyperparameter, a value out of range, parts that contradict each
@@ -137,6 +132,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         rms_prop_eps: float = UNSET,
         use_sde: bool = UNSET,
         sde_sample_freq: int = UNSET,
+        log_interval: int = UNSET,
         rollout_buffer_class: type[RolloutBuffer] | None = None,
         rollout_buffer_kwargs: dict[str, Any] | None = None,
         stats_window_size: int = 100,
@@ -148,7 +144,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if value is not UNSET}
-        overrides = _merged({k: v for k, v in given.items() if k in _FORWARDED}, plugin_kwargs)
+        overrides = merged({k: v for k, v in given.items() if k in _FORWARDED}, plugin_kwargs)
         self.registry = registry or default_registry()
         spec = resolve(
             self.registry,
@@ -162,7 +158,7 @@ class PolicyGradient(OnPolicyAlgorithm):
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
-            learning_rate=as_schedule(settings.learning_rate),
+            learning_rate=settings.learning_rate,
             n_steps=settings.n_steps,
             gamma=settings.gamma,
             gae_lambda=getattr(spec.estimator, "gae_lambda", 1.0),
@@ -202,25 +198,14 @@ class PolicyGradient(OnPolicyAlgorithm):
 
     # ---------------------------------------------------------------- set-up
 
-    def _adopt(self, spec: Spec) -> None:
-        """Take a spec as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
-        self.plugin = spec.plugin
-        for name, value in plain_fields(spec.settings).items():
-            setattr(self, name, as_schedule(value) if name == "learning_rate" else value)
-        self.parts = {
-            kind: {
-                "name": part.name,
-                "distribution": str(self.registry.source(kind, part.name)),
-                "fields": plain_fields(part),
-            }
-            for kind, part in spec.parts.items()
-        }
-        self.gae_lambda = getattr(spec.estimator, "gae_lambda", 1.0)
-
     def _setup_model(self) -> None:
         self.spec = self._resolved_spec()
         self._adopt(self.spec)
-        self.estimator, self.baseline, self.objective = self.spec.estimator, self.spec.baseline, self.spec.objective
+        self.estimator, self.baseline, self.objective = (
+            self.spec.estimator,
+            self.spec.baseline,
+            self.spec.objective,
+        )
         self.has_critic = Need.VALUES in self.spec.needs
         self._plan = self._make_plan()
         self._refuse_unusable_buffer()
@@ -230,21 +215,6 @@ class PolicyGradient(OnPolicyAlgorithm):
         )
         self.learners.load_arrays(self.learner_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
-
-    def _resolved_spec(self) -> Spec:
-        """Return what the attributes describe, and the changes that `load` was given."""
-        parts: dict[str, Any] = {}
-        for kind, part in self.parts.items():
-            if part["name"] not in self.registry.names(kind):
-                raise PluginError(
-                    f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
-                )
-            parts[kind] = {"name": part["name"], **part["fields"]}
-        names = "+".join(part["name"] for part in self.parts.values())
-        settings = {name: getattr(self, name) for name in declared(Settings)}
-        spec = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
-        self._changes = {}
-        return replace(spec, plugin=self.plugin)
 
     def _make_plan(self) -> Plan:
         if self.spec.sampling == "steps":
@@ -258,14 +228,14 @@ class PolicyGradient(OnPolicyAlgorithm):
             return
         if self._plan.whole_episodes:
             raise ConfigError(
-                f"rollout_buffer_class={custom.__name__} goes with sampling='steps' only, since whole episodes "
-                f"have no fixed number of steps; {self.plugin!r} samples episodes"
+                f"rollout_buffer_class={custom.__name__} goes with sampling='steps' only, since whole "
+                f"episodes have no fixed number of steps; {self.plugin!r} samples episodes"
             )
         overridden = {m for c in custom.__mro__ for m in vars(c) if c.__module__ != RolloutBuffer.__module__}
         if unused := sorted(overridden & {"get", "_get_samples", "compute_returns_and_advantage"}):
             raise ConfigError(
-                f"{custom.__name__}.{unused[0]} would not be called: pgzoo draws minibatches itself and asks an "
-                "estimator for the returns; write it as an Estimator or Baseline plugin"
+                f"{custom.__name__}.{unused[0]} would not be called: pgzoo draws minibatches itself and asks "
+                "an estimator for the returns; write it as an Estimator or Baseline plugin"
             )
 
     # ---------------------------------------------------------------- sample, then credit
@@ -333,8 +303,9 @@ class PolicyGradient(OnPolicyAlgorithm):
                     metrics = {**metrics, "value_loss": value_loss}
 
                 approx_kl = _approx_kl(batch)
-                for name, value in {"entropy_loss": entropy_loss, "approx_kl": approx_kl, **metrics}.items():
-                    log.setdefault(name, []).append(value.detach() if isinstance(value, torch.Tensor) else value)
+                metrics = {"entropy_loss": entropy_loss, "approx_kl": approx_kl, **metrics}
+                for name, value in metrics.items():
+                    log.setdefault(name, []).append(_detached(value))
                 if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
@@ -378,7 +349,7 @@ class PolicyGradient(OnPolicyAlgorithm):
     def _minibatches(self, samples: Samples) -> Iterator[Samples]:
         """Yield the steps in random order, batch_size at a time."""
         order = torch.as_tensor(np.random.permutation(len(samples)), device=self.device)
-        for index in order.split(self.batch_size or len(samples)):
+        for index in torch.split(order, self.batch_size or len(samples)):
             minibatch = samples.select(index)
             yield minibatch.normalized() if self.normalize_advantage in (True, "minibatch") else minibatch
 
@@ -409,7 +380,7 @@ class PolicyGradient(OnPolicyAlgorithm):
             record("train/std", torch.exp(self.policy.log_std).mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
 
-    # ---------------------------------------------------------------- learn, save, load
+    # ---------------------------------------------------------------- learn
 
     def learn(
         self: Self,
@@ -430,98 +401,19 @@ class PolicyGradient(OnPolicyAlgorithm):
             progress_bar,
         )
 
-    def _excluded_save_params(self) -> list[str]:
-        derived = ["registry", "spec", "estimator", "baseline", "objective", "learners", "rollout", "returns"]
-        return [*super()._excluded_save_params(), *derived, "advantages", "has_critic", "_plan", "_episode_steps"]
 
-    def save(
-        self,
-        path: str | pathlib.Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """Save as SB3 does; a file is replaced only once the new one is complete.
-
-        What plugins learned goes in as plain arrays, since SB3 takes every parameter group in a zip for one
-        of its own: so A2C.load opens the file.
-        """
-        self.learner_arrays = self.learners.arrays()
-        if not isinstance(path, (str, pathlib.Path)):
-            return self._save(path, exclude, include)
-        target = pathlib.Path(path)
-        if not target.suffix:
-            target = target.with_name(target.name + ".zip")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                self._save(file, exclude, include)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-
-    def _save(self, file: Any, exclude: Iterable[str] | None, include: Iterable[str] | None) -> None:
-        self._only_policy = True
-        try:
-            super().save(file, {*(exclude or ()), "_only_policy"}, include)
-        finally:
-            del self._only_policy
-
-    def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
-        parameters = super().get_parameters()
-        if not hasattr(self, "_only_policy"):
-            parameters.update(self.learners.parameters())
-        return parameters
-
-    def set_parameters(
-        self,
-        load_path_or_dict: Any,
-        exact_match: bool = True,
-        device: torch.device | str = "auto",
-    ) -> None:
-        """Set parameters from a dict or zip as SB3 does; those of plugins may be missing."""
-        own = self.learners.parameters()
-        if not isinstance(load_path_or_dict, dict):
-            if own:
-                data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
-                self.learners.load_arrays(data.get("learner_arrays", {}))
-            return super().set_parameters(load_path_or_dict, exact_match, device)
-        self.learners.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
-        rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
-        super().set_parameters(rest, exact_match, device)
-
-    @classmethod
-    def load(cls: type[Self], path: Any, env: GymEnv | None = None, **kwargs: Any) -> Self:  # type: ignore[override]
-        """Load as SB3 does; keywords of the constructor replace what was saved.
-
-        Raises:
-            PluginError: the model uses a plugin that is not installed; names its distribution.
-        """
-        for name in ("plugin", "estimator", "baseline", "objective"):
-            if name in kwargs:
-                raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
-        arguments = {name: kwargs.pop(name) for name in _PART_KEYWORDS if name in kwargs}
-        changes = _merged(arguments, kwargs.pop("plugin_kwargs", None))
-        return super().load(path, env, _changes=changes, **kwargs)
-
-
-_PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-_FORWARDED = frozenset({*_PART_KEYWORDS, *declared(Settings)})
-
-
-def _merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    for name, value in (plugin_kwargs or {}).items():
-        if name in arguments and arguments[name] != value:
-            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")
-    return {**arguments, **(plugin_kwargs or {})}
+_FORWARDED = frozenset({*PART_KEYWORDS, *declared(Settings)})
 
 
 def _approx_kl(batch: Batch) -> float:
-    """Return the mean of (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π) (Schulman 2020, "Approximating KL")."""
+    """Return the mean of (ρ − 1) − log ρ, which estimates KL(π_old ‖ π) (Schulman 2020)."""
     with torch.no_grad():
         log_ratio = batch.log_probs - batch.old_log_probs
         return float(((log_ratio.exp() - 1) - log_ratio).mean())
+
+
+def _detached(value: Any) -> Any:
+    return value.detach() if isinstance(value, torch.Tensor) else value
 
 
 def _to_device(x: Any, device: torch.device) -> Any:

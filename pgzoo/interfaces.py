@@ -71,7 +71,7 @@ class Part(ABC):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the algorithm must provide; a plain class attribute or, if it depends on a field, a property."""
+        """What the algorithm must provide: a class attribute, or a property if it depends on a field."""
         return frozenset()
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module | None:
@@ -142,9 +142,7 @@ class Baseline(Part):
         return "" if self.unbiased else "not declared unbiased"
 
     @abstractmethod
-    def __call__(
-        self, rollout: Rollout, returns: Array, state: State = None
-    ) -> tuple[Array | float, Array | float]:
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array | float, Array | float]:
         """Return (b, c), each a number or (T, N); `returns` is R̂ (T, N), not to be changed."""
 
 

@@ -66,7 +66,7 @@ class Param:
 
     Attributes:
         name: the field's name.
-        types: what a value may be, of bool, int, float, str, dict.
+        types: what a value may be, of bool, int, float, str, dict, list.
         default: the field's default.
         choices: the words that are allowed (from `Literal`).
         optional: whether None is allowed.
@@ -105,9 +105,9 @@ class Param:
             if self.optional:
                 return None
             raise ConfigError(f"{label} must be {self.type_name}, not None")
-        if self.schedule and (callable(value) or (found := read_schedule(value, label)) is not None):
-            if callable(value):
-                return value
+        if self.schedule and callable(value):
+            return value
+        if self.schedule and (found := read_schedule(value, label)) is not None:
             self._check_range(found["initial"], label)
             return found
         if value in self.choices and not isinstance(value, bool):
@@ -155,7 +155,7 @@ def read_schedule(value: Any, label: str) -> dict[str, Any] | None:
 
 
 def _convert(value: Any, kind: type) -> Any:
-    """Return the value as `kind`, or None if it is something else: 1e6 is an int, "true" a bool, 1 a float."""
+    """Return the value as `kind`, or None if it is none: 1e6 is an int, "true" a bool, 1 a float."""
     if kind is bool:
         words = {"true": True, "false": False}
         return value if isinstance(value, bool) else words.get(str(value).lower())
@@ -202,8 +202,8 @@ def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
             choices += typing.get_args(member)
         elif typing.get_origin(member) is collections.abc.Callable:
             schedule = True
-        elif member in (bool, int, float, str, dict):
-            kinds.append(member)
+        elif (kind := typing.get_origin(member) or member) in (bool, int, float, str, dict, list):
+            kinds.append(kind)
         elif member is not type(None):
             raise ConfigError(f"{cls.__name__}.{field.name}: a hyperparameter cannot be {member!r}")
     return Param(

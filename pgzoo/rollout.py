@@ -82,7 +82,8 @@ class Rollout:
     @property
     def shape(self) -> tuple[int, int]:
         """(T, N)."""
-        return self.rewards.shape  # type: ignore[return-value]
+        n_steps, n_envs = self.rewards.shape
+        return n_steps, n_envs
 
     @property
     def values(self) -> Array:

@@ -115,8 +115,9 @@ class Episodes:
         endless = self.active & ~dones & (episode_steps >= self.max_steps)
         if endless.any():
             raise ConfigError(
-                f"an episode of environment {int(endless.argmax())} has not ended after {self.max_steps} steps; "
-                "give it a time limit, raise max_episode_steps, or use a recipe that samples steps"
+                f"an episode of environment {int(endless.argmax())} has not ended after "
+                f"{self.max_steps} steps; give it a time limit, raise max_episode_steps, "
+                "or use a recipe that samples steps"
             )
         self._left -= self.active & dones
 
@@ -200,7 +201,8 @@ def collect(
 
 
 def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan) -> None:
-    assert model._last_obs is not None and model._last_episode_starts is not None
+    assert model._last_obs is not None
+    assert model._last_episode_starts is not None
     model.policy.set_training_mode(False)
     if plan.whole_episodes and not model._last_episode_starts.all():
         model._last_obs = env.reset()  # type: ignore[assignment]
@@ -213,7 +215,7 @@ def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan
 
 
 def _renew_noise(model: PolicyGradient, n_envs: int, n_steps: int, plan: Plan) -> None:
-    """Draw new gSDE noise: every sde_sample_freq steps as in SB3, and for an episode that begins by its own."""
+    """Draw new gSDE noise: every sde_sample_freq steps as in SB3, and for each episode that begins."""
     if model.sde_sample_freq > 0 and n_steps % model.sde_sample_freq == 0:
         model.policy.reset_noise(n_envs)
     elif plan.whole_episodes and n_steps > 0 and model._last_episode_starts.any():  # type: ignore[union-attr]
@@ -244,8 +246,9 @@ def resize(buffer: RolloutBuffer, size: int) -> None:
     for name, value in vars(buffer).items():
         if isinstance(value, np.ndarray):
             setattr(buffer, name, fitted(value))
-    if isinstance(buffer.observations, dict):
-        buffer.observations = {key: fitted(value) for key, value in buffer.observations.items()}
+    observations: Any = buffer.observations
+    if isinstance(observations, dict):
+        buffer.observations = {key: fitted(value) for key, value in observations.items()}  # type: ignore[assignment]
     buffer.buffer_size = size
     buffer.full = buffer.pos >= size
 

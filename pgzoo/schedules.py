@@ -16,7 +16,7 @@ def as_schedule(value: Any) -> Schedule:
     reaches b after the fraction f (default 1) of training.
     """
     if isinstance(value, dict):
-        final = value.get("final", 0.0 if value["schedule"] == "linear" else value["initial"])
-        linear = LinearSchedule(value["initial"], final, value.get("end_fraction", 1.0))
-        return FloatSchedule(linear)
+        initial = float(value["initial"])
+        final = float(value.get("final", 0.0)) if value["schedule"] == "linear" else initial
+        return FloatSchedule(LinearSchedule(initial, final, float(value.get("end_fraction", 1.0))))
     return FloatSchedule(value)

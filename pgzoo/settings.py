@@ -25,12 +25,15 @@ class Settings:
         int, POSITIVE, Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
     ] = 128
     n_episodes: Annotated[
-        int | None, POSITIVE, Search(choices=(4, 8, 16, 32)), "whole episodes per update, over all environments"
+        int | None,
+        POSITIVE,
+        Search(choices=(4, 8, 16, 32)),
+        "whole episodes per update, over all environments",
     ] = None
     max_episode_steps: Annotated[int, POSITIVE, "a longer episode is an error"] = 100_000
-    learning_rate: Annotated[
-        float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"
-    ] = 7e-4
+    learning_rate: Annotated[float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"] = (
+        7e-4
+    )
     batch_size: Annotated[
         int | None, POSITIVE, Search(choices=(32, 64, 128, 256)), "steps per minibatch; none: all at once"
     ] = None

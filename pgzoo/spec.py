@@ -112,7 +112,8 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
     names = plugin.split("+")
     if len(names) > 3:
         raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
-    return Recipe(plugin, "", **dict(zip(PARTS, names, strict=False)))
+    chosen: dict[str, Any] = dict(zip(PARTS, names, strict=False))
+    return Recipe(plugin, "", **chosen)
 
 
 def _choose(
@@ -143,9 +144,9 @@ def _assign(
     overrides: dict[str, Any],
 ) -> None:
     """Hand each overriding value to its one owner."""
-    tables = {kind: (declared(cls), fields) for kind, (cls, fields) in chosen.items()}
     owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {"": (declared(Settings), settings)}
-    owners.update(tables)
+    for kind, (cls, fields) in chosen.items():
+        owners[kind] = (declared(cls), fields)
     given: dict[tuple[str, str], Any] = {}
     for key, value in overrides.items():
         owner, name = _owner(key, owners, {kind: cls.name for kind, (cls, _) in chosen.items()})
@@ -177,7 +178,7 @@ def _owner(
     return having[0], name
 
 
-def _build(cls: type[Any], fields: Mapping[str, Any], where: str) -> Any:
+def _build(cls: Any, fields: Mapping[str, Any], where: str) -> Any:
     params = declared(cls)
     for name in fields:
         if name not in params:
@@ -195,8 +196,9 @@ def _check(spec: Spec) -> None:
         )
     if spec.settings.n_epochs > 1 and not spec.objective.multi_epoch:
         raise ConfigError(
-            f"objective {spec.objective.name!r} is right for one epoch only, since the policy moves away from "
-            f"the one that sampled; n_epochs={spec.settings.n_epochs} needs an objective such as 'ppo_clip'"
+            f"objective {spec.objective.name!r} is right for one epoch only, since the policy moves "
+            f"away from the one that sampled; n_epochs={spec.settings.n_epochs} needs an objective "
+            "such as 'ppo_clip'"
         )
     if spec.settings.batch_size == 1 and spec.settings.normalize_advantage in (True, "minibatch"):
         raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")

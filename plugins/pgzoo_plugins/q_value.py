@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
-from pgzoo import Array, Estimator, Metrics, Need, Range, Rollout, Search, Spaces, State, hookimpl, reverse_scan
+from pgzoo import (
+    Array,
+    Estimator,
+    Metrics,
+    Need,
+    Range,
+    Rollout,
+    Search,
+    Spaces,
+    State,
+    hookimpl,
+    reverse_scan,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -28,9 +40,7 @@ class QValue(Estimator):
     unbiased = False
     bias = "a learned Q stands for the return"
     q_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ of Q's target: 0 TD, 1 Monte Carlo"] = 0.95
-    q_learning_rate: Annotated[
-        float, Range(0, open_low=True), Search(1e-4, 1e-2, log=True), "of Q's Adam"
-    ] = 1e-3
+    q_learning_rate: Annotated[float, Range(0, open_low=True), Search(1e-4, 1e-2, log=True), "of Q's Adam"] = 1e-3
     q_epochs: Annotated[int, Range(1), Search(choices=(1, 5, 10, 20)), "passes over a rollout for Q"] = 10
     q_batch_size: Annotated[int, Range(1), "steps per minibatch for Q"] = 64
 
@@ -60,10 +70,10 @@ class QValue(Estimator):
         observations, actions = self._inputs(rollout, state)
         targets = torch.as_tensor(rollout.flat(self.targets(rollout, returns)), device=actions.device).float()
         for _ in range(self.q_epochs):
-            for index in torch.randperm(len(actions), device=actions.device).split(self.q_batch_size):
+            for index in torch.split(torch.randperm(len(actions), device=actions.device), self.q_batch_size):
                 loss = torch.nn.functional.mse_loss(state(_rows(observations, index), actions[index]), targets[index])
                 optimizer.zero_grad()
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimizer.step()
         return {"q_loss": loss.item()}
 

@@ -1,0 +1,33 @@
+# Two commands set up everything: `make demo` and `make test`. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: demo test test-slow check bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/pgzoo train --plugin rtg_value --env CartPole-v1 --seed 0 --log-folder logs/demo
+	$(BIN)/pgzoo eval --plugin rtg_value --env CartPole-v1 --log-folder logs/demo --n-episodes 20
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow -n 2
+
+check: $(VENV)/.installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/startup.py
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info logs

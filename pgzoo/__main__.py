@@ -1,0 +1,5 @@
+"""`python -m pgzoo` is `pgzoo`."""
+
+from pgzoo.cli import main
+
+main()

@@ -1,0 +1,52 @@
+"""Opening a finished run for `eval` and `enjoy`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgzoo.cli import options
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from pgzoo.algorithm import PolicyGradient
+    from pgzoo.runfolder import RunFolder
+
+
+@contextmanager
+def open_run(
+    *, path: Path | None, n_envs: int, render_mode: str | None = None, **given: Any
+) -> Iterator[tuple[RunFolder, PolicyGradient, VecEnv]]:
+    """Give a run's folder, model and a fresh environment, closed afterwards."""
+    from pgzoo.config import register_packages
+    from pgzoo.runfolder import find_folder, open_folder
+
+    register_packages(given["gym_packages"])
+    if path is not None:
+        folder = open_folder(path)
+    else:
+        folder = find_folder(given["log_folder"], given["plugin"], given["env"], given["exp_id"])
+    registry = options.find_registry(given["plugin_files"])
+    options.set_threads(given["num_threads"])
+    options.check_device(given["device"])
+
+    from pgzoo.environments import make_env
+    from pgzoo.experiment import load_run
+
+    best = given["load_best"] or (path is not None and path == folder.best_model)
+    config, model = load_run(folder, registry, best=best, device=given["device"])
+    env = make_env(
+        config,
+        n_envs=n_envs,
+        seed=given["seed"],
+        training=False,
+        statistics=folder.statistics,
+        env_kwargs={"render_mode": render_mode} if render_mode else None,
+    )
+    try:
+        yield folder, model, env
+    finally:
+        env.close()

@@ -1,0 +1,91 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pgzoo.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+plugin_files = click.option(
+    "--plugin-file",
+    "plugin_files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Load plugins from a Python file as well (may be repeated).",
+)
+gym_packages = click.option(
+    "--gym-packages", multiple=True, help="Import a package that registers environments (may be repeated)."
+)
+device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
+num_threads = click.option(
+    "--num-threads", type=click.IntRange(min=1), help="Torch threads; by default torch's own choice."
+)
+log_folder = click.option(
+    "-f",
+    "--log-folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("logs"),
+    show_default=True,
+    help="Where runs are kept.",
+)
+
+
+def run_options(function: F) -> F:
+    """Add the options that name a finished run."""
+    for option in reversed(
+        [
+            click.argument("path", required=False, type=click.Path(path_type=Path, exists=True)),
+            click.option("--plugin", "--algo", default="rtg_value", show_default=True, help="The run's plugin."),
+            click.option("--env", default="CartPole-v1", show_default=True, help="The run's environment."),
+            click.option("--exp-id", default=0, type=click.IntRange(min=0), help="The run's number; 0: the latest."),
+            log_folder,
+            click.option("--load-best", is_flag=True, help="The best model on the way, not the final one."),
+            click.option("--stochastic", is_flag=True, help="Sample actions; else the likeliest is taken."),
+            click.option("--seed", type=click.IntRange(min=0), default=2_000_000, help="Of the environments."),
+            device,
+            num_threads,
+            gym_packages,
+            plugin_files,
+        ]
+    ):
+        function = option(function)
+    return function
+
+
+def find_registry(files: tuple[Path, ...]) -> Registry:
+    """Return the installed plugins and those of the files; warn of the ones that failed."""
+    from pgzoo.registry import Registry
+
+    registry = Registry.discover(files)
+    for failure in registry.failures:
+        click.echo(f"Warning: {failure}", err=True)
+    return registry
+
+
+def set_threads(number: int | None) -> None:
+    """Set torch's threads, where a number was given."""
+    if number is not None:
+        import torch
+
+        torch.set_num_threads(number)
+
+
+def check_device(name: str) -> None:
+    """Raise ConfigError unless torch can use the device."""
+    import torch
+
+    from pgzoo.errors import ConfigError
+
+    if name == "auto":
+        return
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from error

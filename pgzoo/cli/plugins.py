@@ -1,0 +1,146 @@
+"""`pgzoo plugins`: what there is, and what it takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgzoo.cli import options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pgzoo.interfaces import Part, Recipe
+    from pgzoo.registry import Kind, Registry
+
+
+@click.group("plugins", short_help="List the plugins, or show one.")
+def command() -> None:
+    """List the plugins, or show one."""
+
+
+@command.command("list")
+@options.plugin_files
+def list_(plugin_files: tuple[Path, ...]) -> None:
+    """List every recipe, estimator, baseline and objective, and where each comes from."""
+    from rich.console import Console
+
+    from pgzoo.registry import PARTS
+
+    registry = options.find_registry(plugin_files)
+    console = Console(markup=False, highlight=False)
+    recipes = _table("recipes", "name", "estimator+baseline+objective", "from")
+    for name in registry.recipes():
+        recipe = registry.recipe(name)
+        parts = [_part_name(getattr(recipe, kind)) for kind in PARTS]
+        recipes.add_row(name, "+".join(parts), str(registry.source("recipe", name)))
+    console.print(recipes)
+    for kind in PARTS:
+        table = _table(f"{kind}s", "name", "unbiased", "what", "from")
+        for name in registry.names(kind):
+            part = registry.part(kind, name)()
+            unbiased = "" if kind == "objective" else _unbiased(part).split(":")[0]
+            table.add_row(name, unbiased, _headline(part), str(registry.source(kind, name)))
+        console.print(table)
+
+
+@command.command()
+@click.argument("name")
+@options.plugin_files
+def show(name: str, plugin_files: tuple[Path, ...]) -> None:
+    """Show what a plugin does and every hyperparameter it takes."""
+    from rich.console import Console
+
+    from pgzoo.errors import PluginError, unknown
+    from pgzoo.registry import PARTS
+
+    registry = options.find_registry(plugin_files)
+    console = Console(markup=False, highlight=False)
+    found = False
+    if name in registry.recipes():
+        found = True
+        _show_recipe(console, registry, registry.recipe(name))
+    for kind in PARTS:
+        if name in registry.names(kind):
+            found = True
+            _show_part(console, registry, kind, registry.part(kind, name)())
+    if not found:
+        known = [*registry.recipes(), *(n for kind in PARTS for n in registry.names(kind))]
+        raise PluginError(unknown("plugin", name, known))
+
+
+def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
+    from pgzoo.settings import Settings
+    from pgzoo.spec import resolve
+
+    console.print(f"recipe {recipe.name} ({registry.source('recipe', recipe.name)})", style="bold")
+    console.print(recipe.doc)
+    spec = resolve(registry, recipe.name)
+    table = _params_table()
+    for kind, part in spec.parts.items():
+        console.print(f"{kind}: {part.name} – {_headline(part)}")
+        _add_params(table, type(part), part, f"{kind}.")
+    console.print(f"sampling: {spec.sampling}")
+    _add_params(table, Settings, spec.settings, "")
+    console.print(table)
+
+
+def _show_part(console: Console, registry: Registry, kind: Kind, part: Part) -> None:
+    import inspect
+
+    console.print(f"{kind} {part.name} ({registry.source(kind, part.name)})", style="bold")
+    console.print(inspect.getdoc(type(part)) or "")
+    console.print(f"needs: {_needs(part) or 'nothing'}")
+    if kind != "objective":
+        console.print(f"unbiased: {_unbiased(part)}")
+    table = _params_table()
+    _add_params(table, type(part), part, "")
+    if table.row_count:
+        console.print(table)
+
+
+def _params_table() -> Table:
+    return _table("", "hyperparameter", "default", "allowed", "search", "meaning")
+
+
+def _add_params(table: Table, cls: type, values: Any, prefix: str) -> None:
+    from pgzoo.params import declared
+
+    for param in declared(cls).values():
+        allowed = f"{param.type_name} {param.range or ''}".strip()
+        default = str(getattr(values, param.name))
+        table.add_row(prefix + param.name, default, allowed, str(param.search or ""), param.doc)
+
+
+def _table(title: str, *columns: str) -> Table:
+    from rich import box
+    from rich.table import Column, Table
+
+    first, *rest = columns
+    return Table(
+        Column(first, no_wrap=True), *rest, title=title or None, title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+
+
+def _part_name(spec: Any) -> str:
+    return spec if isinstance(spec, str) else str(spec["name"])
+
+
+def _headline(part: Part) -> str:
+    """Return the first line of the plugin file's docstring, else of the class's."""
+    import sys
+
+    module = sys.modules[type(part).__module__].__doc__
+    return ((module or type(part).__doc__ or "").strip().splitlines() or [""])[0]
+
+
+def _needs(part: Part) -> str:
+    return ", ".join(sorted(need.value for need in part.needs))
+
+
+def _unbiased(part: Any) -> str:
+    return "yes" if part.unbiased else f"no: {part.bias}"

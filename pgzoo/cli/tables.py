@@ -1,0 +1,31 @@
+"""How evaluations are shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pgzoo.evaluation import Evaluation
+
+
+def headers(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return the columns; success only where an environment tells it."""
+    success = ["success"] if any(e.success_rate is not None for e in evaluations) else []
+    return ["episodes", "mean return", "std", "95 % interval", "mean length", *success]
+
+
+def evaluation_row(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return one evaluation's cells under `headers(evaluations)`."""
+    low, high = evaluation.interval
+    cells = [
+        str(len(evaluation.returns)),
+        f"{evaluation.mean:.1f}",
+        f"{evaluation.std:.1f}",
+        f"[{low:.1f}, {high:.1f}]",
+        f"{sum(evaluation.lengths) / len(evaluation.lengths):.1f}",
+    ]
+    if "success" in headers(evaluations):
+        rate = evaluation.success_rate
+        cells.append("" if rate is None else f"{100 * rate:.0f} %")
+    return cells

@@ -1,0 +1,143 @@
+"""`pgzoo train`: train, evaluate and save."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pgzoo.cli import options
+
+if TYPE_CHECKING:
+    from pgzoo.experiment import Result
+
+
+@click.command("train", short_help="Train a model, evaluate and save it.")
+@click.option("--plugin", "--algo", default="rtg_value", show_default=True,
+              help="A recipe, or estimator+baseline[+objective]; see `pgzoo plugins list`.")  # fmt: skip
+@click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
+@click.option("-n", "--n-timesteps", type=click.IntRange(min=1), help="Steps of training, over all environments.")
+@click.option("--n-envs", type=click.IntRange(min=1), help="Environments side by side.")
+@click.option("--vec-env", type=click.Choice(["dummy", "subproc"]), default="dummy", show_default=True)
+@click.option("--seed", type=int, default=None, help="By default a random one, which is shown and kept.")
+@click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
+              help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated).")  # fmt: skip
+@click.option("--conf-file", type=click.Path(path_type=Path), help="Hyperparameters by environment, as YAML.")
+@click.option("--eval-freq", default=10_000, show_default=True, help="Steps between evaluations; -1: none.")
+@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True)
+@click.option("--n-eval-envs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--save-freq", default=-1, show_default=True, help="Steps between checkpoints; -1: none.")
+@options.log_folder
+@click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
+              help="Begin with a saved model: pgzoo's, or SB3's A2C or PPO.")  # fmt: skip
+@options.device
+@click.option("--tensorboard-log", type=click.Path(), help="TensorBoard's folder.")
+@options.num_threads
+@click.option("--track", is_flag=True, help="Track with Weights & Biases, where it is installed.")
+@click.option("--wandb-project-name", default="pgzoo", show_default=True)
+@click.option("--wandb-entity", default=None)
+@click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE", help="Arguments of the environment.")
+@options.gym_packages
+@options.plugin_files
+@click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
+@click.option("--verbose", type=click.IntRange(0, 2), default=0, show_default=True, help="1: SB3's log tables.")
+@click.pass_context
+def command(ctx: click.Context, /, **given: Any) -> None:
+    """Train a model, evaluate and save it.
+
+    With no option at all: rtg_value on CartPole-v1.
+    """
+    from pgzoo.config import check_environment, load_config, parse_pairs, register_packages
+
+    registry = options.find_registry(given["plugin_files"])
+    register_packages(given["gym_packages"])
+    overrides = parse_pairs(given["pairs"], "-P")
+    for name in ("n_timesteps", "n_envs"):
+        if given[name] is not None:
+            overrides[name] = given[name]
+    if env_kwargs := parse_pairs(given["env_kwargs"], "--env-kwargs"):
+        overrides["env_kwargs"] = env_kwargs
+    if "+" not in given["plugin"]:
+        registry.recipe(given["plugin"])
+    check_environment(given["env"])
+    config = load_config(registry, given["plugin"], given["env"], file=given["conf_file"], overrides=overrides)
+    _run(config, registry, ctx.params)
+
+
+def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
+    from pgzoo.cli.progress import Progress
+    from pgzoo.experiment import TrainOptions, check_model, seed_or_random, train
+    from pgzoo.runfolder import new_folder
+
+    options.set_threads(given["num_threads"])
+    options.check_device(given["device"])
+    seed = seed_or_random(given["seed"])
+    run = TrainOptions(
+        seed=seed,
+        vec_env=given["vec_env"],
+        device=given["device"],
+        eval_freq=given["eval_freq"],
+        eval_episodes=given["eval_episodes"],
+        n_eval_envs=given["n_eval_envs"],
+        save_freq=given["save_freq"],
+        trained_agent=given["trained_agent"],
+        tensorboard_log=given["tensorboard_log"],
+        verbose=given["verbose"],
+    )
+    check_model(config, registry, run)
+    folder = new_folder(given["log_folder"], given["plugin"], given["env"])
+    click.echo(f"{config.spec.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
+    progress = Progress(config.run.n_timesteps, shown=given["progress"] and not given["verbose"])
+    args = {**{key: _plain(value) for key, value in given.items()}, "seed": seed}
+    with _tracked(given, args, folder.path.name):
+        result = train(config, registry, run, folder, args=args, callback=progress.callback, progress=progress)
+    _show(result)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _tracked(given: dict[str, Any], args: dict[str, Any], name: str) -> Any:
+    """Return a Weights & Biases run, or nothing where --track was not given."""
+    from contextlib import nullcontext
+
+    if not given["track"]:
+        return nullcontext()
+    try:
+        import wandb
+    except ImportError as error:
+        raise click.UsageError("--track needs Weights & Biases: pip install 'pgzoo[track]'") from error
+    return wandb.init(
+        project=given["wandb_project_name"],
+        entity=given["wandb_entity"],
+        name=f"{given['plugin']}__{name}__{args['seed']}",
+        config=args,
+        sync_tensorboard=given["tensorboard_log"] is not None,
+    )
+
+
+def _show(result: Result) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from pgzoo.cli.tables import evaluation_row, headers
+
+    console = Console()
+    rows = {"last episodes of training": result.training, "final model, fresh episodes": result.final}
+    table = Table(title=f"{result.n_timesteps:,} steps in {result.seconds:.0f} s")
+    shown = [evaluation for evaluation in rows.values() if evaluation is not None]
+    for header in ["", *headers(shown)]:
+        table.add_column(header, justify="left" if not header else "right")
+    for name, evaluation in rows.items():
+        if evaluation is not None:
+            table.add_row(name, *evaluation_row(evaluation, shown))
+    if shown:
+        console.print(table)
+    if result.interrupted:
+        click.echo(f"Interrupted after {result.n_timesteps:,} steps; the model so far is saved.")
+    click.echo(f"Saved in {result.folder.path}")
+    click.echo(f"Next: pgzoo eval {result.folder.path}")

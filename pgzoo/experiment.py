@@ -1,0 +1,357 @@
+"""One training run from a checked config to files: environments, model, callbacks, results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo.algorithm import PolicyGradient
+from pgzoo.config import RunConfig, load_config, resolved_entry
+from pgzoo.environments import first_line, load_object, make_env, named
+from pgzoo.errors import ConfigError, unknown
+from pgzoo.evaluation import Evaluation, evaluate
+from pgzoo.params import plain_fields
+from pgzoo.registry import Registry
+from pgzoo.runfolder import RunFolder, read_yaml, write_details
+
+EVAL_SEED_OFFSET = 1_000_000
+"""Added to the seed for evaluation, so that it never sees a training seed."""
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a run is carried out; what it is stands in its `RunConfig`. Frequencies are in steps.
+
+    Attributes:
+        eval_freq: steps between two evaluations; 0 or less: none.
+        save_freq: steps between two checkpoints; 0 or less: none.
+        trained_agent: a model file to begin with.
+    """
+
+    seed: int
+    vec_env: str = "dummy"
+    device: str = "auto"
+    eval_freq: int = 10_000
+    eval_episodes: int = 5
+    n_eval_envs: int = 1
+    save_freq: int = -1
+    trained_agent: Path | None = None
+    tensorboard_log: str | None = None
+    verbose: int = 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a run.
+
+    Attributes:
+        training: returns of the last episodes of training (100 at most).
+        final: the final model, deterministic, on fresh seeds; None if the run was interrupted.
+        seconds: wall time of training.
+    """
+
+    folder: RunFolder
+    n_timesteps: int
+    seconds: float
+    interrupted: bool
+    training: Evaluation | None
+    final: Evaluation | None
+
+
+def train(
+    config: RunConfig,
+    registry: Registry,
+    options: TrainOptions,
+    folder: RunFolder,
+    *,
+    args: Mapping[str, Any] | None = None,
+    callback: BaseCallback | None = None,
+    progress: AbstractContextManager[Any] | None = None,
+) -> Result:
+    """Train, evaluate and save into the folder; Ctrl-C ends training early and saves all the same.
+
+    Args:
+        config: what to run.
+        registry: where its plugins come from.
+        options: how to run it.
+        folder: a fresh run folder.
+        args: the command's arguments, to be kept with the run.
+        callback: one more callback, such as a progress bar's.
+        progress: entered around training.
+
+    Raises:
+        PgzooError: something does not fit: policy, spaces, number of episodes, model file.
+    """
+    start = read_start(options.trained_agent, options.device) if options.trained_agent else None
+    env = make_env(
+        config,
+        n_envs=config.run.n_envs,
+        seed=options.seed,
+        vec_env=options.vec_env,
+        monitor_dir=folder.path,
+        statistics=start.statistics if start else None,
+    )
+    eval_env = _eval_env(config, options.seed, options.n_eval_envs)
+    try:
+        model = make_model(config, registry, env, options, start)
+        _set_logger(model, folder, options)
+        sources = [part["distribution"] for part in model.parts.values()]
+        write_details(folder, config=resolved_entry(config), args=args or {}, sources=sources)
+        callbacks = _callbacks(config, options, folder, eval_env)
+        interrupted = False
+        began = time.perf_counter()
+        with progress or nullcontext():
+            try:
+                model.learn(config.run.n_timesteps, callback=[*callbacks, *([callback] if callback else [])])
+            except KeyboardInterrupt:
+                interrupted = True
+        seconds = time.perf_counter() - began
+        save(model, folder)
+        final = None if interrupted else _final(model, eval_env, options.eval_episodes)
+        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final)
+    finally:
+        env.close()
+        eval_env.close()
+
+
+def make_model(
+    config: RunConfig, registry: Registry, env: VecEnv, options: TrainOptions, start: Start | None = None
+) -> PolicyGradient:
+    """Return the run's model, begun from a saved one if `start` is given.
+
+    Raises:
+        PgzooError: policy arguments or spaces that do not fit.
+    """
+    policy_kwargs = _policy_kwargs(config.run.policy_kwargs or {})
+    if start is not None:
+        policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
+    policy: Any = _policy(env) if config.run.policy == "auto" else config.run.policy
+    try:
+        model = PolicyGradient(
+            policy,
+            env,
+            config.spec.plugin,
+            **config.spec.parts,  # type: ignore[arg-type]
+            **plain_fields(config.spec.settings),
+            registry=registry,
+            policy_kwargs=policy_kwargs,
+            seed=options.seed,
+            device=options.device,
+            verbose=options.verbose,
+        )
+    except (TypeError, AssertionError, RuntimeError) as error:
+        raise ConfigError(f"cannot build the model: {first_line(error)}") from error
+    except ValueError as error:
+        raise error if isinstance(error, ConfigError) else ConfigError(first_line(error)) from error
+    if start is not None:
+        start.apply(model)
+    return model
+
+
+def check_model(config: RunConfig, registry: Registry, options: TrainOptions) -> None:
+    """Build the run's environment and model once: a misfit is found before files are made.
+
+    Raises:
+        PgzooError: as `train` does.
+    """
+    start = read_start(options.trained_agent, options.device) if options.trained_agent else None
+    env = make_env(config, n_envs=config.run.n_envs, seed=None)
+    try:
+        make_model(config, registry, env, options, start)
+    finally:
+        env.close()
+
+
+def save(model: PolicyGradient, folder: RunFolder) -> None:
+    """Write the model, and VecNormalize's statistics where there are any."""
+    model.save(folder.model)
+    if (normalized := model.get_vec_normalize_env()) is not None:
+        normalized.save(str(folder.statistics))
+
+
+# ---------------------------------------------------------------- a saved model to begin with
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a saved model, of pgzoo or of SB3, gives a new one."""
+
+    path: Path
+    policy_kwargs: dict[str, Any]
+    optimizer_class: type[torch.optim.Optimizer]
+    parameters: dict[str, Any]
+    learner_arrays: dict[str, Any]
+    statistics: Path | None
+
+    def apply(self, model: PolicyGradient) -> None:
+        """Set the policy's weights; the optimizer's state only if it is of the same class."""
+        parameters = dict(self.parameters)
+        if type(model.policy.optimizer) is not self.optimizer_class:
+            parameters.pop("policy.optimizer", None)
+        try:
+            model.set_parameters(parameters, exact_match=False, device=model.device)
+            model.learners.load_arrays(self.learner_arrays)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ConfigError(f"{self.path} does not fit this run: {first_line(error)}") from error
+
+
+def read_start(path: Path, device: str) -> Start:
+    """Read a saved model.
+
+    Raises:
+        ConfigError: the file is missing or holds no model.
+    """
+    data, parameters = read_zip(path, device)
+    kwargs = dict(data.get("policy_kwargs") or {})
+    optimizer_class = kwargs.pop("optimizer_class", torch.optim.Adam)
+    kwargs.pop("optimizer_kwargs", None)
+    env = path.parent.name.rpartition("_")[0]
+    statistics = path.parent / env / "vecnormalize.pkl"
+    return Start(path, kwargs, optimizer_class, parameters, data.get("learner_arrays", {}), statistics if env else None)
+
+
+def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a saved model's data and parameters.
+
+    Raises:
+        ConfigError: the file is missing or holds no model.
+    """
+    if not path.is_file():
+        raise ConfigError(f"there is no model at {path}")
+    try:
+        data, parameters, _ = load_from_zip_file(path, device=device)
+    except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch
+        raise ConfigError(f"{path} is no saved model: {first_line(error)}") from error
+    if data is None or "policy" not in parameters:
+        raise ConfigError(f"{path} is no saved model: it holds no policy")
+    return data, parameters
+
+
+def load_run(
+    folder: RunFolder, registry: Registry, *, best: bool = False, device: str = "auto"
+) -> tuple[RunConfig, PolicyGradient]:
+    """Return a finished run's configuration and model.
+
+    Raises:
+        PgzooError: the model is missing, broken, or needs a plugin that is not installed.
+    """
+    entry = read_yaml(folder.details / "config.yml")
+    args = read_yaml(folder.details / "args.yml")
+    plugin, env = str(args["plugin"]), str(args["env"])
+    config = config_from_entry(registry, plugin, env, entry)
+    path = folder.best_model if best else folder.model
+    data, _ = read_zip(path)
+    if "parts" not in data:
+        raise ConfigError(f"{path} was not saved by pgzoo")
+    return config, PolicyGradient.load(path, device=device, registry=registry)
+
+
+def config_from_entry(registry: Registry, plugin: str, env: str, entry: dict[str, Any]) -> RunConfig:
+    """Return the run that a run folder's config.yml describes."""
+    return load_config(registry, plugin, env, overrides=entry)
+
+
+# ---------------------------------------------------------------- pieces of a run
+
+
+def _eval_env(config: RunConfig, seed: int, n_envs: int) -> VecEnv:
+    return make_env(config, n_envs=n_envs, seed=seed + EVAL_SEED_OFFSET, training=False)
+
+
+def _callbacks(config: RunConfig, options: TrainOptions, folder: RunFolder, eval_env: VecEnv) -> list[BaseCallback]:
+    n_envs = config.run.n_envs
+    callbacks: list[BaseCallback] = []
+    for path, kwargs in named(config.run.callback):
+        make, kwargs = load_object(path, kwargs)
+        callbacks.append(make(**kwargs))
+    if options.save_freq > 0:
+        callbacks.append(
+            CheckpointCallback(
+                max(options.save_freq // n_envs, 1),
+                str(folder.path),
+                name_prefix="rl_model",
+                save_vecnormalize=True,
+            )
+        )
+    if options.eval_freq > 0:
+        callbacks.append(
+            EvalCallback(
+                eval_env,
+                n_eval_episodes=options.eval_episodes,
+                eval_freq=max(options.eval_freq // n_envs, 1),
+                log_path=str(folder.path),
+                best_model_save_path=str(folder.path),
+                verbose=options.verbose,
+                warn=False,
+            )
+        )
+    return callbacks
+
+
+def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainOptions) -> None:
+    """Log to progress.csv; to the terminal and to TensorBoard where asked for."""
+    model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if options.verbose else [])]))
+    if options.tensorboard_log is not None:
+        from stable_baselines3.common.logger import TensorBoardOutputFormat
+
+        target = Path(options.tensorboard_log) / folder.env / folder.path.parent.name / folder.path.name
+        try:
+            model.logger.output_formats.append(TensorBoardOutputFormat(str(target)))
+        except AssertionError as error:
+            raise ConfigError("--tensorboard-log needs TensorBoard: pip install 'pgzoo[tensorboard]'") from error
+
+
+def _training(model: PolicyGradient) -> Evaluation | None:
+    episodes = list(model.ep_info_buffer or [])
+    if not episodes:
+        return None
+    successes = tuple(bool(success) for success in model.ep_success_buffer or [])
+    return Evaluation(tuple(e["r"] for e in episodes), tuple(e["l"] for e in episodes), successes)
+
+
+def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int) -> Evaluation:
+    if model.get_vec_normalize_env() is not None:
+        from stable_baselines3.common.vec_env import sync_envs_normalization
+
+        assert model.env is not None
+        sync_envs_normalization(model.env, eval_env)
+    return evaluate(model, eval_env, n_episodes)
+
+
+def _policy(env: VecEnv) -> str:
+    if isinstance(env.observation_space, gym.spaces.Dict):
+        return "MultiInputPolicy"
+    return "CnnPolicy" if is_image_space(env.observation_space) else "MlpPolicy"
+
+
+def _policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return policy arguments with classes in place of their names; YAML holds no code."""
+    kwargs = dict(given)
+    for key, module in (("activation_fn", torch.nn), ("optimizer_class", torch.optim)):
+        if isinstance(name := kwargs.get(key), str):
+            short = name.rpartition(".")[2]
+            classes = {cls.lower(): cls for cls in dir(module) if isinstance(getattr(module, cls), type)}
+            if short.lower() not in classes:
+                raise ConfigError(f"policy_kwargs: {unknown(key, short, classes.values())}")
+            kwargs[key] = getattr(module, classes[short.lower()])
+    if isinstance(path := kwargs.get("features_extractor_class"), str):
+        kwargs["features_extractor_class"], _ = load_object(path, {})
+    return kwargs
+
+
+def seed_or_random(seed: int | None) -> int:
+    """Return the seed, or a random one below 2³¹ (None or negative: none was given)."""
+    return seed if seed is not None and seed >= 0 else int(np.random.SeedSequence().entropy) % 2**31  # type: ignore[arg-type]

@@ -1,0 +1,169 @@
+"""What makes a model with plugins last: parts as plain data, saving, loading, parameters."""
+
+from __future__ import annotations
+
+import io
+import os
+import pathlib
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.type_aliases import GymEnv
+
+from pgzoo.errors import ConfigError, PluginError
+from pgzoo.learners import Learners
+from pgzoo.params import declared, plain_fields
+from pgzoo.registry import Kind, Registry
+from pgzoo.schedules import as_schedule
+from pgzoo.settings import Settings
+from pgzoo.spec import Spec, resolve
+
+Self = TypeVar("Self", bound="PluginAlgorithm")
+
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
+"""SB3's keywords that belong to a part here."""
+
+
+class PluginAlgorithm(OnPolicyAlgorithm):
+    """An SB3 on-policy algorithm whose parts are plugins, described by plain attributes.
+
+    Attributes:
+        registry: where the plugins come from; not saved.
+        plugin: what was asked for, a recipe or `estimator+baseline[+objective]`.
+        parts: by kind, a part's name, distribution and fields.
+        learners: what the parts learn.
+        learner_arrays: the same as plain arrays, as of the last save or load.
+    """
+
+    registry: Registry
+    plugin: str
+    parts: dict[Kind, dict[str, Any]]
+    learners: Learners
+    learner_arrays: dict[str, Any]
+    _changes: dict[str, Any]
+
+    def _adopt(self, spec: Spec) -> None:
+        """Take a spec as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
+        self.plugin = spec.plugin
+        for name, value in plain_fields(spec.settings).items():
+            setattr(self, name, value)
+        if isinstance(self.learning_rate, dict):
+            self.learning_rate = as_schedule(self.learning_rate)
+        self.parts = {
+            kind: {
+                "name": part.name,
+                "distribution": str(self.registry.source(kind, part.name)),
+                "fields": plain_fields(part),
+            }
+            for kind, part in spec.parts.items()
+        }
+        self.gae_lambda = getattr(spec.estimator, "gae_lambda", 1.0)
+
+    def _resolved_spec(self) -> Spec:
+        """Return what the attributes describe, and the changes that `load` was given."""
+        parts: dict[str, Any] = {}
+        for kind, part in self.parts.items():
+            if part["name"] not in self.registry.names(kind):
+                raise PluginError(
+                    f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
+                )
+            parts[kind] = {"name": part["name"], **part["fields"]}
+        names = "+".join(part["name"] for part in self.parts.values())
+        settings = {name: getattr(self, name) for name in declared(Settings)}
+        spec = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
+        self._changes = {}
+        return replace(spec, plugin=self.plugin)
+
+    def _excluded_save_params(self) -> list[str]:
+        derived = ["registry", "spec", "estimator", "baseline", "objective", "learners", "rollout", "returns"]
+        return [
+            *super()._excluded_save_params(),
+            *derived,
+            "advantages",
+            "has_critic",
+            "_plan",
+            "_episode_steps",
+        ]
+
+    def save(
+        self,
+        path: str | pathlib.Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """Save as SB3 does; a file is replaced only once the new one is complete.
+
+        What plugins learned goes in as plain arrays, since SB3 takes every parameter group in a zip for one
+        of its own: so A2C.load opens the file.
+        """
+        self.learner_arrays = self.learners.arrays()
+        if not isinstance(path, (str, pathlib.Path)):
+            return self._save(path, exclude, include)
+        target = pathlib.Path(path)
+        if not target.suffix:
+            target = target.with_name(target.name + ".zip")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            with partial.open("wb") as file:
+                self._save(file, exclude, include)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def _save(self, file: Any, exclude: Iterable[str] | None, include: Iterable[str] | None) -> None:
+        self._only_policy = True
+        try:
+            super().save(file, {*(exclude or ()), "_only_policy"}, include)
+        finally:
+            del self._only_policy
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
+        parameters = super().get_parameters()
+        if not hasattr(self, "_only_policy"):
+            parameters.update(self.learners.parameters())
+        return parameters
+
+    def set_parameters(
+        self,
+        load_path_or_dict: Any,
+        exact_match: bool = True,
+        device: torch.device | str = "auto",
+    ) -> None:
+        """Set parameters from a dict or zip as SB3 does; those of plugins may be missing."""
+        own = self.learners.parameters()
+        if not isinstance(load_path_or_dict, dict):
+            if own:
+                data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
+                self.learners.load_arrays(data.get("learner_arrays", {}))
+            return super().set_parameters(load_path_or_dict, exact_match, device)
+        self.learners.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
+        rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
+        super().set_parameters(rest, exact_match, device)
+
+    @classmethod
+    def load(cls: type[Self], path: Any, env: GymEnv | None = None, **kwargs: Any) -> Self:  # type: ignore[override]
+        """Load as SB3 does; keywords of the constructor replace what was saved.
+
+        Raises:
+            PluginError: the model uses a plugin that is not installed; names its distribution.
+        """
+        for name in ("plugin", "estimator", "baseline", "objective"):
+            if name in kwargs:
+                raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
+        arguments = {name: kwargs.pop(name) for name in PART_KEYWORDS if name in kwargs}
+        changes = merged(arguments, kwargs.pop("plugin_kwargs", None))
+        return super().load(path, env, _changes=changes, **kwargs)
+
+
+def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return both mappings as one; raises ConfigError if they give a name two values."""
+    for name, value in (plugin_kwargs or {}).items():
+        if name in arguments and arguments[name] != value:
+            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs {value!r}")
+    return {**arguments, **(plugin_kwargs or {})}

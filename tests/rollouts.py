@@ -1,0 +1,91 @@
+"""Rollouts written by hand, and random ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from pgzoo import Rollout
+
+
+def make_rollout(
+    rewards: Any,
+    *,
+    values: Any = None,
+    next_values: Any = None,
+    terminated: Any = None,
+    truncated: Any = None,
+    mask: Any = None,
+    step: Any = None,
+    gamma: float = 1.0,
+) -> Rollout:
+    """Return a Rollout from lists: (T,) for one environment or (T, N). Actions are 0 and 1 in turn.
+
+    `next_values` default to the next row's values, 0 where terminated or at the edge.
+    """
+
+    def column(x: Any, kind: Any) -> Any:
+        array = np.asarray(x, dtype=kind)
+        return array[:, None] if array.ndim == 1 else array
+
+    rewards = column(rewards, np.float32)
+    shape = rewards.shape
+    no = np.zeros(shape, dtype=bool)
+    terminated = no if terminated is None else column(terminated, bool)
+    truncated = no if truncated is None else column(truncated, bool)
+    mask = ~no if mask is None else column(mask, bool)
+    if step is None:
+        step = np.zeros(shape, dtype=int)
+        for t in range(1, shape[0]):
+            step[t] = np.where(terminated[t - 1] | truncated[t - 1], 0, step[t - 1] + 1)
+    if values is not None:
+        values = column(values, np.float32)
+        if next_values is None:
+            next_values = np.zeros(shape, np.float32)
+            next_values[:-1] = np.where(terminated[:-1], 0, values[1:])
+        next_values = column(next_values, np.float32)
+    return Rollout(
+        rewards=rewards,
+        terminated=terminated,
+        truncated=truncated,
+        mask=mask,
+        step=column(step, int),
+        log_probs=np.zeros(shape, np.float32),
+        gamma=gamma,
+        actions=(np.arange(rewards.size).reshape(*shape, 1) % 2),
+        _observations=np.arange(rewards.size, dtype=np.float32).reshape(*shape, 1),
+        _successors=lambda: np.zeros((*shape, 1), np.float32),
+        _values=values,
+        _next_values=next_values,
+    )
+
+
+# Two environments: the first has episodes of 2 and 1 steps and then waits, the second one of 4 steps.
+RAGGED = {
+    "rewards": [[1, 10], [2, 20], [3, 30], [0, 40]],
+    "terminated": [[0, 0], [1, 0], [1, 0], [0, 1]],
+    "mask": [[1, 1], [1, 1], [1, 1], [0, 1]],
+}
+
+
+@st.composite
+def random_rollouts(draw: st.DrawFn) -> Rollout:
+    """Rollouts of up to 12 steps and 3 environments with ends of both kinds, a critic and any γ."""
+    n_steps, n_envs = draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    ends = rng.random((n_steps, n_envs)) < draw(st.floats(0, 0.6))
+    terminated = ends & (rng.random((n_steps, n_envs)) < 0.5)
+    values = rng.normal(size=(n_steps, n_envs)).astype(np.float32)
+    next_values = rng.normal(size=(n_steps, n_envs)).astype(np.float32)
+    next_values[:-1] = np.where(ends[:-1], next_values[:-1], values[1:])
+    next_values[terminated] = 0
+    return make_rollout(
+        rng.normal(size=(n_steps, n_envs)),
+        values=values,
+        next_values=next_values,
+        terminated=terminated,
+        truncated=ends & ~terminated,
+        gamma=draw(st.floats(0, 1)),
+    )

@@ -1,0 +1,112 @@
+"""A small tabular MDP as a VecEnv of many columns, and its exact policy gradient: the oracle of the tests.
+
+States 0 … S−1, an observation is the one-hot state. J(θ) = E[Σ_t γ^t r_t] over a finite horizon, by backward
+recursion over V_h(s) = Σ_a π(a|s) [r(s,a) + γ Σ_s' P(s'|s,a) V_{h−1}(s')], differentiated by autograd. No line
+of it is shared with pgzoo.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+
+@dataclass(frozen=True)
+class MDP:
+    """transitions (S, A, S + 1), the last column being termination; rewards (S, A); start (S,); horizon."""
+
+    transitions: np.ndarray
+    rewards: np.ndarray
+    start: np.ndarray
+    horizon: int
+
+    def objective(self, logits: torch.Tensor, gamma: float) -> torch.Tensor:
+        """J of the softmax policy with logits (S, A), in float64."""
+        policy = torch.softmax(logits.double(), dim=1)
+        transitions = torch.as_tensor(self.transitions[:, :, :-1])
+        rewards = torch.as_tensor(self.rewards)
+        values = torch.zeros(len(self.start), dtype=torch.float64)
+        for _ in range(self.horizon):
+            values = (policy * (rewards + gamma * transitions @ values)).sum(dim=1)
+        return torch.as_tensor(self.start) @ values
+
+    def gradient(self, logits: torch.Tensor, gamma: float) -> np.ndarray:
+        """∇J with respect to the logits, (S, A)."""
+        logits = logits.detach().double().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.objective(logits, gamma), logits)
+        return gradient.numpy()
+
+
+def small_mdp(seed: int = 5, n_states: int = 4, n_actions: int = 3, horizon: int = 5) -> MDP:
+    """Random transitions with about a quarter of termination, so that lengths vary; rewards are not centred."""
+    rng = np.random.default_rng(seed)
+    transitions = rng.dirichlet(np.full(n_states + 1, 0.7), (n_states, n_actions))
+    rewards = rng.normal(1.0, 1.0, (n_states, n_actions))
+    return MDP(transitions, rewards, rng.dirichlet(np.ones(n_states)), horizon)
+
+
+class TabularVecEnv(VecEnv):
+    """Many independent columns of one MDP, stepped together; the time limit terminates (it is the horizon)."""
+
+    def __init__(self, mdp: MDP, num_envs: int, seed: int) -> None:
+        self.mdp = mdp
+        self.rng = np.random.default_rng(seed)
+        n_states, n_actions = mdp.rewards.shape
+        super().__init__(num_envs, spaces.Box(0, 1, (n_states,)), spaces.Discrete(n_actions))
+
+    def _starts(self, n: int) -> np.ndarray:
+        return self.rng.choice(len(self.mdp.start), n, p=self.mdp.start)
+
+    def _observe(self) -> np.ndarray:
+        return np.eye(len(self.mdp.start), dtype=np.float32)[self.state]
+
+    def reset(self) -> np.ndarray:
+        self.state, self.t = self._starts(self.num_envs), np.zeros(self.num_envs, dtype=int)
+        return self._observe()
+
+    def step_async(self, actions: np.ndarray) -> None:
+        self.actions = actions
+
+    def step_wait(self) -> Any:
+        rewards = self.mdp.rewards[self.state, self.actions].astype(np.float32)
+        chances = self.mdp.transitions[self.state, self.actions].cumsum(axis=1)
+        following = (self.rng.random((self.num_envs, 1)) > chances).sum(axis=1)
+        self.t += 1
+        dones = (following >= len(self.mdp.start)) | (self.t >= self.mdp.horizon)
+        self.state = np.where(dones, self._starts(self.num_envs), following)
+        self.t[dones] = 0
+        infos = [{"terminal_observation": np.zeros(len(self.mdp.start), np.float32)} if d else {} for d in dones]
+        return self._observe(), rewards, dones, infos
+
+    def close(self) -> None:
+        pass
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        return [None] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(attr_name)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        raise AttributeError(method_name)
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * self.num_envs
+
+    def seed(self, seed: int | None = None) -> Sequence[None]:
+        return [None] * self.num_envs
+
+
+TABULAR_POLICY: dict[str, Any] = {"net_arch": [], "ortho_init": False}
+"""With one-hot observations the action head's weights are the logits: a softmax a state."""
+
+
+def logits(policy: Any) -> torch.Tensor:
+    """Return the policy's logits (S, A) for each one-hot state."""
+    return (policy.action_net.weight.T + policy.action_net.bias).detach()

@@ -1,0 +1,410 @@
+"""PolicyGradient as an SB3 algorithm: spaces, options, logs, saving and loading."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from envs import AnySpaces, Clock
+from gymnasium import spaces
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
+
+RECIPES = Registry.discover().recipes()
+
+OBSERVATIONS = {
+    "box": spaces.Box(-1, 1, (3,)),
+    "discrete": spaces.Discrete(5),
+    "multidiscrete": spaces.MultiDiscrete([3, 2]),
+    "multibinary": spaces.MultiBinary(4),
+    "image": spaces.Box(0, 255, (36, 36, 3), np.uint8),
+    "dict": spaces.Dict({"image": spaces.Box(0, 255, (36, 36, 1), np.uint8), "vector": spaces.Box(-1, 1, (2,))}),
+}
+ACTIONS = {
+    "discrete": spaces.Discrete(3),
+    "multidiscrete": spaces.MultiDiscrete([3, 2]),
+    "multibinary": spaces.MultiBinary(3),
+    "box": spaces.Box(-1, 1, (2,)),
+}
+
+
+def model_on(observations: str, actions: str, plugin: str, **options: Any) -> PolicyGradient:
+    policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(observations, "MlpPolicy")
+    make = lambda: AnySpaces(OBSERVATIONS[observations], ACTIONS[actions])  # noqa: E731
+    env = DummyVecEnv([make, make])
+    return PolicyGradient(
+        policy, env, plugin, n_steps=8, n_episodes=4, batch_size=None, seed=0, device="cpu", **options
+    )
+
+
+@pytest.mark.parametrize("plugin", ["rtg", "advantage", "ppo"])
+@pytest.mark.parametrize("actions", ACTIONS)
+def test_action_spaces(actions: str, plugin: str) -> None:
+    model = model_on("box", actions, plugin).learn(40)
+    action, _ = model.predict(np.zeros(3, np.float32))
+    assert ACTIONS[actions].contains(action) or actions == "discrete"
+
+
+@pytest.mark.parametrize("plugin", ["rtg", "advantage"])
+@pytest.mark.parametrize("observations", OBSERVATIONS)
+def test_observation_spaces(observations: str, plugin: str) -> None:
+    model = model_on(observations, "discrete", plugin).learn(40)
+    assert np.isfinite(model.advantages).all()
+    next_observations = model.rollout.next_observations
+    if observations == "dict":
+        assert isinstance(next_observations, dict)
+        assert next_observations["vector"].shape == (*model.rollout.shape, 2)
+
+
+@pytest.mark.parametrize("plugin", ["gae", "rtg_value"])
+def test_gsde_and_squashed_actions(plugin: str) -> None:
+    options: dict[str, Any] = {
+        "use_sde": True,
+        "sde_sample_freq": 3,
+        "policy_kwargs": {"squash_output": True},
+    }
+    model = model_on("box", "box", plugin, **options).learn(40)
+    assert np.isfinite(model.advantages).all()
+
+
+class OwnPolicy(A2C.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined,misc]
+    """A custom policy class, with batch normalisation that must be in the right mode."""
+
+
+def test_custom_policy_class() -> None:
+    model = PolicyGradient(OwnPolicy, "CartPole-v1", "gae", n_steps=16, device="cpu")
+    model.learn(32)
+    assert isinstance(model.policy, OwnPolicy)
+
+
+# ---------------------------------------------------------------- arguments
+
+
+def test_recipe_defaults_and_given_arguments() -> None:
+    a2c = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu")
+    assert (a2c.n_steps, a2c.gae_lambda, a2c.log_interval) == (5, 1.0, 100)
+    assert isinstance(a2c.policy.optimizer, torch.optim.RMSprop)
+    ppo = PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", device="cpu", n_steps=64, clip_range=0.1)
+    assert (ppo.n_steps, ppo.batch_size, ppo.n_epochs, ppo.objective.clip_range) == (64, 64, 10, 0.1)  # type: ignore[attr-defined]
+    assert isinstance(ppo.policy.optimizer, torch.optim.Adam)
+
+
+def test_the_keywords_of_a2c_and_ppo_are_taken() -> None:
+    import inspect
+
+    from stable_baselines3 import PPO
+
+    ours = set(inspect.signature(PolicyGradient).parameters)
+    for theirs in (A2C, PPO):
+        assert set(inspect.signature(theirs).parameters) <= ours
+
+
+def test_parts_by_string_mapping_instance_and_flat_keyword() -> None:
+    from pgzoo_plugins.lambda_return import LambdaReturn
+
+    def gae_lambda(**options: Any) -> float:
+        model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", device="cpu", **options)
+        return model.estimator.gae_lambda  # type: ignore[attr-defined,no-any-return]
+
+    assert gae_lambda() == 0.95
+    assert gae_lambda(gae_lambda=0.5) == 0.5
+    assert gae_lambda(plugin_kwargs={"gae_lambda": "0.5"}) == 0.5
+    assert gae_lambda(plugin_kwargs={"estimator.gae_lambda": 0.5}) == 0.5
+    assert gae_lambda(estimator={"gae_lambda": 0.5}) == 0.5
+    assert gae_lambda(estimator={"name": "lambda_return", "gae_lambda": 0.5}) == 0.5
+    assert gae_lambda(estimator=LambdaReturn(gae_lambda=0.5)) == 0.5
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", baseline="batch_mean", device="cpu")
+    assert model.baseline.name == "batch_mean"
+
+
+@pytest.mark.parametrize(
+    ("plugin", "options", "message"),
+    [
+        ("rtg", {"gae_lambda": 0.5}, "unknown hyperparameter 'gae_lambda'"),
+        ("gae", {"gae_lambda": 0.5, "plugin_kwargs": {"gae_lambda": 0.6}}, "given twice"),
+        ("gae", {"gae_lambda": 0.5, "plugin_kwargs": {"estimator.gae_lambda": 0.6}}, "given twice"),
+        ("gae", {"gae_lambda": 1.5}, r"gae_lambda must lie in \[0, 1\], not 1.5"),
+        ("gae", {"gamma": "high"}, "gamma must be float, not 'high'"),
+        ("gae", {"n_epochs": 4}, "right for one epoch only"),
+        ("rtg", {"sampling": "steps"}, "needs complete episodes"),
+        ("rtg", {"sampling": "stepz"}, "did you mean 'steps'"),
+        ("gea", {}, "did you mean 'gae'"),
+        ("reward_to_go+valeu", {}, "unknown baseline 'valeu'; did you mean 'value'"),
+        ("gae", {"plugin_kwargs": {"lambda": 0.5}}, "unknown hyperparameter 'lambda'"),
+        ("gae", {"plugin_kwargs": {"critic.x": 1}}, "unknown part 'critic'"),
+        ("ppo", {"batch_size": 1}, "batch_size above 1"),
+        ("ppo", {"clip_range": -0.1}, "clip_range must lie in"),
+    ],
+)
+def test_refusals(plugin: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, PluginError), match=message):
+        PolicyGradient("MlpPolicy", "CartPole-v1", plugin, device="cpu", **options)
+
+
+def test_schedules() -> None:
+    model = PolicyGradient(
+        "MlpPolicy",
+        "CartPole-v1",
+        "ppo",
+        n_steps=32,
+        n_epochs=1,
+        learning_rate={"schedule": "linear", "initial": 0.01},
+        clip_range=lambda left: 0.1 + 0.1 * left,
+        device="cpu",
+    ).learn(64)
+    # After the second of two rollouts no progress remains.
+    assert model.policy.optimizer.param_groups[0]["lr"] == 0.0
+    assert model.logger.name_to_value["train/clip_range"] == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("over", ["rollout", "minibatch", True])
+def test_normalize_advantage(over: Any) -> None:
+    model = model_on("box", "discrete", "gae", normalize_advantage=over)
+    model.learn(16)
+    batches = list(model._minibatches(model._samples()))
+    assert len(batches) == 1
+    assert float(batches[0].advantages.mean()) == pytest.approx(0, abs=1e-6)
+    assert float(batches[0].advantages.std()) == pytest.approx(1, abs=1e-5)
+    assert model.advantages.std() != pytest.approx(1, abs=1e-3)  # what callbacks see is not normalised
+
+
+def test_target_kl_stops_the_epochs() -> None:
+    model = PolicyGradient(
+        "MlpPolicy", "CartPole-v1", "ppo", n_steps=64, n_epochs=50, learning_rate=0.05, target_kl=0.01, seed=0,
+        device="cpu",
+    )  # fmt: skip
+    model.learn(64)
+    assert model._n_updates < 50
+
+
+def test_one_sgd_step_is_the_gradient() -> None:
+    """Seen from outside: with SGD at rate 1, −Δθ is the gradient of the loss written out by hand."""
+    model = PolicyGradient(
+        "MlpPolicy",
+        make_vec_env("CartPole-v1", 2, seed=3),
+        "rtg",
+        n_episodes=4,
+        learning_rate=1.0,
+        max_grad_norm=None,
+        policy_kwargs={"optimizer_class": torch.optim.SGD},
+        seed=0,
+        device="cpu",
+    )
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    model.learn(1)
+    moved = {name: before[name] - p.detach() for name, p in model.policy.named_parameters()}
+    rollout = model.rollout
+    model.policy.load_state_dict(before)
+    model.policy.zero_grad()
+    loss = torch.zeros(())
+    for n in range(2):
+        for t in np.flatnonzero(rollout.mask[:, n]):
+            later = [k for k in range(t, len(rollout.mask)) if rollout.episode[k, n] == rollout.episode[t, n]]
+            reward_to_go = sum(0.99 ** (k - t) for k in later)  # every reward of CartPole is 1
+            observation = torch.as_tensor(rollout.observations[t, n])[None]  # type: ignore[index]
+            action = torch.as_tensor(rollout.actions[t, n])
+            log_prob = model.policy.get_distribution(observation).log_prob(action)
+            loss = loss - reward_to_go * log_prob[0] / rollout.mask.sum()
+    loss.backward()
+    for name, p in model.policy.named_parameters():
+        if p.grad is not None:
+            torch.testing.assert_close(moved[name], p.grad, rtol=1e-4, atol=1e-5)
+
+
+# ---------------------------------------------------------------- callbacks and logs
+
+
+class Look(BaseCallback):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[Any] = []
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
+        self.shapes.append((buffer.advantages.shape, buffer.returns.shape, buffer.values.shape))
+        np.testing.assert_allclose(buffer.advantages, buffer.returns - buffer.values, atol=1e-4)
+
+
+@pytest.mark.parametrize("plugin", ["gae", "rtg_value"])
+def test_callbacks_find_the_buffer(plugin: str) -> None:
+    look = Look()
+    env = make_vec_env("CartPole-v1", 2, seed=0)
+    model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, device="cpu", seed=0)
+    model.learn(100, callback=look)
+    shape = model.rollout.shape
+    assert look.shapes[-1] == (shape, shape, shape)
+
+
+def test_eval_callback(tmp_path: Path) -> None:
+    callback = EvalCallback(
+        make_vec_env("CartPole-v1"), eval_freq=50, log_path=str(tmp_path), best_model_save_path=str(tmp_path)
+    )
+    PolicyGradient("MlpPolicy", "CartPole-v1", "rtg_value", device="cpu").learn(120, callback=callback)
+    assert (tmp_path / "best_model.zip").is_file()
+    assert PolicyGradient.load(tmp_path / "best_model", device="cpu").plugin == "rtg_value"
+
+
+def test_log_keys() -> None:
+    def keys(plugin: str, env: Any) -> set[str]:
+        model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, device="cpu")
+        model.learn(64)
+        return set(model.logger.name_to_value)
+
+    common = {
+        "train/learning_rate",
+        "train/entropy_loss",
+        "train/loss",
+        "train/advantage_std",
+        "train/n_updates",
+    }
+    critic = {"train/explained_variance", "train/value_loss"}
+    assert common | critic | {"train/policy_loss"} <= keys("a2c", "CartPole-v1")
+    ppo = {"train/policy_gradient_loss", "train/approx_kl", "train/clip_fraction", "train/clip_range"}
+    assert common | critic | ppo | {"train/std"} <= keys("ppo", "Pendulum-v1")
+    assert critic.isdisjoint(keys("rtg", "CartPole-v1"))
+    assert "train/q_loss" in keys("advantage", "CartPole-v1")
+    assert "train/moving_average" in keys("rtg_moving_average", "CartPole-v1")
+
+
+# ---------------------------------------------------------------- save and load
+
+
+def small(plugin: str, env: Any = "CartPole-v1") -> PolicyGradient:
+    options = {"batch_size": 32, "n_epochs": 2} if plugin == "ppo" else {}
+    return PolicyGradient("MlpPolicy", env, plugin, n_steps=32, n_episodes=4, seed=0, device="cpu", **options)
+
+
+@pytest.mark.parametrize("plugin", RECIPES)
+def test_save_and_load(plugin: str, tmp_path: Path) -> None:
+    """Same predictions, the same plugin states, and the same parameters after learning on."""
+    model = small(plugin)
+    model.learn(100)
+    model.save(tmp_path / "model")
+    loaded = PolicyGradient.load(tmp_path / "model", device="cpu")
+    observations = np.random.default_rng(0).normal(size=(20, 4)).astype(np.float32)
+    assert (
+        model.predict(observations, deterministic=True)[0] == loaded.predict(observations, deterministic=True)[0]
+    ).all()
+    assert_same(model.get_parameters(), loaded.get_parameters())
+    assert loaded.parts == model.parts
+    assert loaded.spec == model.spec
+
+    for one in (model, loaded):
+        one.set_env(make_vec_env("CartPole-v1", 1, seed=5))
+        one.set_random_seed(5)
+        one.learn(100, reset_num_timesteps=False)
+    assert model.num_timesteps == loaded.num_timesteps
+    assert_same(model.get_parameters(), loaded.get_parameters())
+
+
+def assert_same(a: Any, b: Any) -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b)
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b
+
+
+def test_what_plugins_learned_survives(tmp_path: Path) -> None:
+    average = small("rtg_moving_average")
+    average.learn(200)
+    average.save(tmp_path / "average")
+    state = PolicyGradient.load(tmp_path / "average", device="cpu").learners["baseline"]
+    assert state is not None
+    assert float(state.total / state.weight) > 5  # type: ignore[arg-type,operator]
+    q = small("advantage")
+    q.learn(100)
+    names = set(q.get_parameters())
+    assert names == {"policy", "policy.optimizer", "estimator_state", "estimator_state.optimizer"}
+    other = small("advantage")
+    other.set_parameters(q.get_parameters())
+    assert_same(other.get_parameters(), q.get_parameters())
+    q.save(tmp_path / "q")
+    another = small("advantage")
+    another.set_parameters(tmp_path / "q.zip", device="cpu")
+    assert_same(another.get_parameters(), q.get_parameters())
+    another.set_parameters({"policy": other.policy.state_dict()}, exact_match=False)
+
+
+@pytest.mark.parametrize("plugin", ["rtg", "advantage", "a2c", "ppo"])
+def test_sb3_opens_our_files(plugin: str, tmp_path: Path) -> None:
+    model = small(plugin)
+    model.learn(64)
+    model.save(tmp_path / "model")
+    with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+        groups = {name for name in archive.namelist() if name.endswith(".pth")}
+        assert groups == {"policy.pth", "policy.optimizer.pth", "pytorch_variables.pth"}
+        assert b"pgzoo_plugins" not in archive.read("data")
+    theirs = A2C.load(tmp_path / "model", device="cpu")
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    ours, _ = model.predict(observations, deterministic=True)
+    assert (theirs.predict(observations, deterministic=True)[0] == ours).all()
+
+
+def test_load_takes_changes(tmp_path: Path) -> None:
+    small("ppo").learn(32).save(tmp_path / "model")
+    loaded = PolicyGradient.load(
+        tmp_path / "model", device="cpu", gae_lambda=0.5, n_epochs=1, plugin_kwargs={"clip_range": 0.3}
+    )
+    assert loaded.estimator.gae_lambda == 0.5  # type: ignore[attr-defined]
+    assert loaded.objective.clip_range == 0.3  # type: ignore[attr-defined]
+    assert loaded.n_epochs == 1
+    with pytest.raises(ConfigError, match="baseline cannot change on load"):
+        PolicyGradient.load(tmp_path / "model", baseline="none")
+
+
+def test_a_missing_plugin_is_named(tmp_path: Path, registry_with: Any) -> None:
+    from test_exact_gradient import SeesTheAction
+
+    registry = registry_with(SeesTheAction)
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "reward_to_go+sees_the_action", registry=registry, device="cpu")
+    model.save(tmp_path / "model")
+    with pytest.raises(PluginError, match=r"baseline 'sees_the_action' of file tests, which is not installed"):
+        PolicyGradient.load(tmp_path / "model", device="cpu")
+    assert PolicyGradient.load(tmp_path / "model", device="cpu", registry=registry).baseline.name == "sees_the_action"
+
+
+def test_save_to_a_stream_and_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = small("rtg")
+    stream = io.BytesIO()
+    model.save(stream)
+    stream.seek(0)
+    assert PolicyGradient.load(stream, device="cpu").plugin == "rtg"
+    model.save(tmp_path / "model")
+    before = (tmp_path / "model.zip").read_bytes()
+    monkeypatch.setattr(torch, "save", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        model.save(tmp_path / "model")
+    assert (tmp_path / "model.zip").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model.zip"]
+
+
+def test_evaluate_policy_and_set_env() -> None:
+    model = small("rtg_value").learn(64)
+    mean, _ = evaluate_policy(model, make_vec_env("CartPole-v1"), 3)
+    assert mean > 0
+    model.set_env(gym.make("CartPole-v1"))
+    model.learn(64, reset_num_timesteps=False)
+    with pytest.raises(ValueError, match="Observation spaces do not match"):
+        model.set_env(Clock())

@@ -1,0 +1,252 @@
+"""Sampling: what is recorded, what is left out, and how SB3's conventions are converted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from envs import Clock
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+)
+
+from pgzoo import ConfigError, PolicyGradient, Rollout
+
+MIXED = ((3, "terminated"), (2, "truncated"))
+
+
+def clocks(*ends: Any) -> DummyVecEnv:
+    return DummyVecEnv([lambda e=e: Monitor(Clock(e)) for e in ends])
+
+
+def sample(env: Any, plugin: str, updates: int = 1, **options: Any) -> tuple[PolicyGradient, Rollout]:
+    model = PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **options)
+    for update in range(updates):
+        model.learn(1, log_interval=None, reset_num_timesteps=update == 0)
+    return model, model.rollout
+
+
+def test_steps_keep_rewards_raw_and_ends_apart() -> None:
+    model, rollout = sample(clocks(MIXED), "gae", n_steps=8)
+    # Episodes of 3 (terminated), 2 (truncated) and again 3: rewards 1 2 3 | 1 2 | 1 2 3.
+    assert rollout.rewards[:, 0].tolist() == [1, 2, 3, 1, 2, 1, 2, 3]
+    assert np.flatnonzero(rollout.terminated[:, 0]).tolist() == [2, 7]
+    assert np.flatnonzero(rollout.truncated[:, 0]).tolist() == [4]
+    assert rollout.step[:, 0].tolist() == [0, 1, 2, 0, 1, 0, 1, 2]
+    assert model.rollout_buffer.rewards[:, 0].tolist() == [1, 2, 3, 1, 2, 1, 2, 3]
+
+
+def test_next_values_are_those_of_the_true_successor() -> None:
+    model, rollout = sample(clocks(MIXED), "gae", n_steps=7, learning_rate=0.0)
+
+    def value(t: int, number: int) -> float:
+        with torch.no_grad():
+            return model.policy.predict_values(torch.tensor([[float(t), float(number)]])).item()
+
+    expected = [value(1, 0), value(2, 0), 0.0, value(1, 1), value(2, 1), value(1, 2), value(2, 2)]
+    np.testing.assert_allclose(rollout.next_values[:, 0], expected, rtol=1e-6)
+    # The terminal observation is (2, 1), at a time limit; the next episode's first would be (0, 2).
+    assert rollout.next_observations[:, 0].tolist() == [
+        [1, 0],
+        [2, 0],
+        [3, 0],
+        [1, 1],
+        [2, 1],
+        [1, 2],
+        [2, 2],
+    ]  # type: ignore[index]
+
+
+def test_step_counts_go_on_across_fragments() -> None:
+    _, rollout = sample(clocks(((5, "terminated"),)), "gae", updates=2, n_steps=3)
+    assert rollout.step[:, 0].tolist() == [3, 4, 0]
+
+
+def test_episodes_are_whole_the_same_number_each_and_padding_is_left_out() -> None:
+    short, long = ((1, "terminated"), (2, "terminated")), ((4, "truncated"),)
+    model, rollout = sample(clocks(short, long), "rtg", n_episodes=4)
+    assert rollout.mask.T.tolist() == [[True] * 3 + [False] * 5, [True] * 8]
+    assert rollout.lengths.tolist() == [1, 2, 4, 4]
+    assert rollout.rewards[:, 0].tolist() == [1, 1, 2, 0, 0, 0, 0, 0]
+    assert model.num_timesteps == 16  # every step of the VecEnv counts, used or not
+    assert model.logger.name_to_value["rollout/unused_steps"] == pytest.approx(5 / 16)
+    # Only sampled episodes enter SB3's statistics: the short environment ended five more while it waited.
+    assert sorted(e["l"] for e in model.ep_info_buffer) == [1, 2, 4, 4]
+    assert list(model.ep_success_buffer) == [True, True, False, False]
+
+
+def test_every_rollout_of_episodes_begins_with_a_reset() -> None:
+    _, rollout = sample(clocks(((1, "terminated"),), ((4, "terminated"),)), "rtg", updates=3, n_episodes=2)
+    assert rollout.step[0].tolist() == [0, 0]
+    assert rollout.observations[0, :, 0].tolist() == [0, 0]  # type: ignore[index]
+
+
+def test_episodes_do_not_favour_short_ones() -> None:
+    """Lengths are 1 or 20 by the toss of a coin: the sampled share of short ones is a half.
+
+    Taking the first K of 8 environments that end would take nearly only short ones.
+    """
+
+    class Coin(Clock):
+        def reset(self, **kwargs: Any) -> Any:
+            result = super().reset(**kwargs)
+            self.ends = ((1 if self.np_random.random() < 0.5 else 20, "terminated"),)
+            return result
+
+    env = DummyVecEnv([Coin] * 8)
+    model = PolicyGradient("MlpPolicy", env, "rtg", n_episodes=16, seed=1, device="cpu")
+    lengths = []
+    for update in range(30):
+        model.learn(1, reset_num_timesteps=update == 0)
+        lengths += model.rollout.lengths.tolist()
+    short = np.mean(np.array(lengths) == 1)
+    assert abs(short - 0.5) < 4 * 0.5 / np.sqrt(480)  # four standard errors of 480 tosses
+
+
+def test_an_endless_episode_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="environment 1 has not ended after 50 steps"):
+        sample(clocks(((3, "terminated"),), ((10**9, "terminated"),)), "rtg", n_episodes=2, max_episode_steps=50)
+
+
+def test_number_of_episodes_must_fit_the_environments() -> None:
+    with pytest.raises(ConfigError, match=r"multiple of n_envs=3.*nearest is 9"):
+        sample(clocks(MIXED, MIXED, MIXED), "rtg", n_episodes=8)
+    model, _ = sample(clocks(MIXED, MIXED, MIXED), "rtg")
+    assert model.rollout.n_episodes == 9  # the default of 8, rounded up
+
+
+def test_critic_free_recipes_never_read_a_critic() -> None:
+    """With V replaced by NaN nothing changes, for every recipe that declares no critic."""
+
+    def trained(break_critic: bool, plugin: str) -> dict[str, torch.Tensor]:
+        model = PolicyGradient(
+            "MlpPolicy", make_vec_env("CartPole-v1", 2, seed=0), plugin, seed=0, n_episodes=4, device="cpu"
+        )
+        if break_critic:
+            with torch.no_grad():
+                model.policy.value_net.bias.fill_(float("nan"))
+        model.learn(500)
+        state = model.policy.state_dict()
+        return {name: value for name, value in state.items() if "value" not in name}
+
+    for plugin in ("reinforce", "rtg", "rtg_batch_mean", "rtg_moving_average", "full_return+leave_one_out"):
+        whole, broken = trained(False, plugin), trained(True, plugin)
+        assert all(torch.equal(whole[name], broken[name]) for name in whole), plugin
+    gae = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", device="cpu")
+    assert gae.has_critic
+
+
+def test_a_nan_reward_is_located() -> None:
+    class Broken(Clock):
+        def step(self, action: Any) -> Any:
+            obs, reward, *rest = super().step(action)
+            return obs, float("nan") if self.t == 2 else reward, *rest
+
+    with pytest.raises(ValueError, match=r"nan at step 1 of environment 0 \(reward nan\)"):
+        sample(
+            DummyVecEnv([Broken]),
+            "rtg",
+            plugin_kwargs=None,
+            n_episodes=1,
+            estimator={"name": "td"},
+            baseline="value",
+        )
+
+
+@pytest.mark.parametrize("plugin", ["rtg", "gae"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda: make_vec_env("CartPole-v1", 2, vec_env_cls=SubprocVecEnv),
+        lambda: VecNormalize(make_vec_env("CartPole-v1", 2)),
+        lambda: VecFrameStack(make_vec_env("CartPole-v1", 2), 3),
+        lambda: VecMonitor(DummyVecEnv([Clock, Clock])),
+    ],
+    ids=["subproc", "normalize", "framestack", "monitor"],
+)
+def test_vec_envs(wrap: Any, plugin: str) -> None:
+    env = wrap()
+    try:
+        model = PolicyGradient("MlpPolicy", env, plugin, seed=0, n_episodes=4, n_steps=32, device="cpu")
+        model.learn(200)
+        assert model.num_timesteps >= 200
+        assert len(model.ep_info_buffer) > 0
+        assert np.isfinite(model.advantages).all()
+    finally:
+        env.close()
+
+
+def test_vec_normalize_keeps_terminal_observations_normalised() -> None:
+    env = VecNormalize(clocks(MIXED), norm_reward=False)
+    _, rollout = sample(env, "gae", n_steps=8)
+    assert np.abs(rollout.next_observations).max() <= 10  # type: ignore[arg-type]
+    assert rollout.rewards[:3, 0].tolist() == [1, 2, 3]
+
+
+def test_locals_that_callbacks_find() -> None:
+    seen: list[set[str]] = []
+
+    def look(local: dict[str, Any], _: Any) -> bool:
+        seen.append(set(local))
+        return True
+
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu")
+    model.learn(5, callback=look)
+    names = "env callback rollout_buffer n_rollout_steps n_steps obs_tensor actions values log_probs"
+    assert set(f"{names} clipped_actions new_obs rewards dones infos".split()) <= seen[0]
+
+
+def test_a_callback_can_stop_in_the_middle_of_episodes() -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", device="cpu", seed=0)
+    model.learn(1000, callback=lambda local, _: local["model"].num_timesteps < 5)
+    assert model.num_timesteps == 5
+    model.learn(200, reset_num_timesteps=False)
+    assert model.rollout.step[0].tolist() == [0]
+
+
+class Kept(RolloutBuffer):
+    """A custom buffer that only counts what it is given."""
+
+    added = 0
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        super().add(*args, **kwargs)
+        type(self).added += 1
+
+
+class Greedy(RolloutBuffer):
+    def get(self, batch_size: int | None = None) -> Any:
+        return super().get(batch_size)
+
+
+def test_custom_buffers() -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", rollout_buffer_class=Kept, device="cpu")
+    model.learn(10)
+    assert Kept.added == 10
+    with pytest.raises(ConfigError, match=r"Greedy\.get would not be called"):
+        PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", rollout_buffer_class=Greedy)
+    with pytest.raises(ConfigError, match="goes with sampling='steps' only"):
+        PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", rollout_buffer_class=Kept)
+
+
+def test_gsde_noise_is_drawn_anew_for_each_episode() -> None:
+    """In one environment of Pendulum (200 steps) with two episodes a rollout, the noise matrix changes once."""
+    seen: list[Any] = []
+
+    def look(local: dict[str, Any], _: Any) -> bool:
+        seen.append(local["policy"].action_dist.exploration_matrices.clone())
+        return True
+
+    model = PolicyGradient("MlpPolicy", "Pendulum-v1", "rtg", n_episodes=2, use_sde=True, device="cpu", seed=0)
+    model.learn(1, callback=look)
+    changes = [t for t in range(1, len(seen)) if not torch.equal(seen[t], seen[t - 1])]
+    assert changes == [200]

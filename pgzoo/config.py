@@ -118,7 +118,8 @@ def _entry(plugin: str, env: str, file: Path | None) -> tuple[dict[str, Any], st
     line = data.lc.key(key)[0] + 1
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{name}:{line}: the entry {key!r} must be a mapping, not {entry!r}")
-    lines = {str(k): entry.lc.key(k)[0] + 1 for k in entry}  # type: ignore[attr-defined]
+    own = entry.lc.data or {}  # type: ignore[attr-defined]  # a key that `<<` brought in has no line of its own
+    lines = {str(k): own[k][0] + 1 if k in own else line for k in entry}
     return _plain(entry), f"{name}, {key}", {"": line, **lines}
 
 

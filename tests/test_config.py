@@ -1,0 +1,149 @@
+"""Values, YAML entries and pairs: what is read, and where what is wrong stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pgzoo import ConfigError, Registry
+from pgzoo.config import load_config, parse_pairs, resolved_entry
+from pgzoo.params import declared
+from pgzoo.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("n_steps", "1e3", 1000),
+        ("n_steps", 64.0, 64),
+        ("learning_rate", "3e-4", 3e-4),
+        ("learning_rate", 1, 1.0),
+        ("learning_rate", "lin_3e-4", {"schedule": "linear", "initial": 3e-4}),
+        ("batch_size", "none", None),
+        ("use_rms_prop", "False", False),
+        ("normalize_advantage", "rollout", "rollout"),
+        ("normalize_advantage", "true", True),
+    ],
+)
+def test_values_are_read_as_people_write_them(name: str, value: Any, expected: Any) -> None:
+    result = declared(Settings)[name].validate(value)
+    assert result == expected
+    assert type(result) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("n_steps", 0, r"n_steps must lie in \[1, ∞\), not 0"),
+        ("n_steps", 2.5, "n_steps must be int, not 2.5"),
+        ("n_steps", True, "must be int, not True"),
+        ("n_steps", None, "must be int, not None"),
+        ("gamma", float("nan"), "not nan"),
+        ("gamma", 1.01, r"gamma must lie in \[0, 1\], not 1.01"),
+        ("use_rms_prop", 1, "use_rms_prop must be bool, not 1"),
+        ("normalize_advantage", "batch", "unknown value of normalize_advantage 'batch'"),
+        ("learning_rate", {"schedule": "linear"}, "a schedule is written"),
+        ("learning_rate", {"schedule": "linear", "initial": 1, "finl": 0}, "did you mean 'final'"),
+        ("learning_rate", {"schedule": "linear", "initial": "x"}, "learning_rate.initial must be a number"),
+        ("learning_rate", "lin_-1", r"must lie in \[0"),
+    ],
+)
+def test_wrong_values(name: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        declared(Settings)[name].validate(value)
+
+
+YAML = """\
+default: &defaults
+  n_timesteps: 1e5
+  n_envs: 4
+  learning_rate: {schedule: linear, initial: 3e-4}
+CartPole-v1:
+  <<: *defaults
+  gae_lambda: 0.9
+  policy_kwargs: {net_arch: [32, 32]}
+atari:
+  n_envs: 16
+"""
+
+
+def test_entries(tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "gae.yml"
+    file.write_text(YAML)
+    mine = load_config(registry, "gae", "CartPole-v1", file=file)
+    assert (mine.run.n_timesteps, mine.run.n_envs) == (100_000, 4)
+    assert mine.run.policy_kwargs == {"net_arch": [32, 32]}
+    assert mine.spec.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
+    assert load_config(registry, "gae", "Acrobot-v1", file=file).spec.estimator.gae_lambda == 0.95  # type: ignore[attr-defined]
+    assert load_config(registry, "gae", "ALE/Pong-v5", file=file).run.n_envs == 16
+    changed = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5, "n_envs": 2})
+    assert (changed.spec.estimator.gae_lambda, changed.run.n_envs) == (0.5, 2)  # type: ignore[attr-defined]
+
+
+def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: Registry) -> None:
+    from pgzoo.runfolder import read_yaml, write_yaml
+
+    config = load_config(registry, "ppo", "LunarLander-v3", overrides={"clip_range": "lin_0.2"})
+    write_yaml(tmp_path / "config.yml", resolved_entry(config))
+    again = load_config(registry, "ppo", "LunarLander-v3", overrides=read_yaml(tmp_path / "config.yml"))
+    assert (again.spec, again.run) == (config.spec, config.run)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            YAML.replace("gae_lambda: 0.9", "gae_lamda: 0.9"),
+            "gae.yml:7: unknown hyperparameter 'gae_lamda'; did you mean",
+        ),
+        (YAML.replace("gae_lambda: 0.9", "gae_lambda: 1.9"), r"gae.yml:7: estimator.gae_lambda must lie in \[0, 1\]"),
+        (YAML.replace("n_envs: 4", "n_envs: four"), r"gae.yml:\d: n_envs must be int, not 'four'"),
+        (
+            YAML.replace("gae_lambda: 0.9", "n_epochs: 4"),
+            "gae.yml:7: objective 'policy_gradient' is right for one epoch",
+        ),
+        (YAML.replace("gae_lambda: 0.9", "baseline: valu"), "unknown baseline 'valu'; did you mean 'value'"),
+        (YAML.replace("{net_arch: [32, 32]}", "dict(net_arch=[32])"), "gae.yml:8: policy_kwargs must be dict"),
+        (YAML.replace("[32, 32]}", "[32, 32}"), r"gae.yml:8: "),
+        ("CartPole-v1: 3", "gae.yml:1: the entry 'CartPole-v1' must be a mapping, not 3"),
+        ("- 1\n- 2", "must map environments to hyperparameters"),
+        ("Acrobot-v1: {n_envs: 2}", "no entry for 'CartPole-v1' and no 'default'; it has: Acrobot-v1"),
+    ],
+)
+def test_wrong_yaml_is_located(tmp_path: Path, registry: Registry, text: str, message: str) -> None:
+    file = tmp_path / "gae.yml"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_config(registry, "gae", "CartPole-v1", file=file)
+
+
+def test_pairs() -> None:
+    pairs = ("gamma:0.98", "policy_kwargs:{net_arch: [64, 64]}", "n_steps:1e3", "normalize:true", "path:a:b")
+    assert parse_pairs(pairs, "-P") == {
+        "gamma": 0.98, "policy_kwargs": {"net_arch": [64, 64]}, "n_steps": 1000.0, "normalize": True, "path": "a:b",
+    }  # fmt: skip
+    for wrong in ("gamma", "gamma:", ":3"):
+        with pytest.raises(ConfigError, match="takes name:value"):
+            parse_pairs((wrong,), "-P")
+    with pytest.raises(ConfigError, match="no YAML"):
+        parse_pairs(("a:[1",), "-P")
+
+
+def test_every_shipped_file_is_valid_for_every_entry(registry: Registry) -> None:
+    """Each recipe has a file with a default, and each of its entries makes a run."""
+    from importlib.resources import files
+
+    from ruamel.yaml import YAML as Reader
+
+    for recipe in registry.recipes():
+        entries = Reader(typ="safe").load((files("pgzoo.hyperparams") / f"{recipe}.yml").read_text())
+        assert "default" in entries, recipe
+        for env in entries:
+            load_config(registry, recipe, env)

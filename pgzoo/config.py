@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.resources
-from collections.abc import Iterable, Mapping
+import os
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -176,12 +178,14 @@ def _located(
     return ConfigError(f"{file}:{lines['']}: {error}")
 
 
-def register_packages(packages: Iterable[str]) -> None:
+def register_packages(packages: Sequence[str]) -> None:
     """Import packages that register environments, as RL Zoo's `--gym-packages` does.
 
     Raises:
         ConfigError: one cannot be imported.
     """
+    if packages and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a file beside the user, as `python -m` finds it
     for package in packages:
         try:
             importlib.import_module(package)

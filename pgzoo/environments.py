@@ -55,9 +55,10 @@ def make_env(
         from stable_baselines3.common.atari_wrappers import AtariWrapper
 
         wrappers.insert(0, (AtariWrapper, {}))
+    spec = gym.registry[config.env.rpartition(":")[2]]  # itself, since another process may not have registered it
     try:
         venv: VecEnv = make_vec_env(
-            config.env,
+            lambda **kwargs: gym.make(spec, **kwargs),
             n_envs=n_envs,
             seed=seed,
             monitor_dir=str(monitor_dir) if monitor_dir else None,

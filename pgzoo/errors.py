@@ -25,7 +25,8 @@ def unknown(what: str, name: str, known: Iterable[str]) -> str:
     "unknown baseline 'valeu'; did you mean 'value'?"
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    lower = {known_name.lower(): known_name for known_name in names}
+    near = [lower[match] for match in difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.6)]
     if near:
         return f"unknown {what} {name!r}; did you mean {' or '.join(map(repr, near))}?"
     return f"unknown {what} {name!r}; known: {', '.join(names) or 'none'}"

@@ -12,6 +12,9 @@ from pgzoo.cli import options
 if TYPE_CHECKING:
     from pgzoo.experiment import Result
 
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells expect it."""
+
 
 @click.command("train", short_help="Train a model, evaluate and save it.")
 @click.option("--plugin", "--algo", default="rtg_value", show_default=True,
@@ -93,6 +96,8 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
     with _tracked(given, args, folder.path.name):
         result = train(config, registry, run, folder, args=args, callback=progress.callback, progress=progress)
     _show(result)
+    if result.interrupted:
+        click.get_current_context().exit(INTERRUPTED)
 
 
 def _plain(value: Any) -> Any:

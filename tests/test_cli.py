@@ -1,0 +1,237 @@
+"""The command line as a person uses it: results, files, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ruamel.yaml import YAML
+
+PGZOO = [sys.executable, "-m", "pgzoo"]
+SHORT = ["-n", "600", "--no-progress", "--eval-freq", "300", "--eval-episodes", "2", "--seed", "1"]
+
+
+def pgzoo(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120"}
+    result = subprocess.run([*PGZOO, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which one short run with VecNormalize was made."""
+    path = tmp_path_factory.mktemp("run")
+    pgzoo("train", *SHORT, "-P", "normalize:true", "-P", "n_episodes:8", "--save-freq", "200", cwd=path)
+    return path
+
+
+def test_a_run_has_rl_zoos_files(run: Path) -> None:
+    folder = run / "logs" / "rtg_value" / "CartPole-v1_1"
+    names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {
+        "CartPole-v1.zip", "best_model.zip", "evaluations.npz", "progress.csv", "0.monitor.csv", "7.monitor.csv",
+        "CartPole-v1/config.yml", "CartPole-v1/args.yml", "CartPole-v1/command.txt", "CartPole-v1/versions.yml",
+        "CartPole-v1/vecnormalize.pkl", "rl_model_200_steps.zip",
+    } <= names  # fmt: skip
+    assert not [name for name in names if name.endswith(".part")]
+    config = YAML(typ="safe").load((folder / "CartPole-v1" / "config.yml").read_text())
+    assert config["normalize"] is True
+    assert config["estimator"] == {"name": "reward_to_go", "bootstrap": False}
+    assert "train -n 600" in (folder / "CartPole-v1" / "command.txt").read_text()
+    versions = YAML(typ="safe").load((folder / "CartPole-v1" / "versions.yml").read_text())
+    assert versions["plugins"] == [f"pgzoo {versions['pgzoo']}"]
+    assert np.load(folder / "evaluations.npz")["timesteps"].tolist() == [296, 592]
+
+
+def test_eval_and_enjoy(run: Path) -> None:
+    result = json.loads(pgzoo("eval", "-n", "3", "--json", cwd=run).stdout)
+    assert result["n_episodes"] == 3
+    low, high = result["interval_95"]
+    assert low <= result["mean_return"] <= high
+    again = json.loads(pgzoo("eval", "logs/rtg_value/CartPole-v1_1", "-n", "3", "--json", cwd=run).stdout)
+    assert again == result
+    pgzoo("eval", "logs/rtg_value/CartPole-v1_1/best_model.zip", "-n", "1", cwd=run)
+    assert "95 % interval" in pgzoo("eval", "--load-best", "-n", "2", "--stochastic", cwd=run).stdout
+    lines = pgzoo("enjoy", "--no-render", "-n", "2", cwd=run).stdout.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["episode 1", "episode 2"]
+
+
+def test_the_same_command_gives_the_same_model(tmp_path: Path) -> None:
+    outputs = []
+    for _ in range(2):
+        pgzoo("train", "--plugin", "gae", *SHORT, cwd=tmp_path)
+        outputs.append(json.loads(pgzoo("eval", "--plugin", "gae", "-n", "5", "--json", cwd=tmp_path).stdout))
+    assert outputs[0].pop("model") != outputs[1].pop("model")
+    assert outputs[0] == outputs[1]
+
+
+def test_options_of_train(tmp_path: Path) -> None:
+    (tmp_path / "my_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
+    )
+    (tmp_path / "conf.yml").write_text("Mine-v0: {n_timesteps: 200, n_envs: 2, n_steps: 16, callback: []}\n")
+    result = pgzoo(
+        "train", "--plugin", "lambda_return+value+ppo_clip", "--env", "Mine-v0", "--gym-packages", "my_envs",
+        "--conf-file", "conf.yml", "--vec-env", "subproc", "--device", "cpu", "--num-threads", "1",
+        "--n-eval-envs", "2", "-f", "elsewhere", "--eval-freq", "-1", "--no-progress", "--tensorboard-log", "tb",
+        "--env-kwargs", "sutton_barto_reward:true", "--verbose", "1", "-P", "n_epochs:2", cwd=tmp_path,
+    )  # fmt: skip
+    assert "train/policy_gradient_loss" in result.stdout.replace(" ", "") or "policy_gradient_loss" in result.stdout
+    folder = tmp_path / "elsewhere" / "lambda_return+value+ppo_clip" / "Mine-v0_1"
+    assert (folder / "Mine-v0.zip").is_file()
+    assert list((tmp_path / "tb").rglob("events.out.tfevents*"))
+    monitor = (folder / "0.monitor.csv").read_text().splitlines()
+    assert monitor[2].startswith("0.0,9") or monitor[2].split(",")[0] in ("0.0", "-1.0")  # the other reward
+
+
+def test_begin_with_a_saved_model(run: Path, tmp_path: Path) -> None:
+    from stable_baselines3 import A2C, PPO
+
+    PPO("MlpPolicy", "CartPole-v1", n_steps=64, policy_kwargs={"net_arch": [8]}, seed=0).learn(64).save(
+        tmp_path / "ppo"
+    )
+    A2C("MlpPolicy", "CartPole-v1", seed=0).learn(20).save(tmp_path / "a2c")
+    own = str(run / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip")
+    for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip"), ("rtg_value", own)):
+        pgzoo("train", "--plugin", plugin, "-i", start, *SHORT, "-P", "learning_rate:0", cwd=tmp_path)
+    from pgzoo import PolicyGradient
+
+    theirs = PPO.load(tmp_path / "ppo", device="cpu").policy.state_dict()
+    ours = PolicyGradient.load(tmp_path / "logs" / "gae" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu").policy
+    assert all((theirs[name] == value).all() for name, value in ours.state_dict().items())
+
+
+def test_plugins_list_and_show(tmp_path: Path) -> None:
+    listed = pgzoo("plugins", "list", cwd=tmp_path).stdout
+    for name in ("rtg_value", "lambda_return", "moving_average", "ppo_clip", "pgzoo 0"):
+        assert name in listed
+    assert "gae_lambda" in pgzoo("plugins", "show", "lambda_return", cwd=tmp_path).stdout
+    assert "clip_range" in pgzoo("plugins", "show", "ppo", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("command", ["", "train", "enjoy", "eval", "plugins", "plugins list", "plugins show"])
+def test_help(command: str, tmp_path: Path) -> None:
+    assert "Usage: pgzoo" in pgzoo(*command.split(), "--help", cwd=tmp_path).stdout
+
+
+BAD_YAML = {
+    "unknown.yml": ("default:\n  n_timesteps: 100\n  gama: 0.9\n", "unknown.yml:3: unknown hyperparameter 'gama'"),
+    "type.yml": ("default:\n  n_timesteps: many\n", "type.yml:2: n_timesteps must be int, not 'many'"),
+    "broken.yml": ("default:\n  gamma: [1, 2\n  x: 3\n", "broken.yml:3: "),
+}
+REFUSALS: list[tuple[list[str], str]] = [
+    (["train", "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean 'CartPole-v1'"),
+    (["train", "--env", "Zzzzzz"], "--gym-packages"),
+    (["train", "--plugin", "rtg_valu"], "unknown plugin 'rtg_valu'; did you mean 'rtg_value'"),
+    (["train", "--plugin", "reward_to_go+vale"], "unknown baseline 'vale'; did you mean 'value'"),
+    (["train", "-P", "gama:0.9"], "unknown hyperparameter 'gama'; did you mean 'gamma'"),
+    (["train", "-P", "gamma:1.5"], "gamma must lie in [0, 1], not 1.5"),
+    (["train", "-P", "gamma:high"], "gamma must be float, not 'high'"),
+    (["train", "-P", "gamma"], "-P takes name:value"),
+    (["train", "--sed", "3"], "No such option"),
+    (["train", "--seed", "three"], "'three' is not a valid integer"),
+    (["train", "--vec-env", "threads"], "'threads' is not one of 'dummy', 'subproc'"),
+    (["train", "--n-timesteps", "0"], "0 is not in the range"),
+    (["train", "--device", "gpu7"], "--device gpu7"),
+    (["train", "-P", "sampling:steps"], "needs complete episodes"),
+    (["train", "-P", "n_episodes:7"], "n_episodes must be a multiple of n_envs=8"),
+    (["train", "-P", "policy_kwargs:{activation_fn: Rellu}"], "unknown activation_fn 'Rellu'; did you mean 'ReLU'"),
+    (["train", "-P", "policy_kwargs:{net_arc: [8]}"], "cannot build the model"),
+    (["train", "-P", "policy:MlpPolice"], "Policy MlpPolice unknown"),
+    (["train", "-P", "policy:CnnPolicy"], "cannot build the model"),
+    (["train", "-P", "env_wrapper:no.such.Wrapper"], "cannot import 'no.such.Wrapper'"),
+    (["train", "--env-kwargs", "colour:red"], "cannot make CartPole-v1"),
+    (["train", "-P", "use_sde:true"], "gSDE"),
+    (["train", "-P", "normalize:{clip: 3}"], "normalize:"),
+    (["train", "--plugin-file", "absent.py"], "plugin file absent.py does not exist"),
+    (["train", "--gym-packages", "absent_package"], "--gym-packages absent_package"),
+    (["train", "--conf-file", "absent.yml"], "cannot read absent.yml"),
+    *[(["train", "--conf-file", name], message) for name, (_, message) in BAD_YAML.items()],
+    (["train", "-i", "absent.zip"], "there is no model at absent.zip"),
+    (["train", "-i", "type.yml"], "type.yml is no saved model"),
+    (["train", "-i", "half.zip"], "half.zip is no saved model"),
+    (["train", "-f", "type.yml"], "is a file"),
+    (["train", "-f", "/proc/nowhere"], "cannot write to the log folder /proc/nowhere"),
+    (["eval"], "no run of rtg_value on CartPole-v1 in logs"),
+    (["eval", "absent"], "'absent' does not exist"),
+    (["eval", "type.yml"], "is no run folder of pgzoo"),
+    (["eval", "--n-episodes", "0"], "0 is not in the range"),
+    (["plugins", "show", "valu"], "unknown plugin 'valu'; did you mean 'value'"),
+    (["plugin"], "unknown command 'plugin'; did you mean 'plugins'"),
+]
+
+
+@pytest.fixture(scope="module")
+def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("bad")
+    for name, (text, _) in BAD_YAML.items():
+        (path / name).write_text(text)
+    (path / "half.zip").write_bytes(b"PK\x03\x04 and then nothing")
+    return path
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=[" ".join(a) for a, _ in REFUSALS])
+def test_refusals(arguments: list[str], message: str, bad: Path) -> None:
+    before = sorted(bad.rglob("*"))
+    result = pgzoo(*arguments, cwd=bad, status=2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+    assert len(result.stderr.splitlines()) <= 2, result.stderr
+    assert sorted(bad.rglob("*")) == before  # nothing was written
+
+
+def test_ctrl_c_saves_the_model_so_far(tmp_path: Path) -> None:
+    command = [*PGZOO, "train", "--plugin", "a2c", "-n", "10000000", "--no-progress", "--seed", "0"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "logs" / "a2c" / "CartPole-v1_1"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and not _rows(folder / "progress.csv"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert "the model so far is saved" in out, out + err
+    assert str(folder.relative_to(tmp_path)) in out
+    assert "Traceback" not in err
+    assert process.returncode == 130
+    assert json.loads(pgzoo("eval", "--plugin", "a2c", "-n", "1", "--json", cwd=tmp_path).stdout)["n_episodes"] == 1
+
+
+def _rows(path: Path) -> list[str]:
+    return path.read_text().splitlines()[1:] if path.is_file() else []
+
+
+def test_success_rates_are_shown(tmp_path: Path) -> None:
+    """An environment that gives is_success: in the table after training, in eval and in its JSON."""
+    source = Path(__file__).parent / "envs.py"
+    (tmp_path / "clock_envs.py").write_text(
+        source.read_text()
+        + "\ngym.register('Clock-v0', Clock, kwargs={'ends': ((2, 'terminated'), (3, 'truncated'))})\n"
+    )
+    common = ["--env", "Clock-v0", "--gym-packages", "clock_envs"]
+    out = pgzoo("train", *common, *SHORT, cwd=tmp_path).stdout
+    assert "success" in out
+    result: dict[str, Any] = json.loads(pgzoo("eval", *common, "-n", "4", "--json", cwd=tmp_path).stdout)
+    assert result["success_rate"] == 0.5
+    assert "50 %" in pgzoo("eval", *common, "-n", "4", cwd=tmp_path).stdout
+    assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
+
+
+def test_a_damaged_run_is_explained(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(run / "logs", tmp_path / "logs")
+    model = tmp_path / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip"
+    model.write_bytes(model.read_bytes()[:500])
+    assert "is no saved model" in pgzoo("eval", cwd=tmp_path, status=2).stderr
+    model.unlink()
+    assert "there is no model at" in pgzoo("eval", cwd=tmp_path, status=2).stderr

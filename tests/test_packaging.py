@@ -1,0 +1,73 @@
+"""Installed for real: a third party's package beside pgzoo, and pgzoo itself as a wheel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    result = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def scratch(path: Path, *, pgzoo: bool) -> Path:
+    """Make an environment of its own that finds this one's packages; return its python.
+
+    Without `pgzoo` this one's editable pgzoo stays out, so that a wheel can take its place.
+    """
+    venv.create(path, with_pip=False)  # pip and setuptools are ours, so that nothing is fetched
+    python = path / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=path).strip())
+    ours = sysconfig.get_path("purelib")
+    add = f"import site; site.addsitedir({ours!r})" if pgzoo else ours  # a plain path reads no .pth files there
+    (site / "ours.pth").write_text(add + "\n")
+    return python
+
+
+def test_a_third_partys_baseline(tmp_path: Path) -> None:
+    python = scratch(tmp_path / "env", pgzoo=True)
+    package = shutil.copytree(ROOT / "tests" / "third_party", tmp_path / "package")
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", package, cwd=tmp_path)
+    listed = run(python, "-m", "pgzoo", "plugins", "list", cwd=tmp_path)
+    (line,) = [line for line in listed.splitlines() if line.strip().startswith("median ")]
+    assert "pgzoo-median 3.1.4" in " ".join(line.split())
+    plugin = "reward_to_go+median"
+    options = ["--plugin", plugin, "-n", "400", "--no-progress", "--eval-episodes", "1"]
+    run(python, "-m", "pgzoo", "train", *options, cwd=tmp_path)
+    assert (tmp_path / "logs" / plugin / "CartPole-v1_1" / "CartPole-v1.zip").is_file()
+    # Here, where it is not installed, the model says which package is missing.
+    folder = tmp_path / "logs" / plugin / "CartPole-v1_1"
+    here = subprocess.run(
+        [sys.executable, "-m", "pgzoo", "eval", folder], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert here.returncode == 2
+    assert "median" in here.stderr
+    check = f"from pgzoo import PolicyGradient; PolicyGradient.load({str(folder / 'CartPole-v1.zip')!r})"
+    loading = subprocess.run([sys.executable, "-c", check], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert "baseline 'median' of pgzoo-median 3.1.4, which is not installed" in loading.stderr
+
+
+@pytest.mark.slow
+def test_the_wheel(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    ignored = shutil.ignore_patterns(".*", "logs", "build", "dist", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT, source, ignore=ignored)
+    python = scratch(tmp_path / "env", pgzoo=False)
+    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source, cwd=tmp_path)
+    (wheel,) = tmp_path.glob("*.whl")
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=tmp_path)
+    place = run(python, "-c", "import pgzoo; print(pgzoo.__file__)", cwd=tmp_path)
+    assert str(tmp_path / "env") in place
+    assert "rtg_value" in run(python, "-m", "pgzoo", "plugins", "list", cwd=tmp_path)
+    out = run(python, "-m", "pgzoo", "train", "-n", "300", "--no-progress", "--eval-episodes", "1", cwd=tmp_path)
+    assert "hyperparams/rtg_value.yml, CartPole-v1" in out

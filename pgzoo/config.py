@@ -82,6 +82,11 @@ def load_config(
     return config
 
 
+def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> RunConfig:
+    """Return the run that a resolved entry describes, as a run folder keeps it."""
+    return _build(registry, plugin, env, entry, "the run's own config.yml")
+
+
 def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], where: str) -> RunConfig:
     run_params = declared(RunSettings)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}

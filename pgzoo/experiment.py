@@ -19,7 +19,7 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm import PolicyGradient
-from pgzoo.config import RunConfig, load_config, resolved_entry
+from pgzoo.config import RunConfig, config_from_entry, resolved_entry
 from pgzoo.environments import first_line, load_object, make_env, named
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
@@ -194,16 +194,20 @@ class Start:
     optimizer_class: type[torch.optim.Optimizer]
     parameters: dict[str, Any]
     learner_arrays: dict[str, Any]
+    parts: dict[str, dict[str, Any]]
     statistics: Path | None
 
     def apply(self, model: PolicyGradient) -> None:
-        """Set the policy's weights; the optimizer's state only if it is of the same class."""
+        """Set the policy's weights, and what the same parts learned; an optimizer's state if its class is the same."""
         parameters = dict(self.parameters)
         if type(model.policy.optimizer) is not self.optimizer_class:
             parameters.pop("policy.optimizer", None)
         try:
             model.set_parameters(parameters, exact_match=False, device=model.device)
-            model.learners.load_arrays(self.learner_arrays)
+            for kind, part in model.parts.items():
+                if part["name"] == self.parts.get(kind, {}).get("name"):
+                    mine = {k: v for k, v in self.learner_arrays.items() if k.startswith(f"{kind}_state")}
+                    model.learners.load_arrays(mine)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"{self.path} does not fit this run: {first_line(error)}") from error
 
@@ -220,7 +224,15 @@ def read_start(path: Path, device: str) -> Start:
     kwargs.pop("optimizer_kwargs", None)
     env = path.parent.name.rpartition("_")[0]
     statistics = path.parent / env / "vecnormalize.pkl"
-    return Start(path, kwargs, optimizer_class, parameters, data.get("learner_arrays", {}), statistics if env else None)
+    return Start(
+        path=path,
+        policy_kwargs=kwargs,
+        optimizer_class=optimizer_class,
+        parameters=parameters,
+        learner_arrays=data.get("learner_arrays", {}),
+        parts=data.get("parts", {}),
+        statistics=statistics if env else None,
+    )
 
 
 def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
@@ -257,11 +269,6 @@ def load_run(
     if "parts" not in data:
         raise ConfigError(f"{path} was not saved by pgzoo")
     return config, PolicyGradient.load(path, device=device, registry=registry)
-
-
-def config_from_entry(registry: Registry, plugin: str, env: str, entry: dict[str, Any]) -> RunConfig:
-    """Return the run that a run folder's config.yml describes."""
-    return load_config(registry, plugin, env, overrides=entry)
 
 
 # ---------------------------------------------------------------- pieces of a run

@@ -223,6 +223,8 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     result: dict[str, Any] = json.loads(pgzoo("eval", *common, "-n", "4", "--json", cwd=tmp_path).stdout)
     assert result["success_rate"] == 0.5
     assert "50 %" in pgzoo("eval", *common, "-n", "4", cwd=tmp_path).stdout
+    folder = "logs/rtg_value/Clock-v0_1"  # the run itself knows its package
+    assert json.loads(pgzoo("eval", folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
     assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pgzoo import ConfigError, Registry
-from pgzoo.config import load_config, parse_pairs, resolved_entry
+from pgzoo.config import config_from_entry, load_config, parse_pairs, resolved_entry
 from pgzoo.params import declared
 from pgzoo.settings import Settings
 
@@ -92,7 +92,7 @@ def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: R
 
     config = load_config(registry, "ppo", "LunarLander-v3", overrides={"clip_range": "lin_0.2"})
     write_yaml(tmp_path / "config.yml", resolved_entry(config))
-    again = load_config(registry, "ppo", "LunarLander-v3", overrides=read_yaml(tmp_path / "config.yml"))
+    again = config_from_entry(registry, "ppo", "LunarLander-v3", read_yaml(tmp_path / "config.yml"))
     assert (again.spec, again.run) == (config.spec, config.run)
 
 

@@ -22,18 +22,23 @@ def open_run(
 ) -> Iterator[tuple[RunFolder, PolicyGradient, VecEnv]]:
     """Give a run's folder, model and a fresh environment, closed afterwards."""
     from pgzoo.config import register_packages
-    from pgzoo.runfolder import find_folder, open_folder
+    from pgzoo.runfolder import find_folder, open_folder, read_yaml
 
-    register_packages(given["gym_packages"])
     if path is not None:
         folder = open_folder(path)
     else:
         folder = find_folder(given["log_folder"], given["plugin"], given["env"], given["exp_id"])
-    registry = options.find_registry(given["plugin_files"])
+    args = read_yaml(folder.details / "args.yml")  # what the run itself was given is there again
+    register_packages(tuple(given["gym_packages"] or args.get("gym_packages", ())))
+    files = given["plugin_files"] or [file for file in map(Path, args.get("plugin_files", ())) if file.is_file()]
+    registry = options.find_registry(tuple(files))
     options.set_threads(given["num_threads"])
     options.check_device(given["device"])
 
+    import gymnasium
+
     from pgzoo.environments import make_env
+    from pgzoo.errors import ConfigError
     from pgzoo.experiment import load_run
 
     best = given["load_best"] or (path is not None and path == folder.best_model)
@@ -48,5 +53,7 @@ def open_run(
     )
     try:
         yield folder, model, env
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ConfigError(f"{config.env}: {error}") from error
     finally:
         env.close()

@@ -144,7 +144,9 @@ class PolicyGradient(PluginAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if value is not UNSET}
-        overrides = merged({k: v for k, v in given.items() if k in _FORWARDED}, plugin_kwargs)
+        arguments = {f"algorithm.{name}": given[name] for name in declared(Settings) if name in given}
+        arguments.update({name: given[name] for name in PART_KEYWORDS if name in given})
+        overrides = merged(arguments, plugin_kwargs)
         self.registry = registry or default_registry()
         spec = resolve(
             self.registry,
@@ -190,8 +192,9 @@ class PolicyGradient(PluginAlgorithm):
                 "eps": settings.rms_prop_eps,
                 "weight_decay": 0,
             }
-        self.learner_arrays: dict[str, Any] = {}
-        self._changes: dict[str, Any] = {}
+        self.learner_arrays = {}
+        self.saved_by = ""
+        self._changes = {}
         self._adopt(spec)
         if _init_setup_model:
             self._setup_model()
@@ -210,11 +213,14 @@ class PolicyGradient(PluginAlgorithm):
         self._plan = self._make_plan()
         self._refuse_unusable_buffer()
         super()._setup_model()
-        self.learners = Learners(
-            self.spec.parts, Spaces(self.observation_space, self.action_space, self.policy), self.device
-        )
+        self.make_learners()
         self.learners.load_arrays(self.learner_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
+
+    def make_learners(self) -> None:
+        """Build what the parts learn afresh, on the policy as it is now."""
+        spaces = Spaces(self.observation_space, self.action_space, self.policy)
+        self.learners = Learners(self.spec.parts, spaces, self.device)
 
     def _make_plan(self) -> Plan:
         if self.spec.sampling == "steps":
@@ -255,7 +261,7 @@ class PolicyGradient(PluginAlgorithm):
         return True
 
     def _credit(self, rollout: Rollout) -> None:
-        """Ψ_t = (R̂_t − b_t) / c_t, times γ^t with `discount_states`; the buffer shows it to callbacks."""
+        """Ψ_t = (R̂_t − b_t) / c_t, times γ^t with `discount_states`; callbacks may change it in the buffer."""
         returns = np.asarray(self.estimator(rollout, self.learners["estimator"]), dtype=np.float64)
         self._check_array(self.estimator, "R̂", returns, rollout)
         returns.flags.writeable = False
@@ -265,9 +271,8 @@ class PolicyGradient(PluginAlgorithm):
         if self.discount_states and self.estimator.credit == "step":
             advantages = advantages * self.gamma**rollout.step
         self.returns = np.where(rollout.mask, returns, 0.0)
-        self.advantages = np.where(rollout.mask, advantages, 0.0)
         self.rollout_buffer.returns = self.returns.astype(np.float32)
-        self.rollout_buffer.advantages = self.advantages.astype(np.float32)
+        self.rollout_buffer.advantages = np.where(rollout.mask, advantages, 0.0).astype(np.float32)
 
     def _check_array(self, part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
         if x.shape != rollout.shape:
@@ -336,8 +341,8 @@ class PolicyGradient(PluginAlgorithm):
         samples = Samples(
             observations=rollout.tensors(rollout.observations, "cpu"),
             actions=tensor(rollout.actions),
-            advantages=tensor(self.advantages),
-            returns=tensor(self.returns),
+            advantages=tensor(self.rollout_buffer.advantages),
+            returns=tensor(self.rollout_buffer.returns),
             old_values=tensor(rollout.values if self.has_critic else np.zeros(rollout.shape)),
             old_log_probs=tensor(rollout.log_probs),
             episode=rollout.tensors(rollout.episode, self.device),
@@ -361,7 +366,7 @@ class PolicyGradient(PluginAlgorithm):
         observations = _to_device(samples.observations, self.device)
         values, log_probs, entropy = self.policy.evaluate_actions(observations, actions)
         return Batch(
-            **vars(samples),
+            **{**vars(samples), "observations": observations},
             log_probs=log_probs,
             values=values.flatten(),
             entropy=-log_probs if entropy is None else entropy,
@@ -372,7 +377,7 @@ class PolicyGradient(PluginAlgorithm):
         for name, values in log.items():
             record(f"train/{name}", float(np.mean([float(value) for value in values])))
         record("train/loss", loss.item())
-        record("train/advantage_std", float(np.std(self.advantages, where=self.rollout.mask)))
+        record("train/advantage_std", float(np.std(self.rollout.flat(self.rollout_buffer.advantages))))
         if self.has_critic:
             flat = self.rollout.flat
             record("train/explained_variance", explained_variance(flat(self.rollout.values), flat(self.returns)))
@@ -400,9 +405,6 @@ class PolicyGradient(PluginAlgorithm):
             reset_num_timesteps,
             progress_bar,
         )
-
-
-_FORWARDED = frozenset({*PART_KEYWORDS, *declared(Settings)})
 
 
 def _approx_kl(batch: Batch) -> float:

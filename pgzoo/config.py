@@ -120,7 +120,7 @@ def _entry(plugin: str, env: str, file: Path | None) -> tuple[dict[str, Any], st
     keys = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
     key = next((key for key in keys if key in data), None)
     if key is None:
-        raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; it has: {', '.join(data)}")
+        raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; it has: {', '.join(map(str, data))}")
     entry = data[key]
     line = data.lc.key(key)[0] + 1
     if not isinstance(entry, Mapping):
@@ -194,8 +194,8 @@ def register_packages(packages: Sequence[str]) -> None:
     for package in packages:
         try:
             importlib.import_module(package)
-        except ImportError as error:
-            raise ConfigError(f"--gym-packages {package}: {error}") from error
+        except Exception as error:  # a stranger's import may raise anything
+            raise ConfigError(f"--gym-packages {package!r}: {type(error).__name__}: {error}") from error
 
 
 def check_environment(env: str) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from pgzoo.config import RunConfig
@@ -51,10 +53,9 @@ def make_env(
             env = wrapper(env, **kwargs)
         return env
 
-    if config.env.startswith("ALE/") or "NoFrameskip" in config.env:
-        from stable_baselines3.common.atari_wrappers import AtariWrapper
-
-        wrappers.insert(0, (AtariWrapper, {}))
+    atari = "stable_baselines3.common.atari_wrappers.AtariWrapper"
+    if (config.env.startswith("ALE/") or "NoFrameskip" in config.env) and atari not in dict(named(run.env_wrapper)):
+        wrappers.insert(0, load_object(atari, {}))
     spec = gym.registry[config.env.rpartition(":")[2]]  # itself, since another process may not have registered it
     try:
         venv: VecEnv = make_vec_env(
@@ -68,15 +69,14 @@ def make_env(
             monitor_kwargs=run.monitor_kwargs or {},
         )
     except (gym.error.Error, TypeError, ImportError, AssertionError) as error:
-        raise ConfigError(f"cannot make {config.env}: {first_line(error)}") from error
+        raise ConfigError(f"cannot make {config.env}: {describe(error)}") from error
     for path, kwargs in named(run.vec_env_wrapper):
-        wrapper, kwargs = load_object(path, kwargs)
-        venv = wrapper(venv, **kwargs)
+        venv = build(path, kwargs, venv)
     if run.normalize:
         venv = _normalized(venv, config, training, statistics)
     if run.frame_stack is not None:
         venv = VecFrameStack(venv, run.frame_stack)
-    return venv
+    return OnPolicyAlgorithm._wrap_env(venv)  # images with channels first, as the model will see them
 
 
 def _normalized(venv: VecEnv, config: RunConfig, training: bool, statistics: Path | None) -> VecNormalize:
@@ -87,7 +87,7 @@ def _normalized(venv: VecEnv, config: RunConfig, training: bool, statistics: Pat
         try:
             normalized = VecNormalize(venv, **{"gamma": config.spec.settings.gamma, **given})
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"normalize: {first_line(error)}") from error
+            raise ConfigError(f"normalize: {describe(error)}") from error
     normalized.training = training
     if not training:
         normalized.norm_reward = False
@@ -105,8 +105,13 @@ def named(value: Any) -> list[tuple[str, dict[str, Any]]]:
     if isinstance(value, str):
         return [(value, {})]
     if isinstance(value, Mapping):
+        for path, kwargs in value.items():
+            if not isinstance(kwargs, (Mapping, type(None))):
+                raise ConfigError(f"{path} takes its arguments as a mapping, not {kwargs!r}")
         return [(str(path), dict(kwargs or {})) for path, kwargs in value.items()]
-    return [pair for item in value for pair in named(item)]
+    if isinstance(value, list):
+        return [pair for item in value for pair in named(item)]
+    raise ConfigError(f"a wrapper or callback is an import path or {{path: arguments}}, not {value!r}")
 
 
 def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
@@ -119,10 +124,24 @@ def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], 
     try:
         return getattr(importlib.import_module(module), name), kwargs
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import {path!r}: {first_line(error)}") from error
+        raise ConfigError(f"cannot import {path!r}: {describe(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """Return an error's first line, with its type where the line alone says too little."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
+def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
+    """Return what the class or function at an import path makes.
+
+    Raises:
+        ConfigError: there is none, or it does not take the arguments.
+    """
+    function, kwargs = load_object(path, kwargs)
+    try:
+        return function(*first, **kwargs)
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ConfigError(f"{path}: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's first line and where it was raised, so that the author of a part finds it."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    frames = traceback.extract_tb(error.__traceback__)
+    return f"{text[0]} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text[0]

@@ -64,7 +64,7 @@ class Evaluation:
 def bootstrap_interval(x: Array, resamples: int = 10_000) -> tuple[float, float]:
     """Return the 2.5 % and 97.5 % percentiles of the mean of x (n,) over resamples, from a fixed seed."""
     rng = np.random.default_rng(0)
-    means = rng.choice(x, (resamples, len(x))).mean(axis=1)
+    means = [rng.choice(x, len(x)).mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
 

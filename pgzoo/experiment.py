@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.config import RunConfig, config_from_entry, resolved_entry
-from pgzoo.environments import first_line, load_object, make_env, named
+from pgzoo.environments import build, describe, load_object, make_env, named
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.params import plain_fields
@@ -95,22 +96,27 @@ def train(
     Raises:
         PgzooError: something does not fit: policy, spaces, number of episodes, model file.
     """
-    start = read_start(options.trained_agent, options.device) if options.trained_agent else None
-    env = make_env(
-        config,
-        n_envs=config.run.n_envs,
-        seed=options.seed,
-        vec_env=options.vec_env,
-        monitor_dir=folder.path,
-        statistics=start.statistics if start else None,
-    )
-    eval_env = _eval_env(config, options.seed, options.n_eval_envs)
-    try:
+    with _discarded_on_failure(folder), ExitStack() as stack:
+        start = read_start(options.trained_agent, options.device) if options.trained_agent else None
+        env = make_env(
+            config,
+            n_envs=config.run.n_envs,
+            seed=options.seed,
+            vec_env=options.vec_env,
+            monitor_dir=folder.path,
+            statistics=start.statistics if start else None,
+        )
+        stack.callback(_close, env)
+        eval_env = _eval_env(config, options.seed, options.n_eval_envs)
+        stack.callback(_close, eval_env)
         model = make_model(config, registry, env, options, start)
         _set_logger(model, folder, options)
         sources = [part["distribution"] for part in model.parts.values()]
         write_details(folder, config=resolved_entry(config), args=args or {}, sources=sources)
         callbacks = _callbacks(config, options, folder, eval_env)
+        resources = stack.pop_all()
+
+    with resources:
         interrupted = False
         began = time.perf_counter()
         with progress or nullcontext():
@@ -122,9 +128,24 @@ def train(
         save(model, folder)
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
         return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final)
-    finally:
+
+
+def _close(env: VecEnv) -> None:
+    with suppress(EOFError, ConnectionError):  # Ctrl-C has reached the worker processes too
         env.close()
-        eval_env.close()
+
+
+@contextmanager
+def _discarded_on_failure(folder: RunFolder) -> Iterator[None]:
+    """Remove the folder of a run that could not begin."""
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        for parent in folder.path.parents[:2]:  # the plugin's folder and the log folder, if this made them
+            with suppress(OSError):
+                parent.rmdir()
+        raise
 
 
 def make_model(
@@ -153,26 +174,12 @@ def make_model(
             verbose=options.verbose,
         )
     except (TypeError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"cannot build the model: {first_line(error)}") from error
+        raise ConfigError(f"cannot build the model: {describe(error)}") from error
     except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(first_line(error)) from error
+        raise error if isinstance(error, ConfigError) else ConfigError(describe(error)) from error
     if start is not None:
         start.apply(model)
     return model
-
-
-def check_model(config: RunConfig, registry: Registry, options: TrainOptions) -> None:
-    """Build the run's environment and model once: a misfit is found before files are made.
-
-    Raises:
-        PgzooError: as `train` does.
-    """
-    start = read_start(options.trained_agent, options.device) if options.trained_agent else None
-    env = make_env(config, n_envs=config.run.n_envs, seed=None)
-    try:
-        make_model(config, registry, env, options, start)
-    finally:
-        env.close()
 
 
 def save(model: PolicyGradient, folder: RunFolder) -> None:
@@ -204,12 +211,10 @@ class Start:
             parameters.pop("policy.optimizer", None)
         try:
             model.set_parameters(parameters, exact_match=False, device=model.device)
-            for kind, part in model.parts.items():
-                if part["name"] == self.parts.get(kind, {}).get("name"):
-                    mine = {k: v for k, v in self.learner_arrays.items() if k.startswith(f"{kind}_state")}
-                    model.learners.load_arrays(mine)
+            model.make_learners()  # on the policy that was just set, such as a reference policy's
+            model.take_learned(self.parts, self.learner_arrays)
         except (RuntimeError, ValueError, KeyError) as error:
-            raise ConfigError(f"{self.path} does not fit this run: {first_line(error)}") from error
+            raise ConfigError(f"{self.path} does not fit this run: {describe(error)}") from error
 
 
 def read_start(path: Path, device: str) -> Start:
@@ -246,16 +251,16 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
     try:
         data, parameters, _ = load_from_zip_file(path, device=device)
     except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch
-        raise ConfigError(f"{path} is no saved model: {first_line(error)}") from error
+        raise ConfigError(f"{path} is no saved model: {describe(error)}") from error
     if data is None or "policy" not in parameters:
         raise ConfigError(f"{path} is no saved model: it holds no policy")
     return data, parameters
 
 
 def load_run(
-    folder: RunFolder, registry: Registry, *, best: bool = False, device: str = "auto"
+    folder: RunFolder, registry: Registry, path: Path, *, device: str = "auto"
 ) -> tuple[RunConfig, PolicyGradient]:
-    """Return a finished run's configuration and model.
+    """Return a run's configuration, and its model that is saved at the path.
 
     Raises:
         PgzooError: the model is missing, broken, or needs a plugin that is not installed.
@@ -264,7 +269,6 @@ def load_run(
     args = read_yaml(folder.details / "args.yml")
     plugin, env = str(args["plugin"]), str(args["env"])
     config = config_from_entry(registry, plugin, env, entry)
-    path = folder.best_model if best else folder.model
     data, _ = read_zip(path)
     if "parts" not in data:
         raise ConfigError(f"{path} was not saved by pgzoo")
@@ -282,8 +286,7 @@ def _callbacks(config: RunConfig, options: TrainOptions, folder: RunFolder, eval
     n_envs = config.run.n_envs
     callbacks: list[BaseCallback] = []
     for path, kwargs in named(config.run.callback):
-        make, kwargs = load_object(path, kwargs)
-        callbacks.append(make(**kwargs))
+        callbacks.append(build(path, kwargs))
     if options.save_freq > 0:
         callbacks.append(
             CheckpointCallback(
@@ -319,6 +322,8 @@ def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainOptions)
             model.logger.output_formats.append(TensorBoardOutputFormat(str(target)))
         except AssertionError as error:
             raise ConfigError("--tensorboard-log needs TensorBoard: pip install 'pgzoo[tensorboard]'") from error
+        except OSError as error:
+            raise ConfigError(f"cannot write to --tensorboard-log {target}: {error.strerror or error}") from error
 
 
 def _training(model: PolicyGradient) -> Evaluation | None:

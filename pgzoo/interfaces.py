@@ -62,12 +62,12 @@ class Part(ABC):
     Attributes:
         kind: "estimator", "baseline" or "objective".
         name: the name it is chosen by.
-        plugin_api: the `pgzoo.PLUGIN_API` that it was written for; None means the running one.
+        plugin_api: the `pgzoo.PLUGIN_API` that it was written for; one that does not say was written for 1.0.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
-    plugin_api: ClassVar[str | None] = None
+    plugin_api: ClassVar[str] = "1.0"
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -198,4 +198,4 @@ class Recipe:
     baseline: PartSpec = "none"
     objective: PartSpec = "policy_gradient"
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    plugin_api: str | None = None
+    plugin_api: str = "1.0"

@@ -27,7 +27,7 @@ class Learners:
         for kind, part in parts.items():
             state = part.make_state(spaces)
             if state is not None:
-                self._states[kind] = state.to(device)
+                self._states[kind] = state.to(device).eval()
                 if (optimizer := part.make_optimizer(state)) is not None:
                     self._optimizers[kind] = optimizer
 
@@ -38,7 +38,12 @@ class Learners:
         """Let every part learn from the rollout; return what they log."""
         metrics: dict[str, Any] = {}
         for kind, part in self._parts.items():
-            metrics.update(part.update(rollout, returns, self[kind], self._optimizers.get(kind)))
+            state = self[kind]
+            if state is not None:
+                state.train()  # dropout and batch normalisation learn here, and rest everywhere else
+            metrics.update(part.update(rollout, returns, state, self._optimizers.get(kind)))
+            if state is not None:
+                state.eval()
         return metrics
 
     def parameters(self) -> dict[str, dict[str, Any]]:
@@ -49,12 +54,19 @@ class Learners:
         return found
 
     def load_parameters(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set state dicts by name; a name that is missing keeps what it has."""
+        """Set state dicts by name; a name that is missing keeps what it has.
+
+        An optimizer keeps its options, such as the learning rate: they are the part's present hyperparameters.
+        """
         for kind, state in self._states.items():
             if (name := f"{kind}_state") in parameters:
                 state.load_state_dict(dict(parameters[name]))
             if (name := f"{kind}_state.optimizer") in parameters:
-                self._optimizers[kind].load_state_dict(dict(parameters[name]))
+                optimizer = self._optimizers[kind]
+                options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+                optimizer.load_state_dict(dict(parameters[name]))
+                for group, kept in zip(optimizer.param_groups, options, strict=True):
+                    group.update(kept)
 
     def arrays(self) -> dict[str, Any]:
         """Return `parameters` with numpy arrays in place of tensors."""

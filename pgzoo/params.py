@@ -22,6 +22,7 @@ from pgzoo.errors import ConfigError, unknown
 Schedule: TypeAlias = Callable[[float], float]
 """A value as a function of the progress that remains, from 1 (start) to 0 (end), as in SB3."""
 
+KINDS = (bool, int, float, str, dict, list, tuple)
 SCHEDULE_KEYS = ("schedule", "initial", "final", "end_fraction")
 
 
@@ -66,7 +67,7 @@ class Param:
 
     Attributes:
         name: the field's name.
-        types: what a value may be, of bool, int, float, str, dict, list.
+        types: what a value may be, of KINDS.
         default: the field's default.
         choices: the words that are allowed (from `Literal`).
         optional: whether None is allowed.
@@ -108,7 +109,9 @@ class Param:
         if self.schedule and callable(value):
             return value
         if self.schedule and (found := read_schedule(value, label)) is not None:
-            self._check_range(found["initial"], label)
+            for key in ("initial", "final"):
+                if key in found:
+                    self._check_range(found[key], f"{label}.{key}", endpoint=key == "final")
             return found
         if value in self.choices and not isinstance(value, bool):
             return value
@@ -121,11 +124,14 @@ class Param:
             raise ConfigError(unknown(f"value of {label}", value, map(str, self.choices)))
         raise ConfigError(f"{label} must be {self.type_name}, not {value!r}")
 
-    def _check_range(self, value: Any, label: str) -> None:
+    def _check_range(self, value: Any, label: str, *, endpoint: bool = False) -> None:
+        """Refuse a number outside the range; a schedule may end on an excluded end, such as 0."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if math.isnan(value):
                 raise ConfigError(f"{label} must be a number, not nan")
             if self.range is not None and value not in self.range:
+                if endpoint and value in (self.range.low, self.range.high):
+                    return
                 raise ConfigError(f"{label} must lie in {self.range}, not {value:g}")
 
 
@@ -151,6 +157,8 @@ def read_schedule(value: Any, label: str) -> dict[str, Any] | None:
     for key, number in numbers.items():
         if number is None:
             raise ConfigError(f"{label}.{key} must be a number, not {value[key]!r}")
+    if "end_fraction" in numbers and numbers["end_fraction"] not in Range(0, 1, open_low=True):
+        raise ConfigError(f"{label}.end_fraction must lie in (0, 1], not {value['end_fraction']}")
     return {"schedule": value["schedule"], **numbers}
 
 
@@ -169,6 +177,8 @@ def _convert(value: Any, kind: type) -> Any:
         if kind is float:
             return number
         return int(number) if number.is_integer() else None
+    if kind is tuple:
+        return tuple(value) if isinstance(value, (list, tuple)) else None
     if kind is dict:
         return dict(value) if isinstance(value, Mapping) else None
     return value if isinstance(value, kind) else None
@@ -192,7 +202,7 @@ def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
         hint, *rest = typing.get_args(hint)
         extras = tuple(rest)
     if field.default is dataclasses.MISSING:
-        raise ConfigError(f"{cls.__name__}.{field.name} has no default: a hyperparameter needs one")
+        raise ConfigError(f"{cls.__name__}.{field.name} has no default: a hyperparameter needs a plain one")
     members = typing.get_args(hint) if _is_union(hint) else (hint,)
     kinds: list[type] = []
     choices: list[Any] = []
@@ -202,7 +212,7 @@ def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
             choices += typing.get_args(member)
         elif typing.get_origin(member) is collections.abc.Callable:
             schedule = True
-        elif (kind := typing.get_origin(member) or member) in (bool, int, float, str, dict, list):
+        elif (kind := typing.get_origin(member) or member) in KINDS:
             kinds.append(kind)
         elif member is not type(None):
             raise ConfigError(f"{cls.__name__}.{field.name}: a hyperparameter cannot be {member!r}")

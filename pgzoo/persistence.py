@@ -14,7 +14,9 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
 
+from pgzoo import __version__
 from pgzoo.errors import ConfigError, PluginError
+from pgzoo.interfaces import Part
 from pgzoo.learners import Learners
 from pgzoo.params import declared, plain_fields
 from pgzoo.registry import Kind, Registry
@@ -37,6 +39,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         parts: by kind, a part's name, distribution and fields.
         learners: what the parts learn.
         learner_arrays: the same as plain arrays, as of the last save or load.
+        saved_by: pgzoo's name and version as of the last save; empty before.
     """
 
     registry: Registry
@@ -44,7 +47,9 @@ class PluginAlgorithm(OnPolicyAlgorithm):
     parts: dict[Kind, dict[str, Any]]
     learners: Learners
     learner_arrays: dict[str, Any]
+    saved_by: str
     _changes: dict[str, Any]
+    _classes: dict[Kind, type[Part]]
 
     def _adopt(self, spec: Spec) -> None:
         """Take a spec as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
@@ -53,10 +58,11 @@ class PluginAlgorithm(OnPolicyAlgorithm):
             setattr(self, name, value)
         if isinstance(self.learning_rate, dict):
             self.learning_rate = as_schedule(self.learning_rate)
+        self._classes = {kind: type(part) for kind, part in spec.parts.items()}
         self.parts = {
             kind: {
                 "name": part.name,
-                "distribution": str(self.registry.source(kind, part.name)),
+                "distribution": self.registry.origin(type(part)),
                 "fields": plain_fields(part),
             }
             for kind, part in spec.parts.items()
@@ -65,15 +71,23 @@ class PluginAlgorithm(OnPolicyAlgorithm):
 
     def _resolved_spec(self) -> Spec:
         """Return what the attributes describe, and the changes that `load` was given."""
+        if self.__dict__.pop("_loaded", False) and not self.saved_by:
+            raise ConfigError(
+                "this file was saved by another algorithm; make a PolicyGradient and call set_parameters(path), "
+                "or begin a run with it: pgzoo train -i path"
+            )
         parts: dict[str, Any] = {}
         for kind, part in self.parts.items():
+            if kind in self._classes:
+                parts[kind] = self._classes[kind](**part["fields"])
+                continue
             if part["name"] not in self.registry.names(kind):
                 raise PluginError(
                     f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
                 )
             parts[kind] = {"name": part["name"], **part["fields"]}
         names = "+".join(part["name"] for part in self.parts.values())
-        settings = {name: getattr(self, name) for name in declared(Settings)}
+        settings = {f"algorithm.{name}": getattr(self, name) for name in declared(Settings)}
         spec = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
         self._changes = {}
         return replace(spec, plugin=self.plugin)
@@ -83,7 +97,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         return [
             *super()._excluded_save_params(),
             *derived,
-            "advantages",
+            "_classes",
             "has_critic",
             "_plan",
             "_episode_steps",
@@ -101,6 +115,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         of its own: so A2C.load opens the file.
         """
         self.learner_arrays = self.learners.arrays()
+        self.saved_by = f"pgzoo {__version__}"
         if not isinstance(path, (str, pathlib.Path)):
             return self._save(path, exclude, include)
         target = pathlib.Path(path)
@@ -135,30 +150,49 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         exact_match: bool = True,
         device: torch.device | str = "auto",
     ) -> None:
-        """Set parameters from a dict or zip as SB3 does; those of plugins may be missing."""
-        own = self.learners.parameters()
-        if not isinstance(load_path_or_dict, dict):
-            if own:
-                data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
-                self.learners.load_arrays(data.get("learner_arrays", {}))
-            return super().set_parameters(load_path_or_dict, exact_match, device)
-        self.learners.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
-        rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
-        super().set_parameters(rest, exact_match, device)
+        """Set parameters from a dict or zip as SB3 does; those of plugins may be missing.
+
+        From a zip, what a plugin learned is taken where this model has the same part.
+        """
+        if isinstance(load_path_or_dict, dict):
+            own = self.learners.parameters()
+            rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
+            super().set_parameters(rest, exact_match, device)
+            self.learners.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
+            return
+        super().set_parameters(load_path_or_dict, exact_match, device)
+        if self.learners.parameters():
+            if hasattr(load_path_or_dict, "seek"):
+                load_path_or_dict.seek(0)
+            data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
+            self.take_learned(data.get("parts", {}), data.get("learner_arrays", {}))
+
+    def take_learned(self, parts: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
+        """Take what a saved model's plugins learned, for the parts that are the same here."""
+        for kind, part in self.parts.items():
+            if part["name"] == parts.get(kind, {}).get("name"):
+                self.learners.load_arrays({k: v for k, v in arrays.items() if k.startswith(f"{kind}_state")})
 
     @classmethod
-    def load(cls: type[Self], path: Any, env: GymEnv | None = None, **kwargs: Any) -> Self:  # type: ignore[override]
+    def load(  # type: ignore[override]
+        cls: type[Self],
+        path: str | pathlib.Path | io.BufferedIOBase,
+        env: GymEnv | None = None,
+        device: torch.device | str = "auto",
+        **kwargs: Any,
+    ) -> Self:
         """Load as SB3 does; keywords of the constructor replace what was saved.
 
         Raises:
             PluginError: the model uses a plugin that is not installed; names its distribution.
+            ConfigError: the file was saved by another algorithm.
         """
         for name in ("plugin", "estimator", "baseline", "objective"):
             if name in kwargs:
                 raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
         arguments = {name: kwargs.pop(name) for name in PART_KEYWORDS if name in kwargs}
         changes = merged(arguments, kwargs.pop("plugin_kwargs", None))
-        return super().load(path, env, _changes=changes, **kwargs)
+        return super().load(path, env, device, _changes=changes, _classes={}, _loaded=True, **kwargs)
 
 
 def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:

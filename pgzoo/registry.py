@@ -21,6 +21,7 @@ from pgzoo.interfaces import PLUGIN_API, Baseline, Estimator, Objective, Part, R
 from pgzoo.params import declared
 
 GROUP: Final = "pgzoo"
+RESERVED: Final = frozenset({"name", "kind", "needs", "unbiased", "bias", "credit", "multi_epoch", "plugin_api"})
 Kind: TypeAlias = Literal["estimator", "baseline", "objective"]
 PARTS: Final[Mapping[Kind, type[Part]]] = {
     "estimator": Estimator,
@@ -98,7 +99,7 @@ class Registry:
                 raise
             except Exception as error:  # a stranger's import may raise anything; the others must go on
                 registry._fail(source, error)
-        for path in files:
+        for path in dict.fromkeys(Path(file) for file in files):
             registry.load_file(path)
         return registry
 
@@ -188,6 +189,13 @@ class Registry:
         self.part(kind, name)
         return self._parts[kind, name][1]
 
+    def origin(self, cls: type[Part]) -> str:
+        """Return where a part's class comes from, also if it was never registered."""
+        for known, source in self._parts.values():
+            if known is cls:
+                return str(source)
+        return f"module {cls.__module__}"
+
     def _claim(self, source: Source) -> None:
         taken = self._entries.get(source.entry)
         if taken is not None and taken != source:
@@ -256,6 +264,8 @@ def _check(item: Any) -> None:
             raise PluginError(f"{item.__name__} must be decorated with @dataclass(frozen=True)")
         if not isinstance(getattr(item, "name", None), str):
             raise PluginError(f"{item.__name__} has no name")
+        if taken := {field.name for field in dataclasses.fields(item)} & RESERVED:
+            raise PluginError(f"{item.__name__}.{min(taken)} must be written without a type: it is no hyperparameter")
         if item.__abstractmethods__:
             raise PluginError(f"{item.__name__} lacks {', '.join(sorted(item.__abstractmethods__))}")
         try:
@@ -263,5 +273,5 @@ def _check(item: Any) -> None:
         except ConfigError as error:
             raise PluginError(str(error)) from error
     api = item.plugin_api
-    if api is not None and api.split(".")[0] != PLUGIN_API.split(".")[0]:
+    if api.split(".")[0] != PLUGIN_API.split(".")[0]:
         raise PluginError(f"{item.name!r} was written for plugin API {api}; this pgzoo has {PLUGIN_API}")

@@ -45,7 +45,8 @@ def reverse_scan(x: Array, decay: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Rollout:
-    """What was sampled. All arrays are (T, N) and read-only; on padding `mask` is False and numbers are 0.
+    """What was sampled. All arrays are (T, N) and read-only; on padding `mask` is False, observations are
+    arbitrary and all other numbers are 0.
 
     Attributes:
         rewards: r_t, float32, as the environment (or VecNormalize) gave them.
@@ -185,7 +186,7 @@ class Samples:
     """The M steps of a rollout as tensors, environment by environment; padding is left out.
 
     Attributes:
-        observations: (M, …), or a dict of such tensors; on the CPU until they are needed.
+        observations: (M, …), or a dict of such tensors; on the CPU until they are a `Batch`.
         actions: (M, action dimension).
         advantages: Ψ_t (M,), float32.
         returns: R̂_t (M,), float32, what the critic learns.

@@ -50,6 +50,11 @@ class RunFolder:
         """VecNormalize's statistics."""
         return self.details / "vecnormalize.pkl"
 
+    def statistics_of(self, model: Path) -> Path:
+        """VecNormalize's statistics as they were for a model file: a checkpoint has its own."""
+        own = model.with_name(model.name.replace("rl_model_", "rl_model_vecnormalize_")).with_suffix(".pkl")
+        return own if model.name.startswith("rl_model_") and own.is_file() else self.statistics
+
 
 def file_name(env: str) -> str:
     """Return an environment's name as RL Zoo writes it in paths: `ALE/Pong-v5` is `ALE-Pong-v5`."""
@@ -84,7 +89,7 @@ def find_folder(log_folder: Path, plugin: str, env: str, number: int = 0) -> Run
         ConfigError: there is none; lists what there is.
     """
     parent, name = log_folder / plugin, file_name(env)
-    ids = run_ids(parent, name)
+    ids = _complete(parent, name)
     if not ids:
         raise ConfigError(f"no run of {plugin} on {env} in {log_folder}; pgzoo train makes one")
     number = number or max(ids)
@@ -110,6 +115,11 @@ def run_ids(parent: Path, name: str) -> list[int]:
     """Return the numbers of the runs of an environment."""
     endings = (path.name.removeprefix(f"{name}_") for path in parent.glob(f"{name}_*") if path.is_dir())
     return [int(ending) for ending in endings if ending.isdecimal()]
+
+
+def _complete(parent: Path, name: str) -> list[int]:
+    """Return the numbers of the runs that began."""
+    return [number for number in run_ids(parent, name) if (parent / f"{name}_{number}" / name / "args.yml").is_file()]
 
 
 def write_details(

@@ -178,6 +178,7 @@ def collect(
         model.num_timesteps += env.num_envs
         callback.update_locals(locals())
         if not callback.on_step():
+            _advance(model, new_obs, dones)
             return None
         sampled_infos = [info if sampled else {} for info, sampled in zip(infos, active, strict=True)]
         model._update_info_buffer(sampled_infos, dones)
@@ -187,11 +188,8 @@ def collect(
             resize(rollout_buffer, 2 * rollout_buffer.buffer_size)
         rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
         record.add(dones, infos, active, model._episode_steps.copy())
-        model._episode_steps += 1
-        plan.observe(dones, model._episode_steps)
-        model._episode_steps[dones] = 0
-        model._last_obs = new_obs  # type: ignore[assignment]
-        model._last_episode_starts = dones
+        plan.observe(dones, model._episode_steps + 1)
+        _advance(model, new_obs, dones)
 
     if plan.whole_episodes:
         resize(rollout_buffer, n_steps)
@@ -212,6 +210,14 @@ def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan
     buffer.reset()
     if model.use_sde:
         model.policy.reset_noise(env.num_envs)
+
+
+def _advance(model: PolicyGradient, new_obs: Any, dones: Array) -> None:
+    """Remember where the environments stand; also when a callback stops, so that learning can go on from there."""
+    model._episode_steps += 1
+    model._episode_steps[dones] = 0
+    model._last_obs = new_obs
+    model._last_episode_starts = dones
 
 
 def _renew_noise(model: PolicyGradient, n_envs: int, n_steps: int, plan: Plan) -> None:
@@ -254,10 +260,11 @@ def resize(buffer: RolloutBuffer, size: int) -> None:
 
 
 def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, new_obs: Any) -> Rollout:
-    """Return the Rollout; its arrays are the buffer's own, with padding set to 0."""
-    mask = np.array(record.mask)
-    for array in (buffer.rewards, buffer.values, buffer.log_probs):
-        array[~mask] = 0.0
+    """Return the Rollout; its arrays are the buffer's own, with numbers on padding set to 0."""
+    mask, step = np.array(record.mask), np.array(record.step)
+    for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
+        array[~mask] = 0
+    observations = buffer.observations  # the buffer makes new arrays for the next rollout
     terminated, truncated = np.array(record.terminated), np.array(record.truncated)
     next_values = None
     if model.has_critic:
@@ -267,12 +274,12 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, new_
         terminated=terminated,
         truncated=truncated,
         mask=mask,
-        step=np.array(record.step),
+        step=step,
         log_probs=buffer.log_probs,
         gamma=model.gamma,
         actions=buffer.actions,
-        _observations=buffer.observations,
-        _successors=lambda: _successors(buffer.observations, record.terminal_observations, new_obs),
+        _observations=observations,
+        _successors=lambda: _successors(observations, record.terminal_observations, new_obs),
         _values=buffer.values if model.has_critic else None,
         _next_values=next_values,
     )

@@ -14,6 +14,8 @@ from pgzoo.registry import PARTS, Kind, Registry
 from pgzoo.settings import Settings
 
 DEFAULT_EPISODES = 8
+ALGORITHM = "algorithm"
+"""The prefix of the algorithm's own hyperparameters, where a bare name is not clear."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def resolve(
 
 
 def _recipe(registry: Registry, plugin: str) -> Recipe:
+    if not isinstance(plugin, str):
+        raise ConfigError(f"plugin must be a recipe's name or estimator+baseline[+objective], not {plugin!r}")
     if "+" not in plugin:
         return registry.recipe(plugin)
     names = plugin.split("+")
@@ -135,7 +139,10 @@ def _name_and_fields(kind: Kind, spec: PartSpec) -> tuple[str, dict[str, Any]]:
     if isinstance(spec, str):
         return spec, {}
     fields = dict(spec)
-    return fields.pop("name", ""), fields
+    name = fields.pop("name", "")
+    if not isinstance(name, str):
+        raise ConfigError(f"{kind}.name must be a name, not {name!r}")
+    return name, fields
 
 
 def _assign(
@@ -144,7 +151,7 @@ def _assign(
     overrides: dict[str, Any],
 ) -> None:
     """Hand each overriding value to its one owner."""
-    owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {"": (declared(Settings), settings)}
+    owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {ALGORITHM: (declared(Settings), settings)}
     for kind, (cls, fields) in chosen.items():
         owners[kind] = (declared(cls), fields)
     given: dict[tuple[str, str], Any] = {}
@@ -159,18 +166,17 @@ def _assign(
 def _owner(
     key: str, owners: Mapping[str, tuple[Mapping[str, Param], Any]], names: Mapping[Kind, str]
 ) -> tuple[str, str]:
-    prefix, _, name = key.rpartition(".")
+    prefix, _, name = str(key).rpartition(".")
     if prefix:
-        if prefix not in names:
-            raise ConfigError(unknown("part", prefix, names))
+        if prefix not in owners:
+            raise ConfigError(unknown("part", prefix, owners))
         if name not in owners[prefix][0]:
-            what = f"hyperparameter of {prefix} {names[prefix]!r}:"  # type: ignore[index]
-            raise ConfigError(unknown(what, name, owners[prefix][0]))
+            raise ConfigError(unknown(f"hyperparameter of the {prefix}", name, owners[prefix][0]))
         return prefix, name
     having = [owner for owner, (params, _) in owners.items() if name in params]
     if len(having) > 1:
-        hint = " or ".join(f"{owner}.{name}" for owner in having if owner)
-        raise ConfigError(f"{name} belongs to {' and '.join(o or 'the algorithm' for o in having)}; write {hint}")
+        hint = " or ".join(f"{owner}.{name}" for owner in having)
+        raise ConfigError(f"{name} belongs to {' and '.join(having)}; write {hint}")
     if not having:
         known = {param for params, _ in owners.values() for param in params}
         parts = ", ".join(f"{kind} {name!r}" for kind, name in names.items())

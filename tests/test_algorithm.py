@@ -60,7 +60,7 @@ def test_action_spaces(actions: str, plugin: str) -> None:
 @pytest.mark.parametrize("observations", OBSERVATIONS)
 def test_observation_spaces(observations: str, plugin: str) -> None:
     model = model_on(observations, "discrete", plugin).learn(40)
-    assert np.isfinite(model.advantages).all()
+    assert np.isfinite(model.rollout_buffer.advantages).all()
     next_observations = model.rollout.next_observations
     if observations == "dict":
         assert isinstance(next_observations, dict)
@@ -75,7 +75,7 @@ def test_gsde_and_squashed_actions(plugin: str) -> None:
         "policy_kwargs": {"squash_output": True},
     }
     model = model_on("box", "box", plugin, **options).learn(40)
-    assert np.isfinite(model.advantages).all()
+    assert np.isfinite(model.rollout_buffer.advantages).all()
 
 
 class OwnPolicy(A2C.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined,misc]
@@ -176,7 +176,7 @@ def test_normalize_advantage(over: Any) -> None:
     assert len(batches) == 1
     assert float(batches[0].advantages.mean()) == pytest.approx(0, abs=1e-6)
     assert float(batches[0].advantages.std()) == pytest.approx(1, abs=1e-5)
-    assert model.advantages.std() != pytest.approx(1, abs=1e-3)  # what callbacks see is not normalised
+    assert model.rollout_buffer.advantages.std() != pytest.approx(1, abs=1e-3)  # what callbacks see is not normalised
 
 
 def test_target_kl_stops_the_epochs() -> None:

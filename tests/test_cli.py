@@ -154,7 +154,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-P", "use_sde:true"], "gSDE"),
     (["train", "-P", "normalize:{clip: 3}"], "normalize:"),
     (["train", "--plugin-file", "absent.py"], "plugin file absent.py does not exist"),
-    (["train", "--gym-packages", "absent_package"], "--gym-packages absent_package"),
+    (["train", "--gym-packages", "absent_package"], "--gym-packages 'absent_package'"),
     (["train", "--conf-file", "absent.yml"], "cannot read absent.yml"),
     *[(["train", "--conf-file", name], message) for name, (_, message) in BAD_YAML.items()],
     (["train", "-i", "absent.zip"], "there is no model at absent.zip"),
@@ -190,14 +190,18 @@ def test_refusals(arguments: list[str], message: str, bad: Path) -> None:
     assert sorted(bad.rglob("*")) == before  # nothing was written
 
 
-def test_ctrl_c_saves_the_model_so_far(tmp_path: Path) -> None:
+@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
+def test_ctrl_c_saves_the_model_so_far(tmp_path: Path, vec_env: str) -> None:
     command = [*PGZOO, "train", "--plugin", "a2c", "-n", "10000000", "--no-progress", "--seed", "0"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command += ["--vec-env", vec_env, "--n-envs", "2", "-P", "log_interval:10"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     folder = tmp_path / "logs" / "a2c" / "CartPole-v1_1"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _rows(folder / "progress.csv"):
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
     out, err = process.communicate(timeout=60)
     assert "the model so far is saved" in out, out + err
     assert str(folder.relative_to(tmp_path)) in out

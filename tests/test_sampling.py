@@ -180,7 +180,7 @@ def test_vec_envs(wrap: Any, plugin: str) -> None:
         model.learn(200)
         assert model.num_timesteps >= 200
         assert len(model.ep_info_buffer) > 0
-        assert np.isfinite(model.advantages).all()
+        assert np.isfinite(model.rollout_buffer.advantages).all()
     finally:
         env.close()
 

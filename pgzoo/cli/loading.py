@@ -21,7 +21,7 @@ def open_run(
     *, path: Path | None, n_envs: int, render_mode: str | None = None, **given: Any
 ) -> Iterator[tuple[RunFolder, PolicyGradient, VecEnv]]:
     """Give a run's folder, model and a fresh environment, closed afterwards."""
-    from pgzoo.config import register_packages
+    from pgzoo.config import check_environment, register_packages
     from pgzoo.runfolder import find_folder, open_folder, read_yaml
 
     if path is not None:
@@ -32,6 +32,7 @@ def open_run(
     register_packages(tuple(given["gym_packages"] or args.get("gym_packages", ())))
     files = given["plugin_files"] or [file for file in map(Path, args.get("plugin_files", ())) if file.is_file()]
     registry = options.find_registry(tuple(files))
+    check_environment(str(args["env"]))
     options.set_threads(given["num_threads"])
     options.check_device(given["device"])
 
@@ -41,14 +42,14 @@ def open_run(
     from pgzoo.errors import ConfigError
     from pgzoo.experiment import load_run
 
-    best = given["load_best"] or (path is not None and path == folder.best_model)
-    config, model = load_run(folder, registry, best=best, device=given["device"])
+    file = path if path is not None and path.is_file() else folder.best_model if given["load_best"] else folder.model
+    config, model = load_run(folder, registry, file, device=given["device"])
     env = make_env(
         config,
         n_envs=n_envs,
         seed=given["seed"],
         training=False,
-        statistics=folder.statistics,
+        statistics=folder.statistics_of(file),
         env_kwargs={"render_mode": render_mode} if render_mode else None,
     )
     try:

@@ -70,7 +70,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
     from pgzoo.cli.progress import Progress
-    from pgzoo.experiment import TrainOptions, check_model, seed_or_random, train
+    from pgzoo.experiment import TrainOptions, seed_or_random, train
     from pgzoo.runfolder import new_folder
 
     options.set_threads(given["num_threads"])
@@ -88,7 +88,8 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
         tensorboard_log=given["tensorboard_log"],
         verbose=given["verbose"],
     )
-    check_model(config, registry, run)
+    if given["track"]:
+        _wandb()
     folder = new_folder(given["log_folder"], given["plugin"], given["env"])
     click.echo(f"{config.spec.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
     progress = Progress(config.run.n_timesteps, shown=given["progress"] and not given["verbose"])
@@ -112,17 +113,21 @@ def _tracked(given: dict[str, Any], args: dict[str, Any], name: str) -> Any:
 
     if not given["track"]:
         return nullcontext()
-    try:
-        import wandb
-    except ImportError as error:
-        raise click.UsageError("--track needs Weights & Biases: pip install 'pgzoo[track]'") from error
-    return wandb.init(
+    return _wandb().init(
         project=given["wandb_project_name"],
         entity=given["wandb_entity"],
         name=f"{given['plugin']}__{name}__{args['seed']}",
         config=args,
         sync_tensorboard=given["tensorboard_log"] is not None,
     )
+
+
+def _wandb() -> Any:
+    try:
+        import wandb
+    except ImportError as error:
+        raise click.UsageError("--track needs Weights & Biases: pip install 'pgzoo[track]'") from error
+    return wandb
 
 
 def _show(result: Result) -> None:

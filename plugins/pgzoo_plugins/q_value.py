@@ -25,6 +25,9 @@ from pgzoo import (
 if TYPE_CHECKING:
     import torch
 
+CHUNK = 2048
+"""Steps that go through the network at once."""
+
 
 @dataclass(frozen=True)
 class QValue(Estimator):
@@ -60,15 +63,18 @@ class QValue(Estimator):
         """Return Q(s_t, a_t) (T, N)."""
         import torch
 
+        observations, actions = self._inputs(rollout, state)
         with torch.no_grad():
-            return rollout.scatter(state(*self._inputs(rollout, state)))
+            parts = torch.split(torch.arange(len(actions), device=actions.device), CHUNK)
+            return rollout.scatter(torch.cat([state(_rows(observations, i), actions[i]) for i in parts]))
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         """Fit Q to its targets; `returns` is Q from before this update."""
         import torch
 
         observations, actions = self._inputs(rollout, state)
-        targets = torch.as_tensor(rollout.flat(self.targets(rollout, returns)), device=actions.device).float()
+        flat = rollout.flat(self.targets(rollout, returns)).astype(np.float32)
+        targets = torch.as_tensor(flat, device=actions.device)
         for _ in range(self.q_epochs):
             for index in torch.split(torch.randperm(len(actions), device=actions.device), self.q_batch_size):
                 loss = torch.nn.functional.mse_loss(state(_rows(observations, index), actions[index]), targets[index])

@@ -9,6 +9,7 @@ training never saw, and is appended to the results file at once: a run that was 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import tempfile
@@ -28,7 +29,6 @@ CURVE_POINTS = 40
 def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> dict[str, Any]:
     """Train and evaluate one cell; runs in a process of its own with one torch thread."""
     import torch
-    from stable_baselines3.common.monitor import load_results
 
     from pgzoo.config import load_config, parse_pairs
     from pgzoo.experiment import TrainOptions, train
@@ -42,15 +42,13 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
     with tempfile.TemporaryDirectory() as directory:
         folder = new_folder(Path(directory), recipe, env)
         result = train(config, registry, options, folder)
-        episodes = load_results(str(folder.path)).sort_values("t")
+        log = np.genfromtxt(folder.path / "progress.csv", delimiter=",", names=True, deletechars="")
     assert result.final is not None
-    steps = episodes["l"].cumsum().to_numpy()
+    # The mean return of the last 100 sampled episodes, over all environment steps, those of waiting ones included.
+    steps, returns = log["time/total_timesteps"], log["rollout/ep_rew_mean"]
     grid = np.linspace(0, config.run.n_timesteps, CURVE_POINTS + 1)[1:]
-    returns = episodes["r"].to_numpy()
-    width = config.run.n_timesteps / CURVE_POINTS
-    curve = [
-        float(np.mean(window)) if len(window := returns[(steps > x - width) & (steps <= x)]) else None for x in grid
-    ]
+    known = np.isfinite(steps) & np.isfinite(returns)
+    curve = np.interp(grid, steps[known], returns[known], left=np.nan)
     return {
         "recipe": recipe,
         "env": env,
@@ -58,9 +56,20 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
         "steps": result.n_timesteps,
         "seconds": round(result.seconds, 1),
         "final": round(result.final.mean, 2),
+        "config": fingerprint(recipe, env, pairs),
         "curve_steps": [int(x) for x in grid],
-        "curve": [None if r is None else round(r, 2) for r in curve],
+        "curve": [None if np.isnan(r) else round(float(r), 2) for r in curve],
     }
+
+
+def fingerprint(recipe: str, env: str, pairs: tuple[str, ...]) -> str:
+    """Return a short hash of all hyperparameters of a cell: results of other ones are not taken for it."""
+    from pgzoo.config import load_config, parse_pairs, resolved_entry
+    from pgzoo.registry import default_registry
+
+    config = load_config(default_registry(), recipe, env, overrides=parse_pairs(pairs, "-P"))
+    text = json.dumps(resolved_entry(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -107,12 +116,18 @@ def figure(cells: list[dict[str, Any]], path: Path) -> None:
             low, high = np.nanmin(curves, axis=0), np.nanmax(curves, axis=0)
             ax.fill_between(steps, low, high, color=colours[recipe], alpha=0.12, linewidth=0)
         n_seeds = len({c["seed"] for c in cells if c["env"] == env})
-        ax.set(title=f"{env}, {n_seeds} seeds", xlabel="environment steps", ylabel="return of training episodes")
+        ax.set(
+            title=f"{env}, {n_seeds} seeds", xlabel="environment steps", ylabel="mean return of the last 100 episodes"
+        )
         ax.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:.0f} k")
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
     fig.savefig(path, dpi=110)
+
+
+def _key(cell: dict[str, Any]) -> tuple[str, str, int]:
+    return cell["recipe"], cell["env"], cell["seed"]
 
 
 @click.command()
@@ -128,7 +143,8 @@ def main(
 ) -> None:
     """Run the cells that are missing, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
-    done = {(c["recipe"], c["env"], c["seed"]) for c in read(out)}
+    present = {(r, e): fingerprint(r, e, pairs) for r, e, _ in wanted}
+    done = {_key(cell) for cell in read(out) if present.get(_key(cell)[:2]) == cell["config"]}
     out.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
         running = [pool.submit(run_cell, *cell, pairs) for cell in wanted if cell not in done]
@@ -140,8 +156,8 @@ def main(
                 f"{cell['recipe']} {cell['env']} seed {cell['seed']}: {cell['final']} in {cell['seconds']} s",
                 err=True,
             )
-    cells = [cell for cell in read(out) if (cell["recipe"], cell["env"], cell["seed"]) in wanted]
-    cells.sort(key=lambda c: wanted.index((c["recipe"], c["env"], c["seed"])))
+    cells = [c for c in read(out) if _key(c) in wanted and c["config"] == present[_key(c)[:2]]]
+    cells.sort(key=lambda cell: wanted.index(_key(cell)))
     click.echo(table(cells))
     if picture is not None:
         figure(cells, picture)

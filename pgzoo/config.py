@@ -78,8 +78,21 @@ def load_config(
     except ConfigError as error:
         raise _located(error, registry, plugin, env, entry, where, lines) from error
     if overrides:
-        config = _build(registry, plugin, env, {**entry, **overrides}, where)
+        config = _build(registry, plugin, env, _overridden(config, overrides), where)
     return config
+
+
+def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entry with overriding values; an old value goes if a new one, or a new part, stands in its place.
+
+    `estimator.gae_lambda` and `gae_lambda` are one name here, and a replaced part takes its values with it.
+    """
+    gone = {name for name in overrides if "." not in name} | {name.rpartition(".")[2] for name in overrides}
+    for kind in PARTS:
+        if kind in overrides:
+            gone |= set(declared(type(config.spec.parts[kind])))
+    kept = {key: value for key, value in config.entry.items() if key.rpartition(".")[2] not in gone}
+    return {**kept, **overrides}
 
 
 def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> RunConfig:

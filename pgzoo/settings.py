@@ -35,7 +35,10 @@ class Settings:
         7e-4
     )
     batch_size: Annotated[
-        int | None, POSITIVE, Search(choices=(32, 64, 128, 256)), "steps per minibatch; none: all at once"
+        int | None,
+        POSITIVE,
+        Search(choices=(32, 64, 128, 256)),
+        "steps per minibatch; none: all at once, as policy_gradient asks",
     ] = None
     n_epochs: Annotated[int, POSITIVE, Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
     gamma: Annotated[

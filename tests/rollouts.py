@@ -81,11 +81,15 @@ def random_rollouts(draw: st.DrawFn) -> Rollout:
     next_values = rng.normal(size=(n_steps, n_envs)).astype(np.float32)
     next_values[:-1] = np.where(ends[:-1], next_values[:-1], values[1:])
     next_values[terminated] = 0
+    waiting = np.array([draw(st.integers(0, n_steps - 1)) for _ in range(n_envs)])  # all but one wait at the end
+    waiting[0] = 0
+    mask = np.arange(n_steps)[:, None] < n_steps - waiting
     return make_rollout(
-        rng.normal(size=(n_steps, n_envs)),
-        values=values,
-        next_values=next_values,
-        terminated=terminated,
-        truncated=ends & ~terminated,
+        np.where(mask, rng.normal(size=(n_steps, n_envs)), 0),
+        values=np.where(mask, values, 0),
+        next_values=np.where(mask, next_values, 0),
+        terminated=terminated & mask,
+        truncated=ends & ~terminated & mask,
+        mask=mask,
         gamma=draw(st.floats(0, 1)),
     )

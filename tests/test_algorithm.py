@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -79,13 +79,23 @@ def test_gsde_and_squashed_actions(plugin: str) -> None:
 
 
 class OwnPolicy(A2C.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined,misc]
-    """A custom policy class, with batch normalisation that must be in the right mode."""
+    """A custom policy class that notes in which mode it samples and learns."""
+
+    modes: ClassVar[dict[str, set[bool]]] = {"sampling": set(), "learning": set()}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.modes["sampling"].add(self.training)
+        return super().forward(*args, **kwargs)
+
+    def evaluate_actions(self, *args: Any, **kwargs: Any) -> Any:
+        self.modes["learning"].add(self.training)
+        return super().evaluate_actions(*args, **kwargs)
 
 
-def test_custom_policy_class() -> None:
-    model = PolicyGradient(OwnPolicy, "CartPole-v1", "gae", n_steps=16, device="cpu")
-    model.learn(32)
-    assert isinstance(model.policy, OwnPolicy)
+def test_custom_policy_class_and_its_modes() -> None:
+    """Batch normalisation and dropout rest while sampling and work while learning."""
+    PolicyGradient(OwnPolicy, "CartPole-v1", "gae", n_steps=16, device="cpu").learn(48)
+    assert OwnPolicy.modes == {"sampling": {False}, "learning": {True}}
 
 
 # ---------------------------------------------------------------- arguments
@@ -374,6 +384,74 @@ def test_load_takes_changes(tmp_path: Path) -> None:
         PolicyGradient.load(tmp_path / "model", baseline="none")
 
 
+def test_an_instance_of_an_unregistered_class() -> None:
+    from dataclasses import dataclass
+
+    from pgzoo_plugins.lambda_return import LambdaReturn
+
+    @dataclass(frozen=True)
+    class Zero(LambdaReturn):
+        def __call__(self, rollout: Any, state: Any = None) -> Any:
+            return np.zeros(rollout.shape)
+
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", estimator=Zero(gae_lambda=0.3), n_steps=8, device="cpu")
+    model.learn(8)
+    assert isinstance(model.estimator, Zero)
+    assert model.estimator.gae_lambda == 0.3
+    assert not model.returns.any()
+
+
+def test_a_part_may_have_a_field_named_like_a_setting(registry_with: Any) -> None:
+    from dataclasses import dataclass
+
+    from pgzoo import Baseline
+
+    @dataclass(frozen=True)
+    class Own(Baseline):
+        name = "own_gamma"
+        gamma: float = 0.5
+
+        def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
+            return 0.0, 1.0
+
+    def model(**options: Any) -> PolicyGradient:
+        plugin, registry = "reward_to_go+own_gamma", registry_with(Own)
+        return PolicyGradient("MlpPolicy", "CartPole-v1", plugin, registry=registry, device="cpu", **options)
+
+    both = model(gamma=0.9, plugin_kwargs={"baseline.gamma": 0.1})
+    assert (both.gamma, both.baseline.gamma) == (0.9, 0.1)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"write algorithm\.gamma or baseline\.gamma"):
+        model(plugin_kwargs={"gamma": 0.9})
+
+
+def test_files_of_other_algorithms_are_refused(tmp_path: Path) -> None:
+    A2C("MlpPolicy", "CartPole-v1", device="cpu").save(tmp_path / "a2c")
+    with pytest.raises(ConfigError, match="saved by another algorithm"):
+        PolicyGradient.load(tmp_path / "a2c", device="cpu")
+
+
+def test_a_learners_rate_can_be_changed_on_load(tmp_path: Path) -> None:
+    small("advantage").learn(64).save(tmp_path / "model")
+    loaded = PolicyGradient.load(tmp_path / "model", None, "cpu", plugin_kwargs={"q_learning_rate": 1e-5})
+    optimizer = loaded.learners.parameters()["estimator_state.optimizer"]
+    assert optimizer["param_groups"][0]["lr"] == 1e-5
+    assert optimizer["state"]  # its moments were kept
+
+
+def test_callbacks_may_change_advantages() -> None:
+    class Erase(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            self.model.rollout_buffer.advantages[:] = 0  # type: ignore[attr-defined]
+
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", n_steps=16, vf_coef=0.0, device="cpu")
+    before = model.policy.action_net.weight.detach().clone()
+    model.learn(16, callback=Erase())
+    assert torch.equal(before, model.policy.action_net.weight)
+
+
 def test_a_missing_plugin_is_named(tmp_path: Path, registry_with: Any) -> None:
     from test_exact_gradient import SeesTheAction
 
@@ -402,8 +480,8 @@ def test_save_to_a_stream_and_never_half(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_evaluate_policy_and_set_env() -> None:
     model = small("rtg_value").learn(64)
-    mean, _ = evaluate_policy(model, make_vec_env("CartPole-v1"), 3)
-    assert mean > 0
+    returns, lengths = evaluate_policy(model, make_vec_env("CartPole-v1"), 3, return_episode_rewards=True)
+    assert returns == lengths  # CartPole gives 1 a step
     model.set_env(gym.make("CartPole-v1"))
     model.learn(64, reset_num_timesteps=False)
     with pytest.raises(ValueError, match="Observation spaces do not match"):

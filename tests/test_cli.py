@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -105,6 +106,20 @@ def test_begin_with_a_saved_model(run: Path, tmp_path: Path) -> None:
     for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip"), ("rtg_value", own)):
         pgzoo("train", "--plugin", plugin, "-i", start, *SHORT, "-P", "learning_rate:0", cwd=tmp_path)
     from pgzoo import PolicyGradient
+
+    # A moving average, and VecNormalize's statistics, go on from where they were.
+    average = ["--plugin", "rtg_moving_average", *SHORT, "-P", "normalize:true"]
+    pgzoo("train", *average, cwd=tmp_path)
+    first = tmp_path / "logs" / "rtg_moving_average" / "CartPole-v1_1"
+    pgzoo("train", *average, "-i", str(first / "CartPole-v1.zip"), cwd=tmp_path)
+    second = first.with_name("CartPole-v1_2")
+    weights, counts = [], []
+    for folder in (first, second):
+        model = PolicyGradient.load(folder / "CartPole-v1.zip", device="cpu")
+        weights.append(float(model.learners["baseline"].weight))  # type: ignore[union-attr,arg-type]
+        counts.append(pickle.loads((folder / "CartPole-v1" / "vecnormalize.pkl").read_bytes()).obs_rms.count)
+    assert weights[1] > weights[0]
+    assert counts[1] > 1.5 * counts[0]
 
     theirs = PPO.load(tmp_path / "ppo", device="cpu").policy.state_dict()
     ours = PolicyGradient.load(tmp_path / "logs" / "gae" / "CartPole-v1_1" / "CartPole-v1.zip", device="cpu").policy

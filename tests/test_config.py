@@ -53,6 +53,12 @@ def test_values_are_read_as_people_write_them(name: str, value: Any, expected: A
         ("learning_rate", {"schedule": "linear", "initial": 1, "finl": 0}, "did you mean 'final'"),
         ("learning_rate", {"schedule": "linear", "initial": "x"}, "learning_rate.initial must be a number"),
         ("learning_rate", "lin_-1", r"must lie in \[0"),
+        ("learning_rate", {"schedule": "linear", "initial": 1, "final": -1}, r"final must lie in \[0"),
+        (
+            "learning_rate",
+            {"schedule": "linear", "initial": 1, "end_fraction": 0},
+            r"end_fraction must lie in \(0, 1\]",
+        ),
     ],
 )
 def test_wrong_values(name: str, value: Any, message: str) -> None:
@@ -85,6 +91,24 @@ def test_entries(tmp_path: Path, registry: Registry) -> None:
     assert load_config(registry, "gae", "ALE/Pong-v5", file=file).run.n_envs == 16
     changed = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5, "n_envs": 2})
     assert (changed.spec.estimator.gae_lambda, changed.run.n_envs) == (0.5, 2)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"estimator.gae_lambda": 0.5}, ("lambda_return", 0.5)),
+        ({"gae_lambda": 0.5}, ("lambda_return", 0.5)),
+        ({"estimator": "n_step"}, ("n_step", None)),
+        ({"estimator": {"name": "lambda_return"}, "gae_lambda": 0.7}, ("lambda_return", 0.7)),
+    ],
+)
+def test_the_command_line_beats_the_file(
+    tmp_path: Path, registry: Registry, overrides: dict[str, Any], expected: Any
+) -> None:
+    file = tmp_path / "gae.yml"
+    file.write_text(YAML)
+    estimator = load_config(registry, "gae", "CartPole-v1", file=file, overrides=overrides).spec.estimator
+    assert (estimator.name, getattr(estimator, "gae_lambda", None)) == expected
 
 
 def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: Registry) -> None:

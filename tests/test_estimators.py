@@ -108,30 +108,35 @@ def test_q_targets_by_hand() -> None:
     close(QValue(q_lambda=1.0).targets(rollout, q)[:, 0], [2, 2, 7])  # Monte Carlo: 1 + ½·2
 
 
+def close_where_sampled(rollout: Rollout, one: Any, other: Any, atol: float) -> None:
+    """Compare two estimators; what they return on padding is nobody's business."""
+    close(one(rollout)[rollout.mask], other(rollout)[rollout.mask], atol=atol)
+
+
 @given(random_rollouts())
 @settings(max_examples=60, deadline=None)
 def test_lambda_zero_is_td(rollout: Rollout) -> None:
-    close(LambdaReturn(gae_lambda=0.0)(rollout), TD()(rollout), atol=1e-5)
+    close_where_sampled(rollout, LambdaReturn(gae_lambda=0.0), TD(), atol=1e-5)
 
 
 @given(random_rollouts())
 @settings(max_examples=60, deadline=None)
 def test_lambda_one_is_bootstrapped_reward_to_go(rollout: Rollout) -> None:
-    close(LambdaReturn(gae_lambda=1.0)(rollout), RewardToGo(bootstrap=True)(rollout), atol=1e-4)
+    close_where_sampled(rollout, LambdaReturn(gae_lambda=1.0), RewardToGo(bootstrap=True), atol=1e-4)
 
 
 @given(random_rollouts(), st.integers(0, 5))
 @settings(max_examples=60, deadline=None)
 def test_n_step_runs_from_td_to_reward_to_go(rollout: Rollout, extra: int) -> None:
-    close(NStep(horizon=1)(rollout), TD()(rollout))
-    long = NStep(horizon=len(rollout.rewards) + extra)(rollout)
-    close(long, RewardToGo(bootstrap=True)(rollout), atol=1e-6)
+    close_where_sampled(rollout, NStep(horizon=1), TD(), atol=1e-9)
+    long = NStep(horizon=len(rollout.rewards) + extra)
+    close_where_sampled(rollout, long, RewardToGo(bootstrap=True), atol=1e-6)
 
 
 @given(random_rollouts())
 @settings(max_examples=60, deadline=None)
 def test_full_return_is_the_first_reward_to_go(rollout: Rollout) -> None:
-    first = rollout.step == 0
+    first = (rollout.step == 0) & rollout.mask
     close(FullReturn()(rollout)[first], RewardToGo()(rollout)[first], atol=1e-6)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from envs import Clock
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
@@ -186,10 +187,13 @@ def test_vec_envs(wrap: Any, plugin: str) -> None:
 
 
 def test_vec_normalize_keeps_terminal_observations_normalised() -> None:
-    env = VecNormalize(clocks(MIXED), norm_reward=False)
+    """With statistics frozen at mean 100 and variance 4 every successor is (x − 100) / 2."""
+    env = VecNormalize(clocks(MIXED), norm_reward=False, training=False, clip_obs=1000)
+    env.obs_rms.mean, env.obs_rms.var = np.full(2, 100.0), np.full(2, 4.0)
     _, rollout = sample(env, "gae", n_steps=8)
-    assert np.abs(rollout.next_observations).max() <= 10  # type: ignore[arg-type]
     assert rollout.rewards[:3, 0].tolist() == [1, 2, 3]
+    raw = [1, 2, 3, 1, 2, 1, 2, 3]
+    np.testing.assert_allclose(rollout.next_observations[:, 0, 0], (np.array(raw) - 100) / 2, rtol=1e-4)  # type: ignore[index]
 
 
 def test_locals_that_callbacks_find() -> None:
@@ -236,6 +240,50 @@ def test_custom_buffers() -> None:
         PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", rollout_buffer_class=Greedy)
     with pytest.raises(ConfigError, match="goes with sampling='steps' only"):
         PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", rollout_buffer_class=Kept)
+
+
+def test_gsde_noise_of_a_running_episode_stays() -> None:
+    """Two environments whose episodes take 3 and 5 steps: each one's noise changes after its own end alone."""
+
+    class Continuous(Clock):
+        def __init__(self, ends: Any) -> None:
+            super().__init__(ends)
+            self.action_space = spaces.Box(-1, 1, (1,))
+
+    seen: list[Any] = []
+
+    def look(local: dict[str, Any], _: Any) -> bool:
+        seen.append(local["policy"].action_dist.exploration_matrices.clone())
+        return True
+
+    ends = ((3, "terminated"),), ((5, "terminated"),)
+    env = DummyVecEnv([lambda e=e: Continuous(e) for e in ends])
+    model = PolicyGradient("MlpPolicy", env, "rtg", n_episodes=4, use_sde=True, device="cpu", seed=0)
+    model.learn(1, callback=look)
+    for n, changes in enumerate(([3, 6, 9], [5])):
+        assert [t for t in range(1, 10) if not torch.equal(seen[t][n], seen[t - 1][n])] == changes
+
+
+def test_a_stop_at_the_first_step_does_not_shift_what_comes_after() -> None:
+    model = PolicyGradient("MlpPolicy", clocks(((4, "terminated"),)), "rtg", n_episodes=1, device="cpu")
+    model.learn(1, callback=lambda *_: False)
+    model.learn(1, reset_num_timesteps=False)
+    assert model.rollout.rewards[:, 0].tolist() == [1, 2, 3, 4]
+    assert model.rollout.observations[:, 0, 0].tolist() == [0, 1, 2, 3]  # type: ignore[index]
+
+
+def test_a_rollout_outlives_the_next_one() -> None:
+    model, first = sample(clocks(MIXED), "gae", n_steps=8)
+    model.learn(1, reset_num_timesteps=False)
+    assert first.next_observations[:-1, 0, 0].tolist() == [1, 2, 3, 1, 2, 1, 2]  # type: ignore[index]
+
+
+def test_time_mean_with_waiting_environments() -> None:
+    short, long = ((1, "terminated"), (1, "terminated"), (20, "terminated")), ((5, "terminated"),)
+    model, rollout = sample(clocks(short, long), "reward_to_go+time_mean", n_episodes=4)
+    assert rollout.mask.sum() == 12
+    assert np.isfinite(model.rollout_buffer.advantages).all()
+    assert rollout.step[~rollout.mask].tolist() == [0] * 8
 
 
 def test_gsde_noise_is_drawn_anew_for_each_episode() -> None:

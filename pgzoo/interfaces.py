@@ -92,11 +92,29 @@ class Part(ABC):
         return {}
 
 
-class Estimator(Part):
+class CreditPart(Part):
+    """What estimators and baselines share: they make up Ψ_t, and either can bias the gradient.
+
+    Attributes:
+        unbiased: whether the gradient's expectation is the true one as far as this part goes (summed over each
+            episode, advantages not normalised); if False, `bias` says why not.
+    """
+
+    @property
+    def unbiased(self) -> bool:
+        """A class attribute, or a property if it depends on a field."""
+        return False
+
+    @property
+    def bias(self) -> str:
+        """Why it is biased, in a phrase; empty if it is not."""
+        return "" if self.unbiased else "not declared unbiased"
+
+
+class Estimator(CreditPart):
     """Which return R̂_t an action is credited with.
 
     Attributes:
-        unbiased: whether E[R̂_t ∇log π] is the true gradient; if False, `bias` says why not.
         credit: "step": R̂_t is discounted from t, so that `discount_states` multiplies Ψ_t by γ^t;
             "start": it is discounted from the episode's start already.
     """
@@ -104,42 +122,19 @@ class Estimator(Part):
     kind = "estimator"
     credit: ClassVar[Literal["step", "start"]] = "step"
 
-    @property
-    def unbiased(self) -> bool:
-        """Whether the gradient with this part is unbiased (no other bias, ψ summed over each episode)."""
-        return False
-
-    @property
-    def bias(self) -> str:
-        """Why it is biased, in a phrase; empty if it is not."""
-        return "" if self.unbiased else "not declared unbiased"
-
     @abstractmethod
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) in float64; what stands on padding is ignored."""
 
 
-class Baseline(Part):
+class Baseline(CreditPart):
     """What R̂_t is compared with, b_t, and at what scale, c_t.
 
     A baseline predicts before it learns: b_t comes from the state before this batch; one that uses the batch
-    itself is unbiased only if it leaves the own episode out.
-
-    Attributes:
-        unbiased: whether E[b_t ∇log π] = 0 and c_t is constant; if False, `bias` says why not.
+    itself is unbiased only if it leaves the own episode out, and c_t only if it is constant.
     """
 
     kind = "baseline"
-
-    @property
-    def unbiased(self) -> bool:
-        """Whether subtracting this baseline leaves the gradient's expectation as it is."""
-        return False
-
-    @property
-    def bias(self) -> str:
-        """Why it is biased, in a phrase; empty if it is not."""
-        return "" if self.unbiased else "not declared unbiased"
 
     @abstractmethod
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array | float, Array | float]:

@@ -12,6 +12,7 @@ class Median(Baseline):
     """b = the median of R̂ over the batch's steps."""
 
     name = "median"
+    plugin_api = "1.0"
     bias = "the median contains the own episode's return"
 
     def __call__(self, rollout, returns, state=None):

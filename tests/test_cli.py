@@ -165,6 +165,13 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-P", "policy:MlpPolice"], "Policy MlpPolice unknown"),
     (["train", "-P", "policy:CnnPolicy"], "cannot build the model"),
     (["train", "-P", "env_wrapper:no.such.Wrapper"], "cannot import 'no.such.Wrapper'"),
+    (["train", "-P", "env_wrapper:{gymnasium.wrappers.TimeLimit: 3}"], "takes its arguments as a mapping, not 3"),
+    (["train", "-P", "vec_env_wrapper:{stable_baselines3.common.vec_env.VecFrameStack: {n: 1}}"], "'n'"),
+    (["train", "-P", "callback:no.such.Thing"], "cannot import 'no.such.Thing'"),
+    (["train", "-P", "estimator:{name: 3}"], "estimator.name must be a name, not 3"),
+    (["train", "--tensorboard-log", "/proc/nowhere"], "cannot write to --tensorboard-log"),
+    (["train", "--gym-packages", ".relative"], "--gym-packages '.relative'"),
+    (["train", "--track"], "--track needs Weights & Biases"),
     (["train", "--env-kwargs", "colour:red"], "cannot make CartPole-v1"),
     (["train", "-P", "use_sde:true"], "gSDE"),
     (["train", "-P", "normalize:{clip: 3}"], "normalize:"),
@@ -245,6 +252,40 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     folder = "logs/rtg_value/Clock-v0_1"  # the run itself knows its package
     assert json.loads(pgzoo("eval", folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
     assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
+
+
+def test_an_environment_by_module_and_name(tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('Own-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
+    )
+    pgzoo("train", "--env", "own:Own-v0", *SHORT, cwd=tmp_path)
+    result = pgzoo("eval", "logs/rtg_value/Own-v0_1", "-n", "2", "--json", cwd=tmp_path)
+    assert json.loads(result.stdout)["mean_return"] == 9
+
+
+def test_eval_takes_the_file_it_is_given_and_its_statistics(run: Path) -> None:
+    """A checkpoint is another model than the final one, with VecNormalize's statistics of its own time."""
+    from pgzoo.cli.loading import open_run
+
+    folder = run / "logs" / "rtg_value" / "CartPole-v1_1"
+    given = {
+        "gym_packages": (),
+        "plugin_files": (),
+        "num_threads": None,
+        "device": "cpu",
+        "seed": 0,
+        "load_best": False,
+    }
+    counts, steps = [], []
+    for path in (folder / "rl_model_200_steps.zip", folder):
+        with open_run(path=path, n_envs=1, **given) as (_, model, env):
+            counts.append(env.obs_rms.count)  # type: ignore[attr-defined]
+            steps.append(model.num_timesteps)
+            assert not env.training  # type: ignore[attr-defined]
+    assert steps[0] == 200 < steps[1]
+    assert 200 < counts[0] < counts[1]
+    assert "is no saved model" in pgzoo("eval", str(folder / "progress.csv"), cwd=run, status=2).stderr
 
 
 def test_a_damaged_run_is_explained(run: Path, tmp_path: Path) -> None:

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
 
 def headers(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Return the columns; success only where an environment tells it."""
+    """Return the columns (means of return and length); success only where an environment tells it."""
     success = ["success"] if any(e.success_rate is not None for e in evaluations) else []
-    return ["episodes", "mean return", "std", "95 % interval", "mean length", *success]
+    return ["episodes", "return", "std", "95 % interval", "length", *success]
 
 
 def evaluation_row(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> list[str]:

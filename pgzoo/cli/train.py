@@ -137,11 +137,11 @@ def _show(result: Result) -> None:
     from pgzoo.cli.tables import evaluation_row, headers
 
     console = Console()
-    rows = {"last episodes of training": result.training, "final model, fresh episodes": result.final}
+    rows = {"training, at its end": result.training, "final model": result.final}
     table = Table(title=f"{result.n_timesteps:,} steps in {result.seconds:.0f} s")
     shown = [evaluation for evaluation in rows.values() if evaluation is not None]
     for header in ["", *headers(shown)]:
-        table.add_column(header, justify="left" if not header else "right")
+        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
     for name, evaluation in rows.items():
         if evaluation is not None:
             table.add_row(name, *evaluation_row(evaluation, shown))

@@ -22,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.config import RunConfig, config_from_entry, resolved_entry
 from pgzoo.environments import build, describe, load_object, make_env, named
-from pgzoo.errors import ConfigError, unknown
+from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.params import plain_fields
 from pgzoo.registry import Registry
@@ -176,7 +176,7 @@ def make_model(
     except (TypeError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"cannot build the model: {describe(error)}") from error
     except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(describe(error)) from error
+        raise error if isinstance(error, PgzooError) else ConfigError(describe(error)) from error
     if start is not None:
         start.apply(model)
     return model

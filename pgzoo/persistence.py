@@ -93,15 +93,8 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         return replace(spec, plugin=self.plugin)
 
     def _excluded_save_params(self) -> list[str]:
-        derived = ["registry", "spec", "estimator", "baseline", "objective", "learners", "rollout", "returns"]
-        return [
-            *super()._excluded_save_params(),
-            *derived,
-            "_classes",
-            "has_critic",
-            "_plan",
-            "_episode_steps",
-        ]
+        derived = "registry spec estimator baseline objective learners rollout returns has_critic"
+        return [*super()._excluded_save_params(), *derived.split(), "_classes", "_plan", "_episode_steps"]
 
     def save(
         self,

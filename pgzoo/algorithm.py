@@ -70,6 +70,7 @@ class PolicyGradient(PluginAlgorithm):
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
         batch_size: steps per minibatch; None: the whole rollout.
         n_epochs: passes over a rollout.
+        n_critic_updates: further passes for the critic alone, as in sb3-contrib's TRPO.
         gamma: discount factor γ.
         gae_lambda: forwarded to the part that has the field; as are clip_range and clip_range_vf.
         normalize_advantage: False, "rollout", or "minibatch" (True).
@@ -93,6 +94,7 @@ class PolicyGradient(PluginAlgorithm):
 
     plugin: str
     n_epochs: int
+    n_critic_updates: int
     batch_size: int | None
     target_kl: float | None
     normalize_advantage: bool | Literal["rollout", "minibatch"]
@@ -118,6 +120,7 @@ class PolicyGradient(PluginAlgorithm):
         learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
         batch_size: int | None = UNSET,
         n_epochs: int = UNSET,
+        n_critic_updates: int = UNSET,
         gamma: float = UNSET,
         gae_lambda: float = UNSET,
         clip_range: float | Schedule | Mapping[str, Any] = UNSET,
@@ -317,18 +320,25 @@ class PolicyGradient(PluginAlgorithm):
                         print(f"Early stopping at epoch {epoch} due to reaching max kl: {approx_kl:.2f}")
                     break
 
-                self.policy.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                if self.max_grad_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-                self.policy.optimizer.step()
+                self._descend(loss)
             self._n_updates += 1
             if not continue_training:
                 break
 
+        for _ in range(self.n_critic_updates):
+            for minibatch in self._minibatches(samples):
+                self._descend(self.vf_coef * self.objective.value_loss(self._evaluate(minibatch)))
         for name, value in self.learners.update(self.rollout, self.returns).items():
             log[name] = [value]
         self._log(log, loss)
+
+    def _descend(self, loss: torch.Tensor) -> None:
+        """Take one step of the policy's optimizer."""
+        self.policy.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
+        self.policy.optimizer.step()
 
     def _samples(self) -> Samples:
         """Return the rollout's steps as tensors, padding left out, in the order of SB3's buffer."""

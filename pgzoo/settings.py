@@ -41,6 +41,9 @@ class Settings:
         "steps per minibatch; none: all at once, as policy_gradient asks",
     ] = None
     n_epochs: Annotated[int, POSITIVE, Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
+    n_critic_updates: Annotated[
+        int, NOT_NEGATIVE, Search(choices=(0, 5, 10, 20)), "further passes over a rollout for the critic alone"
+    ] = 0
     gamma: Annotated[
         float, Range(0, 1), Search(choices=(0.9, 0.95, 0.98, 0.99, 0.995, 0.999)), "γ, discount factor"
     ] = 0.99

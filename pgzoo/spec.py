@@ -206,5 +206,7 @@ def _check(spec: Spec) -> None:
             f"away from the one that sampled; n_epochs={spec.settings.n_epochs} needs an objective "
             "such as 'ppo_clip'"
         )
+    if spec.settings.n_critic_updates and Need.VALUES not in spec.needs:
+        raise ConfigError(f"n_critic_updates trains V, which no part of {spec.plugin!r} reads; leave it at 0")
     if spec.settings.batch_size == 1 and spec.settings.normalize_advantage in (True, "minibatch"):
         raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")

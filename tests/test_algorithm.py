@@ -155,6 +155,7 @@ def test_parts_by_string_mapping_instance_and_flat_keyword() -> None:
         ("gae", {"plugin_kwargs": {"critic.x": 1}}, "unknown part 'critic'"),
         ("ppo", {"batch_size": 1}, "batch_size above 1"),
         ("ppo", {"clip_range": -0.1}, "clip_range must lie in"),
+        ("reinforce", {"n_critic_updates": 5}, "n_critic_updates trains V, which no part of 'reinforce' reads"),
     ],
 )
 def test_refusals(plugin: str, options: dict[str, Any], message: str) -> None:
@@ -196,6 +197,25 @@ def test_target_kl_stops_the_epochs() -> None:
     )  # fmt: skip
     model.learn(64)
     assert model._n_updates < 50
+
+
+def test_further_critic_updates_leave_the_actor_alone() -> None:
+    """The same rollout, then 0 or 20 further passes: V comes closer to the returns, the actor stays."""
+
+    def after(n_critic_updates: int) -> tuple[dict[str, torch.Tensor], float]:
+        model = PolicyGradient(
+            "MlpPolicy", "CartPole-v1", "gae", n_steps=64, n_critic_updates=n_critic_updates, seed=0, device="cpu"
+        ).learn(64)
+        samples = model._samples()
+        with torch.no_grad():
+            errors = model.policy.predict_values(samples.observations).flatten() - samples.returns
+        return dict(model.policy.state_dict()), float(errors.square().mean())
+
+    (plain, plain_error), (further, further_error) = after(0), after(20)
+    actor = [name for name in plain if "policy_net" in name or "action_net" in name]
+    assert len(actor) == 6
+    assert all(torch.equal(plain[name], further[name]) for name in actor)
+    assert further_error < 0.95 * plain_error
 
 
 def test_one_sgd_step_is_the_gradient() -> None:

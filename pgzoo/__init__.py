@@ -6,6 +6,7 @@ Names are loaded when first used: importing pgzoo imports neither torch nor nump
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pgzoo.errors import PluginError as PluginError
     from pgzoo.hookspecs import hookimpl as hookimpl
     from pgzoo.interfaces import PLUGIN_API as PLUGIN_API
+    from pgzoo.interfaces import AggregateParam as AggregateParam
     from pgzoo.interfaces import Array as Array
     from pgzoo.interfaces import Baseline as Baseline
     from pgzoo.interfaces import Estimator as Estimator
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from pgzoo.params import Range as Range
     from pgzoo.params import Schedule as Schedule
     from pgzoo.params import Search as Search
+    from pgzoo.reference import ReferencePolicy as ReferencePolicy
     from pgzoo.registry import Registry as Registry
     from pgzoo.rollout import Batch as Batch
     from pgzoo.rollout import Rollout as Rollout
@@ -41,6 +44,7 @@ _HOME = {
     "PluginError": "errors",
     "hookimpl": "hookspecs",
     "PLUGIN_API": "interfaces",
+    "AggregateParam": "interfaces",
     "Array": "interfaces",
     "Baseline": "interfaces",
     "Estimator": "interfaces",
@@ -53,12 +57,17 @@ _HOME = {
     "Range": "params",
     "Schedule": "params",
     "Search": "params",
+    "ReferencePolicy": "reference",
     "Registry": "registry",
     "Batch": "rollout",
     "Rollout": "rollout",
     "reverse_scan": "rollout",
 }
 __all__ = sorted(_HOME)
+
+
+if "gymnasium" in sys.modules:  # else pgzoo.envs registers them once it is used
+    importlib.import_module("pgzoo.envs")
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -20,14 +21,17 @@ from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
 from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
+import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interfaces import Array, Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
 from pgzoo.params import Schedule, declared
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
+from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry import Registry, default_registry
 from pgzoo.rollout import Batch, Rollout, Samples
-from pgzoo.sampling import Episodes, Plan, Steps, collect
+from pgzoo.sampling import collect
+from pgzoo.scores import score_sq_norms
 from pgzoo.settings import Settings
 from pgzoo.spec import resolve
 
@@ -62,11 +66,14 @@ class PolicyGradient(PluginAlgorithm):
         objective: as estimator.
         plugin_kwargs: hyperparameters by field, `{"gae_lambda": 0.9, "baseline.decay": 0.5}`.
         registry: the plugins to choose from; by default the installed ones.
-        sampling: "steps", "episodes", or "auto" for what the parts need.
+        sampling: "steps", "episodes", "groups", or "auto" for what the parts need.
         n_steps: steps per environment and update, for `steps`.
         n_episodes: whole episodes per update over all environments, for `episodes`: a multiple of their
-            number, 8 (rounded up to one) by default.
-        max_episode_steps: an episode longer than this is an error, for `episodes`.
+            number, 8 (rounded up to one) by default. For `groups` a multiple of group_size, 4 of them by
+            default.
+        group_size: G, episodes from each initial state, for `groups`.
+        group_options: what `groups` pass to reset(options=…).
+        max_episode_steps: an episode longer than this is an error, for `episodes` and `groups`.
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
         batch_size: steps per minibatch; None: the whole rollout.
         n_epochs: passes over a rollout.
@@ -100,6 +107,10 @@ class PolicyGradient(PluginAlgorithm):
     normalize_advantage: bool | Literal["rollout", "minibatch"]
     discount_states: bool
     max_episode_steps: int
+    group_size: int
+    group_options: dict[str, Any] | None
+    group_seed: int
+    groups_drawn: int
     log_interval: int
 
     def __init__(
@@ -116,6 +127,8 @@ class PolicyGradient(PluginAlgorithm):
         sampling: str = UNSET,
         n_steps: int = UNSET,
         n_episodes: int | None = UNSET,
+        group_size: int = UNSET,
+        group_options: Mapping[str, Any] | None = UNSET,
         max_episode_steps: int = UNSET,
         learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
         batch_size: int | None = UNSET,
@@ -197,6 +210,8 @@ class PolicyGradient(PluginAlgorithm):
             }
         self.learner_arrays = {}
         self.saved_by = ""
+        self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
+        self.groups_drawn = 0
         self._changes = {}
         self._adopt(spec)
         if _init_setup_model:
@@ -228,7 +243,22 @@ class PolicyGradient(PluginAlgorithm):
     def _make_plan(self) -> Plan:
         if self.spec.sampling == "steps":
             return Steps(self.n_steps)
-        return Episodes(self.spec.n_episodes(self.n_envs), self.max_episode_steps)
+        n_episodes = self.spec.n_episodes(self.n_envs)
+        if self.spec.sampling == "episodes":
+            return Episodes(n_episodes, self.max_episode_steps)
+        return Groups(
+            n_episodes // self.group_size,
+            self.group_size,
+            self.max_episode_steps,
+            self._next_group_seed,
+            self.group_options,
+            self.objective.resample_budget,
+        )
+
+    def _next_group_seed(self) -> int:
+        """Return the next group's seed, of a stream of its own that a saved model continues."""
+        self.groups_drawn += 1
+        return int(np.random.SeedSequence([self.group_seed, self.groups_drawn]).generate_state(1)[0] >> 1)
 
     def _refuse_unusable_buffer(self) -> None:
         """Refuse a custom buffer whose overrides would be ignored."""
@@ -256,16 +286,23 @@ class PolicyGradient(PluginAlgorithm):
         rollout = collect(self, env, callback, rollout_buffer, n_rollout_steps, self._plan)
         if rollout is None:
             return False
+        if Need.SCORES in self.spec.needs:
+            rollout = replace(rollout, _scores=self._scores)
         self.rollout = rollout
         if self._plan.whole_episodes:
             self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
-        self._credit(rollout)
+        for name, metric in self._plan.metrics().items():
+            self.logger.record(f"rollout/{name}", metric)
+        if rollout.mask.any():  # else every group was dropped
+            self._credit(rollout)
         callback.on_rollout_end()
         return True
 
     def _credit(self, rollout: Rollout) -> None:
         """Ψ_t = (R̂_t − b_t) / c_t, times γ^t with `discount_states`; callbacks may change it in the buffer."""
-        returns = np.asarray(self.estimator(rollout, self.learners["estimator"]), dtype=np.float64)
+        _refuse_nan(rollout)
+        state = self.learners["estimator"]
+        returns = np.asarray(self.estimator(rollout, state), dtype=np.float64)
         self._check_array(self.estimator, "R̂", returns, rollout)
         returns.flags.writeable = False
         b, c = self.baseline(rollout, returns, self.learners["baseline"])
@@ -273,8 +310,11 @@ class PolicyGradient(PluginAlgorithm):
         self._check_array(self.baseline, "(R̂ − b) / c", advantages, rollout)
         if self.discount_states and self.estimator.credit == "step":
             advantages = advantages * self.gamma**rollout.step
+        if not self.objective.multi_epoch:
+            advantages = advantages * self.estimator.importance_weights(rollout)
+        targets = self.estimator.critic_targets(rollout, returns, state)
         self.returns = np.where(rollout.mask, returns, 0.0)
-        self.rollout_buffer.returns = self.returns.astype(np.float32)
+        self.rollout_buffer.returns = np.where(rollout.mask, targets, 0.0).astype(np.float32)
         self.rollout_buffer.advantages = np.where(rollout.mask, advantages, 0.0).astype(np.float32)
 
     def _check_array(self, part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
@@ -292,6 +332,8 @@ class PolicyGradient(PluginAlgorithm):
 
     def train(self) -> None:
         """Update the policy with the rollout, then what the plugins learn."""
+        if not self.rollout.mask.any():
+            return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         samples = self._samples()
@@ -299,6 +341,9 @@ class PolicyGradient(PluginAlgorithm):
         continue_training = True
 
         for epoch in range(self.n_epochs):
+            if epoch > 0 and self.estimator.recompute == "epoch":
+                self._credit(self._reviewed())
+                samples = self._samples()
             log["approx_kl"] = []
             for minibatch in self._minibatches(samples):
                 batch = self._evaluate(minibatch)
@@ -328,9 +373,32 @@ class PolicyGradient(PluginAlgorithm):
         for _ in range(self.n_critic_updates):
             for minibatch in self._minibatches(samples):
                 self._descend(self.vf_coef * self.objective.value_loss(self._evaluate(minibatch)))
-        for name, value in self.learners.update(self.rollout, self.returns).items():
+        rollout = replace(self.rollout, _ratios=lambda: self._reviewed().ratios)
+        for name, value in self.learners.update(rollout, self.returns).items():
             log[name] = [value]
         self._log(log, loss)
+
+    def _reviewed(self) -> Rollout:
+        """Return the rollout as the policy sees it now: V, and ρ = π/π_old."""
+        rollout = self.rollout
+        self.policy.set_training_mode(False)
+        with torch.no_grad():
+            batch = self._evaluate(self._samples())
+            ratios = rollout.scatter(batch.ratio)
+            changes: dict[str, Any] = {"_ratios": lambda: ratios}
+            if self.has_critic:
+                following = self.policy.predict_values(rollout.tensors(rollout.next_observations, self.device))
+                next_values = np.where(rollout.terminated, 0.0, rollout.scatter(following.flatten()))
+                changes["_values"] = rollout.scatter(batch.values).astype(np.float32)
+                changes["_next_values"] = next_values.astype(np.float32)
+        self.policy.set_training_mode(True)
+        return replace(rollout, **changes)
+
+    def _scores(self) -> Array:
+        """Return ‖∇ log π‖² (T, N) of the policy, which is the one that sampled until it is updated."""
+        samples = self._samples()
+        observations = _to_device(samples.observations, self.device)
+        return self.rollout.scatter(score_sq_norms(self.policy, observations, samples.actions))
 
     def _descend(self, loss: torch.Tensor) -> None:
         """Take one step of the policy's optimizer."""
@@ -347,10 +415,11 @@ class PolicyGradient(PluginAlgorithm):
         def tensor(x: Array) -> torch.Tensor:
             return torch.as_tensor(rollout.flat(x).astype(np.float32), device=self.device)
 
-        weights = rollout.weights(self.objective.aggregate)
+        weights = self.objective.weights(rollout)
+        actions = tensor(rollout.actions)
         samples = Samples(
             observations=rollout.tensors(rollout.observations, "cpu"),
-            actions=tensor(rollout.actions),
+            actions=actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else actions,
             advantages=tensor(self.rollout_buffer.advantages),
             returns=tensor(self.rollout_buffer.returns),
             old_values=tensor(rollout.values if self.has_critic else np.zeros(rollout.shape)),
@@ -362,19 +431,30 @@ class PolicyGradient(PluginAlgorithm):
         return samples.normalized() if self.normalize_advantage == "rollout" else samples
 
     def _minibatches(self, samples: Samples) -> Iterator[Samples]:
-        """Yield the steps in random order, batch_size at a time."""
-        order = torch.as_tensor(np.random.permutation(len(samples)), device=self.device)
-        for index in torch.split(order, self.batch_size or len(samples)):
-            minibatch = samples.select(index)
+        """Yield the steps in random order, batch_size at a time; or whole episodes of about as many steps."""
+        for index, share in self._split(len(samples)):
+            minibatch = samples.select(torch.as_tensor(index, device=self.device), share)
             yield minibatch.normalized() if self.normalize_advantage in (True, "minibatch") else minibatch
+
+    def _split(self, n_steps: int) -> Iterator[tuple[Array, float]]:
+        """Yield each minibatch's indices among the steps, and the share of steps (or episodes) that it is."""
+        size = self.batch_size or n_steps
+        if not self.objective.whole_episodes:
+            order = np.random.permutation(n_steps)
+            for start in range(0, n_steps, size):
+                index = order[start : start + size]
+                yield index, len(index) / n_steps
+            return
+        rollout = self.rollout
+        episodes = np.random.permutation(rollout.n_episodes)
+        first_step = np.cumsum(rollout.lengths[episodes]) - rollout.lengths[episodes]
+        for part in np.split(episodes, np.flatnonzero(np.diff(first_step // size)) + 1):
+            yield np.flatnonzero(np.isin(rollout.flat(rollout.episode), part)), len(part) / len(episodes)
 
     def _evaluate(self, samples: Samples) -> Batch:
         """Return the minibatch with the present policy's log-probs, values and entropy."""
-        actions = samples.actions
-        if isinstance(self.action_space, spaces.Discrete):
-            actions = actions.long().flatten()
         observations = _to_device(samples.observations, self.device)
-        values, log_probs, entropy = self.policy.evaluate_actions(observations, actions)
+        values, log_probs, entropy = self.policy.evaluate_actions(observations, samples.actions)
         return Batch(
             **{**vars(samples), "observations": observations},
             log_probs=log_probs,
@@ -390,7 +470,8 @@ class PolicyGradient(PluginAlgorithm):
         record("train/advantage_std", float(np.std(self.rollout.flat(self.rollout_buffer.advantages))))
         if self.has_critic:
             flat = self.rollout.flat
-            record("train/explained_variance", explained_variance(flat(self.rollout.values), flat(self.returns)))
+            targets = flat(self.rollout_buffer.returns)
+            record("train/explained_variance", explained_variance(flat(self.rollout.values), targets))
         if hasattr(self.policy, "log_std"):
             record("train/std", torch.exp(self.policy.log_std).mean().item())
         record("train/n_updates", self._n_updates, exclude="tensorboard")
@@ -414,6 +495,15 @@ class PolicyGradient(PluginAlgorithm):
             self.plugin if tb_log_name is None else tb_log_name,
             reset_num_timesteps,
             progress_bar,
+        )
+
+
+def _refuse_nan(rollout: Rollout) -> None:
+    wrong = ~np.isfinite(rollout.rewards) & rollout.mask
+    if wrong.any():
+        t, n = np.argwhere(wrong)[0]
+        raise ConfigError(
+            f"environment {n} gave the reward {rollout.rewards[t, n]} at step {rollout.step[t, n]} of an episode"
         )
 
 

@@ -218,6 +218,8 @@ def check_environment(env: str) -> None:
     """
     import gymnasium
 
+    import pgzoo.envs  # noqa: F401 (registers them)
+
     module, colon, name = env.rpartition(":")
     if colon:
         register_packages([module])

@@ -45,11 +45,18 @@ class Need(Enum):
     """A trained V: `rollout.values` and `rollout.next_values` may be read."""
     COMPLETE_EPISODES = "complete episodes"
     """Every sampled episode runs from a reset to its end."""
+    GROUPS = "groups"
+    """Whole episodes, `group_size` of them from each of several initial states: `rollout.group` tells them apart."""
+    SCORES = "scores"
+    """`rollout.score_sq_norms` may be read."""
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """What `make_state` may build on: the two spaces, and the policy (copy what you need, never train it)."""
+    """What `make_state` may build on: the two spaces, and the policy.
+
+    It stays the live policy: a state may keep it to copy from later, and never trains it.
+    """
 
     observation: gymnasium.Space[Any]
     action: gymnasium.Space[Any]
@@ -88,7 +95,10 @@ class Part(ABC):
     def update(
         self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
     ) -> Metrics:
-        """Learn from a rollout after the policy was updated with it; `returns` is R̂ (T, N)."""
+        """Learn from a rollout after the policy was updated with it.
+
+        `returns` is R̂ (T, N); `rollout.ratios` are those of the updated policy.
+        """
         return {}
 
 
@@ -117,14 +127,25 @@ class Estimator(CreditPart):
     Attributes:
         credit: "step": R̂_t is discounted from t, so that `discount_states` multiplies Ψ_t by γ^t;
             "start": it is discounted from the episode's start already.
+        recompute: "rollout": R̂ is estimated once; "epoch": again before each further epoch, with the
+            `values` and `ratios` of the policy as it is then, so that several epochs are right.
     """
 
     kind = "estimator"
     credit: ClassVar[Literal["step", "start"]] = "step"
+    recompute: ClassVar[Literal["rollout", "epoch"]] = "rollout"
 
     @abstractmethod
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) in float64; what stands on padding is ignored."""
+
+    def critic_targets(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return what V(s_t) learns, (T, N): R̂ itself unless the estimator says otherwise."""
+        return returns
+
+    def importance_weights(self, rollout: Rollout) -> Array | float:
+        """Return what Ψ_t is multiplied by under an objective that has no ratio of its own, (T, N) or a number."""
+        return 1.0
 
 
 class Baseline(CreditPart):
@@ -142,6 +163,11 @@ class Baseline(CreditPart):
 
 
 Aggregate: TypeAlias = Literal["step_mean", "episode_sum", "episode_mean"]
+AggregateParam: TypeAlias = Annotated[
+    Aggregate,
+    "mean over steps (SB3), or the sum or mean over each episode's steps, averaged over episodes",
+]
+"""The type of an objective's `aggregate` field, for one that has another default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,21 +175,32 @@ class Objective(Part):
     """How far one update may go: the loss of a batch.
 
     Attributes:
-        multi_epoch: whether the same rollout may be used for several epochs.
+        multi_epoch: whether the loss has a ratio ρ = π/π_old, so that a rollout may serve several epochs.
+        whole_episodes: whether minibatches are made of whole episodes.
+        resample_budget: None: every group is used; a number: groups of equal returns, which say nothing of
+            what was better, are dropped and others sampled in their place, as many as this times the
+            update's groups at most.
         aggregate: how the steps' losses become one number, see `Batch.aggregate`.
     """
 
     kind = "objective"
     multi_epoch: ClassVar[bool] = False
+    whole_episodes: ClassVar[bool] = False
 
-    aggregate: Annotated[
-        Aggregate,
-        "mean over steps (SB3), or the sum or mean over each episode's steps, averaged over episodes",
-    ] = "step_mean"
+    aggregate: AggregateParam = "step_mean"
+
+    @property
+    def resample_budget(self) -> float | None:
+        """A class attribute or a field."""
+        return None
 
     @abstractmethod
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the policy's loss, to be minimised, and what to log."""
+
+    def weights(self, rollout: Rollout) -> Array | None:
+        """Return (M,) with which Σ w x is the aggregate of x over the rollout's steps; None: the plain mean."""
+        return rollout.weights(self.aggregate)
 
     def value_loss(self, batch: Batch) -> torch.Tensor:
         """Return the critic's loss, the mean of (V(s_t) − R̂_t)² over the batch's steps."""

@@ -71,6 +71,9 @@ class Rollout:
     _successors: Callable[[], Observations]
     _values: Array | None = None
     _next_values: Array | None = None
+    _group: Array | None = None
+    _scores: Callable[[], Array] | None = None
+    _ratios: Callable[[], Array] | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -123,7 +126,7 @@ class Rollout:
     def episode(self) -> Array:
         """The index 0 … n_episodes − 1 of the episode or fragment, column by column; −1 on padding."""
         starts = np.ones_like(self.mask)
-        starts[1:] = self.last[:-1]
+        starts[1:] = self.last[:-1] | ~self.mask[:-1]
         starts &= self.mask
         index = np.cumsum(starts.T.reshape(-1)).reshape(starts.T.shape).T - 1
         return np.where(self.mask, index, -1)
@@ -132,6 +135,28 @@ class Rollout:
     def n_episodes(self) -> int:
         """How many episodes and fragments there are."""
         return int(self.last.sum())
+
+    @cached_property
+    def group(self) -> Array:
+        """The index of the group that each step's episode belongs to; 0 where there are none, −1 on padding."""
+        group = np.zeros(self.shape, dtype=int) if self._group is None else self._group
+        return np.where(self.mask, group, -1)
+
+    @cached_property
+    def ratios(self) -> Array:
+        """ρ_t = π(a_t|s_t) / π_old(a_t|s_t) of the policy as it is now and as it sampled; 1 before an update."""
+        return np.ones(self.shape) if self._ratios is None else self._ratios()
+
+    @cached_property
+    def score_sq_norms(self) -> Array:
+        """‖∇ log π(a_t|s_t)‖² with respect to what the action head puts out, float64.
+
+        Discrete actions: logits; Gaussian: mean and log standard deviation. Raises PluginError unless a part
+        declared `Need.SCORES`.
+        """
+        if self._scores is None:
+            raise PluginError("a part that reads score_sq_norms must declare Need.SCORES")
+        return self._scores()
 
     @cached_property
     def lengths(self) -> Array:
@@ -145,6 +170,12 @@ class Rollout:
     def episode_means(self, x: Array) -> Array:
         """Return (n_episodes,): the mean of x (T, N) over the steps of each episode."""
         return self.episode_sums(x) / self.lengths
+
+    def group_sums(self, x: Array) -> Array:
+        """Return (n_episodes,): for each episode, the sum of x (n_episodes,) over its group, itself included."""
+        groups = np.zeros(self.n_episodes, dtype=int)
+        groups[self.flat(self.episode)] = self.flat(self.group)
+        return np.bincount(groups, x)[groups]
 
     def mean(self, x: Array) -> float:
         """Return the mean of x (T, N) over all steps, padding left out."""
@@ -187,9 +218,9 @@ class Samples:
 
     Attributes:
         observations: (M, …), or a dict of such tensors; on the CPU until they are a `Batch`.
-        actions: (M, action dimension).
+        actions: (M, …) as the policy's `evaluate_actions` takes them.
         advantages: Ψ_t (M,), float32.
-        returns: R̂_t (M,), float32, what the critic learns.
+        returns: (M,), float32, what the critic learns: R̂_t, or the estimator's `critic_targets`.
         old_values: V(s_t) (M,) when sampled; 0 without a critic.
         old_log_probs: log π_old(a_t | s_t) (M,), of the policy that sampled.
         episode: (M,) index of the episode or fragment.
@@ -210,9 +241,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.advantages)
 
-    def select(self, index: Tensor) -> Samples:
-        """Return the steps at (B,) indices; weights grow by M/B, so that aggregates keep their scale."""
-        weights = None if self.weights is None else self.weights[index] * (len(self) / len(index))
+    def select(self, index: Tensor, share: float) -> Samples:
+        """Return the steps at (B,) indices, a share of the rollout; weights grow by 1/share to keep their scale."""
+        weights = None if self.weights is None else self.weights[index] / share
         return replace(
             self,
             observations=_index(self.observations, index),
@@ -257,6 +288,15 @@ class Batch(Samples):
         The policy gradient is the episode_sum; a mean over steps divides it by a random length.
         """
         return x.mean() if self.weights is None else (x * self.weights).sum()
+
+    def episode_means(self, x: Tensor) -> Tensor:
+        """Return (B,): the mean of x (B,) over the batch's steps of the same episode."""
+        import torch
+
+        _, index, counts = torch.unique(self.episode, return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(counts), dtype=x.dtype, device=x.device).index_add(0, index, x)
+        means: Tensor = sums / counts
+        return means[index]
 
     def scheduled(self, value: Any) -> float:
         """Return the present value of a hyperparameter that may be a schedule."""

@@ -1,13 +1,9 @@
-"""How to sample: a fixed number of steps, or whole episodes; and SB3's conventions turned into a Rollout.
-
-Both drive the same loop over the VecEnv. A plan says which environments' steps count and when to stop; a
-VecEnv steps all its environments together, so one that has given its share is stepped on and not recorded.
-"""
+"""The loop over the VecEnv that every plan drives, and SB3's conventions turned into a Rollout."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,106 +16,11 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.errors import ConfigError
 from pgzoo.interfaces import Array
+from pgzoo.plans import Plan
 from pgzoo.rollout import Rollout
 
 if TYPE_CHECKING:
     from pgzoo.algorithm import PolicyGradient
-
-
-class Plan(Protocol):
-    """Which steps to record and when to stop."""
-
-    whole_episodes: bool
-
-    def begin(self, n_envs: int) -> None:
-        """Forget the last rollout."""
-
-    @property
-    def active(self) -> Array:
-        """(N,) whether the next step of each environment counts."""
-
-    @property
-    def finished(self) -> bool:
-        """Whether the rollout is complete."""
-
-    def observe(self, dones: Array, episode_steps: Array) -> None:
-        """Take in one step: (N,) dones, and (N,) how long each episode is by now."""
-
-
-@dataclass
-class Steps:
-    """n_steps of every environment; fragments of episodes at the edges."""
-
-    n_steps: int
-    whole_episodes = False
-    _taken: int = 0
-    _active: Array = field(default_factory=lambda: np.ones(0, dtype=bool))
-
-    def begin(self, n_envs: int) -> None:
-        """Start a rollout."""
-        self._taken = 0
-        self._active = np.ones(n_envs, dtype=bool)
-
-    @property
-    def active(self) -> Array:
-        """All of them."""
-        return self._active
-
-    @property
-    def finished(self) -> bool:
-        """Whether n_steps were taken."""
-        return self._taken >= self.n_steps
-
-    def observe(self, dones: Array, episode_steps: Array) -> None:
-        """Count the step."""
-        self._taken += 1
-
-
-@dataclass
-class Episodes:
-    """The same number of whole episodes from every environment.
-
-    Taking the first K episodes that end, whoever gives them, would favour short ones; here the episodes of an
-    environment count by their order alone.
-
-    Attributes:
-        n_episodes: over all environments, a multiple of their number.
-        max_steps: a longer episode is an error.
-    """
-
-    n_episodes: int
-    max_steps: int
-    whole_episodes = True
-    _left: Array = field(default_factory=lambda: np.zeros(0, dtype=int))
-
-    def begin(self, n_envs: int) -> None:
-        """Start a rollout."""
-        self._left = np.full(n_envs, self.n_episodes // n_envs)
-
-    @property
-    def active(self) -> Array:
-        """Those that have not given all their episodes."""
-        return self._left > 0
-
-    @property
-    def finished(self) -> bool:
-        """Whether all episodes ended."""
-        return not self._left.any()
-
-    def observe(self, dones: Array, episode_steps: Array) -> None:
-        """Count ended episodes.
-
-        Raises:
-            ConfigError: an episode has taken max_steps without an end.
-        """
-        endless = self.active & ~dones & (episode_steps >= self.max_steps)
-        if endless.any():
-            raise ConfigError(
-                f"an episode of environment {int(endless.argmax())} has not ended after "
-                f"{self.max_steps} steps; give it a time limit, raise max_episode_steps, "
-                "or use a recipe that samples steps"
-            )
-        self._left -= self.active & dones
 
 
 @dataclass
@@ -130,9 +31,11 @@ class _Record:
     truncated: list[Array] = field(default_factory=list)
     mask: list[Array] = field(default_factory=list)
     step: list[Array] = field(default_factory=list)
+    group: list[Array] = field(default_factory=list)
     terminal_observations: dict[tuple[int, int], Any] = field(default_factory=dict)
 
-    def add(self, dones: Array, infos: list[dict[str, Any]], active: Array, step: Array) -> None:
+    def add(self, dones: Array, infos: list[dict[str, Any]], plan: Plan, step: Array) -> None:
+        active = plan.active
         truncated = np.zeros_like(dones)
         for n in np.flatnonzero(dones & active):
             truncated[n] = infos[n].get("TimeLimit.truncated", False)
@@ -141,7 +44,8 @@ class _Record:
         self.terminated.append(dones & active & ~truncated)
         self.truncated.append(truncated)
         self.mask.append(active)
-        self.step.append(step)
+        self.step.append(step.copy())
+        self.group.append(plan.group)
 
 
 def collect(
@@ -157,7 +61,8 @@ def collect(
     Callbacks find in their `locals` what SB3's `collect_rollouts` gives them.
 
     Raises:
-        ConfigError: an episode does not end, or a time limit hides the observation it cut at.
+        ConfigError: an episode does not end, a time limit hides the observation it cut at, or the environment
+            ignores a group's seed.
     """
     policy = model.policy
     _begin(model, env, rollout_buffer, plan)
@@ -165,6 +70,9 @@ def collect(
     callback.on_rollout_start()
     n_steps = 0
     while not plan.finished:
+        if (observations := plan.reset(env, bool(model._last_episode_starts.all()))) is not None:  # type: ignore[union-attr]
+            _stand(model, observations, np.ones(env.num_envs, dtype=bool))
+            model._episode_steps[:] = 0
         if model.use_sde:
             _renew_noise(model, env.num_envs, n_steps, plan)
         with torch.no_grad():
@@ -187,24 +95,20 @@ def collect(
         if rollout_buffer.full:
             resize(rollout_buffer, 2 * rollout_buffer.buffer_size)
         rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
-        record.add(dones, infos, active, model._episode_steps.copy())
-        plan.observe(dones, model._episode_steps + 1)
+        record.add(dones, infos, plan, model._episode_steps)
+        plan.observe(rewards, dones, infos, model._episode_steps + 1)
         _advance(model, new_obs, dones)
 
     if plan.whole_episodes:
         resize(rollout_buffer, n_steps)
-    rollout = _rollout(model, rollout_buffer, record, new_obs)
+    rollout = _rollout(model, rollout_buffer, record, plan, new_obs)
     callback.update_locals(locals())
     return rollout
 
 
 def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan) -> None:
-    assert model._last_obs is not None
     assert model._last_episode_starts is not None
     model.policy.set_training_mode(False)
-    if plan.whole_episodes and not model._last_episode_starts.all():
-        model._last_obs = env.reset()  # type: ignore[assignment]
-        model._last_episode_starts = np.ones(env.num_envs, dtype=bool)
     model._episode_steps[model._last_episode_starts.astype(bool)] = 0
     plan.begin(env.num_envs)
     buffer.reset()
@@ -216,8 +120,12 @@ def _advance(model: PolicyGradient, new_obs: Any, dones: Array) -> None:
     """Remember where the environments stand; also when a callback stops, so that learning can go on from there."""
     model._episode_steps += 1
     model._episode_steps[dones] = 0
-    model._last_obs = new_obs
-    model._last_episode_starts = dones
+    _stand(model, new_obs, dones)
+
+
+def _stand(model: PolicyGradient, observations: Any, starts: Array) -> None:
+    model._last_obs = observations
+    model._last_episode_starts = starts
 
 
 def _renew_noise(model: PolicyGradient, n_envs: int, n_steps: int, plan: Plan) -> None:
@@ -259,16 +167,18 @@ def resize(buffer: RolloutBuffer, size: int) -> None:
     buffer.full = buffer.pos >= size
 
 
-def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, new_obs: Any) -> Rollout:
+def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan: Plan, new_obs: Any) -> Rollout:
     """Return the Rollout; its arrays are the buffer's own, with numbers on padding set to 0."""
-    mask, step = np.array(record.mask), np.array(record.step)
+    group, step = np.array(record.group), np.array(record.step)
+    mask = np.array(record.mask) & plan.kept(group)
     for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
         array[~mask] = 0
     observations = buffer.observations  # the buffer makes new arrays for the next rollout
-    terminated, truncated = np.array(record.terminated), np.array(record.truncated)
+    terminated, truncated = np.array(record.terminated) & mask, np.array(record.truncated) & mask
     next_values = None
     if model.has_critic:
-        next_values = _next_values(model, buffer.values, terminated, truncated, record, new_obs)
+        ends = terminated, truncated, mask
+        next_values = _next_values(model, buffer.values, *ends, record.terminal_observations, new_obs)
     return Rollout(
         rewards=buffer.rewards,
         terminated=terminated,
@@ -282,11 +192,18 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, new_
         _successors=lambda: _successors(observations, record.terminal_observations, new_obs),
         _values=buffer.values if model.has_critic else None,
         _next_values=next_values,
+        _group=group,
     )
 
 
 def _next_values(
-    model: PolicyGradient, values: Array, terminated: Array, truncated: Array, record: _Record, new_obs: Any
+    model: PolicyGradient,
+    values: Array,
+    terminated: Array,
+    truncated: Array,
+    mask: Array,
+    terminal_observations: dict[tuple[int, int], Any],
+    new_obs: Any,
 ) -> Array:
     """Return V(s_{t+1}) (T, N) of the true successor, 0 where terminated.
 
@@ -296,18 +213,18 @@ def _next_values(
     next_values = np.zeros_like(values)
     next_values[:-1] = values[1:]
     with torch.no_grad():
-        if not (terminated[-1] | truncated[-1] | ~record.mask[-1]).all():
+        if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
             edge = policy.predict_values(obs_as_tensor(new_obs, model.device))
             next_values[-1] = edge.cpu().numpy().flatten()
         for t, n in zip(*np.nonzero(truncated), strict=True):
-            if (t, n) not in record.terminal_observations:
+            if (t, n) not in terminal_observations:
                 raise ConfigError(
                     f"environment {n} reports a time limit without info['terminal_observation'], "
                     "so that the value it was cut at is unknown"
                 )
-            observation = policy.obs_to_tensor(record.terminal_observations[t, n])[0]
+            observation = policy.obs_to_tensor(terminal_observations[t, n])[0]
             next_values[t, n] = policy.predict_values(observation).item()
-    next_values[terminated | ~np.array(record.mask)] = 0.0
+    next_values[terminated | ~mask] = 0.0
     return next_values
 
 

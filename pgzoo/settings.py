@@ -6,7 +6,7 @@ Names, and meanings where SB3 has them, are those of SB3's A2C and PPO.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pgzoo.params import Range, Schedule, Search
 
@@ -19,7 +19,7 @@ class Settings:
     """How to sample, optimise and log; a recipe's defaults replace these."""
 
     sampling: Annotated[
-        Literal["auto", "steps", "episodes"], "what a rollout is made of; auto: what the parts need"
+        Literal["auto", "steps", "episodes", "groups"], "what a rollout is made of; auto: what the parts need"
     ] = "auto"
     n_steps: Annotated[
         int, POSITIVE, Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
@@ -30,6 +30,8 @@ class Settings:
         Search(choices=(4, 8, 16, 32)),
         "whole episodes per update, over all environments",
     ] = None
+    group_size: Annotated[int, POSITIVE, Search(choices=(4, 8, 16)), "episodes from each initial state, for groups"] = 8
+    group_options: Annotated[dict[str, Any] | None, "what groups pass to reset(options=…)"] = None
     max_episode_steps: Annotated[int, POSITIVE, "a longer episode is an error"] = 100_000
     learning_rate: Annotated[float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"] = (
         7e-4

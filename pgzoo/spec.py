@@ -14,6 +14,7 @@ from pgzoo.registry import PARTS, Kind, Registry
 from pgzoo.settings import Settings
 
 DEFAULT_EPISODES = 8
+DEFAULT_GROUPS = 4
 ALGORITHM = "algorithm"
 """The prefix of the algorithm's own hyperparameters, where a bare name is not clear."""
 
@@ -44,25 +45,36 @@ class Spec:
 
     @property
     def sampling(self) -> str:
-        """`steps` or `episodes`: what was asked for, or what the parts need."""
+        """`steps`, `episodes` or `groups`: what was asked for, or what the parts need."""
         if self.settings.sampling != "auto":
             return self.settings.sampling
+        if Need.GROUPS in self.needs:
+            return "groups"
         return "episodes" if Need.COMPLETE_EPISODES in self.needs else "steps"
 
     def n_episodes(self, n_envs: int) -> int:
-        """Return the episodes of one update; the default is rounded up to a multiple of n_envs.
+        """Return the episodes of one update.
+
+        A multiple of n_envs, or of group_size for groups; by default at least 8 episodes, or 4 groups.
 
         Raises:
-            ConfigError: a number was given that n_envs does not divide.
+            ConfigError: a number was given that is no such multiple.
         """
         given = self.settings.n_episodes
-        if given is None:
-            return n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
-        if given % n_envs:
-            nearest = n_envs * max(1, round(given / n_envs))
+        if self.sampling == "groups":
+            size = self.settings.group_size
+            if given is None:
+                return DEFAULT_GROUPS * size
+            unit, why = f"group_size={size}", "that every group is complete"
+        else:
+            size = n_envs
+            if given is None:
+                return n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
+            unit, why = f"n_envs={size}", "that every environment gives the same number of episodes"
+        if given % size:
+            nearest = size * max(1, round(given / size))
             raise ConfigError(
-                f"n_episodes must be a multiple of n_envs={n_envs}, so that every environment gives the same "
-                f"number of episodes; got {given}, the nearest is {nearest}"
+                f"n_episodes must be a multiple of {unit}, so {why}; got {given}, the nearest is {nearest}"
             )
         return given
 
@@ -194,13 +206,24 @@ def _build(cls: Any, fields: Mapping[str, Any], where: str) -> Any:
 
 def _check(spec: Spec) -> None:
     """Refuse parts that contradict the settings."""
+    if spec.settings.sampling not in ("auto", "groups") and Need.GROUPS in spec.needs:
+        needing = next(p for p in spec.parts.values() if Need.GROUPS in p.needs)
+        raise ConfigError(
+            f"{needing.kind} {needing.name!r} compares episodes from the same initial state, which "
+            f"sampling={spec.settings.sampling!r} does not give; use sampling='groups' or 'auto'"
+        )
     if spec.settings.sampling == "steps" and Need.COMPLETE_EPISODES in spec.needs:
         needing = next(p for p in spec.parts.values() if Need.COMPLETE_EPISODES in p.needs)
         raise ConfigError(
             f"{needing.kind} {needing.name!r} needs complete episodes, which sampling='steps' cuts; "
             "use sampling='episodes' or 'auto'"
         )
-    if spec.settings.n_epochs > 1 and not spec.objective.multi_epoch:
+    if spec.objective.resample_budget is not None and spec.sampling != "groups":
+        raise ConfigError(
+            f"objective {spec.objective.name!r} drops groups, which sampling={spec.sampling!r} has none of"
+        )
+    reusable = spec.objective.multi_epoch or spec.estimator.recompute == "epoch"
+    if spec.settings.n_epochs > 1 and not reusable:
         raise ConfigError(
             f"objective {spec.objective.name!r} is right for one epoch only, since the policy moves "
             f"away from the one that sampled; n_epochs={spec.settings.n_epochs} needs an objective "

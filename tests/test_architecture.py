@@ -16,8 +16,8 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 # A module may import those of its own layer above it in this list, and all of lower layers.
 LAYERS = [
     ["errors", "params", "interfaces", "hookspecs"],
-    ["registry", "schedules", "rollout", "settings"],
-    ["spec", "learners"],
+    ["registry", "schedules", "rollout", "settings", "envs"],
+    ["spec", "learners", "plans", "scores", "reference"],
     ["sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],
@@ -48,11 +48,11 @@ def core_modules(path: Path) -> set[str]:
 
 
 def layer_of(path: Path) -> str:
-    return "cli" if path.parent.name == "cli" else path.stem
+    return path.parent.name if path.parent.name in ("cli", "envs") else path.stem
 
 
 FILES = [
-    path for path in sorted(CORE.rglob("*.py")) if path.stem not in ("__init__", "__main__") or "cli" in path.parts
+    path for path in sorted(CORE.rglob("*.py")) if path.stem not in ("__init__", "__main__") or path.parent != CORE
 ]
 
 

@@ -152,7 +152,7 @@ def test_a_nan_reward_is_located() -> None:
             obs, reward, *rest = super().step(action)
             return obs, float("nan") if self.t == 2 else reward, *rest
 
-    with pytest.raises(ValueError, match=r"nan at step 1 of environment 0 \(reward nan\)"):
+    with pytest.raises(ValueError, match="environment 0 gave the reward nan at step 1 of an episode"):
         sample(
             DummyVecEnv([Broken]),
             "rtg",

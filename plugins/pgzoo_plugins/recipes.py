@@ -6,6 +6,15 @@ from collections.abc import Iterable
 
 from pgzoo import Recipe, hookimpl
 
+PPO_DEFAULTS = {
+    "learning_rate": 3e-4,
+    "n_steps": 2048,
+    "batch_size": 64,
+    "n_epochs": 10,
+    "normalize_advantage": True,
+    "max_grad_norm": 0.5,
+}
+
 RECIPES = (
     Recipe(
         "reinforce",
@@ -34,6 +43,12 @@ RECIPES = (
         "reward-to-go minus a learned V, REINFORCE with baseline (Sutton & Barto 2018, sec. 13.4)",
         "reward_to_go",
         "value",
+    ),
+    Recipe(
+        "rtg_optimal",
+        "reward-to-go minus the constant of least variance (Weaver & Tao 2001; Greensmith et al. 2004)",
+        "reward_to_go",
+        "optimal",
     ),
     Recipe(
         "td_value",
@@ -79,14 +94,22 @@ RECIPES = (
         "lambda_return",
         "value",
         "ppo_clip",
-        defaults={
-            "learning_rate": 3e-4,
-            "n_steps": 2048,
-            "batch_size": 64,
-            "n_epochs": 10,
-            "normalize_advantage": True,
-            "max_grad_norm": 0.5,
-        },
+        defaults=PPO_DEFAULTS,
+    ),
+    Recipe(
+        "ppo_kl",
+        "PPO with an adaptive KL penalty in place of the clip (Schulman et al. 2017, sec. 4)",
+        "lambda_return",
+        "value",
+        "ppo_kl",
+        defaults=PPO_DEFAULTS,
+    ),
+    Recipe(
+        "vtrace",
+        "several epochs of the policy gradient on returns corrected for them (IMPALA, Espeholt et al. 2018)",
+        "vtrace",
+        "value",
+        defaults={"n_epochs": 4},
     ),
 )
 

@@ -1,0 +1,88 @@
+"""Addition: a verifiable reward in the shape of language-model post-training, in seconds on a CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from pgzoo.errors import ConfigError
+from pgzoo.interfaces import Array
+
+
+class Addition(gym.Env[Array, Any]):
+    """Add two numbers of `digits` digits in `base`, written token by token; the reward is 1 for the whole answer.
+
+    A prompt is two numbers a and b; an action is a token, a digit 0 … base − 1 or the end (`base`). The answer
+    is a + b in its usual form: the highest digit first, without leading zeros. The episode ends at the end
+    token, or once `digits + 2` tokens are written: the answer's digits and the end. The reward is 1 at the end
+    token after the right digits, and else 0, with no part for nearly right; `info["is_success"]` says so.
+
+    The observation is MultiDiscrete: the digits of a, of b, then what was written, `base + 1` standing for a
+    place that is still blank. The seed fixes the prompt, and nothing else is random: a group of episodes with
+    one seed is one prompt's completions. `reset(options={"prompt": (a, b)})` asks for a prompt.
+
+    Args:
+        digits: of each number, leading zeros included.
+        base: of the number system, at least 2.
+        render_mode: "ansi" or None.
+
+    Raises:
+        ConfigError: a number or a prompt out of range.
+    """
+
+    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own annotation)
+
+    def __init__(self, digits: int = 1, base: int = 10, render_mode: str | None = None) -> None:
+        if digits < 1 or base < 2:
+            raise ConfigError(f"Addition needs digits >= 1 and base >= 2, not digits={digits}, base={base}")
+        self.digits, self.base, self.render_mode = digits, base, render_mode
+        self.end, self.blank, self.length = base, base + 1, digits + 2
+        self.action_space = spaces.Discrete(base + 1)
+        self.observation_space = spaces.MultiDiscrete([base] * (2 * digits) + [base + 2] * self.length)
+        self.prompt, self.written = (0, 0), list[int]()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Begin with a prompt of the seed, or the one that is asked for."""
+        super().reset(seed=seed)
+        highest = self.base**self.digits
+        a, b = (options or {}).get("prompt") or self.np_random.integers(0, highest, 2)
+        if not (0 <= a < highest and 0 <= b < highest):
+            raise ConfigError(f"a prompt is two numbers below {highest}, not {(a, b)}")
+        self.prompt, self.written = (int(a), int(b)), []
+        return self._observation(), {}
+
+    def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Write a token."""
+        self.written.append(int(action))
+        right = self.written == [*self.numerals(sum(self.prompt)), self.end]
+        over = self.written[-1] == self.end or len(self.written) == self.length
+        return self._observation(), float(right), over, False, {"is_success": right} if over else {}
+
+    def numerals(self, number: int, width: int = 1) -> list[int]:
+        """Return the digits of a number, the highest first, padded with zeros to a width."""
+        found: list[int] = []
+        while number:
+            number, digit = divmod(number, self.base)
+            found.insert(0, digit)
+        return [0] * (width - len(found)) + found
+
+    def _observation(self) -> Array:
+        a, b = (self.numerals(number, self.digits) for number in self.prompt)
+        blanks = [self.blank] * (self.length - len(self.written))
+        return np.array([*a, *b, *self.written, *blanks], dtype=self.observation_space.dtype)
+
+    def render(self) -> str | None:
+        """Return the prompt and what was written, such as `3 + 4 = 12.` in base 5."""
+        if self.render_mode is None:
+            return None
+        digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+
+        def text(tokens: list[int]) -> str:
+            joint = "" if self.base <= len(digits) else ","
+            return joint.join("." if t == self.end else digits[t] if not joint else str(t) for t in tokens)
+
+        a, b = (text(self.numerals(number, self.digits)) for number in self.prompt)
+        return f"{a} + {b} = {text(self.written)}"

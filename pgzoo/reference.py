@@ -1,0 +1,44 @@
+"""A frozen copy of the policy, for objectives that keep near it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pgzoo.rollout import Batch
+
+
+class ReferencePolicy(torch.nn.Module):
+    """A policy that is compared with and not trained; its weights are saved with the model.
+
+    Args:
+        policy: the live policy, copied now and, by `refresh` and `follow`, later.
+    """
+
+    updates: torch.Tensor
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        super().__init__()
+        # The optimizer is not needed; a distribution may hold noise that cannot be copied, and none is drawn here.
+        shared = {id(policy.optimizer): None, id(policy.action_dist): copy.copy(policy.action_dist)}
+        self.policy = copy.deepcopy(policy, shared).requires_grad_(False)
+        self._live = [policy]  # in a list, so that it is no part of this module
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def log_probs(self, batch: Batch) -> torch.Tensor:
+        """Return log π_ref(a_t | s_t), (B,)."""
+        with torch.no_grad():
+            return self.policy.evaluate_actions(batch.observations, batch.actions)[1]
+
+    def refresh(self, every: int) -> None:
+        """Count an update; copy the live policy at every so many."""
+        self.updates += 1
+        if self.updates % every == 0:
+            self.policy.load_state_dict(self._live[0].state_dict())
+
+    def follow(self, decay: float) -> None:
+        """θ_ref ← decay θ_ref + (1 − decay) θ."""
+        for own, live in zip(self.policy.parameters(), self._live[0].parameters(), strict=True):
+            own.lerp_(live.detach(), 1 - decay)

@@ -1,0 +1,45 @@
+"""‖∇ log π(a|s)‖² with respect to what the action head puts out, for every distribution of SB3."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import StateDependentNoiseDistribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+
+def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.Tensor) -> torch.Tensor:
+    r"""Return (M,): the squared norm of the score of each action, summed over the action's dimensions.
+
+        categorical, logits z:      Σ_j (1[j = a] − π_j)² = 1 − 2π_a + Σ_j π_j²
+        Bernoulli, logits z:        (a − p)²
+        Gaussian, μ and log σ:      ((a − μ)/σ²)² + (((a − μ)/σ)² − 1)²
+
+    With gSDE the Gaussian is that of the action before it is squashed, and σ the state's own.
+
+    Args:
+        policy: the one that sampled.
+        observations: (M, …) tensors, or a dict of them.
+        actions: (M, …) as `policy.evaluate_actions` takes them.
+    """
+    with torch.no_grad():
+        own: Any = policy.get_distribution(observations)
+        if isinstance(own, StateDependentNoiseDistribution) and own.bijector is not None:
+            actions = own.bijector.inverse(actions)
+        inner = own.distribution
+        if isinstance(inner, list):
+            parts = zip(inner, actions.unbind(dim=1), strict=True)
+            return torch.stack([_categorical(d.probs, a) for d, a in parts]).sum(dim=0)
+        if isinstance(inner, torch.distributions.Categorical):
+            return _categorical(inner.probs, actions)
+        if isinstance(inner, torch.distributions.Bernoulli):
+            return (actions - inner.probs).square().sum(dim=1)
+        assert isinstance(inner, torch.distributions.Normal)
+        standard = (actions.reshape(len(inner.loc), -1) - inner.loc) / inner.scale
+        return ((standard / inner.scale).square() + (standard.square() - 1).square()).sum(dim=1)
+
+
+def _categorical(probs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+    chosen = probs.gather(1, actions.long().reshape(-1, 1)).squeeze(1)
+    return 1 - 2 * chosen + probs.square().sum(dim=1)

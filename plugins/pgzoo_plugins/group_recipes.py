@@ -1,0 +1,59 @@
+"""The built-in recipes that compare episodes from the same start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pgzoo import Recipe, hookimpl
+
+RECIPES = (
+    Recipe(
+        "rloo",
+        "the return minus the mean of the group's others (RLOO, Kool et al. 2019; Ahmadian et al. 2024)",
+        "full_return",
+        "leave_one_out",
+        {"name": "policy_gradient", "aggregate": "episode_sum"},
+        defaults={"sampling": "groups"},
+    ),
+    Recipe(
+        "grpo",
+        "the return standardised within its group, clipped, near a reference policy (Shao et al. 2024)",
+        "full_return",
+        "group",
+        "grpo",
+    ),
+    Recipe(
+        "dr_grpo",
+        "GRPO without its two biases, the std and each episode's own length (Liu et al. 2025)",
+        "full_return",
+        {"name": "group", "scale": "none"},
+        "dr_grpo",
+    ),
+    Recipe(
+        "dapo",
+        "GRPO with an asymmetric clip, and groups without a signal sampled anew (Yu et al. 2025)",
+        "full_return",
+        "group",
+        "dapo",
+    ),
+    Recipe(
+        "gspo",
+        "GRPO clipped on the ratio of whole episodes (Zheng et al. 2025)",
+        "full_return",
+        "group",
+        "gspo",
+    ),
+    Recipe(
+        "cispo",
+        "GRPO with the clip on the weight of a step (MiniMax-M1, 2025)",
+        "full_return",
+        "group",
+        "cispo",
+    ),
+)
+
+
+@hookimpl
+def pgzoo_recipes() -> Iterable[Recipe]:
+    """Offer the recipes."""
+    return RECIPES

@@ -1,0 +1,82 @@
+"""GRPO: clipped, averaged over episodes, with a penalty for leaving a reference policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pgzoo import (
+    AggregateParam,
+    Array,
+    Batch,
+    Metrics,
+    Objective,
+    Range,
+    Rollout,
+    Schedule,
+    Search,
+    Spaces,
+    State,
+    hookimpl,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True)
+class GRPO(Objective):
+    """L = −(1/E) Σ_e (1/T_e) Σ_t [min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ) − β k3] (Shao et al. 2024, eq. 3).
+
+    k3 = e^q − q − 1 with q = log π_ref − log π estimates KL(π ‖ π_ref) (eq. 4). The reference is the policy as
+    it was at first; or is copied from the policy every `refresh_every` updates; or follows it,
+    θ_ref ← decay θ_ref + (1 − decay) θ. With β = 0 there is none.
+    """
+
+    name = "grpo"
+    multi_epoch = True
+    aggregate: AggregateParam = "episode_mean"
+    clip_range: Annotated[float | Schedule, POSITIVE, Search(choices=(0.1, 0.2, 0.3, 0.4)), "ε"] = 0.2
+    kl_coef: Annotated[float, Range(0), Search(1e-4, 0.1, log=True), "β"] = 0.04
+    reference: Annotated[Literal["initial", "refreshed", "average"], "the policy that k3 compares with"] = "initial"
+    refresh_every: Annotated[int, Range(1), "updates between two copies of a refreshed reference"] = 50
+    decay: Annotated[float, Range(0, 1, open_high=True), "share kept of an average reference"] = 0.99
+
+    def make_state(self, spaces: Spaces) -> torch.nn.Module | None:
+        """Return the reference policy."""
+        from pgzoo import ReferencePolicy
+
+        return ReferencePolicy(spaces.policy) if self.kl_coef else None
+
+    def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
+        """Return the loss."""
+        clip_range = batch.scheduled(self.clip_range)
+        unclipped = batch.advantages * batch.ratio
+        clipped = batch.advantages * batch.ratio.clamp(1 - clip_range, 1 + clip_range)
+        loss = -batch.aggregate(unclipped.min(clipped))
+        clip_fraction = ((batch.ratio - 1).abs() > clip_range).float().mean()
+        metrics = {"policy_gradient_loss": loss, "clip_fraction": clip_fraction, "clip_range": clip_range}
+        if state is None:
+            return loss, metrics
+        q = state.log_probs(batch) - batch.log_probs
+        kl = batch.aggregate(q.exp() - q - 1)
+        return loss + self.kl_coef * kl, {**metrics, "reference_kl": kl}
+
+    def update(
+        self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
+    ) -> Metrics:
+        """Move the reference."""
+        if state is not None and self.reference == "refreshed":
+            state.refresh(self.refresh_every)
+        elif state is not None and self.reference == "average":
+            state.follow(self.decay)
+        return {}
+
+
+@hookimpl
+def pgzoo_objectives() -> Iterable[type[Objective]]:
+    """Offer the objective."""
+    return [GRPO]

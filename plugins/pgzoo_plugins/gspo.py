@@ -1,0 +1,46 @@
+"""GSPO: clipped on the ratio of whole episodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from pgzoo import AggregateParam, Batch, Metrics, Objective, PluginError, Range, Schedule, Search, State, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True)
+class GSPO(Objective):
+    """L = −(1/E) Σ_e min(s Ψ, clip(s, 1−ε, 1+ε) Ψ), s = (Π_t ρ_t)^(1/T_e) (Zheng et al. 2025, eq. 5 and 7).
+
+    The geometric mean s varies less than ρ, so that ε is smaller than PPO's: the paper has 3e-4 below and 4e-4
+    above, for thousands of tokens. Minibatches are whole episodes, each with one Ψ.
+    """
+
+    name = "gspo"
+    multi_epoch = True
+    whole_episodes = True
+    aggregate: AggregateParam = "episode_mean"
+    clip_range: Annotated[float | Schedule, POSITIVE, Search(0.001, 0.2, log=True), "ε"] = 0.05
+
+    def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
+        """Return the loss; raises PluginError if Ψ varies within an episode."""
+        psi = batch.episode_means(batch.advantages)
+        if not psi.allclose(batch.advantages, rtol=1e-3, atol=1e-4):
+            raise PluginError("objective 'gspo' takes one Ψ an episode; use full_return with group or leave_one_out")
+        clip_range = batch.scheduled(self.clip_range)
+        ratio = batch.episode_means(batch.log_probs - batch.old_log_probs).exp()
+        loss = -batch.aggregate((ratio * psi).min(ratio.clamp(1 - clip_range, 1 + clip_range) * psi))
+        clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
+        return loss, {"policy_gradient_loss": loss, "clip_fraction": clip_fraction, "clip_range": clip_range}
+
+
+@hookimpl
+def pgzoo_objectives() -> Iterable[type[Objective]]:
+    """Offer the objective."""
+    return [GSPO]

@@ -1,0 +1,40 @@
+"""The baseline of least variance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
+
+
+@dataclass(frozen=True)
+class Optimal(Baseline):
+    """b = E[‖∇ log π‖² R̂] / E[‖∇ log π‖²], over the steps of the group's other episodes; no other: 0.
+
+    The constant that makes Σ_t Var[∇ log π(a_t|s_t) (R̂_t − b)] least, where terms across time are left out
+    (Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008). The score is the
+    one with respect to what the action head puts out. Without groups the whole batch is one.
+    """
+
+    name = "optimal"
+    needs = frozenset({Need.COMPLETE_EPISODES, Need.SCORES})
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
+        """Return b (T, N), the same over an episode, and c = 1."""
+        weights = rollout.episode_sums(rollout.score_sq_norms)
+        weighted = rollout.episode_sums(rollout.score_sq_norms * returns)
+        others = rollout.group_sums(weights) - weights
+        rest = rollout.group_sums(weighted) - weighted
+        alone = rollout.group_sums(np.ones_like(weights)) == 1
+        b = np.divide(rest, others, out=np.zeros_like(rest), where=(others > 0) & ~alone)
+        return b[rollout.episode], 1.0
+
+
+@hookimpl
+def pgzoo_baselines() -> Iterable[type[Baseline]]:
+    """Offer the baseline."""
+    return [Optimal]

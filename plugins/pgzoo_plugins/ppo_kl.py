@@ -1,0 +1,62 @@
+"""PPO with a KL penalty of adaptive weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+
+from pgzoo import Array, Batch, Metrics, Objective, Range, Rollout, Search, Spaces, State, hookimpl
+
+if TYPE_CHECKING:
+    import torch
+
+POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True)
+class PPOKL(Objective):
+    """L = −mean(ρ Ψ) + β mean((ρ − 1) − log ρ), ρ = π/π_old (Schulman et al. 2017, eq. 8).
+
+    The second mean estimates KL(π_old ‖ π) from the sampled actions. After an update whose KL is above 1.5
+    `kl_target` β is doubled, below a 1.5th of it halved (sec. 4). `target_kl` is another thing: SB3's stop.
+    """
+
+    name = "ppo_kl"
+    multi_epoch = True
+    kl_target: Annotated[float, POSITIVE, Search(0.003, 0.03, log=True), "the KL that an update should have"] = 0.01
+    initial_kl_coef: Annotated[float, POSITIVE, "β of the first update"] = 1.0
+
+    def make_state(self, spaces: Spaces) -> torch.nn.Module:
+        """Return β as a buffer."""
+        import torch
+
+        state = torch.nn.Module()
+        state.register_buffer("kl_coef", torch.tensor(self.initial_kl_coef))
+        return state
+
+    def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
+        """Return the loss."""
+        surrogate = batch.aggregate(batch.ratio * batch.advantages)
+        kl = batch.aggregate((batch.ratio - 1) - (batch.log_probs - batch.old_log_probs))
+        return state.kl_coef * kl - surrogate, {"policy_gradient_loss": -surrogate, "kl_penalty": kl}
+
+    def update(
+        self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
+    ) -> Metrics:
+        """Adapt β to the KL of the whole update."""
+        ratios = np.where(rollout.mask, rollout.ratios, 1.0)
+        kl = rollout.mean((ratios - 1) - np.log(ratios))
+        if kl > 1.5 * self.kl_target:
+            state.kl_coef.mul_(2)
+        elif kl < self.kl_target / 1.5:
+            state.kl_coef.div_(2)
+        return {"kl_coef": float(state.kl_coef), "kl": kl}
+
+
+@hookimpl
+def pgzoo_objectives() -> Iterable[type[Objective]]:
+    """Offer the objective."""
+    return [PPOKL]

@@ -1,0 +1,58 @@
+"""V-trace: returns corrected for a policy that has moved away from the one that sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl, reverse_scan
+
+POSITIVE = Range(0, open_low=True)
+
+
+@dataclass(frozen=True)
+class VTrace(Estimator):
+    """R̂_t = r_t + γ v_{t+1}, with the targets v of IMPALA (Espeholt et al. 2018, eq. 1 and sec. 4.2).
+
+        v_t = V(s_t) + δ_t + γ c_t (v_{t+1} − V(s_{t+1})),    δ_t = ρ_t (r_t + γ V(s_{t+1}) − V(s_t))
+
+    with ρ_t = min(ρ̄, π/π_old) and c_t = min(c̄, π/π_old); at a last step v_{t+1} = V(s_{t+1}). V learns v_t, and
+    Ψ_t is multiplied by ρ_t unless the objective has a ratio. On-policy, R̂ = v = lambda_return(1).
+    """
+
+    name = "vtrace"
+    recompute = "epoch"
+    needs = frozenset({Need.VALUES})
+    unbiased = False
+    bias = "a learned V stands for what a step cut, and truncated ratios aim at a policy in between"
+    rho_bar: Annotated[float, POSITIVE, Search(choices=(1.0, 2.0)), "ρ̄, limit of the weight of a step"] = 1.0
+    c_bar: Annotated[float, POSITIVE, "c̄, limit of what is carried back from later steps"] = 1.0
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        """Return R̂ (T, N)."""
+        v = self._targets(rollout)
+        following = np.roll(v, -1, axis=0)
+        return rollout.rewards + rollout.gamma * np.where(rollout.last, rollout.next_values, following)
+
+    def critic_targets(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return v (T, N)."""
+        return self._targets(rollout)
+
+    def importance_weights(self, rollout: Rollout) -> Array:
+        """Return min(ρ̄, ρ_t), (T, N)."""
+        return np.minimum(self.rho_bar, rollout.ratios)
+
+    def _targets(self, rollout: Rollout) -> Array:
+        values, next_values = rollout.values.astype(np.float64), rollout.next_values.astype(np.float64)
+        delta = self.importance_weights(rollout) * (rollout.rewards + rollout.gamma * next_values - values)
+        c = np.minimum(self.c_bar, rollout.ratios)
+        return values + reverse_scan(delta, np.where(rollout.last, 0.0, rollout.gamma * c))
+
+
+@hookimpl
+def pgzoo_estimators() -> Iterable[type[Estimator]]:
+    """Offer the estimator."""
+    return [VTrace]

@@ -19,6 +19,9 @@ def make_rollout(
     truncated: Any = None,
     mask: Any = None,
     step: Any = None,
+    group: Any = None,
+    ratios: Any = None,
+    scores: Any = None,
     gamma: float = 1.0,
 ) -> Rollout:
     """Return a Rollout from lists: (T,) for one environment or (T, N). Actions are 0 and 1 in turn.
@@ -59,6 +62,9 @@ def make_rollout(
         _successors=lambda: np.zeros((*shape, 1), np.float32),
         _values=values,
         _next_values=next_values,
+        _group=None if group is None else column(group, int),
+        _ratios=None if ratios is None else lambda: column(ratios, float),
+        _scores=None if scores is None else lambda: column(scores, float),
     )
 
 
@@ -67,6 +73,15 @@ RAGGED = {
     "rewards": [[1, 10], [2, 20], [3, 30], [0, 40]],
     "terminated": [[0, 0], [1, 0], [1, 0], [0, 1]],
     "mask": [[1, 1], [1, 1], [1, 1], [0, 1]],
+}
+
+# One group of episodes of 1, 2 and 5 steps, an environment each, and beside them one of another group: 3 steps.
+LENGTHS = [1, 2, 5, 3]
+GROUPS: dict[str, Any] = {
+    "rewards": [[4, 1, 1, 7], [0, 1, 0, 7], [0, 0, 2, 7], [0, 0, 0, 0], [0, 0, 3, 0]],
+    "mask": np.arange(5)[:, None] < LENGTHS,
+    "terminated": np.arange(5)[:, None] == np.array(LENGTHS) - 1,
+    "group": [[0, 0, 0, 1]] * 5,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zipfile
 from pathlib import Path
 from typing import Any, ClassVar
@@ -216,6 +217,56 @@ def test_further_critic_updates_leave_the_actor_alone() -> None:
     assert len(actor) == 6
     assert all(torch.equal(plain[name], further[name]) for name in actor)
     assert further_error < 0.95 * plain_error
+
+
+def test_vtrace_is_recomputed_before_each_further_epoch(registry_with: Any) -> None:
+    from pgzoo_plugins.vtrace import VTrace
+
+    seen: list[tuple[Any, Any, Any]] = []
+
+    class Watched(VTrace):
+        name = "watched"
+
+        def __call__(self, rollout: Any, state: Any = None) -> Any:
+            returns = super().__call__(rollout, state)
+            seen.append((rollout.ratios, rollout.values, returns))
+            return returns
+
+    model = PolicyGradient(
+        "MlpPolicy", "CartPole-v1", "watched+value", registry=registry_with(Watched), n_steps=64, n_epochs=3,
+        learning_rate=0.01, seed=0, device="cpu",
+    )  # fmt: skip
+    model.learn(64)
+    assert len(seen) == 3
+    assert (seen[0][0] == 1).all()
+    for (_, values, returns), (later_ratios, later_values, later_returns) in itertools.pairwise(seen):
+        assert abs(later_ratios - 1).max() > 1e-3
+        assert abs(later_values - values).max() > 1e-3
+        assert abs(later_returns - returns).max() > 1e-3
+    # The critic as it is now, of the true successors: one step later it is V(s_t) of the next row.
+    inside = ~model.rollout.last[:-1, 0]
+    reviewed = model._reviewed()
+    np.testing.assert_allclose(reviewed.next_values[:-1, 0][inside], reviewed.values[1:, 0][inside], rtol=1e-5)
+
+
+def test_further_epochs_of_vtrace_have_the_gradient_of_impala() -> None:
+    """ρ_t ∇log π(a_t|s_t) (r_t + γ v_{t+1} − V(s_t)), ρ cut at 1, seen from outside by an SGD step of size 1."""
+    from pgzoo_plugins.vtrace import VTrace
+
+    model = PolicyGradient(
+        "MlpPolicy", "CartPole-v1", "vtrace", n_steps=64, n_epochs=2, learning_rate=1e-9, max_grad_norm=None,
+        policy_kwargs={"optimizer_class": torch.optim.SGD}, seed=0, vf_coef=0.0, device="cpu",
+    )  # fmt: skip
+    model.learn(64)
+    with torch.no_grad():  # away from the policy that sampled
+        model.policy.action_net.weight.add_(0.5 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
+    reviewed = model._reviewed()
+    model._credit(reviewed)
+    samples = model._samples()
+    psi = np.minimum(reviewed.ratios, 1) * (VTrace()(reviewed) - reviewed.values)
+    np.testing.assert_allclose(samples.advantages.numpy(), psi[:, 0], rtol=1e-5, atol=1e-5)
+    targets = VTrace().critic_targets(reviewed, psi)
+    np.testing.assert_allclose(samples.returns.numpy(), targets[:, 0], rtol=1e-5)
 
 
 def test_one_sgd_step_is_the_gradient() -> None:

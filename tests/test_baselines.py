@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given, settings
 from pgzoo_plugins.batch_mean import BatchMean
 from pgzoo_plugins.full_return import FullReturn
+from pgzoo_plugins.group import Group
 from pgzoo_plugins.leave_one_out import LeaveOneOut
 from pgzoo_plugins.moving_average import MovingAverage
 from pgzoo_plugins.none import NoBaseline
+from pgzoo_plugins.optimal import Optimal
+from pgzoo_plugins.reward_to_go import RewardToGo
 from pgzoo_plugins.time_mean import TimeMean
 from pgzoo_plugins.value import Value
-from rollouts import RAGGED, make_rollout, random_rollouts
+from rollouts import GROUPS, LENGTHS, RAGGED, make_rollout, random_rollouts
 
 from pgzoo import PluginError, Rollout
 
@@ -83,6 +86,94 @@ def test_rloo_is_k_over_k_minus_one_times_the_centred_return(rollout: Rollout) -
     if k > 1:
         of_episodes = [returns[rollout.episode == e][0] for e in range(k)]
         close(returns - b, k / (k - 1) * (returns - np.mean(of_episodes)), atol=1e-6)
+
+
+# ---------------------------------------------------------------- groups
+# Returns of the group: 4, 2 and 6 in 1, 2 and 5 steps, mean 4; deviations 0, −2, 2. The other group: 21 alone.
+# Sample standard deviation: √((0 + 4 + 4)/2) = 2; the population one would be √(8/3) = 1.633.
+
+
+def psi(baseline: Any, estimator: Any = None, **changes: Any) -> Any:
+    """Return Ψ (T, N) of a baseline on GROUPS."""
+    rollout = make_rollout(**{**GROUPS, **changes})
+    returns = (estimator or FullReturn())(rollout)
+    b, c = baseline(rollout, returns)
+    return np.where(rollout.mask, (returns - b) / c, 0.0)
+
+
+def filled(per_episode: list[float]) -> Any:
+    """Return (T, N) with one number on all steps of each of the four episodes."""
+    return np.where(np.arange(5)[:, None] < LENGTHS, per_episode, 0.0)
+
+
+def test_group_with_the_sample_standard_deviation() -> None:
+    close(psi(Group()), filled([0, -2 / 2.0001, 2 / 2.0001, 0]), atol=1e-12)
+
+
+def test_group_without_scale() -> None:
+    close(psi(Group(scale="none")), filled([0, -2, 2, 0]))
+
+
+def test_group_with_the_scale_of_the_batch() -> None:
+    # Returns 4, 2, 6, 21: mean 8.25, deviations −4.25, −6.25, −2.25, 12.75; squares 18.0625 + 39.0625 + 5.0625
+    # + 162.5625 = 224.75; divided by 3: 74.91667, root 8.655441.
+    close(psi(Group(scale="batch")), filled([0, -2 / 8.655541, 2 / 8.655541, 0]), rtol=1e-6)
+
+
+def test_two_returns_as_in_trl() -> None:
+    """Returns 1 and 3: ±1 over √2 + 1e-4."""
+    rollout = make_rollout([[1, 3]], terminated=[[1, 1]], group=[[0, 0]])
+    returns = FullReturn()(rollout)
+    b, c = Group()(rollout, returns)
+    close((returns - b) / c, [[-0.7070568, 0.7070568]], rtol=1e-6)
+
+
+def test_group_process_form() -> None:
+    # Rewards of the group: 4 | 1 1 | 1 0 2 0 3, sum 12 over 8 steps, mean 1.5. Deviations 2.5 | −.5 −.5 | −.5 −1.5
+    # .5 −1.5 1.5; squares 6.25 + .25 + .25 + .25 + 2.25 + .25 + 2.25 + 2.25 = 14; over 7: 2, root 1.414214.
+    # Sums to go: 2.5 | −1, −.5 | −1.5, −1, .5, 0, 1.5. The other group's rewards are equal: 0.
+    to_go = np.array([[2.5, -1, -1.5, 0], [0, -0.5, -1, 0], [0, 0, 0.5, 0], [0, 0, 0, 0], [0, 0, 1.5, 0]])
+    close(psi(Group(form="process", scale="none"), RewardToGo()), to_go, atol=1e-12)
+    close(psi(Group(form="process"), RewardToGo()), to_go / (np.sqrt(2) + 1e-4), atol=1e-12)
+
+
+def test_group_process_form_is_discounted_like_the_return() -> None:
+    # γ = ½, the third episode: deviations −.5 −1.5 .5 −1.5 1.5; from the back 1.5, −1.5 + .75 = −.75,
+    # .5 − .375 = .125, −1.5 + .0625 = −1.4375, −.5 − .71875 = −1.21875.
+    found = psi(Group(form="process", scale="none"), RewardToGo(), gamma=0.5)
+    close(found[:, 2], [-1.21875, -1.4375, 0.125, -0.75, 1.5])
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("form", ["outcome", "process"])
+def test_groups_of_equal_returns_and_of_one_episode_get_zero(form: Any, scale: Any) -> None:
+    alone: dict[str, Any] = {"terminated": [[0, 1], [1, 0]], "mask": [[1, 1], [1, 0]], "group": [[0, 1]] * 2}
+    equal: dict[str, Any] = {"terminated": [[1, 1, 1]], "group": [[0, 0, 0]]}
+    for rewards, ends in (([[0.1, 0.3], [0.1, 0]], alone), ([[0.1, 0.1, 0.1]], equal)):
+        rollout = make_rollout(rewards, **ends)
+        returns = FullReturn()(rollout) if form == "outcome" else RewardToGo()(rollout)
+        b, c = Group(form=form, scale=scale)(rollout, returns)
+        close(((returns - b) / c)[rollout.mask], 0, atol=1e-9)
+
+
+def test_leave_one_out_stays_within_the_group() -> None:
+    # The others' means: (2 + 6)/2, (4 + 6)/2, (4 + 2)/2; the last episode is alone in its group: 0.
+    close(psi(LeaveOneOut()), filled([4 - 4, 2 - 5, 6 - 3, 21]))
+
+
+def test_optimal_by_hand() -> None:
+    # Weights: 1 | 2 2 | 1 at each of 5 steps. Reward-to-go: 4 | 2 1 | 6 5 5 3 3, the sum of the last is 22.
+    # Σ w R̂ = 4, 6, 22 and Σ w = 1, 4, 5; without the own episode (6 + 22)/9, (4 + 22)/6, (4 + 6)/5.
+    scores = np.array([[1, 2, 1, 1]] * 5) * (np.arange(5)[:, None] < LENGTHS)
+    rollout = make_rollout(**GROUPS, scores=scores)
+    b, c = Optimal()(rollout, RewardToGo()(rollout))
+    assert c == 1.0
+    close(np.where(rollout.mask, b, 0), filled([28 / 9, 26 / 6, 2, 0]))
+
+
+def test_reading_undeclared_scores_is_an_error() -> None:
+    with pytest.raises(PluginError, match=r"Need\.SCORES"):
+        Optimal()(make_rollout([1, 2]), np.zeros((2, 1)))
 
 
 def test_reading_an_undeclared_critic_is_an_error() -> None:

@@ -14,6 +14,7 @@ from pgzoo_plugins.n_step import NStep
 from pgzoo_plugins.q_value import QValue
 from pgzoo_plugins.reward_to_go import RewardToGo
 from pgzoo_plugins.td import TD
+from pgzoo_plugins.vtrace import VTrace
 from rollouts import RAGGED, make_rollout, random_rollouts
 
 from pgzoo import Rollout, reverse_scan
@@ -156,3 +157,36 @@ def test_one_step_and_dtype(estimator: Any) -> None:
 @pytest.mark.parametrize("estimator", [FullReturn(), RewardToGo()], ids=str)
 def test_critic_free_estimators_do_not_read_a_critic(estimator: Any) -> None:
     estimator(make_rollout([1, 2], terminated=[0, 1]))  # no values: reading them would raise
+
+
+# ---------------------------------------------------------------- vtrace
+
+
+@given(random_rollouts())
+@settings(max_examples=60, deadline=None)
+def test_on_policy_vtrace_is_the_lambda_return_at_one(rollout: Rollout) -> None:
+    vtrace, expected = VTrace(), LambdaReturn(gae_lambda=1.0)(rollout)
+    close(vtrace(rollout)[rollout.mask], expected[rollout.mask], atol=1e-4, rtol=1e-4)
+    targets = vtrace.critic_targets(rollout, vtrace(rollout))
+    close(targets[rollout.mask], expected[rollout.mask], atol=1e-4, rtol=1e-4)
+
+
+def test_vtrace_by_hand() -> None:
+    # γ = ½, V = 4, 2, −2, then the episode ends; ratios 2, ½, ¾, truncated at ρ̄ = 1 and c̄ = 1: 1, ½, ¾.
+    # δ_2 = ¾ (3 + 0 + 2) = 3.75                        v_2 = −2 + 3.75 = 1.75
+    # δ_1 = ½ (1 − 1 − 2) = −1                          v_1 = 2 − 1 + ½·½ (1.75 + 2) = 1.9375
+    # δ_0 = 1 (2 + 1 − 4) = −1                          v_0 = 4 − 1 + ½·1 (1.9375 − 2) = 2.96875
+    # R̂_t = r_t + ½ v_{t+1}: 2 + .96875, 1 + .875, 3.
+    rollout = make_rollout([2, 1, 3], values=[4, 2, -2], terminated=[0, 0, 1], ratios=[2, 0.5, 0.75], gamma=0.5)
+    close(VTrace()(rollout)[:, 0], [2.96875, 1.875, 3])
+    close(VTrace().critic_targets(rollout, np.zeros((3, 1)))[:, 0], [2.96875, 1.9375, 1.75])
+    close(VTrace().importance_weights(rollout)[:, 0], [1, 0.5, 0.75])
+    # ρ̄ = 2: δ_0 = 2 · −1 = −2, v_0 = 4 − 2 + ½·1 (1.9375 − 2) = 1.96875; c̄ = ¼: v_1 = 1 + ½·¼·3.75 = 1.46875.
+    close(VTrace(rho_bar=2).critic_targets(rollout, np.zeros((3, 1)))[0], 1.96875)
+    close(VTrace(c_bar=0.25).critic_targets(rollout, np.zeros((3, 1)))[1], 1.46875)
+
+
+def test_vtrace_bootstraps_where_a_step_is_cut() -> None:
+    # One step at a time limit and one at the edge: r + ½ V(s') = 1 + 4.
+    rollout = make_rollout([[1, 1]], values=[[0, 0]], next_values=[[8, 8]], truncated=[[1, 0]], gamma=0.5)
+    close(VTrace()(rollout), [[5, 5]])

@@ -1,0 +1,115 @@
+"""Addition: prompts by seed, and a reward for the whole right answer alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import warnings
+from typing import Any
+
+import gymnasium as gym
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+from pgzoo import ConfigError
+from pgzoo.envs.addition import Addition
+
+
+def write(env: Addition, prompt: tuple[int, int], tokens: list[int]) -> list[tuple[float, bool]]:
+    """Return reward and end of each step."""
+    env.reset(options={"prompt": prompt})
+    return [env.step(token)[1:3] for token in tokens]
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"digits": 2, "base": 4}, {"base": 2, "render_mode": "ansi"}])
+def test_it_passes_the_checker(kwargs: dict[str, Any]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_env(gym.make("pgzoo/Addition-v0", **kwargs).unwrapped, skip_render_check=True)
+
+
+def test_only_the_whole_right_answer_is_rewarded() -> None:
+    env = Addition(digits=1, base=5)
+    end = 5
+    # 3 + 4 = 7, which is 12 in base 5.
+    assert write(env, (3, 4), [1, 2, end]) == [(0.0, False), (0.0, False), (1.0, True)]
+    assert write(env, (3, 4), [1, end]) == [(0.0, False), (0.0, True)]
+    assert write(env, (3, 4), [1, 3, end])[-1] == (0.0, True)
+    assert write(env, (3, 4), [2, 1, end])[-1] == (0.0, True)
+    assert write(env, (3, 4), [1, 2, 0])[-1] == (0.0, True)  # the limit: no end token
+    assert write(env, (1, 2), [3, end])[-1] == (1.0, True)
+    assert write(env, (1, 2), [0, 3, end])[-1] == (0.0, True)  # no leading zeros
+    assert write(env, (0, 0), [0, end])[-1] == (1.0, True)
+    assert write(env, (0, 0), [end]) == [(0.0, True)]
+
+
+def test_several_digits_in_base_ten() -> None:
+    assert write(Addition(digits=2), (7, 95), [1, 0, 2, 10])[-1] == (1.0, True)
+    assert write(Addition(digits=2), (7, 5), [1, 2, 10])[-1] == (1.0, True)
+
+
+def test_the_observation_is_the_prompt_and_what_was_written() -> None:
+    env = Addition(digits=2, base=4)
+    observation, _ = env.reset(options={"prompt": (1, 14)})  # 01 and 32 in base 4
+    assert observation.tolist() == [0, 1, 3, 2, 5, 5, 5, 5]
+    observation, _, _, _, info = env.step(3)
+    assert observation.tolist() == [0, 1, 3, 2, 3, 5, 5, 5]
+    assert info == {}
+    assert env.step(3)[4] == {}
+    observation, reward, *_, info = env.step(4)  # 33 in base 4 is 15
+    assert observation.tolist() == [0, 1, 3, 2, 3, 3, 4, 5]
+    assert (reward, info) == (1.0, {"is_success": True})
+
+
+def test_the_seed_fixes_the_prompt() -> None:
+    env = Addition(digits=3)
+    prompts = []
+    for seed in (0, 0, 1, 2):
+        env.reset(seed=seed)
+        prompts.append(env.prompt)
+    assert prompts[0] == prompts[1]
+    assert len(set(prompts)) == 3
+
+
+def test_all_prompts_come() -> None:
+    env = Addition(base=3)
+    env.reset(seed=0)
+    seen = set()
+    for _ in range(300):
+        env.reset()
+        seen.add(env.prompt)
+    assert len(seen) == 9  # a given one is missed with chance (8/9)^300, 5e-16
+
+
+def test_rendering() -> None:
+    env = Addition(base=5, render_mode="ansi")
+    env.reset(options={"prompt": (3, 4)})
+    for token in (1, 2, 5):
+        env.step(token)
+    assert env.render() == "3 + 4 = 12."
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Addition(digits=0), "digits >= 1 and base >= 2, not digits=0"),
+        (lambda: Addition(base=1), "base=1"),
+        (lambda: Addition(base=4).reset(options={"prompt": (1, 4)}), "two numbers below 4"),
+    ],
+)
+def test_refusals(make: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import gymnasium, pgzoo; gymnasium.make('pgzoo/Addition-v0')",
+        "import pgzoo, gymnasium, pgzoo.envs; gymnasium.make('pgzoo/Addition-v0')",
+        "import gymnasium; gymnasium.make('pgzoo.envs:pgzoo/Addition-v0')",
+        "from pgzoo import PolicyGradient; PolicyGradient('MlpPolicy', 'pgzoo/Addition-v0', 'grpo')",
+    ],
+)
+def test_it_is_registered(program: str) -> None:
+    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)

@@ -1,0 +1,287 @@
+"""Every objective by hand on ragged episodes, and the identities between them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pgzoo_plugins.cispo import CISPO
+from pgzoo_plugins.dapo import DAPO
+from pgzoo_plugins.dr_grpo import DrGRPO
+from pgzoo_plugins.grpo import GRPO
+from pgzoo_plugins.gspo import GSPO
+from pgzoo_plugins.policy_gradient import PolicyGradientLoss
+from pgzoo_plugins.ppo_clip import PPOClip
+from pgzoo_plugins.ppo_kl import PPOKL
+from rollouts import make_rollout
+from stable_baselines3.common.env_util import make_vec_env
+
+from pgzoo import Batch, PluginError, PolicyGradient
+
+LENGTHS = [1, 2, 5]
+EPISODE = np.repeat([0, 1, 2], LENGTHS)
+PSI = np.repeat([1.0, -2.0, 0.5], LENGTHS)
+RATIO = np.array([1.5, 0.5, 1.5, 0.9, 1.1, 1.5, 0.5, 1.0])
+
+
+def make_batch(objective: Any, psi: Any = PSI, ratio: Any = RATIO, episode: Any = EPISODE) -> Batch:
+    """Return a batch whose log-probs are a leaf, so that the loss's gradient with respect to them can be read."""
+    lengths = np.bincount(episode)
+    rollout = make_rollout(
+        np.zeros((max(lengths), len(lengths))),
+        mask=np.arange(max(lengths))[:, None] < lengths,
+        terminated=np.arange(max(lengths))[:, None] == lengths - 1,
+    )
+    weights = objective.weights(rollout)
+    m = len(psi)
+    return Batch(
+        observations=torch.zeros(m, 1),
+        actions=torch.zeros(m, dtype=torch.long),
+        advantages=torch.tensor(psi, dtype=torch.float64),
+        returns=torch.zeros(m),
+        old_values=torch.zeros(m),
+        old_log_probs=torch.full((m,), -0.7, dtype=torch.float64),
+        episode=torch.as_tensor(episode),
+        weights=None if weights is None else torch.as_tensor(weights),
+        progress_remaining=1.0,
+        log_probs=(torch.tensor(np.log(ratio)) - 0.7).requires_grad_(),
+        values=torch.zeros(m),
+        entropy=torch.zeros(m),
+    )
+
+
+def loss_of(objective: Any, state: Any = None, **options: Any) -> float:
+    return float(objective(make_batch(objective, **options), state)[0].detach())
+
+
+def gradient_of(objective: Any, state: Any = None, **options: Any) -> Any:
+    batch = make_batch(objective, **options)
+    objective(batch, state)[0].backward()
+    assert batch.log_probs.grad is not None
+    return batch.log_probs.grad.numpy()
+
+
+# What a step adds to the clipped surrogate, min(ρΨ, clip(ρ, .8, 1.2)Ψ):
+#   episode 0: Ψ = 1:    ρ 1.5 → 1.2
+#   episode 1: Ψ = −2:   ρ .5 → −1.6 (clipped at .8), ρ 1.5 → −3
+#   episode 2: Ψ = .5:   ρ .9, 1.1, 1.5, .5, 1 → .45, .55, .6, .25, .5, the sum 2.35
+CLIPPED = [1.2, -1.6, -3.0, 0.45, 0.55, 0.6, 0.25, 0.5]
+
+
+def test_ppo_clip() -> None:
+    assert loss_of(PPOClip()) == pytest.approx(-(1.2 - 4.6 + 2.35) / 8)
+    # The gradient with respect to log π is −ρΨ/8 where nothing is clipped, else 0.
+    expected = -np.array([0, 0, -3, 0.45, 0.55, 0, 0.25, 0.5]) / 8
+    np.testing.assert_allclose(gradient_of(PPOClip()), expected, atol=1e-12)
+
+
+def test_grpo_averages_over_steps_then_over_episodes() -> None:
+    assert loss_of(GRPO(kl_coef=0)) == pytest.approx(-(1.2 / 1 - 4.6 / 2 + 2.35 / 5) / 3)
+
+
+class Reference:
+    """log π_ref = −0.7 at every step."""
+
+    def log_probs(self, batch: Batch) -> torch.Tensor:
+        return batch.old_log_probs
+
+
+def test_grpo_penalty() -> None:
+    # q = log π_ref − log π = −log ρ, so that k3 = 1/ρ + log ρ − 1: at ρ = 1.5 .07213177, .5 .30685282,
+    # .9 .00575060, 1.1 .00440109, 1 0.
+    k3 = np.array([0.07213177, 0.30685282, 0.07213177, 0.00575060, 0.00440109, 0.07213177, 0.30685282, 0])
+    kl = (k3[0] + k3[1:3].mean() + k3[3:].mean()) / 3
+    plain = loss_of(GRPO(kl_coef=0))
+    assert loss_of(GRPO(kl_coef=0.5), Reference()) == pytest.approx(plain + 0.5 * kl, abs=1e-7)
+
+
+def test_dr_grpo_divides_by_a_constant_length() -> None:
+    assert loss_of(DrGRPO(length=10)) == pytest.approx(-(1.2 - 4.6 + 2.35) / 3 / 10)
+
+
+def test_dapo_has_more_room_upwards() -> None:
+    # ε_high .28: the steps at ρ 1.5 add 1.28 (episode 0) and .64 (episode 2); the mean is over all steps.
+    assert loss_of(DAPO()) == pytest.approx(-(1.28 - 4.6 + 0.45 + 0.55 + 0.64 + 0.25 + 0.5) / 8)
+
+
+def test_dapo_with_equal_limits_is_ppo_clip() -> None:
+    equal = DAPO(clip_range_low=0.2, clip_range_high=0.2)
+    np.testing.assert_allclose(gradient_of(equal), gradient_of(PPOClip(clip_range=0.2)), atol=1e-12)
+
+
+def test_gspo_clips_the_ratio_of_the_episode() -> None:
+    # Geometric means: 1.5; √(.5 · 1.5) = .8660254; (.9 · 1.1 · 1.5 · .5 · 1)^(1/5) = .7425^.2 = .9421917.
+    # ε = .2: min(1.5, 1.2) = 1.2; −2 · .8660254 = −1.7320508; .5 · .9421917 = .4710959.
+    assert loss_of(GSPO(clip_range=0.2)) == pytest.approx(-(1.2 - 1.7320508 + 0.4710959) / 3, abs=1e-7)
+    # The gradient of s with respect to each log π is s/T: episode 0 is clipped, 1: 1.7320508/2/3, 2: −.4710959/5/3.
+    expected = np.repeat([0, 1.7320508 / 6, -0.4710959 / 15], LENGTHS)
+    np.testing.assert_allclose(gradient_of(GSPO(clip_range=0.2)), expected, atol=1e-7)
+
+
+def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
+    single = {"episode": np.arange(8)}
+    ours, theirs = GSPO(clip_range=0.2), PPOClip(clip_range=0.2)
+    assert loss_of(ours, **single) == pytest.approx(loss_of(theirs, **single))
+    np.testing.assert_allclose(gradient_of(ours, **single), gradient_of(theirs, **single), atol=1e-12)
+
+
+def test_gspo_refuses_several_advantages_in_an_episode() -> None:
+    with pytest.raises(PluginError, match="one Ψ an episode"):
+        loss_of(GSPO(), psi=np.arange(8.0))
+
+
+def test_cispo_limits_the_weight_and_keeps_the_gradient() -> None:
+    # min(ρ, 1.28) · −Ψ/8: no step has gradient 0.
+    weight = np.minimum(RATIO, 1.28)
+    np.testing.assert_allclose(gradient_of(CISPO()), -weight * PSI / 8, atol=1e-12)
+
+
+def test_ppo_kl() -> None:
+    state = PPOKL(initial_kl_coef=0.5).make_state(None)  # type: ignore[arg-type]
+    # ρΨ: 1.5 | −1, −3 | .45, .55, .75, .25, .5, the sum 0. (ρ − 1) − log ρ: at 1.5 .09453489, at .5 .19314718,
+    # .9 .00536052, 1.1 .00468982, 1 0: 3 · .09453489 + 2 · .19314718 + .00536052 + .00468982 = .67994937.
+    assert loss_of(PPOKL(), state) == pytest.approx(0.5 * 0.67994937 / 8, abs=1e-7)
+
+
+@pytest.mark.parametrize("objective", [PPOKL(), CISPO(), PPOClip(), DAPO()], ids=lambda o: o.name)
+def test_at_ratio_one_the_gradient_is_that_of_policy_gradient(objective: Any) -> None:
+    state = objective.make_state(None)
+    ones = np.ones(8)
+    plain = gradient_of(PolicyGradientLoss(), ratio=ones)
+    np.testing.assert_allclose(plain, -PSI / 8, atol=1e-12)
+    np.testing.assert_allclose(gradient_of(objective, state, ratio=ones), plain, atol=1e-12)
+
+
+# ---------------------------------------------------------------- what objectives learn
+
+
+def test_ppo_kl_adapts_its_coefficient() -> None:
+    objective = PPOKL(kl_target=0.01, initial_kl_coef=1.0)
+    state: Any = objective.make_state(None)  # type: ignore[arg-type]
+
+    def after(ratios: list[float]) -> float:
+        rollout = make_rollout([0, 0, 0], ratios=ratios, mask=[1, 1, 0])
+        objective.update(rollout, np.zeros((3, 1)), state, None)
+        return float(state.kl_coef)
+
+    # (ρ − 1) − log ρ at 1.2 is .01767844: a mean of .01767844 > .015 doubles, of .00883922 changes nothing
+    # (.00667 to .015), of 0 halves. The third step is padding.
+    assert after([1.2, 1.2, 9]) == 2.0
+    assert after([1.2, 1.0, 9]) == 2.0
+    assert after([1.0, 1.0, 9]) == 1.0
+
+
+def small(plugin: str, **options: Any) -> PolicyGradient:
+    options = {"n_episodes": 16, "learning_rate": 0.01, **options}
+    return PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), plugin, seed=0, device="cpu", **options)
+
+
+def action_weights(policy: Any) -> torch.Tensor:
+    return policy.action_net.weight.detach().clone()
+
+
+def reference_weights(model: PolicyGradient) -> torch.Tensor:
+    return action_weights(model.learners["objective"].policy)  # type: ignore[union-attr]
+
+
+def updates(model: PolicyGradient, n: int) -> None:
+    for _ in range(n):
+        model.learn(1, reset_num_timesteps=False)
+
+
+def test_the_initial_reference_stays_and_is_saved(tmp_path: Any) -> None:
+    model = small("grpo")
+    first = action_weights(model.policy)
+    updates(model, 3)
+    assert torch.equal(reference_weights(model), first)
+    assert not torch.equal(action_weights(model.policy), first)
+    model.save(tmp_path / "model")
+    loaded = PolicyGradient.load(tmp_path / "model", make_vec_env("CartPole-v1", 4), device="cpu")
+    assert torch.equal(reference_weights(loaded), first)
+    updates(loaded, 1)
+    assert torch.equal(reference_weights(loaded), first)
+
+
+def test_a_refreshed_reference_is_the_policy_every_few_updates() -> None:
+    model = small("grpo", plugin_kwargs={"reference": "refreshed", "refresh_every": 2})
+    seen = [action_weights(model.policy)]
+    for _ in range(4):
+        updates(model, 1)
+        seen.append(action_weights(model.policy))
+        of = {1: 0, 2: 2, 3: 2, 4: 4}[len(seen) - 1]
+        assert torch.equal(reference_weights(model), seen[of])
+
+
+def test_an_average_reference_follows() -> None:
+    model = small("grpo", plugin_kwargs={"reference": "average", "decay": 0.75})
+    average = action_weights(model.policy)
+    for _ in range(3):
+        updates(model, 1)
+        average = 0.75 * average + 0.25 * action_weights(model.policy)
+        torch.testing.assert_close(reference_weights(model), average)
+
+
+def test_without_a_penalty_there_is_no_reference() -> None:
+    assert small("grpo", plugin_kwargs={"kl_coef": 0}).learners["objective"] is None
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_a_reference_for_any_policy(env: str) -> None:
+    sde = env == "Pendulum-v1"
+    model = PolicyGradient("MlpPolicy", env, "grpo", use_sde=sde, group_size=2, n_episodes=2, device="cpu")
+    updates(model, 2)
+    assert model.logger.name_to_value["train/reference_kl"] > 0
+
+
+def test_a_reference_begins_as_the_policy_that_training_begins_with() -> None:
+    model = small("grpo", learning_rate=0.0)
+    updates(model, 1)
+    assert model.logger.name_to_value["train/reference_kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_an_adapted_coefficient_is_saved(tmp_path: Any) -> None:
+    options = {"n_episodes": None, "n_steps": 64, "learning_rate": 0.0, "plugin_kwargs": {"kl_target": 0.5}}
+    model = small("ppo_kl", **options)
+    updates(model, 3)
+    assert model.logger.name_to_value["train/kl_coef"] == 0.125  # nothing moves: halved three times
+    model.save(tmp_path / "model")
+    loaded = PolicyGradient.load(tmp_path / "model", make_vec_env("CartPole-v1", 4), device="cpu")
+    assert float(loaded.learners["objective"].kl_coef) == 0.125  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- minibatches
+
+
+@pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "gspo", "rloo"])
+@pytest.mark.parametrize("batch_size", [None, 40])
+def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | None) -> None:
+    """Each minibatch estimates the rollout's loss; weighed by their shares they add up to it exactly."""
+    model = small(plugin, batch_size=batch_size)
+    updates(model, 1)
+    samples = model._samples()
+    with torch.no_grad():
+        whole = float(model._evaluate(samples).aggregate(samples.advantages))
+        parts = 0.0
+        steps = []
+        for index, share in model._split(len(samples)):
+            minibatch = samples.select(torch.as_tensor(index), share)
+            steps.append(len(minibatch))
+            parts += share * float(model._evaluate(minibatch).aggregate(minibatch.advantages))
+    assert sum(steps) == len(samples)
+    assert (len(steps) > 1) == (batch_size is not None)
+    assert parts == pytest.approx(whole, abs=1e-4)
+
+
+def test_episode_wise_minibatches_are_whole_episodes() -> None:
+    model = small("gspo", batch_size=40)
+    updates(model, 1)
+    samples = model._samples()
+    lengths = torch.bincount(samples.episode)
+    seen: list[int] = []
+    for minibatch in model._minibatches(samples):
+        of, counts = torch.unique(minibatch.episode, return_counts=True)
+        assert torch.equal(counts, lengths[of])
+        seen += of.tolist()
+    assert sorted(seen) == list(range(16))

@@ -9,16 +9,13 @@ training never saw, and is appended to the results file at once: a run that was 
 
 from __future__ import annotations
 
-import hashlib
-import json
-import multiprocessing
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+from cells import fingerprint, run_missing
 
 HERE = Path(__file__).parent
 RECIPES = "reinforce,rtg_moving_average,rtg_value,advantage,gae,a2c,ppo"
@@ -56,25 +53,9 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
         "steps": result.n_timesteps,
         "seconds": round(result.seconds, 1),
         "final": round(result.final.mean, 2),
-        "config": fingerprint(recipe, env, pairs),
         "curve_steps": [int(x) for x in grid],
         "curve": [None if np.isnan(r) else round(float(r), 2) for r in curve],
     }
-
-
-def fingerprint(recipe: str, env: str, pairs: tuple[str, ...]) -> str:
-    """Return a short hash of all hyperparameters of a cell: results of other ones are not taken for it."""
-    from pgzoo.config import load_config, parse_pairs, resolved_entry
-    from pgzoo.registry import default_registry
-
-    config = load_config(default_registry(), recipe, env, overrides=parse_pairs(pairs, "-P"))
-    text = json.dumps(resolved_entry(config), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the cells that are done."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
 
 def table(cells: list[dict[str, Any]]) -> str:
@@ -126,10 +107,6 @@ def figure(cells: list[dict[str, Any]], path: Path) -> None:
     fig.savefig(path, dpi=110)
 
 
-def _key(cell: dict[str, Any]) -> tuple[str, str, int]:
-    return cell["recipe"], cell["env"], cell["seed"]
-
-
 @click.command()
 @click.option("--recipes", default=RECIPES, show_default=True)
 @click.option("--envs", default="CartPole-v1", show_default=True)
@@ -143,21 +120,8 @@ def main(
 ) -> None:
     """Run the cells that are missing, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
-    present = {(r, e): fingerprint(r, e, pairs) for r, e, _ in wanted}
-    done = {_key(cell) for cell in read(out) if present.get(_key(cell)[:2]) == cell["config"]}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(run_cell, *cell, pairs) for cell in wanted if cell not in done]
-        for future in as_completed(running):
-            cell = future.result()
-            with out.open("a") as file:
-                file.write(json.dumps(cell) + "\n")
-            click.echo(
-                f"{cell['recipe']} {cell['env']} seed {cell['seed']}: {cell['final']} in {cell['seconds']} s",
-                err=True,
-            )
-    cells = [c for c in read(out) if _key(c) in wanted and c["config"] == present[_key(c)[:2]]]
-    cells.sort(key=lambda cell: wanted.index(_key(cell)))
+    configs = {(r, e): fingerprint(r, e, pairs) for r, e, _ in wanted}
+    cells = run_missing(run_cell, wanted, configs, out, jobs, pairs)
     click.echo(table(cells))
     if picture is not None:
         figure(cells, picture)

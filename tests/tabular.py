@@ -52,7 +52,10 @@ def small_mdp(seed: int = 5, n_states: int = 4, n_actions: int = 3, horizon: int
 
 
 class TabularVecEnv(VecEnv):
-    """Many independent columns of one MDP, stepped together; the time limit terminates (it is the horizon)."""
+    """Many independent columns of one MDP, stepped together; the time limit terminates (it is the horizon).
+
+    As in a Gymnasium environment a seed fixes the start and the environment's noise, here of one episode.
+    """
 
     def __init__(self, mdp: MDP, num_envs: int, seed: int) -> None:
         self.mdp = mdp
@@ -60,14 +63,25 @@ class TabularVecEnv(VecEnv):
         n_states, n_actions = mdp.rewards.shape
         super().__init__(num_envs, spaces.Box(0, 1, (n_states,)), spaces.Discrete(n_actions))
 
-    def _starts(self, n: int) -> np.ndarray:
-        return self.rng.choice(len(self.mdp.start), n, p=self.mdp.start)
+    def _uniform(self) -> np.ndarray:
+        """(N,) numbers in [0, 1): those of the seed where there is one."""
+        fresh, drawn = self.rng.random(self.num_envs), self.noise[np.arange(self.num_envs), self.t]
+        return np.where(np.isnan(drawn), fresh, drawn)
+
+    def _starts(self) -> np.ndarray:
+        return (self._uniform()[:, None] > self.mdp.start.cumsum()[:-1]).sum(axis=1)
 
     def _observe(self) -> np.ndarray:
         return np.eye(len(self.mdp.start), dtype=np.float32)[self.state]
 
     def reset(self) -> np.ndarray:
-        self.state, self.t = self._starts(self.num_envs), np.zeros(self.num_envs, dtype=int)
+        self.t = np.zeros(self.num_envs, dtype=int)
+        self.noise = np.full((self.num_envs, self.mdp.horizon + 1), np.nan)
+        for n, seed in enumerate(self._seeds):
+            if seed is not None:
+                self.noise[n] = np.random.default_rng(seed).random(self.mdp.horizon + 1)
+        self._reset_seeds()
+        self.state = self._starts()
         return self._observe()
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -76,11 +90,11 @@ class TabularVecEnv(VecEnv):
     def step_wait(self) -> Any:
         rewards = self.mdp.rewards[self.state, self.actions].astype(np.float32)
         chances = self.mdp.transitions[self.state, self.actions].cumsum(axis=1)
-        following = (self.rng.random((self.num_envs, 1)) > chances).sum(axis=1)
         self.t += 1
+        following = (self._uniform()[:, None] > chances[:, :-1]).sum(axis=1)
         dones = (following >= len(self.mdp.start)) | (self.t >= self.mdp.horizon)
-        self.state = np.where(dones, self._starts(self.num_envs), following)
-        self.t[dones] = 0
+        self.noise[dones], self.t[dones] = np.nan, 0
+        self.state = np.where(dones, self._starts(), following)
         infos = [{"terminal_observation": np.zeros(len(self.mdp.start), np.float32)} if d else {} for d in dones]
         return self._observe(), rewards, dones, infos
 

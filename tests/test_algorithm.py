@@ -45,11 +45,11 @@ def model_on(observations: str, actions: str, plugin: str, **options: Any) -> Po
     make = lambda: AnySpaces(OBSERVATIONS[observations], ACTIONS[actions])  # noqa: E731
     env = DummyVecEnv([make, make])
     return PolicyGradient(
-        policy, env, plugin, n_steps=8, n_episodes=4, batch_size=None, seed=0, device="cpu", **options
+        policy, env, plugin, n_steps=8, n_episodes=4, group_size=2, batch_size=None, seed=0, device="cpu", **options
     )
 
 
-@pytest.mark.parametrize("plugin", ["rtg", "advantage", "ppo"])
+@pytest.mark.parametrize("plugin", ["rtg", "advantage", "ppo", "grpo", "rtg_optimal", "vtrace"])
 @pytest.mark.parametrize("actions", ACTIONS)
 def test_action_spaces(actions: str, plugin: str) -> None:
     model = model_on("box", actions, plugin).learn(40)
@@ -324,7 +324,7 @@ class Look(BaseCallback):
 def test_callbacks_find_the_buffer(plugin: str) -> None:
     look = Look()
     env = make_vec_env("CartPole-v1", 2, seed=0)
-    model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, device="cpu", seed=0)
+    model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, group_size=2, device="cpu", seed=0)
     model.learn(100, callback=look)
     shape = model.rollout.shape
     assert look.shapes[-1] == (shape, shape, shape)
@@ -341,7 +341,7 @@ def test_eval_callback(tmp_path: Path) -> None:
 
 def test_log_keys() -> None:
     def keys(plugin: str, env: Any) -> set[str]:
-        model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, device="cpu")
+        model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, group_size=2, device="cpu")
         model.learn(64)
         return set(model.logger.name_to_value)
 
@@ -366,7 +366,9 @@ def test_log_keys() -> None:
 
 def small(plugin: str, env: Any = "CartPole-v1") -> PolicyGradient:
     options = {"batch_size": 32, "n_epochs": 2} if plugin == "ppo" else {}
-    return PolicyGradient("MlpPolicy", env, plugin, n_steps=32, n_episodes=4, seed=0, device="cpu", **options)
+    return PolicyGradient(
+        "MlpPolicy", env, plugin, n_steps=32, n_episodes=4, group_size=4, seed=0, device="cpu", **options
+    )
 
 
 @pytest.mark.parametrize("plugin", RECIPES)

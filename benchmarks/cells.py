@@ -1,0 +1,67 @@
+"""Cells of a benchmark: one recipe, environment and seed each, appended to a file as soon as they are done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import click
+
+Cell: TypeAlias = dict[str, Any]
+Key: TypeAlias = tuple[str, str, int]
+"""Recipe, environment, seed."""
+
+
+def fingerprint(recipe: str, env: str, pairs: tuple[str, ...] = ()) -> str:
+    """Return a short hash of all hyperparameters of a cell: results of other ones are not taken for it."""
+    from pgzoo.config import load_config, parse_pairs, resolved_entry
+    from pgzoo.registry import default_registry
+
+    config = load_config(default_registry(), recipe, env, overrides=parse_pairs(pairs, "-P"))
+    text = json.dumps(resolved_entry(config), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_missing(
+    run: Callable[..., Cell],
+    wanted: Sequence[Key],
+    configs: dict[tuple[str, str], str],
+    out: Path,
+    jobs: int,
+    *more: Any,
+) -> list[Cell]:
+    """Run the cells that the file does not have, side by side; return all that are wanted, in their order.
+
+    Args:
+        run: called in a process of its own as run(recipe, env, seed, *more).
+        wanted: the cells.
+        configs: by recipe and environment, the fingerprint that a cell must have to count.
+        out: the file, one JSON object a line; a run that was stopped goes on where it was.
+        jobs: processes.
+        more: further arguments of `run`.
+    """
+    done = {_key(cell) for cell in _read(out, configs)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        running = [pool.submit(run, *key, *more) for key in wanted if key not in done]
+        for future in as_completed(running):
+            cell = future.result()
+            with out.open("a") as file:
+                file.write(json.dumps({**cell, "config": configs[_key(cell)[:2]]}) + "\n")
+            click.echo(" ".join(map(str, _key(cell))) + f": {cell['final']} in {cell['seconds']} s", err=True)
+    found = {_key(cell): cell for cell in _read(out, configs)}
+    return [found[key] for key in wanted]
+
+
+def _read(path: Path, configs: dict[tuple[str, str], str]) -> list[Cell]:
+    cells = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    return [cell for cell in cells if configs.get(_key(cell)[:2]) == cell["config"]]
+
+
+def _key(cell: Cell) -> Key:
+    return cell["recipe"], cell["env"], cell["seed"]

@@ -156,6 +156,55 @@ def test_normalize_sees_every_step_of_the_vecenv() -> None:
     assert env.obs_rms.count == pytest.approx(4 * (len(rollout.mask) + rounds + 1), abs=1)
 
 
+class JunkWhileWaiting(Walk):
+    """After the episode of a seeded reset, observations and rewards are `junk`, and every step ends an episode."""
+
+    def __init__(self, junk: float) -> None:
+        super().__init__()
+        self.junk = junk
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.waiting = seed is None
+        observation, info = super().reset(seed=seed, options=options)
+        return np.full_like(observation, self.junk) if self.waiting else observation, info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if self.waiting:
+            return np.full(2, self.junk, np.float32), self.junk, True, False, {"is_success": True}
+        return super().step(action)
+
+
+@pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "rtg_value", "rtg_optimal"])
+def test_nothing_of_a_waiting_environment_enters_an_update(plugin: str) -> None:
+    """Losses, normalisation, statistics and entropy are the same, bit for bit, whatever stands on padding."""
+
+    def after(junk: float) -> tuple[list[Any], dict[str, Any]]:
+        env = DummyVecEnv([lambda: Monitor(JunkWhileWaiting(junk))] * 4)
+        options = {"normalize_advantage": "rollout"} if plugin in ("rtg_value", "rtg_optimal") else {}
+        model, rollout = sample(
+            env, plugin, sampling="groups", group_size=2, n_episodes=8, updates=3, ent_coef=0.1, **options
+        )
+        assert not rollout.mask.all()
+        logged = {key: value for key, value in model.logger.name_to_value.items() if not key.startswith("time/")}
+        return [p.detach().numpy() for p in model.policy.parameters()], logged
+
+    (parameters, logged), (others, others_logged) = after(0.0), after(77.0)
+    assert all((a == b).all() for a, b in zip(parameters, others, strict=True))
+    assert logged == others_logged
+    assert "rollout/pass@2" in logged
+
+
+def test_a_nan_reward_is_located() -> None:
+    class Broken(Walk):
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            observation, _, *rest = super().step(action)
+            return observation, float("nan"), *rest
+
+    env = DummyVecEnv([Walk, Walk, Broken, Walk])
+    with pytest.raises(ConfigError, match="environment 2 gave the reward nan at step 0 of an episode"):
+        sample(env, "grpo", group_size=4, n_episodes=4)
+
+
 def test_group_options_reach_the_environment() -> None:
     _, rollout = sample(walks(2), group_size=2, n_episodes=4, group_options={"place": 7.5})
     firsts = by_group(rollout, rollout.observations)

@@ -70,7 +70,7 @@ def test_aggregates_by_hand(aggregate: str, expected: float) -> None:
 def test_minibatches_average_to_the_whole(aggregate: str) -> None:
     """Over all minibatches of one step, the mean of the aggregate is the whole's."""
     whole = batch(aggregate)
-    parts = [whole.select(torch.tensor([i])) for i in range(7)]
+    parts = [whole.select(torch.tensor([i]), 1 / 7) for i in range(7)]
     means = [float(part.aggregate(part.advantages)) for part in parts]  # type: ignore[attr-defined]
     assert np.mean(means) == pytest.approx(float(whole.aggregate(whole.advantages)))
 

@@ -236,6 +236,23 @@ def _rows(path: Path) -> list[str]:
     return path.read_text().splitlines()[1:] if path.is_file() else []
 
 
+def test_track_gives_weights_and_biases_the_metrics(tmp_path: Path) -> None:
+    """A stand-in for wandb notes how it is called; it reads the metrics from TensorBoard's files."""
+    stand_in = """
+import contextlib, json, pathlib
+def init(**kwargs):
+    pathlib.Path("init.json").write_text(json.dumps(kwargs))
+    return contextlib.nullcontext()
+"""
+    (tmp_path / "wandb.py").write_text(stand_in)
+    pgzoo("train", *SHORT, "--track", cwd=tmp_path)
+    called = json.loads((tmp_path / "init.json").read_text())
+    assert called["sync_tensorboard"] is True
+    assert called["name"] == "rtg_value__CartPole-v1_1__1"
+    assert called["config"]["seed"] == 1
+    assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
+
+
 def test_success_rates_are_shown(tmp_path: Path) -> None:
     """An environment that gives is_success: in the table after training, in eval and in its JSON."""
     source = Path(__file__).parent / "envs.py"

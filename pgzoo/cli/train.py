@@ -85,7 +85,7 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
         n_eval_envs=given["n_eval_envs"],
         save_freq=given["save_freq"],
         trained_agent=given["trained_agent"],
-        tensorboard_log=given["tensorboard_log"],
+        tensorboard_log=given["tensorboard_log"] or ("runs" if given["track"] else None),  # what wandb reads
         verbose=given["verbose"],
     )
     if given["track"]:
@@ -118,7 +118,7 @@ def _tracked(given: dict[str, Any], args: dict[str, Any], name: str) -> Any:
         entity=given["wandb_entity"],
         name=f"{given['plugin']}__{name}__{args['seed']}",
         config=args,
-        sync_tensorboard=given["tensorboard_log"] is not None,
+        sync_tensorboard=True,
     )
 
 

@@ -47,6 +47,8 @@ class Need(Enum):
     """Every sampled episode runs from a reset to its end."""
     GROUPS = "groups"
     """Whole episodes, `group_size` of them from each of several initial states: `rollout.group` tells them apart."""
+    EPISODE_CREDIT = "one Ψ an episode"
+    """Estimator and baseline give all steps of an episode the same number."""
     SCORES = "scores"
     """`rollout.score_sq_norms` may be read."""
 
@@ -108,6 +110,7 @@ class CreditPart(Part):
     Attributes:
         unbiased: whether the gradient's expectation is the true one as far as this part goes (summed over each
             episode, advantages not normalised); if False, `bias` says why not.
+        per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_CREDIT` asks.
     """
 
     @property
@@ -119,6 +122,11 @@ class CreditPart(Part):
     def bias(self) -> str:
         """Why it is biased, in a phrase; empty if it is not."""
         return "" if self.unbiased else "not declared unbiased"
+
+    @property
+    def per_episode(self) -> bool:
+        """A class attribute, or a property if it depends on a field."""
+        return False
 
 
 class Estimator(CreditPart):

@@ -218,6 +218,12 @@ def _check(spec: Spec) -> None:
             f"{needing.kind} {needing.name!r} needs complete episodes, which sampling='steps' cuts; "
             "use sampling='episodes' or 'auto'"
         )
+    for part in (spec.estimator, spec.baseline):
+        if Need.EPISODE_CREDIT in spec.needs and not part.per_episode:
+            raise ConfigError(
+                f"objective {spec.objective.name!r} takes one Ψ an episode, and {part.kind} {part.name!r} gives each "
+                "step its own; use full_return with group or leave_one_out"
+            )
     if spec.objective.resample_budget is not None and spec.sampling != "groups":
         raise ConfigError(
             f"objective {spec.objective.name!r} drops groups, which sampling={spec.sampling!r} has none of"

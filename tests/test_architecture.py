@@ -21,6 +21,7 @@ LAYERS = [
     ["sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],
+    ["tuning"],
     ["cli"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -48,7 +49,7 @@ def core_modules(path: Path) -> set[str]:
 
 
 def layer_of(path: Path) -> str:
-    return path.parent.name if path.parent.name in ("cli", "envs") else path.stem
+    return path.parent.name if path.parent.name in ("cli", "envs", "tuning") else path.stem
 
 
 FILES = [

@@ -18,7 +18,7 @@ from pgzoo_plugins.ppo_kl import PPOKL
 from rollouts import make_rollout
 from stable_baselines3.common.env_util import make_vec_env
 
-from pgzoo import Batch, PluginError, PolicyGradient
+from pgzoo import Batch, ConfigError, PolicyGradient
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)
@@ -127,9 +127,25 @@ def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
     np.testing.assert_allclose(gradient_of(ours, **single), gradient_of(theirs, **single), atol=1e-12)
 
 
-def test_gspo_refuses_several_advantages_in_an_episode() -> None:
-    with pytest.raises(PluginError, match="one Ψ an episode"):
-        loss_of(GSPO(), psi=np.arange(8.0))
+@pytest.mark.parametrize(
+    ("parts", "part"),
+    [
+        ({"estimator": "reward_to_go"}, "estimator 'reward_to_go'"),
+        ({"baseline": "time_mean"}, "baseline 'time_mean'"),
+        ({"baseline": {"name": "group", "form": "process"}}, "baseline 'group'"),
+    ],
+)
+def test_gspo_refuses_several_advantages_in_an_episode(parts: Any, part: str) -> None:
+    with pytest.raises(ConfigError, match=f"objective 'gspo' takes one Ψ an episode, and {part} gives each step"):
+        PolicyGradient("MlpPolicy", "CartPole-v1", "gspo", device="cpu", **parts)
+
+
+@pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average", "leave_one_out", "optimal", "group"])
+def test_what_is_declared_per_episode_is(baseline: str) -> None:
+    model = small("rtg", estimator="full_return", baseline=baseline, sampling="groups")
+    updates(model, 1)
+    advantages, episode = model.rollout_buffer.advantages, model.rollout.episode
+    assert all(np.ptp(advantages[episode == e]) == 0 for e in range(model.rollout.n_episodes))
 
 
 def test_cispo_limits_the_weight_and_keeps_the_gradient() -> None:

@@ -14,6 +14,7 @@ class BatchMean(Baseline):
 
     name = "batch_mean"
     unbiased = False
+    per_episode = True
     bias = "the mean contains the own episode's return"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:

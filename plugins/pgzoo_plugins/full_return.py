@@ -15,6 +15,7 @@ class FullReturn(Estimator):
     name = "full_return"
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
+    per_episode = True
     credit = "start"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:

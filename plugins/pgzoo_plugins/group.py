@@ -42,6 +42,11 @@ class Group(Baseline):
         own = "the mean contains the own episode's return"
         return own if self.scale == "none" else f"{own}, and the standard deviation weighs groups"
 
+    @property
+    def per_episode(self) -> bool:
+        """Only in its outcome form."""
+        return self.form == "outcome"
+
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, Array]:
         """Return b (T, N), and c (T, N), the same over a group."""
         if self.form == "process":

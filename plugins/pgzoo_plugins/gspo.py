@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from pgzoo import AggregateParam, Batch, Metrics, Objective, PluginError, Range, Schedule, Search, State, hookimpl
+from pgzoo import AggregateParam, Batch, Metrics, Need, Objective, Range, Schedule, Search, State, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -23,16 +23,15 @@ class GSPO(Objective):
     """
 
     name = "gspo"
+    needs = frozenset({Need.EPISODE_CREDIT})
     multi_epoch = True
     whole_episodes = True
     aggregate: AggregateParam = "episode_mean"
     clip_range: Annotated[float | Schedule, POSITIVE, Search(0.001, 0.2, log=True), "ε"] = 0.05
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
-        """Return the loss; raises PluginError if Ψ varies within an episode."""
-        psi = batch.episode_means(batch.advantages)
-        if not psi.allclose(batch.advantages, rtol=1e-3, atol=1e-4):
-            raise PluginError("objective 'gspo' takes one Ψ an episode; use full_return with group or leave_one_out")
+        """Return the loss."""
+        psi = batch.advantages
         clip_range = batch.scheduled(self.clip_range)
         ratio = batch.episode_means(batch.log_probs - batch.old_log_probs).exp()
         loss = -batch.aggregate((ratio * psi).min(ratio.clamp(1 - clip_range, 1 + clip_range) * psi))

@@ -21,6 +21,7 @@ class LeaveOneOut(Baseline):
     name = "leave_one_out"
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
+    per_episode = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
         """Return b (T, N), the same over an episode, and c = 1."""

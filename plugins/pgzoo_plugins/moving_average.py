@@ -22,6 +22,7 @@ class MovingAverage(Baseline):
 
     name = "moving_average"
     unbiased = True
+    per_episode = True
     decay: Annotated[float, Range(0, 1, open_high=True), Search(0.5, 0.99), "share kept of the average"] = 0.9
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:

@@ -14,6 +14,7 @@ class NoBaseline(Baseline):
 
     name = "none"
     unbiased = True
+    per_episode = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
         """Return b = 0, c = 1."""

@@ -22,6 +22,7 @@ class Optimal(Baseline):
     name = "optimal"
     needs = frozenset({Need.COMPLETE_EPISODES, Need.SCORES})
     unbiased = True
+    per_episode = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
         """Return b (T, N), the same over an episode, and c = 1."""

@@ -1,0 +1,1 @@
+"""Tuning: search spaces from what plugins declare, studies on Optuna."""

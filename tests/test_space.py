@@ -1,0 +1,125 @@
+"""The search space: what is declared, what a combination uses, and nothing that contradicts itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import optuna
+import pytest
+
+from pgzoo import Baseline, ConfigError, PgzooError, Range, Registry, Search
+from pgzoo.config import load_config
+from pgzoo.tuning.space import PLUGIN, combinations, make_space
+
+REGISTRY = Registry.discover()
+ENV = "CartPole-v1"
+
+
+def drawn(space: Any, n: int) -> list[Any]:
+    """Return (trial, combination, overrides) of n random trials."""
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    found = []
+    for _ in range(n):
+        trial = study.ask()
+        found.append((trial, *space.suggest(trial)))
+    return found
+
+
+def test_the_space_of_a_recipe() -> None:
+    names = set(make_space(REGISTRY, ENV, ["gae"]).describe())
+    assert {"lambda_return.gae_lambda", "learning_rate", "gamma", "n_steps", "vf_coef", "ent_coef"} <= names
+    assert names.isdisjoint({"n_epochs", "batch_size", "n_episodes", "group_size"})  # of no use to gae
+    names = set(make_space(REGISTRY, ENV, ["reinforce"]).describe())
+    assert "n_episodes" in names
+    assert names.isdisjoint({"n_steps", "vf_coef", "n_critic_updates", "n_epochs"})
+    assert {"n_epochs", "batch_size", "ppo_clip.clip_range"} <= set(make_space(REGISTRY, ENV, ["ppo"]).describe())
+    assert {"group_size", "group.scale", "grpo.kl_coef"} <= set(make_space(REGISTRY, ENV, ["grpo"]).describe())
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
+def test_every_trial_is_a_run_and_has_no_dangling_name(env: str) -> None:
+    recipes = list(REGISTRY.recipes())
+    space = make_space(REGISTRY, env, recipes)
+    trials = drawn(space, 300)
+    assert {plugin for _, plugin, _ in trials} == set(recipes)
+    for trial, plugin, overrides in trials:
+        config = load_config(REGISTRY, plugin, env, overrides=overrides)
+        config.spec.n_episodes(config.run.n_envs)  # raises if it is no multiple
+        assert set(trial.params) == {PLUGIN, *(d.name for d in space.dimensions[plugin])}
+
+
+def test_a_shared_part_has_one_name_and_different_ranges_have_two() -> None:
+    space = make_space(REGISTRY, ENV, ["gae", "ppo", "rtg_value", "rloo"])
+    named = {plugin: {d.name for d in found} for plugin, found in space.dimensions.items()}
+    assert "lambda_return.gae_lambda" in named["gae"] & named["ppo"]
+    assert "rtg_value.n_episodes" in named["rtg_value"]  # {8, 16, 32} for 8 environments
+    assert "rloo.n_episodes" in named["rloo"]  # {16, 32} for groups of up to 16
+
+
+def test_ranges_and_fixed_values() -> None:
+    space = make_space(
+        REGISTRY, ENV, ["gae"],
+        ranges={"gamma": Search(0.9, 0.9999), "target_kl": Search(0.01, 0.1, log=True), "n_steps": Search(16, 64)},
+        fixed={"learning_rate": 1e-3, "gae_lambda": 0.9},
+    )  # fmt: skip
+    described = space.describe()
+    assert described["gamma"] == "[0.9, 0.9999]"
+    assert described["target_kl"] == "[0.01, 0.1] log"  # declares no search range of its own
+    assert "learning_rate" not in described
+    assert "lambda_return.gae_lambda" not in described
+    for trial, plugin, overrides in drawn(space, 20):
+        config = load_config(REGISTRY, plugin, ENV, overrides={"learning_rate": 1e-3, "gae_lambda": 0.9, **overrides})
+        assert config.spec.settings.learning_rate == 1e-3
+        assert isinstance(trial.params["n_steps"], int)
+        assert 16 <= config.spec.settings.n_steps <= 64
+    assert space.bases["gae"].spec.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ranges": {"gama": Search(0.9, 1.0)}}, "did you mean 'gamma'"),
+        ({"ranges": {"n_epochs": Search(1, 10)}}, "unknown hyperparameter to search 'n_epochs'"),
+        ({"ranges": {"gamma": Search(0.9, 1.5)}}, r"search range of gamma must lie in \[0, 1\], not 1.5"),
+        ({"ranges": {"gamma": Search(0.9, 1.0)}, "fixed": {"gamma": 0.99}}, "gamma is both fixed and given a range"),
+        ({"fixed": {"gama": 0.99}}, "did you mean 'gamma'"),
+        ({"fixed": {"gamma": 2}}, "gamma must lie in"),
+    ],
+)
+def test_refusals(options: Any, message: str) -> None:
+    with pytest.raises(PgzooError, match=message):
+        make_space(REGISTRY, ENV, ["gae"], **options)
+
+
+def test_combinations_leave_contradictions_out() -> None:
+    found = combinations(REGISTRY, ENV, "gae", ["estimator", "baseline", "objective"])
+    assert "lambda_return+value+ppo_clip" in found
+    assert "full_return+group+dapo" in found
+    assert "full_return+group+gspo" in found
+    assert "reward_to_go+group+gspo" not in found  # gspo takes one Ψ an episode
+    assert len(found) == len(set(found))
+    for combination in found[::20]:
+        load_config(REGISTRY, combination, ENV)
+    only = combinations(REGISTRY, ENV, "ppo", ["baseline"])
+    assert all(c.startswith("lambda_return+") and c.endswith("+ppo_clip") for c in only)
+    with pytest.raises(ConfigError, match="did you mean 'baseline'"):
+        combinations(REGISTRY, ENV, "gae", ["baselin"])
+
+
+@dataclass(frozen=True)
+class Shrunk(Baseline):
+    """A stranger's baseline with a range of its own."""
+
+    name = "shrunk"
+    shrink: Annotated[float, Range(0, 1), Search(0.25, 0.75), "how far"] = 0.5
+
+    def __call__(self, rollout: Any, returns: Any, state: Any = None) -> tuple[float, float]:
+        return self.shrink * float(np.mean(returns)), 1.0
+
+
+def test_a_strangers_plugin_is_searched_by_its_declaration(registry_with: Any) -> None:
+    space = make_space(registry_with(Shrunk), ENV, ["reward_to_go+shrunk"])
+    values = [trial.params["shrunk.shrink"] for trial, _, _ in drawn(space, 30)]
+    assert 0.25 <= min(values) < max(values) <= 0.75

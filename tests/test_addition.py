@@ -81,12 +81,12 @@ def test_all_prompts_come() -> None:
     assert len(seen) == 9  # a given one is missed with chance (8/9)^300, 5e-16
 
 
-def test_rendering() -> None:
-    env = Addition(base=5, render_mode="ansi")
-    env.reset(options={"prompt": (3, 4)})
-    for token in (1, 2, 5):
-        env.step(token)
-    assert env.render() == "3 + 4 = 12."
+def test_rendering(capsys: pytest.CaptureFixture[str]) -> None:
+    ansi = Addition(base=5, render_mode="ansi")
+    write(ansi, (3, 4), [1, 2, 5])
+    assert ansi.render() == "3 + 4 = 12."
+    write(Addition(base=40, render_mode="human"), (3, 39), [1, 2, 40])
+    assert capsys.readouterr().out == "3 + 39 = 1 2 . right\n"
 
 
 @pytest.mark.parametrize(

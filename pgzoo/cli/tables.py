@@ -18,11 +18,12 @@ def headers(evaluations: Sequence[Evaluation]) -> list[str]:
 def evaluation_row(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> list[str]:
     """Return one evaluation's cells under `headers(evaluations)`."""
     low, high = evaluation.interval
+    digits = 1 if max(map(abs, evaluation.returns)) >= 10 else 3
     cells = [
         str(len(evaluation.returns)),
-        f"{evaluation.mean:.1f}",
-        f"{evaluation.std:.1f}",
-        f"[{low:.1f}, {high:.1f}]",
+        f"{evaluation.mean:.{digits}f}",
+        f"{evaluation.std:.{digits}f}",
+        f"[{low:.{digits}f}, {high:.{digits}f}]",
         f"{sum(evaluation.lengths) / len(evaluation.lengths):.1f}",
     ]
     if "success" in headers(evaluations):

@@ -27,13 +27,13 @@ class Addition(gym.Env[Array, Any]):
     Args:
         digits: of each number, leading zeros included.
         base: of the number system, at least 2.
-        render_mode: "ansi" or None.
+        render_mode: "ansi"; "human" prints each prompt with its answer; or None.
 
     Raises:
         ConfigError: a number or a prompt out of range.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 (Gymnasium's own annotation)
+    metadata = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own annotation)
 
     def __init__(self, digits: int = 1, base: int = 10, render_mode: str | None = None) -> None:
         if digits < 1 or base < 2:
@@ -59,6 +59,8 @@ class Addition(gym.Env[Array, Any]):
         self.written.append(int(action))
         right = self.written == [*self.numerals(sum(self.prompt)), self.end]
         over = self.written[-1] == self.end or len(self.written) == self.length
+        if over and self.render_mode == "human":
+            print(self._text(), "right" if right else "wrong")
         return self._observation(), float(right), over, False, {"is_success": right} if over else {}
 
     def numerals(self, number: int, width: int = 1) -> list[int]:
@@ -75,14 +77,16 @@ class Addition(gym.Env[Array, Any]):
         return np.array([*a, *b, *self.written, *blanks], dtype=self.observation_space.dtype)
 
     def render(self) -> str | None:
-        """Return the prompt and what was written, such as `3 + 4 = 12.` in base 5."""
-        if self.render_mode is None:
-            return None
-        digits = "0123456789abcdefghijklmnopqrstuvwxyz"
+        """Return the prompt and what was written, such as `3 + 4 = 12.` in base 5, for "ansi"."""
+        return self._text() if self.render_mode == "ansi" else None
+
+    def _text(self) -> str:
+        symbols = "0123456789abcdefghijklmnopqrstuvwxyz"
 
         def text(tokens: list[int]) -> str:
-            joint = "" if self.base <= len(digits) else ","
-            return joint.join("." if t == self.end else digits[t] if not joint else str(t) for t in tokens)
+            if self.base <= len(symbols):
+                return "".join("." if token == self.end else symbols[token] for token in tokens)
+            return " ".join("." if token == self.end else str(token) for token in tokens)
 
         a, b = (text(self.numerals(number, self.digits)) for number in self.prompt)
         return f"{a} + {b} = {text(self.written)}"

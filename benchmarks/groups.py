@@ -25,7 +25,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 HERE = Path(__file__).parent
 RECIPES = ("grpo", "dr_grpo", "rloo", "rtg_value", "ppo", "sb3_ppo")
-STEPS = {"CartPole-v1": 300_000, "Acrobot-v1": 300_000, "pgzoo/Addition-v0": 500_000}
+STEPS = {"CartPole-v1": 300_000, "Acrobot-v1": 200_000, "pgzoo/Addition-v0": 500_000}
 CURVE_POINTS = 30
 EVAL_EPISODES = 100
 SAMPLES = 40

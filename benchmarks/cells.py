@@ -17,13 +17,11 @@ Key: TypeAlias = tuple[str, str, int]
 """Recipe, environment, seed."""
 
 
-def fingerprint(recipe: str, env: str, pairs: tuple[str, ...] = ()) -> str:
-    """Return a short hash of all hyperparameters of a cell: results of other ones are not taken for it."""
-    from pgzoo.config import load_config, parse_pairs, resolved_entry
-    from pgzoo.registry import default_registry
+def fingerprint(config: Any, *more: Any) -> str:
+    """Return a short hash of a run's hyperparameters, and of what else counts: other results are not taken for it."""
+    from pgzoo.config import resolved_entry
 
-    config = load_config(default_registry(), recipe, env, overrides=parse_pairs(pairs, "-P"))
-    text = json.dumps(resolved_entry(config), sort_keys=True, default=str)
+    text = json.dumps([resolved_entry(config), *more], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
@@ -47,13 +45,26 @@ def run_missing(
     """
     done = {_key(cell) for cell in _read(out, configs)}
     out.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
     with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running = [pool.submit(run, *key, *more) for key in wanted if key not in done]
-        for future in as_completed(running):
-            cell = future.result()
-            with out.open("a") as file:
-                file.write(json.dumps({**cell, "config": configs[_key(cell)[:2]]}) + "\n")
-            click.echo(" ".join(map(str, _key(cell))) + f": {cell['final']} in {cell['seconds']} s", err=True)
+        running = {pool.submit(run, *key, *more): key for key in wanted if key not in done}
+        try:
+            for future in as_completed(running):
+                name = " ".join(map(str, running[future]))
+                try:
+                    cell = future.result()
+                except Exception as error:  # the other cells go on
+                    failures += 1
+                    click.echo(f"{name}: {type(error).__name__}: {error}", err=True)
+                    continue
+                with out.open("a") as file:
+                    file.write(json.dumps({**cell, "config": configs[_key(cell)[:2]]}) + "\n")
+                click.echo(f"{name}: {cell['final']} in {cell['seconds']} s", err=True)
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failures:
+        raise click.ClickException(f"{failures} cells failed; the others are in {out}")
     found = {_key(cell): cell for cell in _read(out, configs)}
     return [found[key] for key in wanted]
 

@@ -3,10 +3,11 @@
     python benchmarks/groups.py                                      the table and figure of docs/groups.md
     python benchmarks/groups.py --recipes rloo --envs CartPole-v1 --seeds 0
 
-Every step of every environment counts, those of waiting ones too. A cell's final figure is the final model's: on
-CartPole-v1 and Acrobot-v1 the mean return of 100 deterministic episodes on seeds that training never saw; on
-Addition, base 5 with one digit, the share of right answers when the policy is sampled 40 times on each of the 25
-prompts. Intervals are the percentile bootstrap's, over seeds, of the interquartile mean.
+Every step of every environment counts, those of waiting ones too; a run ends with the update that passes the limit.
+A cell's final figure is the final model's: on CartPole-v1 and Acrobot-v1 the mean return of 100 deterministic episodes
+on seeds that training never saw; on Addition, base 5 with one digit, the share of right answers when the policy is
+sampled 40 times on each of the 25 prompts. Intervals are the percentile bootstrap's, over seeds, of the interquartile
+mean.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 
 import click
 import numpy as np
+import torch
 from cells import Cell, fingerprint, run_missing
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
@@ -26,6 +28,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 HERE = Path(__file__).parent
 RECIPES = ("grpo", "dr_grpo", "rloo", "rtg_value", "ppo", "sb3_ppo")
 STEPS = {"CartPole-v1": 300_000, "Acrobot-v1": 200_000, "pgzoo/Addition-v0": 500_000}
+ENV_KWARGS = {"pgzoo/Addition-v0": {"base": 5}}
 CURVE_POINTS = 30
 EVAL_EPISODES = 100
 SAMPLES = 40
@@ -34,7 +37,6 @@ SAMPLES = 40
 
 def run_cell(recipe: str, env: str, seed: int) -> Cell:
     """Train and evaluate one cell; runs in a process of its own with one torch thread."""
-    import torch
     from stable_baselines3.common.vec_env import sync_envs_normalization
 
     from pgzoo.environments import make_env
@@ -74,7 +76,8 @@ def configured(recipe: str, env: str) -> Any:
     from pgzoo.registry import default_registry
 
     plugin = "ppo" if recipe == "sb3_ppo" else recipe
-    return load_config(default_registry(), plugin, env, overrides={"n_timesteps": STEPS[env]})
+    same = {"n_timesteps": STEPS[env], "env_kwargs": ENV_KWARGS.get(env)}
+    return load_config(default_registry(), plugin, env, overrides=same)
 
 
 def ours(config: Any, venv: Any, seed: int) -> Any:
@@ -138,7 +141,8 @@ class Curve(BaseCallback):
 
 
 def pass_rate(model: Any) -> float:
-    """Return the share of right answers over all prompts, sampled SAMPLES times each."""
+    """Return the share of right answers over all prompts, sampled SAMPLES times each; training's noise is kept."""
+    generator = torch.get_rng_state()
     from pgzoo.envs.addition import Addition
 
     own = model.get_env().unwrapped.envs[0].unwrapped
@@ -154,6 +158,7 @@ def pass_rate(model: Any) -> float:
         right += sum(result[1] for result in results)
         running = [env for env, result in zip(running, results, strict=True) if not result[2]]
         observations = [result[0] for result in results if not result[2]]
+    torch.set_rng_state(generator)
     return right / len(prompts)
 
 
@@ -175,8 +180,8 @@ def interval(x: Sequence[float]) -> tuple[float, float]:
 def table(cells: list[Cell]) -> str:
     """Return a Markdown table: a line an environment and recipe."""
     lines = [
-        "| environment | recipe | final, by seed | interquartile mean, 95 % interval | unused steps | seconds |",
-        "|---|---|---|---|---|---|",
+        "| environment | recipe | steps | final, by seed | interquartile mean, 95 % interval | unused | seconds |",
+        "|---|---|---|---|---|---|---|",
     ]
     for env, recipe in dict.fromkeys((cell["env"], cell["recipe"]) for cell in cells):
         mine = sorted((c for c in cells if (c["env"], c["recipe"]) == (env, recipe)), key=lambda c: c["seed"])
@@ -186,7 +191,8 @@ def table(cells: list[Cell]) -> str:
         shown = ", ".join(f"{x:.{digits}f}" for x in finals)
         iqm = f"{interquartile_mean(finals):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
         unused, seconds = np.median([c["unused"] for c in mine]), np.median([c["seconds"] for c in mine])
-        lines.append(f"| {env} | {recipe} | {shown} | {iqm} | {unused:.0%} | {seconds:.0f} |")
+        steps = f"{np.median([c['steps'] for c in mine]):,.0f}"
+        lines.append(f"| {env} | {recipe} | {steps} | {shown} | {iqm} | {unused:.0%} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
@@ -230,7 +236,7 @@ def figure(cells: list[Cell], path: Path) -> None:
 def main(recipes: str, envs: str, seeds: str, jobs: int, out: Path, picture: Path | None) -> None:
     """Run the cells that are missing, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
-    configs = {(r, e): fingerprint("ppo" if r == "sb3_ppo" else r, e) for r, e, _ in wanted}
+    configs = {(r, e): fingerprint(configured(r, e), EVAL_EPISODES, SAMPLES) for r, e, _ in wanted}
     cells = run_missing(run_cell, wanted, configs, out, jobs)
     click.echo(table(cells))
     if picture is not None:

@@ -120,7 +120,13 @@ def main(
 ) -> None:
     """Run the cells that are missing, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
-    configs = {(r, e): fingerprint(r, e, pairs) for r, e, _ in wanted}
+    from pgzoo.config import load_config, parse_pairs
+    from pgzoo.registry import default_registry
+
+    registry, overrides = default_registry(), parse_pairs(pairs, "-P")
+    configs = {
+        (r, e): fingerprint(load_config(registry, r, e, overrides=overrides), EVAL_EPISODES) for r, e, _ in wanted
+    }
     cells = run_missing(run_cell, wanted, configs, out, jobs, pairs)
     click.echo(table(cells))
     if picture is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
@@ -81,7 +82,7 @@ class PolicyGradient(PluginAlgorithm):
         gamma: discount factor γ.
         gae_lambda: forwarded to the part that has the field; as are clip_range and clip_range_vf.
         normalize_advantage: False, "rollout", or "minibatch" (True).
-        ent_coef: weight of the entropy bonus.
+        ent_coef: weight of the entropy bonus, which is aggregated over steps as the objective's loss is.
         vf_coef: weight of the critic's loss, where there is a critic.
         max_grad_norm: clip the gradient to this norm; None: do not.
         target_kl: stop an update's epochs once the approximate KL exceeds 1.5 times this.
@@ -246,10 +247,13 @@ class PolicyGradient(PluginAlgorithm):
         n_episodes = self.spec.n_episodes(self.n_envs)
         if self.spec.sampling == "episodes":
             return Episodes(n_episodes, self.max_episode_steps)
+        if self.group_size == 1 and Need.GROUPS in self.spec.needs:
+            warnings.warn(f"with group_size=1 {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
         return Groups(
             n_episodes // self.group_size,
             self.group_size,
             self.max_episode_steps,
+            self.gamma,
             self._next_group_seed,
             self.group_options,
             self.objective.resample_budget,
@@ -300,7 +304,6 @@ class PolicyGradient(PluginAlgorithm):
 
     def _credit(self, rollout: Rollout) -> None:
         """Ψ_t = (R̂_t − b_t) / c_t, times γ^t with `discount_states`; callbacks may change it in the buffer."""
-        _refuse_nan(rollout)
         state = self.learners["estimator"]
         returns = np.asarray(self.estimator(rollout, state), dtype=np.float64)
         self._check_array(self.estimator, "R̂", returns, rollout)
@@ -348,15 +351,14 @@ class PolicyGradient(PluginAlgorithm):
             for minibatch in self._minibatches(samples):
                 batch = self._evaluate(minibatch)
                 policy_loss, metrics = self.objective(batch, self.learners["objective"])
-                entropy_loss = -batch.aggregate(batch.entropy)
-                loss = policy_loss + self.ent_coef * entropy_loss
+                loss = policy_loss - self.ent_coef * batch.aggregate(batch.entropy)
                 if self.has_critic:
                     value_loss = self.objective.value_loss(batch)
                     loss = loss + self.vf_coef * value_loss
                     metrics = {**metrics, "value_loss": value_loss}
 
                 approx_kl = _approx_kl(batch)
-                metrics = {"entropy_loss": entropy_loss, "approx_kl": approx_kl, **metrics}
+                metrics = {"entropy_loss": -batch.entropy.mean(), "approx_kl": approx_kl, **metrics}
                 for name, value in metrics.items():
                     log.setdefault(name, []).append(_detached(value))
                 if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
@@ -384,7 +386,7 @@ class PolicyGradient(PluginAlgorithm):
         self.policy.set_training_mode(False)
         with torch.no_grad():
             batch = self._evaluate(self._samples())
-            ratios = rollout.scatter(batch.ratio)
+            ratios = rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())
             changes: dict[str, Any] = {"_ratios": lambda: ratios}
             if self.has_critic:
                 following = self.policy.predict_values(rollout.tensors(rollout.next_observations, self.device))
@@ -495,15 +497,6 @@ class PolicyGradient(PluginAlgorithm):
             self.plugin if tb_log_name is None else tb_log_name,
             reset_num_timesteps,
             progress_bar,
-        )
-
-
-def _refuse_nan(rollout: Rollout) -> None:
-    wrong = ~np.isfinite(rollout.rewards) & rollout.mask
-    if wrong.any():
-        t, n = np.argwhere(wrong)[0]
-        raise ConfigError(
-            f"environment {n} gave the reward {rollout.rewards[t, n]} at step {rollout.step[t, n]} of an episode"
         )
 
 

@@ -124,6 +124,10 @@ def train(
                 model.learn(config.run.n_timesteps, callback=[*callbacks, *([callback] if callback else [])])
             except KeyboardInterrupt:
                 interrupted = True
+            except PgzooError:
+                if model._n_updates == 0:  # refused by the first rollout: there is nothing to keep
+                    _discard(folder)
+                raise
         seconds = time.perf_counter() - began
         save(model, folder)
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
@@ -141,11 +145,15 @@ def _discarded_on_failure(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        shutil.rmtree(folder.path, ignore_errors=True)
-        for parent in folder.path.parents[:2]:  # the plugin's folder and the log folder, if this made them
-            with suppress(OSError):
-                parent.rmdir()
+        _discard(folder)
         raise
+
+
+def _discard(folder: RunFolder) -> None:
+    shutil.rmtree(folder.path, ignore_errors=True)
+    for parent in folder.path.parents[:2]:  # the plugin's folder and the log folder, if this made them
+        with suppress(OSError):
+            parent.rmdir()
 
 
 def make_model(

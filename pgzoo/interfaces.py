@@ -49,6 +49,8 @@ class Need(Enum):
     """Whole episodes, `group_size` of them from each of several initial states: `rollout.group` tells them apart."""
     EPISODE_CREDIT = "one Ψ an episode"
     """Estimator and baseline give all steps of an episode the same number."""
+    STEP_CREDIT = "a return a step"
+    """The estimator gives each step its own return."""
     SCORES = "scores"
     """`rollout.score_sq_norms` may be read."""
 

@@ -6,12 +6,15 @@ begin anew, and when to stop; one that has given its share is stepped on and not
 
 from __future__ import annotations
 
+import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
+import torch
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from pgzoo.errors import ConfigError
@@ -136,6 +139,7 @@ class Groups(Plan):
         n_groups: of one rollout.
         group_size: G, episodes in each.
         max_steps: a longer episode is an error.
+        gamma: γ, by which the returns that are compared are discounted.
         next_seed: called for each group's seed.
         options: passed to reset(options=…); None: nothing.
         resample_budget: None: all groups are kept; a number: groups of equal returns are dropped and others
@@ -147,12 +151,13 @@ class Groups(Plan):
         n_groups: int,
         group_size: int,
         max_steps: int,
+        gamma: float,
         next_seed: Callable[[], int],
         options: Mapping[str, Any] | None = None,
         resample_budget: float | None = None,
     ) -> None:
         self.n_groups, self.group_size, self.max_steps = n_groups, group_size, max_steps
-        self.next_seed, self.options, self.resample_budget = next_seed, options, resample_budget
+        self.gamma, self.next_seed, self.options, self.resample_budget = gamma, next_seed, options, resample_budget
 
     def begin(self, n_envs: int) -> None:
         """Start a rollout."""
@@ -187,11 +192,9 @@ class Groups(Plan):
         self.group[:places] = [self._waiting.popleft() for _ in range(places)]
         self.active = self.group != NO_GROUP
         self._running[:] = 0
-        # VecEnv.seed gives every environment a seed of its own, in a row; a group needs the same one.
-        env.unwrapped._seeds = [self._seeds[g] if g != NO_GROUP else None for g in self.group]
-        if self.options is not None:
-            env.set_options(dict(self.options))
-        observations = env.reset()
+        observations = reset_with_seeds(
+            env, [self._seeds[g] if g != NO_GROUP else None for g in self.group], self.options
+        )
         self._compare(env, observations)
         return observations
 
@@ -204,8 +207,8 @@ class Groups(Plan):
             own = _row(observations, n)
             if not _same(self._firsts.setdefault(group, own), own):
                 raise ConfigError(
-                    f"{_name(env)} ignores reset(seed=…): two episodes with the seed {self._seeds[group]} began "
-                    "with different observations, so that there are no groups from one start"
+                    f"{_name(env)} ignores reset(seed=…), or a wrapper of it does: two episodes with the seed "
+                    f"{self._seeds[group]} began with different observations, so there are no groups from one start"
                 )
 
     @property
@@ -216,7 +219,7 @@ class Groups(Plan):
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
         """Add up returns, and note ended episodes; raises ConfigError on one without an end."""
         _refuse_endless(self.active & ~dones, episode_steps, self.max_steps)
-        self._running += rewards
+        self._running += self.gamma ** (episode_steps - 1) * rewards
         for n in np.flatnonzero(self.active & dones):
             self._returns[self.group[n]].append(float(self._running[n]))
             if "is_success" in infos[n]:
@@ -257,6 +260,33 @@ def _refuse_endless(running: Array, episode_steps: Array, max_steps: int) -> Non
         )
 
 
+def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[str, Any] | None = None) -> Any:
+    """Reset each environment with its own seed and return the observations.
+
+    `VecEnv.seed` gives the environments seeds in a row, and a group needs the same one; so this sets what
+    `VecEnv.seed` sets. An environment that seeds a global generator with it leaves ours as they were.
+
+    Raises:
+        ConfigError: the VecEnv keeps no seeds, or the environment does not take the options.
+    """
+    if not hasattr(env.unwrapped, "_seeds"):
+        raise ConfigError(f"{type(env.unwrapped).__name__} takes no seed for each environment, as groups need it")
+    env.unwrapped._seeds = list(seeds)
+    if options is not None:
+        env.set_options(dict(options))
+    generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        return env.reset()
+    except (TypeError, ValueError, KeyError, AssertionError, gym.error.Error) as error:
+        if options is None:
+            raise
+        raise ConfigError(f"{_name(env)} does not take group_options {dict(options)}: {error}") from error
+    finally:
+        torch.set_rng_state(generators[0])
+        np.random.set_state(generators[1])
+        random.setstate(generators[2])
+
+
 def _row(observations: Any, n: int) -> Any:
     """Return a copy of environment n's observation."""
     if isinstance(observations, Mapping):
@@ -274,6 +304,6 @@ def _name(env: VecEnv) -> str:
     """Return the environment's registered name, or its class's."""
     try:
         spec = env.get_attr("spec", 0)[0]
+        return spec.id if spec is not None else str(env.env_method("__str__", indices=0)[0])
     except (AttributeError, NotImplementedError):
-        spec = None
-    return getattr(spec, "id", None) or type(env.unwrapped).__name__
+        return type(env.unwrapped).__name__

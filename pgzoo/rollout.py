@@ -289,6 +289,20 @@ class Batch(Samples):
         """
         return x.mean() if self.weights is None else (x * self.weights).sum()
 
+    def clipped_surrogate(self, low: Any, high: Any, ratio: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return min(ρ Ψ, clip(ρ, 1 − low, 1 + high) Ψ) (B,), and the share of ρ that lies outside (a number).
+
+        Args:
+            low: a number or a schedule.
+            high: a number or a schedule.
+            ratio: another ρ (B,) than each step's own.
+        """
+        ratio = self.ratio if ratio is None else ratio
+        lowest, highest = 1 - self.scheduled(low), 1 + self.scheduled(high)
+        clipped = ratio.clamp(lowest, highest)
+        outside = ((ratio < lowest) | (ratio > highest)).float().mean()
+        return (self.advantages * ratio).min(self.advantages * clipped), outside
+
     def episode_means(self, x: Tensor) -> Tensor:
         """Return (B,): the mean of x (B,) over the batch's steps of the same episode."""
         import torch

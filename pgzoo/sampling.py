@@ -170,6 +170,7 @@ def resize(buffer: RolloutBuffer, size: int) -> None:
 def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan: Plan, new_obs: Any) -> Rollout:
     """Return the Rollout; its arrays are the buffer's own, with numbers on padding set to 0."""
     group, step = np.array(record.group), np.array(record.step)
+    _refuse_nan(buffer.rewards, np.array(record.mask), step)
     mask = np.array(record.mask) & plan.kept(group)
     for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
         array[~mask] = 0
@@ -194,6 +195,13 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan
         _next_values=next_values,
         _group=group,
     )
+
+
+def _refuse_nan(rewards: Array, mask: Array, step: Array) -> None:
+    wrong = ~np.isfinite(rewards) & mask
+    if wrong.any():
+        t, n = np.argwhere(wrong)[0]
+        raise ConfigError(f"environment {n} gave the reward {rewards[t, n]} at step {step[t, n]} of an episode")
 
 
 def _next_values(

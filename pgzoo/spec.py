@@ -218,6 +218,13 @@ def _check(spec: Spec) -> None:
             f"{needing.kind} {needing.name!r} needs complete episodes, which sampling='steps' cuts; "
             "use sampling='episodes' or 'auto'"
         )
+    if Need.STEP_CREDIT in spec.needs and spec.estimator.per_episode:
+        raise ConfigError(
+            f"baseline {spec.baseline.name!r} compares steps here, and estimator {spec.estimator.name!r} credits them "
+            "all with the whole episode; use reward_to_go"
+        )
+    if spec.settings.group_options is not None and spec.sampling != "groups":
+        raise ConfigError(f"group_options goes with sampling='groups', and {spec.plugin!r} samples {spec.sampling}")
     for part in (spec.estimator, spec.baseline):
         if Need.EPISODE_CREDIT in spec.needs and not part.per_episode:
             raise ConfigError(

@@ -94,6 +94,8 @@ def test_rendering(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (lambda: Addition(digits=0), "digits >= 1 and base >= 2, not digits=0"),
         (lambda: Addition(base=1), "base=1"),
+        (lambda: Addition(digits=19), "must stay below"),
+        (lambda: Addition().reset(options={"prompt": 3}), "a prompt is two numbers below 10, not 3"),
         (lambda: Addition(base=4).reset(options={"prompt": (1, 4)}), "two numbers below 4"),
     ],
 )

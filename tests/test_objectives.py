@@ -132,7 +132,7 @@ def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
     [
         ({"estimator": "reward_to_go"}, "estimator 'reward_to_go'"),
         ({"baseline": "time_mean"}, "baseline 'time_mean'"),
-        ({"baseline": {"name": "group", "form": "process"}}, "baseline 'group'"),
+        ({"baseline": "value"}, "baseline 'value'"),
     ],
 )
 def test_gspo_refuses_several_advantages_in_an_episode(parts: Any, part: str) -> None:
@@ -189,6 +189,16 @@ def test_ppo_kl_adapts_its_coefficient() -> None:
     assert after([1.0, 1.0, 9]) == 1.0
 
 
+@pytest.mark.parametrize(("ratio", "limit"), [(1.0, 1e-6), (3.0, 1e6)])
+def test_ppo_kl_keeps_its_coefficient_within_limits(ratio: float, limit: float) -> None:
+    objective = PPOKL()
+    state: Any = objective.make_state(None)  # type: ignore[arg-type]
+    rollout = make_rollout([0], ratios=[ratio])
+    for _ in range(200):
+        objective.update(rollout, np.zeros((1, 1)), state, None)
+    assert float(state.kl_coef) == pytest.approx(limit)
+
+
 def small(plugin: str, **options: Any) -> PolicyGradient:
     options = {"n_episodes": 16, "learning_rate": 0.01, **options}
     return PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), plugin, seed=0, device="cpu", **options)
@@ -218,6 +228,36 @@ def test_the_initial_reference_stays_and_is_saved(tmp_path: Any) -> None:
     assert torch.equal(reference_weights(loaded), first)
     updates(loaded, 1)
     assert torch.equal(reference_weights(loaded), first)
+
+
+def test_the_initial_reference_is_the_policy_that_training_began_with(tmp_path: Any) -> None:
+    trained = small("rloo")
+    updates(trained, 1)
+    trained.save(tmp_path / "trained")
+    model = small("grpo")
+    model.set_parameters(tmp_path / "trained.zip")  # after the model was made
+    updates(model, 1)
+    assert torch.equal(reference_weights(model), action_weights(trained.policy))
+
+    without = small("grpo", plugin_kwargs={"kl_coef": 0})
+    updates(without, 1)
+    without.save(tmp_path / "without")
+    loaded = PolicyGradient.load(
+        tmp_path / "without", make_vec_env("CartPole-v1", 4), device="cpu", plugin_kwargs={"kl_coef": 0.1}
+    )
+    updates(loaded, 1)
+    assert torch.equal(reference_weights(loaded), action_weights(without.policy))
+
+
+def test_an_average_reference_takes_over_what_is_no_parameter() -> None:
+    from pgzoo import ReferencePolicy
+
+    model = small("rtg")
+    model.policy.register_buffer("seen", torch.zeros(2))
+    reference = ReferencePolicy(model.policy)
+    model.policy.seen.fill_(3.0)  # type: ignore[operator,union-attr]
+    reference.follow(0.9)
+    assert torch.equal(reference.policy.seen, torch.full((2,), 3.0))  # type: ignore[arg-type]
 
 
 def test_a_refreshed_reference_is_the_policy_every_few_updates() -> None:
@@ -265,6 +305,22 @@ def test_an_adapted_coefficient_is_saved(tmp_path: Any) -> None:
     model.save(tmp_path / "model")
     loaded = PolicyGradient.load(tmp_path / "model", make_vec_env("CartPole-v1", 4), device="cpu")
     assert float(loaded.learners["objective"].kl_coef) == 0.125  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
+def test_a_recipe_with_a_ratio_uses_a_rollout_several_times(plugin: str) -> None:
+    model = small(plugin)
+    updates(model, 1)
+    assert model.n_epochs == 4
+    assert model.logger.name_to_value["train/approx_kl"] > 0  # of the last epoch: the policy has moved
+
+
+def test_the_entropy_is_logged_as_a_mean_whatever_the_aggregate() -> None:
+    for plugin in ("grpo", "dr_grpo", "rloo"):
+        model = small(plugin, learning_rate=0.0)
+        updates(model, 1)
+        # Two actions, a policy that is nearly uniform: ln 2.
+        assert -model.logger.name_to_value["train/entropy_loss"] == pytest.approx(np.log(2), abs=1e-3)
 
 
 # ---------------------------------------------------------------- minibatches

@@ -38,6 +38,8 @@ class Addition(gym.Env[Array, Any]):
     def __init__(self, digits: int = 1, base: int = 10, render_mode: str | None = None) -> None:
         if digits < 1 or base < 2:
             raise ConfigError(f"Addition needs digits >= 1 and base >= 2, not digits={digits}, base={base}")
+        if base**digits > 2**62:
+            raise ConfigError(f"Addition's numbers must stay below 2^62; base={base}, digits={digits} is more")
         self.digits, self.base, self.render_mode = digits, base, render_mode
         self.end, self.blank, self.length = base, base + 1, digits + 2
         self.action_space = spaces.Discrete(base + 1)
@@ -48,10 +50,12 @@ class Addition(gym.Env[Array, Any]):
         """Begin with a prompt of the seed, or the one that is asked for."""
         super().reset(seed=seed)
         highest = self.base**self.digits
-        a, b = (options or {}).get("prompt") or self.np_random.integers(0, highest, 2)
-        if not (0 <= a < highest and 0 <= b < highest):
-            raise ConfigError(f"a prompt is two numbers below {highest}, not {(a, b)}")
-        self.prompt, self.written = (int(a), int(b)), []
+        prompt = (options or {}).get("prompt")
+        if prompt is None:
+            prompt = self.np_random.integers(0, highest, 2)
+        if np.shape(prompt) != (2,) or not all(0 <= number < highest for number in prompt):
+            raise ConfigError(f"a prompt is two numbers below {highest}, not {prompt}")
+        self.prompt, self.written = (int(prompt[0]), int(prompt[1])), []
         return self._observation(), {}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:

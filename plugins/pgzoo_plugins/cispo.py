@@ -18,7 +18,8 @@ POSITIVE = Range(0, open_low=True)
 class CISPO(Objective):
     """L = −mean(sg(min(ρ, 1 + ε_high)) Ψ log π), sg: no gradient (MiniMax-M1, 2025, eq. 4 and 5).
 
-    PPO's clip gives a step beyond it no gradient at all; here it only limits the step's weight.
+    PPO's clip gives a step beyond it no gradient at all; here it only limits the step's weight. The report
+    names no ε_high; the default is DAPO's.
     """
 
     name = "cispo"

@@ -37,12 +37,13 @@ class DrGRPO(Objective):
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""
-        clip_range = batch.scheduled(self.clip_range)
-        unclipped = batch.advantages * batch.ratio
-        clipped = batch.advantages * batch.ratio.clamp(1 - clip_range, 1 + clip_range)
-        loss = -batch.aggregate(unclipped.min(clipped))
-        clip_fraction = ((batch.ratio - 1).abs() > clip_range).float().mean()
-        return loss, {"policy_gradient_loss": loss, "clip_fraction": clip_fraction, "clip_range": clip_range}
+        surrogate, clip_fraction = batch.clipped_surrogate(self.clip_range, self.clip_range)
+        loss = -batch.aggregate(surrogate)
+        return loss, {
+            "policy_gradient_loss": loss,
+            "clip_fraction": clip_fraction,
+            "clip_range": batch.scheduled(self.clip_range),
+        }
 
 
 @hookimpl

@@ -27,7 +27,6 @@ class Group(Baseline):
     """
 
     name = "group"
-    needs = frozenset({Need.GROUPS})
     unbiased = False
     form: Annotated[Literal["outcome", "process"], "compare returns of episodes, or rewards of steps"] = "outcome"
     scale: Annotated[
@@ -35,6 +34,11 @@ class Group(Baseline):
         Search(choices=("group", "batch", "none")),
         "whose standard deviation Ψ is divided by",
     ] = "group"
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """Groups; and returns to go for the process form."""
+        return frozenset({Need.GROUPS, Need.STEP_CREDIT} if self.form == "process" else {Need.GROUPS})
 
     @property
     def bias(self) -> str:

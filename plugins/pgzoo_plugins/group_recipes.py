@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from pgzoo import Recipe, hookimpl
 
+SEVERAL_EPOCHS = {"n_epochs": 4}
+"""With one, ρ is 1 throughout, and a clip has nothing to do."""
+
 RECIPES = (
     Recipe(
         "rloo",
@@ -21,6 +24,7 @@ RECIPES = (
         "full_return",
         "group",
         "grpo",
+        defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
         "dr_grpo",
@@ -28,6 +32,7 @@ RECIPES = (
         "full_return",
         {"name": "group", "scale": "none"},
         "dr_grpo",
+        defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
         "dapo",
@@ -35,6 +40,7 @@ RECIPES = (
         "full_return",
         "group",
         "dapo",
+        defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
         "gspo",
@@ -42,6 +48,7 @@ RECIPES = (
         "full_return",
         "group",
         "gspo",
+        defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
         "cispo",
@@ -49,6 +56,7 @@ RECIPES = (
         "full_return",
         "group",
         "cispo",
+        defaults=SEVERAL_EPOCHS,
     ),
 )
 

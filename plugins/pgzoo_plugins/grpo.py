@@ -31,9 +31,9 @@ POSITIVE = Range(0, open_low=True)
 class GRPO(Objective):
     """L = −(1/E) Σ_e (1/T_e) Σ_t [min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ) − β k3] (Shao et al. 2024, eq. 3).
 
-    k3 = e^q − q − 1 with q = log π_ref − log π estimates KL(π ‖ π_ref) (eq. 4). The reference is the policy as
-    it was at first; or is copied from the policy every `refresh_every` updates; or follows it,
-    θ_ref ← decay θ_ref + (1 − decay) θ. With β = 0 there is none.
+    k3 = e^q − q − 1 with q = log π_ref − log π estimates KL(π ‖ π_ref) (eq. 4). The reference is the policy that
+    training began with (a saved model goes on with its own); or is copied from the policy every `refresh_every`
+    updates; or follows it, θ_ref ← decay θ_ref + (1 − decay) θ. With β = 0 there is none.
     """
 
     name = "grpo"
@@ -53,12 +53,13 @@ class GRPO(Objective):
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""
-        clip_range = batch.scheduled(self.clip_range)
-        unclipped = batch.advantages * batch.ratio
-        clipped = batch.advantages * batch.ratio.clamp(1 - clip_range, 1 + clip_range)
-        loss = -batch.aggregate(unclipped.min(clipped))
-        clip_fraction = ((batch.ratio - 1).abs() > clip_range).float().mean()
-        metrics = {"policy_gradient_loss": loss, "clip_fraction": clip_fraction, "clip_range": clip_range}
+        surrogate, clip_fraction = batch.clipped_surrogate(self.clip_range, self.clip_range)
+        loss = -batch.aggregate(surrogate)
+        metrics = {
+            "policy_gradient_loss": loss,
+            "clip_fraction": clip_fraction,
+            "clip_range": batch.scheduled(self.clip_range),
+        }
         if state is None:
             return loss, metrics
         q = state.log_probs(batch) - batch.log_probs

@@ -31,12 +31,14 @@ class GSPO(Objective):
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""
-        psi = batch.advantages
-        clip_range = batch.scheduled(self.clip_range)
         ratio = batch.episode_means(batch.log_probs - batch.old_log_probs).exp()
-        loss = -batch.aggregate((ratio * psi).min(ratio.clamp(1 - clip_range, 1 + clip_range) * psi))
-        clip_fraction = ((ratio - 1).abs() > clip_range).float().mean()
-        return loss, {"policy_gradient_loss": loss, "clip_fraction": clip_fraction, "clip_range": clip_range}
+        surrogate, clip_fraction = batch.clipped_surrogate(self.clip_range, self.clip_range, ratio)
+        loss = -batch.aggregate(surrogate)
+        return loss, {
+            "policy_gradient_loss": loss,
+            "clip_fraction": clip_fraction,
+            "clip_range": batch.scheduled(self.clip_range),
+        }
 
 
 @hookimpl

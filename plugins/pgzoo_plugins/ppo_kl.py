@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
 
 POSITIVE = Range(0, open_low=True)
+LIMITS = 1e-6, 1e6
+"""Of β, so that a policy that has come to rest, or is thrown about, does not end it at 0 or infinity."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class PPOKL(Objective):
             state.kl_coef.mul_(2)
         elif kl < self.kl_target / 1.5:
             state.kl_coef.div_(2)
+        state.kl_coef.clamp_(*LIMITS)
         return {"kl_coef": float(state.kl_coef), "kl": kl}
 
 

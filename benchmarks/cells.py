@@ -18,10 +18,19 @@ Key: TypeAlias = tuple[str, str, int]
 
 
 def fingerprint(config: Any, *more: Any) -> str:
-    """Return a short hash of a run's hyperparameters, and of what else counts: other results are not taken for it."""
-    from pgzoo.config import resolved_entry
+    """Return a short hash of a run's hyperparameters, and of what else counts: other results are not taken for it.
 
-    text = json.dumps([resolved_entry(config), *more], sort_keys=True, default=str)
+    Those that stand at their default are left out, so that a new hyperparameter does not make old results void.
+    """
+    from pgzoo.config import RunSettings, resolved_entry
+    from pgzoo.params import declared
+    from pgzoo.settings import Settings
+
+    defaults = {name: param.default for cls in (RunSettings, Settings) for name, param in declared(cls).items()}
+    entry = {
+        key: value for key, value in resolved_entry(config).items() if key not in defaults or value != defaults[key]
+    }
+    text = json.dumps([entry, *more], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 

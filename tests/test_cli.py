@@ -171,6 +171,12 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-P", "estimator:{name: 3}"], "estimator.name must be a name, not 3"),
     (["train", "--tensorboard-log", "/proc/nowhere"], "cannot write to --tensorboard-log"),
     (["train", "--gym-packages", ".relative"], "--gym-packages '.relative'"),
+    (["train", "--plugin", "grpo", "-P", "n_episodes:12"], "n_episodes must be a multiple of group_size=8"),
+    (["train", "--plugin", "grpo", "-P", "group_size:0"], "group_size must lie in"),
+    (["train", "--plugin", "dapo", "-P", "sampling:steps"], "baseline 'group' compares episodes from the same"),
+    (["train", "--plugin", "dapo", "-P", "resample_budget:inf"], "resample_budget must lie in [0, 100]"),
+    (["train", "--plugin", "grpo", "-P", "form:process"], "use reward_to_go"),
+    (["train", "--plugin", "grpo", "-P", "group_options:{low: 5, high: 1}"], "does not take group_options"),
     (["train", "--track"], "--track needs Weights & Biases"),
     (["train", "--env-kwargs", "colour:red"], "cannot make CartPole-v1"),
     (["train", "-P", "use_sde:true"], "gSDE"),
@@ -251,6 +257,24 @@ def init(**kwargs):
     assert called["name"] == "rtg_value__CartPole-v1_1__1"
     assert called["config"]["seed"] == 1
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
+
+
+def test_an_environment_that_ignores_its_seed_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "restless.py").write_text(
+        "import gymnasium\n"
+        "from gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Restless(CartPoleEnv):\n"
+        "    def reset(self, *, seed=None, options=None):\n"
+        "        return super().reset(options=options)\n"
+        "gymnasium.register('Restless-v0', Restless)\n"
+    )
+    result = pgzoo(
+        "train", *SHORT, "--plugin", "grpo", "--gym-packages", "restless", "--env", "Restless-v0",
+        cwd=tmp_path, status=2,
+    )  # fmt: skip
+    assert "Restless-v0 ignores reset(seed=…)" in result.stderr
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert not (tmp_path / "logs").exists()
 
 
 def test_success_rates_are_shown(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -23,6 +23,7 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
+from pgzoo.batches import evaluated, minibatches, reviewed, scores, to_samples
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interfaces import Array, Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
@@ -30,9 +31,8 @@ from pgzoo.params import Schedule, declared
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry import Registry, default_registry
-from pgzoo.rollout import Batch, Rollout, Samples
+from pgzoo.rollout import Batch, Rollout
 from pgzoo.sampling import collect
-from pgzoo.scores import score_sq_norms
 from pgzoo.settings import Settings
 from pgzoo.spec import resolve
 
@@ -291,7 +291,7 @@ class PolicyGradient(PluginAlgorithm):
         if rollout is None:
             return False
         if Need.SCORES in self.spec.needs:
-            rollout = replace(rollout, _scores=self._scores)
+            rollout = replace(rollout, _scores=lambda: scores(self))
         self.rollout = rollout
         if self._plan.whole_episodes:
             self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
@@ -339,17 +339,17 @@ class PolicyGradient(PluginAlgorithm):
             return
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        samples = self._samples()
+        samples = to_samples(self)
         log: dict[str, list[Any]] = {}
         continue_training = True
 
         for epoch in range(self.n_epochs):
             if epoch > 0 and self.estimator.recompute == "epoch":
-                self._credit(self._reviewed())
-                samples = self._samples()
+                self._credit(reviewed(self))
+                samples = to_samples(self)
             log["approx_kl"] = []
-            for minibatch in self._minibatches(samples):
-                batch = self._evaluate(minibatch)
+            for minibatch in minibatches(self, samples):
+                batch = evaluated(self, minibatch)
                 policy_loss, metrics = self.objective(batch, self.learners["objective"])
                 loss = policy_loss - self.ent_coef * batch.aggregate(batch.entropy)
                 if self.has_critic:
@@ -373,34 +373,12 @@ class PolicyGradient(PluginAlgorithm):
                 break
 
         for _ in range(self.n_critic_updates):
-            for minibatch in self._minibatches(samples):
-                self._descend(self.vf_coef * self.objective.value_loss(self._evaluate(minibatch)))
-        rollout = replace(self.rollout, _ratios=lambda: self._reviewed().ratios)
+            for minibatch in minibatches(self, samples):
+                self._descend(self.vf_coef * self.objective.value_loss(evaluated(self, minibatch)))
+        rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
         for name, value in self.learners.update(rollout, self.returns).items():
             log[name] = [value]
         self._log(log, loss)
-
-    def _reviewed(self) -> Rollout:
-        """Return the rollout as the policy sees it now: V, and ρ = π/π_old."""
-        rollout = self.rollout
-        self.policy.set_training_mode(False)
-        with torch.no_grad():
-            batch = self._evaluate(self._samples())
-            ratios = rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())
-            changes: dict[str, Any] = {"_ratios": lambda: ratios}
-            if self.has_critic:
-                following = self.policy.predict_values(rollout.tensors(rollout.next_observations, self.device))
-                next_values = np.where(rollout.terminated, 0.0, rollout.scatter(following.flatten()))
-                changes["_values"] = rollout.scatter(batch.values).astype(np.float32)
-                changes["_next_values"] = next_values.astype(np.float32)
-        self.policy.set_training_mode(True)
-        return replace(rollout, **changes)
-
-    def _scores(self) -> Array:
-        """Return ‖∇ log π‖² (T, N) of the policy, which is the one that sampled until it is updated."""
-        samples = self._samples()
-        observations = _to_device(samples.observations, self.device)
-        return self.rollout.scatter(score_sq_norms(self.policy, observations, samples.actions))
 
     def _descend(self, loss: torch.Tensor) -> None:
         """Take one step of the policy's optimizer."""
@@ -409,60 +387,6 @@ class PolicyGradient(PluginAlgorithm):
         if self.max_grad_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
         self.policy.optimizer.step()
-
-    def _samples(self) -> Samples:
-        """Return the rollout's steps as tensors, padding left out, in the order of SB3's buffer."""
-        rollout = self.rollout
-
-        def tensor(x: Array) -> torch.Tensor:
-            return torch.as_tensor(rollout.flat(x).astype(np.float32), device=self.device)
-
-        weights = self.objective.weights(rollout)
-        actions = tensor(rollout.actions)
-        samples = Samples(
-            observations=rollout.tensors(rollout.observations, "cpu"),
-            actions=actions.long().flatten() if isinstance(self.action_space, spaces.Discrete) else actions,
-            advantages=tensor(self.rollout_buffer.advantages),
-            returns=tensor(self.rollout_buffer.returns),
-            old_values=tensor(rollout.values if self.has_critic else np.zeros(rollout.shape)),
-            old_log_probs=tensor(rollout.log_probs),
-            episode=rollout.tensors(rollout.episode, self.device),
-            weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=self.device),
-            progress_remaining=self._current_progress_remaining,
-        )
-        return samples.normalized() if self.normalize_advantage == "rollout" else samples
-
-    def _minibatches(self, samples: Samples) -> Iterator[Samples]:
-        """Yield the steps in random order, batch_size at a time; or whole episodes of about as many steps."""
-        for index, share in self._split(len(samples)):
-            minibatch = samples.select(torch.as_tensor(index, device=self.device), share)
-            yield minibatch.normalized() if self.normalize_advantage in (True, "minibatch") else minibatch
-
-    def _split(self, n_steps: int) -> Iterator[tuple[Array, float]]:
-        """Yield each minibatch's indices among the steps, and the share of steps (or episodes) that it is."""
-        size = self.batch_size or n_steps
-        if not self.objective.whole_episodes:
-            order = np.random.permutation(n_steps)
-            for start in range(0, n_steps, size):
-                index = order[start : start + size]
-                yield index, len(index) / n_steps
-            return
-        rollout = self.rollout
-        episodes = np.random.permutation(rollout.n_episodes)
-        first_step = np.cumsum(rollout.lengths[episodes]) - rollout.lengths[episodes]
-        for part in np.split(episodes, np.flatnonzero(np.diff(first_step // size)) + 1):
-            yield np.flatnonzero(np.isin(rollout.flat(rollout.episode), part)), len(part) / len(episodes)
-
-    def _evaluate(self, samples: Samples) -> Batch:
-        """Return the minibatch with the present policy's log-probs, values and entropy."""
-        observations = _to_device(samples.observations, self.device)
-        values, log_probs, entropy = self.policy.evaluate_actions(observations, samples.actions)
-        return Batch(
-            **{**vars(samples), "observations": observations},
-            log_probs=log_probs,
-            values=values.flatten(),
-            entropy=-log_probs if entropy is None else entropy,
-        )
 
     def _log(self, log: Mapping[str, list[Any]], loss: torch.Tensor) -> None:
         record = self.logger.record
@@ -509,9 +433,3 @@ def _approx_kl(batch: Batch) -> float:
 
 def _detached(value: Any) -> Any:
     return value.detach() if isinstance(value, torch.Tensor) else value
-
-
-def _to_device(x: Any, device: torch.device) -> Any:
-    if isinstance(x, dict):
-        return {key: _to_device(value, device) for key, value in x.items()}
-    return x.to(device)

@@ -21,6 +21,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
+from pgzoo.batches import minibatches, reviewed, to_samples
 
 RECIPES = Registry.discover().recipes()
 
@@ -184,7 +185,7 @@ def test_schedules() -> None:
 def test_normalize_advantage(over: Any) -> None:
     model = model_on("box", "discrete", "gae", normalize_advantage=over)
     model.learn(16)
-    batches = list(model._minibatches(model._samples()))
+    batches = list(minibatches(model, to_samples(model)))
     assert len(batches) == 1
     assert float(batches[0].advantages.mean()) == pytest.approx(0, abs=1e-6)
     assert float(batches[0].advantages.std()) == pytest.approx(1, abs=1e-5)
@@ -207,7 +208,7 @@ def test_further_critic_updates_leave_the_actor_alone() -> None:
         model = PolicyGradient(
             "MlpPolicy", "CartPole-v1", "gae", n_steps=64, n_critic_updates=n_critic_updates, seed=0, device="cpu"
         ).learn(64)
-        samples = model._samples()
+        samples = to_samples(model)
         with torch.no_grad():
             errors = model.policy.predict_values(samples.observations).flatten() - samples.returns
         return dict(model.policy.state_dict()), float(errors.square().mean())
@@ -245,8 +246,8 @@ def test_vtrace_is_recomputed_before_each_further_epoch(registry_with: Any) -> N
         assert abs(later_returns - returns).max() > 1e-3
     # The critic as it is now, of the true successors: one step later it is V(s_t) of the next row.
     inside = ~model.rollout.last[:-1, 0]
-    reviewed = model._reviewed()
-    np.testing.assert_allclose(reviewed.next_values[:-1, 0][inside], reviewed.values[1:, 0][inside], rtol=1e-5)
+    now = reviewed(model)
+    np.testing.assert_allclose(now.next_values[:-1, 0][inside], now.values[1:, 0][inside], rtol=1e-5)
 
 
 def test_further_epochs_of_vtrace_have_the_gradient_of_impala() -> None:
@@ -260,12 +261,12 @@ def test_further_epochs_of_vtrace_have_the_gradient_of_impala() -> None:
     model.learn(64)
     with torch.no_grad():  # away from the policy that sampled
         model.policy.action_net.weight.add_(0.5 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
-    reviewed = model._reviewed()
-    model._credit(reviewed)
-    samples = model._samples()
-    psi = np.minimum(reviewed.ratios, 1) * (VTrace()(reviewed) - reviewed.values)
+    now = reviewed(model)
+    model._credit(now)
+    samples = to_samples(model)
+    psi = np.minimum(now.ratios, 1) * (VTrace()(now) - now.values)
     np.testing.assert_allclose(samples.advantages.numpy(), psi[:, 0], rtol=1e-5, atol=1e-5)
-    targets = VTrace().critic_targets(reviewed, psi)
+    targets = VTrace().critic_targets(now, psi)
     np.testing.assert_allclose(samples.returns.numpy(), targets[:, 0], rtol=1e-5)
 
 

@@ -18,7 +18,7 @@ LAYERS = [
     ["errors", "params", "interfaces", "hookspecs"],
     ["registry", "schedules", "rollout", "settings", "envs"],
     ["spec", "learners", "plans", "scores", "reference"],
-    ["sampling", "persistence", "config"],
+    ["batches", "sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],
     ["tuning"],

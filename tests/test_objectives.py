@@ -19,6 +19,7 @@ from rollouts import make_rollout
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
+from pgzoo.batches import evaluated, minibatches, split, to_samples
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)
@@ -332,15 +333,15 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
     """Each minibatch estimates the rollout's loss; weighed by their shares they add up to it exactly."""
     model = small(plugin, batch_size=batch_size)
     updates(model, 1)
-    samples = model._samples()
+    samples = to_samples(model)
     with torch.no_grad():
-        whole = float(model._evaluate(samples).aggregate(samples.advantages))
+        whole = float(evaluated(model, samples).aggregate(samples.advantages))
         parts = 0.0
         steps = []
-        for index, share in model._split(len(samples)):
+        for index, share in split(model, len(samples)):
             minibatch = samples.select(torch.as_tensor(index), share)
             steps.append(len(minibatch))
-            parts += share * float(model._evaluate(minibatch).aggregate(minibatch.advantages))
+            parts += share * float(evaluated(model, minibatch).aggregate(minibatch.advantages))
     assert sum(steps) == len(samples)
     assert (len(steps) > 1) == (batch_size is not None)
     assert parts == pytest.approx(whole, abs=1e-4)
@@ -349,10 +350,10 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
 def test_episode_wise_minibatches_are_whole_episodes() -> None:
     model = small("gspo", batch_size=40)
     updates(model, 1)
-    samples = model._samples()
+    samples = to_samples(model)
     lengths = torch.bincount(samples.episode)
     seen: list[int] = []
-    for minibatch in model._minibatches(samples):
+    for minibatch in minibatches(model, samples):
         of, counts = torch.unique(minibatch.episode, return_counts=True)
         assert torch.equal(counts, lengths[of])
         seen += of.tolist()

@@ -1,0 +1,106 @@
+"""From a rollout to the minibatches of an update, and what the policy says of its steps by now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from pgzoo.interfaces import Array
+from pgzoo.rollout import Batch, Rollout, Samples
+from pgzoo.scores import score_sq_norms
+
+if TYPE_CHECKING:
+    from pgzoo.algorithm import PolicyGradient
+
+
+def to_samples(model: PolicyGradient) -> Samples:
+    """Return the rollout's steps as tensors, padding left out, in the order of SB3's buffer."""
+    rollout, buffer = model.rollout, model.rollout_buffer
+
+    def tensor(x: Array) -> torch.Tensor:
+        return torch.as_tensor(rollout.flat(x).astype(np.float32), device=model.device)
+
+    weights = model.objective.weights(rollout)
+    actions = tensor(rollout.actions)
+    samples = Samples(
+        observations=rollout.tensors(rollout.observations, "cpu"),
+        actions=actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else actions,
+        advantages=tensor(buffer.advantages),
+        returns=tensor(buffer.returns),
+        old_values=tensor(rollout.values if model.has_critic else np.zeros(rollout.shape)),
+        old_log_probs=tensor(rollout.log_probs),
+        episode=rollout.tensors(rollout.episode, model.device),
+        weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=model.device),
+        progress_remaining=model._current_progress_remaining,
+    )
+    return samples.normalized() if model.normalize_advantage == "rollout" else samples
+
+
+def minibatches(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
+    """Yield the steps in random order, batch_size at a time; or whole episodes of about as many steps."""
+    for index, share in split(model, len(samples)):
+        minibatch = samples.select(torch.as_tensor(index, device=model.device), share)
+        yield minibatch.normalized() if model.normalize_advantage in (True, "minibatch") else minibatch
+
+
+def split(model: PolicyGradient, n_steps: int) -> Iterator[tuple[Array, float]]:
+    """Yield each minibatch's indices among the steps, and the share of steps (or of episodes) that it is."""
+    size = model.batch_size or n_steps
+    if not model.objective.whole_episodes:
+        order = np.random.permutation(n_steps)
+        for start in range(0, n_steps, size):
+            index = order[start : start + size]
+            yield index, len(index) / n_steps
+        return
+    rollout = model.rollout
+    episodes = np.random.permutation(rollout.n_episodes)
+    first_step = np.cumsum(rollout.lengths[episodes]) - rollout.lengths[episodes]
+    for part in np.split(episodes, np.flatnonzero(np.diff(first_step // size)) + 1):
+        yield np.flatnonzero(np.isin(rollout.flat(rollout.episode), part)), len(part) / len(episodes)
+
+
+def evaluated(model: PolicyGradient, samples: Samples) -> Batch:
+    """Return the steps with the present policy's log-probs, values and entropy."""
+    observations = _to_device(samples.observations, model.device)
+    values, log_probs, entropy = model.policy.evaluate_actions(observations, samples.actions)
+    return Batch(
+        **{**vars(samples), "observations": observations},
+        log_probs=log_probs,
+        values=values.flatten(),
+        entropy=-log_probs if entropy is None else entropy,
+    )
+
+
+def reviewed(model: PolicyGradient) -> Rollout:
+    """Return the rollout as the policy sees it now: V, and ρ = π/π_old."""
+    rollout = model.rollout
+    model.policy.set_training_mode(False)
+    with torch.no_grad():
+        batch = evaluated(model, to_samples(model))
+        ratios = rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())
+        changes: dict[str, Any] = {"_ratios": lambda: ratios}
+        if model.has_critic:
+            following = model.policy.predict_values(rollout.tensors(rollout.next_observations, model.device))
+            next_values = np.where(rollout.terminated, 0.0, rollout.scatter(following.flatten()))
+            changes["_values"] = rollout.scatter(batch.values).astype(np.float32)
+            changes["_next_values"] = next_values.astype(np.float32)
+    model.policy.set_training_mode(True)
+    return replace(rollout, **changes)
+
+
+def scores(model: PolicyGradient) -> Array:
+    """Return ‖∇ log π‖² (T, N) of the policy, which is the one that sampled until it is updated."""
+    samples = to_samples(model)
+    observations = _to_device(samples.observations, model.device)
+    return model.rollout.scatter(score_sq_norms(model.policy, observations, samples.actions))
+
+
+def _to_device(x: Any, device: torch.device) -> Any:
+    if isinstance(x, dict):
+        return {key: _to_device(value, device) for key, value in x.items()}
+    return x.to(device)

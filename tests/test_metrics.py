@@ -1,0 +1,62 @@
+"""Metrics of a trial, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from pgzoo import ConfigError
+from pgzoo.tuning.metrics import Metric, Point, parse_metric
+
+POINTS = [Point(100, 1.0, 20.0), Point(200, 2.5, 80.0), Point(400, 5.0, 60.0)]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "direction"),
+    [
+        ("final", 60.0, "maximize"),
+        ("best", 80.0, "maximize"),
+        # 100 steps at a mean of 50 and 200 at 70: (5000 + 14000) / 300.
+        ("auc", 19_000 / 300, "maximize"),
+        ("wall", 5.0, "minimize"),
+        ("steps_to:70", 200.0, "minimize"),
+        ("wall_to:70", 2.5, "minimize"),
+        ("steps_to:20", 100.0, "minimize"),
+        # Never reached: from 20 to 120 the best went 60 of 100: 400 · (2 − 0.6).
+        ("steps_to:120", 560.0, "minimize"),
+        ("wall_to:120", 7.0, "minimize"),
+    ],
+)
+def test_metrics_by_hand(text: str, value: float, direction: str) -> None:
+    metric = parse_metric(text)
+    assert metric(POINTS) == pytest.approx(value)
+    assert metric.direction == direction
+    assert metric.name == text
+
+
+def test_a_run_that_reaches_its_target_beats_one_that_does_not() -> None:
+    metric = Metric("steps_to", 81.0)
+    last_moment = [*POINTS, Point(500, 6.0, 81.0)]
+    assert metric(last_moment) == 500.0 < metric([*POINTS[:2], Point(500, 6.0, 80.99)])
+
+
+def test_a_run_that_gets_worse_from_its_first_evaluation() -> None:
+    # No part of the way: 300 · 2.
+    assert Metric("steps_to", 90.0)([Point(100, 1, 50.0), Point(300, 2, 10.0)]) == 600.0
+
+
+def test_one_evaluation_is_enough() -> None:
+    assert parse_metric("auc")(POINTS[:1]) == 20.0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("finale", "unknown metric 'finale'; did you mean 'final'"),
+        ("steps_to", "takes the return to reach, such as steps_to:475"),
+        ("wall_to:soon", "takes the return to reach"),
+        ("best:3", "takes no target"),
+    ],
+)
+def test_refusals(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_metric(text)

@@ -223,19 +223,28 @@ def test_ctrl_c_saves_the_model_so_far(tmp_path: Path, vec_env: str) -> None:
     command = [*PGZOO, "train", "--plugin", "a2c", "-n", "10000000", "--no-progress", "--seed", "0"]
     command += ["--vec-env", vec_env, "--n-envs", "2", "-P", "log_interval:10"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=_heed_ctrl_c,
+    )  # fmt: skip
     folder = tmp_path / "logs" / "a2c" / "CartPole-v1_1"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _rows(folder / "progress.csv"):
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
-    out, err = process.communicate(timeout=60)
+    try:
+        out, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert "the model so far is saved" in out, out + err
     assert str(folder.relative_to(tmp_path)) in out
     assert "Traceback" not in err
     assert process.returncode == 130
     assert json.loads(pgzoo("eval", "--plugin", "a2c", "-n", "1", "--json", cwd=tmp_path).stdout)["n_episodes"] == 1
+
+
+def _heed_ctrl_c() -> None:
+    """Undo what a shell does to its background jobs, in case the tests are one: they ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _rows(path: Path) -> list[str]:

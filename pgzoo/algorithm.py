@@ -308,7 +308,10 @@ class PolicyGradient(PluginAlgorithm):
         returns = np.asarray(self.estimator(rollout, state), dtype=np.float64)
         self._check_array(self.estimator, "R̂", returns, rollout)
         returns.flags.writeable = False
-        b, c = self.baseline(rollout, returns, self.learners["baseline"])
+        compared = self.baseline(rollout, returns, self.learners["baseline"])
+        if not isinstance(compared, tuple) or len(compared) != 2:
+            raise PluginError(f"baseline {self.baseline.name!r} must return (b, c), not {type(compared).__name__}")
+        b, c = compared
         advantages = np.asarray((returns - b) / c, dtype=np.float64)
         self._check_array(self.baseline, "(R̂ − b) / c", advantages, rollout)
         if self.discount_states and self.estimator.credit == "step":

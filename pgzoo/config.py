@@ -79,7 +79,19 @@ def load_config(
         raise _located(error, registry, plugin, env, entry, where, lines) from error
     if overrides:
         config = _build(registry, plugin, env, _overridden(config, overrides), where)
+        for name in overrides:
+            if name.removeprefix("algorithm.") in config.spec.unused:
+                raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.spec)}")
     return config
+
+
+def _why_unused(name: str, plugin: str, spec: Spec) -> str:
+    if "vf_coef" in name or "critic" in name:
+        return f"{plugin!r} has no critic"
+    if "n_epochs" in name:
+        return f"objective {spec.objective.name!r} takes one pass over a rollout"
+    instead = {"steps": "n_steps", "episodes": "n_episodes", "groups": "n_episodes and group_size"}[spec.sampling]
+    return f"{plugin!r} samples {spec.sampling}, set by {instead}"
 
 
 def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:

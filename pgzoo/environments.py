@@ -143,5 +143,7 @@ def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
 def describe(error: BaseException) -> str:
     """Return an error's first line and where it was raised, so that the author of a part finds it."""
     text = str(error).strip().splitlines() or [type(error).__name__]
+    if text[0].endswith(":") and len(text) > 1:  # torch heads a list of mismatches so
+        text = [f"{text[0]} {text[1].strip()}"]
     frames = traceback.extract_tb(error.__traceback__)
     return f"{text[0]} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text[0]

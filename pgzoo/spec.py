@@ -52,6 +52,18 @@ class Spec:
             return "groups"
         return "episodes" if Need.COMPLETE_EPISODES in self.needs else "steps"
 
+    @property
+    def unused(self) -> frozenset[str]:
+        """The settings that make no difference to this combination."""
+        unused = {"n_steps"} if self.sampling != "steps" else {"n_episodes"}
+        if self.sampling != "groups":
+            unused |= {"group_size", "group_options"}
+        if not (self.objective.multi_epoch or self.estimator.recompute == "epoch"):
+            unused |= {"n_epochs"}
+        if Need.VALUES not in self.needs:
+            unused |= {"vf_coef", "n_critic_updates"}
+        return frozenset(unused)
+
     def n_episodes(self, n_envs: int) -> int:
         """Return the episodes of one update.
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import RunConfig, load_config
 from pgzoo.errors import ConfigError, PgzooError, unknown
-from pgzoo.interfaces import Need
 from pgzoo.params import Param, Search, declared
 from pgzoo.registry import PARTS, Registry
 from pgzoo.settings import Settings
@@ -144,18 +143,9 @@ def _dimension(
     return [Dimension(name, key, param, search)]
 
 
-def _ignored(spec: Spec) -> set[str]:
-    """Return the settings that make no difference to a combination."""
-    ignored = {"steps": {"n_episodes", "group_size"}, "episodes": {"n_steps", "group_size"}, "groups": {"n_steps"}}[
-        spec.sampling
-    ]
-    if not (spec.objective.multi_epoch or spec.estimator.recompute == "epoch"):
-        ignored |= {"n_epochs"}
-    if not spec.objective.multi_epoch:
-        ignored |= {"batch_size"}
-    if Need.VALUES not in spec.needs:
-        ignored |= {"vf_coef", "n_critic_updates"}
-    return ignored
+def _ignored(spec: Spec) -> frozenset[str]:
+    """Return the settings that are not searched: those of no use, and minibatches of a loss without a ratio."""
+    return spec.unused if spec.objective.multi_epoch else spec.unused | {"batch_size"}
 
 
 def _possible(search: Search, name: str, base: RunConfig) -> Search | None:

@@ -171,11 +171,16 @@ class Rollout:
         """Return (n_episodes,): the mean of x (T, N) over the steps of each episode."""
         return self.episode_sums(x) / self.lengths
 
-    def group_sums(self, x: Array) -> Array:
-        """Return (n_episodes,): for each episode, the sum of x (n_episodes,) over its group, itself included."""
+    @cached_property
+    def _episode_groups(self) -> Array:
+        """(n_episodes,) the group of each episode."""
         groups = np.zeros(self.n_episodes, dtype=int)
         groups[self.flat(self.episode)] = self.flat(self.group)
-        return np.bincount(groups, x)[groups]
+        return groups
+
+    def group_sums(self, x: Array) -> Array:
+        """Return (n_episodes,): for each episode, the sum of x (n_episodes,) over its group, itself included."""
+        return np.bincount(self._episode_groups, x)[self._episode_groups]
 
     def mean(self, x: Array) -> float:
         """Return the mean of x (T, N) over all steps, padding left out."""

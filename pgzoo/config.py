@@ -137,10 +137,7 @@ def _entry(plugin: str, env: str, file: Path | None) -> tuple[dict[str, Any], st
             return {}, "the defaults", {}
         name, text = f"hyperparams/{plugin}.yml", resource.read_text(encoding="utf-8")
     else:
-        try:
-            name, text = str(file), file.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {file}: {error}") from error
+        name, text = str(file), _read_text(file)
     data = _parse(name, text)
     keys = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
     key = next((key for key in keys if key in data), None)
@@ -153,6 +150,22 @@ def _entry(plugin: str, env: str, file: Path | None) -> tuple[dict[str, Any], st
     own = entry.lc.data or {}  # type: ignore[attr-defined]  # a key that `<<` brought in has no line of its own
     lines = {str(k): own[k][0] + 1 if k in own else line for k in entry}
     return _plain(entry), f"{name}, {key}", {"": line, **lines}
+
+
+def read_yaml_mapping(file: Path) -> dict[str, Any]:
+    """Return what a YAML file maps, in plain data.
+
+    Raises:
+        ConfigError: it cannot be read, is broken, or is no mapping.
+    """
+    return dict(_plain(_parse(str(file), _read_text(file))))
+
+
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {error}") from error
 
 
 @functools.lru_cache(maxsize=8)
@@ -168,7 +181,7 @@ def _parse(name: str, text: str) -> Any:
     except YAMLError as error:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{name} must map environments to hyperparameters")
+        raise ConfigError(f"{name} must be a mapping, such as environments to hyperparameters")
     return data
 
 

@@ -129,7 +129,7 @@ def write_details(
     write_yaml(folder.details / "config.yml", config)
     write_yaml(folder.details / "args.yml", args)
     (folder.details / "command.txt").write_text(shlex.join(["pgzoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
-    versions: dict[str, Any] = {name: _version(name) for name in PACKAGES}
+    versions: dict[str, Any] = {name: package_version(name) for name in PACKAGES}
     versions["python"] = platform.python_version()
     versions["platform"] = platform.platform()
     versions["plugins"] = sorted(set(sources))
@@ -146,7 +146,7 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     yaml.default_flow_style = False
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     with partial.open("w", encoding="utf-8") as file:
-        yaml.dump(_storable(data), file)
+        yaml.dump(plain(data), file)
     partial.replace(path)
 
 
@@ -161,15 +161,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
 
 
-def _storable(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value in the types that YAML and JSON have; what is none of these as its text."""
     if isinstance(value, Mapping):
-        return {str(key): _storable(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_storable(item) for item in value]
+        return [plain(item) for item in value]
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _version(package: str) -> str:
+def package_version(package: str) -> str:
+    """Return an installed package's version."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -137,7 +137,7 @@ def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: R
         (YAML.replace("{net_arch: [32, 32]}", "dict(net_arch=[32])"), "gae.yml:8: policy_kwargs must be dict"),
         (YAML.replace("[32, 32]}", "[32, 32}"), r"gae.yml:8: "),
         ("CartPole-v1: 3", "gae.yml:1: the entry 'CartPole-v1' must be a mapping, not 3"),
-        ("- 1\n- 2", "must map environments to hyperparameters"),
+        ("- 1\n- 2", "must be a mapping, such as environments to hyperparameters"),
         ("Acrobot-v1: {n_envs: 2}", "no entry for 'CartPole-v1' and no 'default'; it has: Acrobot-v1"),
     ],
 )

@@ -18,8 +18,10 @@ POINTS = [Point(100, 1.0, 20.0), Point(200, 2.5, 80.0), Point(400, 5.0, 60.0)]
         # 100 steps at a mean of 50 and 200 at 70: (5000 + 14000) / 300.
         ("auc", 19_000 / 300, "maximize"),
         ("wall", 5.0, "minimize"),
-        ("steps_to:70", 200.0, "minimize"),
-        ("wall_to:70", 2.5, "minimize"),
+        ("steps_to:60", 200.0, "minimize"),
+        ("wall_to:60", 2.5, "minimize"),
+        # Reached once, at 200, and lost again: the whole length, as if it had gone all the way and no further.
+        ("steps_to:70", 400.0, "minimize"),
         ("steps_to:20", 100.0, "minimize"),
         # Never reached: from 20 to 120 the best went 60 of 100: 400 · (2 − 0.6).
         ("steps_to:120", 560.0, "minimize"),
@@ -42,6 +44,13 @@ def test_a_run_that_reaches_its_target_beats_one_that_does_not() -> None:
 def test_a_run_that_gets_worse_from_its_first_evaluation() -> None:
     # No part of the way: 300 · 2.
     assert Metric("steps_to", 90.0)([Point(100, 1, 50.0), Point(300, 2, 10.0)]) == 600.0
+
+
+def test_what_a_part_of_a_run_promises() -> None:
+    # After a quarter of the run nobody has reached 100; from 20 the best went 60 of 80: (400 / 0.25) · (2 − 0.75).
+    assert Metric("steps_to", 100.0)(POINTS, 0.25) == 2000.0
+    # The last evaluation so far may yet hold.
+    assert Metric("steps_to", 80.0)(POINTS[:2], 0.25) == 200.0
 
 
 def test_one_evaluation_is_enough() -> None:

@@ -23,6 +23,14 @@ plugin_files = click.option(
 gym_packages = click.option(
     "--gym-packages", multiple=True, help="Import a package that registers environments (may be repeated)."
 )
+storage = click.option(
+    "--storage",
+    default="logs/studies.db",
+    show_default=True,
+    envvar="PGZOO_STORAGE",
+    show_envvar=True,
+    help="Of studies: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or grpc://host:port.",
+)
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
 num_threads = click.option(
     "--num-threads", type=click.IntRange(min=1), help="Torch threads; by default torch's own choice."

@@ -11,6 +11,7 @@ from pgzoo.cli import options
 
 if TYPE_CHECKING:
     from pgzoo.experiment import Result
+    from pgzoo.registry import Registry
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
@@ -19,6 +20,9 @@ INTERRUPTED = 130
 @click.command("train", short_help="Train a model, evaluate and save it.")
 @click.option("--plugin", "--algo", default="rtg_value", show_default=True,
               help="A recipe, or estimator+baseline[+objective]; see `pgzoo plugins list`.")  # fmt: skip
+@click.option("--trial", metavar="STUDY:NUMBER", help="Train what a trial of pgzoo tune trained: plugin, environment, "
+              "hyperparameters and, if --seed is not given, its first seed.")  # fmt: skip
+@options.storage
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
 @click.option("-n", "--n-timesteps", type=click.IntRange(min=1), help="Steps of training, over all environments.")
 @click.option("--n-envs", type=click.IntRange(min=1), help="Environments side by side.")
@@ -61,11 +65,33 @@ def command(ctx: click.Context, /, **given: Any) -> None:
             overrides[name] = given[name]
     if env_kwargs := parse_pairs(given["env_kwargs"], "--env-kwargs"):
         overrides["env_kwargs"] = env_kwargs
+    if given["trial"]:
+        _run(*_trial(ctx, registry, overrides))
+        return
     if "+" not in given["plugin"]:
         registry.recipe(given["plugin"])
     check_environment(given["env"])
     config = load_config(registry, given["plugin"], given["env"], file=given["conf_file"], overrides=overrides)
     _run(config, registry, ctx.params)
+
+
+def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any, Registry, dict[str, Any]]:
+    """Return the run of a study's trial; whatever says otherwise is refused."""
+    from pgzoo.config import check_environment
+    from pgzoo.tuning.results import trial_config
+
+    source = click.core.ParameterSource.COMMANDLINE
+    for name in ("plugin", "env", "conf_file"):
+        if ctx.get_parameter_source(name) == source:
+            raise click.UsageError(f"--trial brings its own --{name.replace('_', '-')}", ctx)
+    if overrides:
+        raise click.UsageError(f"--trial trains exactly that trial; {next(iter(overrides))} cannot be replaced", ctx)
+    config, seed = trial_config(registry, ctx.params["storage"], ctx.params["trial"])
+    check_environment(config.env)
+    given = {**ctx.params, "plugin": config.spec.plugin, "env": config.env}
+    if given["seed"] is None:
+        given["seed"] = seed
+    return config, registry, given
 
 
 def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:

@@ -44,10 +44,11 @@ class Metric:
     - best: the highest mean return of an evaluation.
     - auc: the mean return over training, by the trapezoidal rule over steps, from the first evaluation on.
     - wall: seconds of training.
-    - steps_to:X: environment steps until an evaluation first reaches X.
+    - steps_to:X: environment steps until an evaluation reaches X and the next one, where there is one, does too: on
+      the way up single evaluations are lucky, and a search finds those.
     - wall_to:X: seconds until then.
 
-    A run that never reaches X gets its whole length times 2 − p, p the part of the way from the first evaluation to
+    A run that does not reach X gets its whole length times 2 − p, p the part of the way from the first evaluation to
     X that its best one went: worse than any that does, and still ordered among those that do not.
 
     Attributes:
@@ -68,11 +69,12 @@ class Metric:
         """Whether more is better."""
         return DIRECTIONS[self.kind]
 
-    def __call__(self, points: Sequence[Point]) -> float:
-        """Return the number of one training run.
+    def __call__(self, points: Sequence[Point], share: float = 1.0) -> float:
+        """Return the number of one training run, or what its first part promises, for a pruner.
 
         Args:
             points: its evaluations in order, the last one at its end; at least one.
+            share: the part of the run that they cover; what has not reached X is charged for the whole run.
         """
         values = [point.value for point in points]
         if self.kind == "final":
@@ -85,16 +87,19 @@ class Metric:
             steps = np.array([point.steps for point in points], dtype=float)
             width = steps[-1] - steps[0]
             return float(np.trapezoid(values, steps) / width) if width else values[-1]
-        return self._cost_to_target(points)
+        return self._cost_to_target(points, share)
 
-    def _cost_to_target(self, points: Sequence[Point]) -> float:
+    def _cost_to_target(self, points: Sequence[Point], share: float) -> float:
         costs = [float(point.steps) if self.kind == "steps_to" else point.seconds for point in points]
         assert self.target is not None
-        for cost, point in zip(costs, points, strict=True):
-            if point.value >= self.target:
+        reached = [point.value >= self.target for point in points]
+        for cost, now, then in zip(costs, reached, [*reached[1:], True], strict=True):
+            if now and then:
                 return cost
-        first, best = points[0].value, max(point.value for point in points)
-        return costs[-1] * (2 - (best - first) / (self.target - first))
+        first = points[0].value
+        best = min(max(point.value for point in points), self.target)
+        way = (best - first) / (self.target - first) if first < self.target else 1.0
+        return costs[-1] / share * (2 - way)
 
 
 def parse_metric(text: str) -> Metric:

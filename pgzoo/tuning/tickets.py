@@ -1,0 +1,196 @@
+"""Who runs which trial: any number of workers on one storage, each ticket run once, a lost one again.
+
+A study's trials are made beforehand, as Optuna's waiting trials, each with a ticket: a search's are 0, 1, …. Taking
+one is the storage's own compare-and-set from WAITING to RUNNING, so no two workers get the same. Of a ticket's
+trials only one is ever eligible, and no ticket beyond the limit is: should two machines make the same ticket at the
+same moment, the second trial waits for ever, and the limit holds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, fail_stale_trials
+from optuna.storages._heartbeat import get_heartbeat_thread, is_heartbeat_enabled
+from optuna.trial import FrozenTrial, TrialState
+
+from pgzoo.tuning.storage import GRACE, MAX_RETRIES, retry_callback
+
+TICKET = "ticket"
+OUTCOME = "outcome"
+LEASE = "pgzoo:lease"
+LOST, INTERRUPTED = "lost", "interrupted"
+
+
+def fill(study: optuna.Study, tickets: Iterable[str]) -> None:
+    """Make the tickets that the study does not have, and those that were lost without being queued again."""
+    attempts = by_ticket(study)
+    for ticket in tickets:
+        if all(is_lost(t) and len(_history(t)) < MAX_RETRIES for t in attempts.get(ticket, [])):
+            study.enqueue_trial({}, user_attrs={TICKET: ticket})
+
+
+def by_ticket(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
+    """Return the attempts at each ticket, in order."""
+    found: dict[str, list[FrozenTrial]] = {}
+    for trial in study.get_trials(deepcopy=False):
+        if TICKET in trial.user_attrs:
+            found.setdefault(trial.user_attrs[TICKET], []).append(trial)
+    return found
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether the trial's worker died, or was stopped, before it could tell how the trial ended."""
+    return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME, LOST) in (LOST, INTERRUPTED)
+
+
+def result(attempts: list[FrozenTrial]) -> FrozenTrial | None:
+    """Return the attempt that counts: the one that ended by itself, else a running one, else the last."""
+    ended = [t for t in attempts if t.state.is_finished() and not is_lost(t)]
+    running = [t for t in attempts if t.state == TrialState.RUNNING]
+    started = [t for t in attempts if t.state != TrialState.WAITING]
+    return next(iter([*ended, *running, *reversed(started)]), None)
+
+
+def _next(attempts: list[FrozenTrial]) -> FrozenTrial | None:
+    """Return the trial of a ticket that may be taken, if any."""
+    if any(t.state == TrialState.RUNNING or (t.state.is_finished() and not is_lost(t)) for t in attempts):
+        return None
+    waiting = [t for t in attempts if t.state == TrialState.WAITING]
+    return max(waiting, key=lambda t: (len(_history(t)), -t.number), default=None)
+
+
+def _history(trial: FrozenTrial) -> list[int]:
+    return list(trial.system_attrs.get("retry_history", []))
+
+
+def claim(study: optuna.Study, tickets: Iterable[str], sampler: Callable[[str], Any]) -> optuna.Trial | None:
+    """Take the next of the tickets; None if there is none to take now.
+
+    Args:
+        study: the study.
+        tickets: those that count.
+        sampler: makes the sampler of a ticket, so that its draws do not depend on who takes it.
+    """
+    attempts = by_ticket(study)
+    storage = study._storage  # Optuna's `ask` takes any waiting trial, or makes one; here it must be this one
+    for ticket in tickets:
+        trial = _next(attempts.get(ticket, []))
+        if trial is None:
+            continue
+        try:
+            if storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                study.sampler = sampler(ticket)
+                return optuna.Trial(study, trial._trial_id)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            pass
+    return None
+
+
+def open_tickets(study: optuna.Study, tickets: Iterable[str]) -> list[str]:
+    """Return the tickets that have not ended: waiting, or running somewhere."""
+    attempts = by_ticket(study)
+    return [
+        ticket
+        for ticket in tickets
+        if any(not t.state.is_finished() for t in attempts.get(ticket, []))
+        and not any(t.state.is_finished() and not is_lost(t) for t in attempts[ticket])
+    ]
+
+
+def give_back(study: optuna.Study, trial: optuna.Trial) -> None:
+    """End a trial that was interrupted, and queue it again."""
+    trial.set_user_attr(OUTCOME, INTERRUPTED)
+    study.tell(trial, state=TrialState.FAIL)
+    _requeue(study, study.trials[trial.number])
+
+
+def _requeue(study: optuna.Study, lost: FrozenTrial) -> None:
+    attrs = {key: value for key, value in lost.user_attrs.items() if key != OUTCOME}
+    interrupted = lost.user_attrs.get(OUTCOME) == INTERRUPTED
+    system = {key: value for key, value in lost.system_attrs.items() if key != LEASE}
+    if interrupted:  # not the trial's fault: it does not count among its retries
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.WAITING,
+                params=lost.params,
+                distributions=lost.distributions,
+                user_attrs=attrs,
+                system_attrs=system,
+            )
+        )
+    else:
+        retry_callback()(study, lost)
+
+
+# ---------------------------------------------------------------- signs of life
+
+
+@contextmanager
+def alive(study: optuna.Study, trial: optuna.Trial, heartbeat: int) -> Iterator[None]:
+    """Give signs of life for a trial while it runs: Optuna's heartbeat, or a lease where the storage has none."""
+    storage = study._storage
+    if is_heartbeat_enabled(storage):
+        with get_heartbeat_thread(trial._trial_id, storage):
+            yield
+        return
+    stop = threading.Event()
+    thread = threading.Thread(target=_renew, args=(storage, trial._trial_id, heartbeat, stop), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _renew(storage: BaseStorage, trial_id: int, heartbeat: int, stop: threading.Event) -> None:
+    count = 0
+    while not stop.is_set():
+        try:
+            storage.set_trial_system_attr(trial_id, LEASE, count)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return
+        count += 1
+        stop.wait(heartbeat)
+
+
+class Watch:
+    """Finds the trials whose workers fell silent, fails them and queues them again.
+
+    A lease is a counter; one that stands still for GRACE heartbeats by this process's own clock is over, so that
+    the clocks of two machines need not agree.
+    """
+
+    def __init__(self, heartbeat: int) -> None:
+        self._grace = GRACE * heartbeat
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def __call__(self, study: optuna.Study) -> None:
+        """Look once."""
+        if is_heartbeat_enabled(study._storage):
+            fail_stale_trials(study)
+            return
+        now = time.monotonic()
+        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            lease = trial.system_attrs.get(LEASE)
+            known, since = self._seen.get(trial._trial_id, (None, now))
+            if trial._trial_id not in self._seen or lease != known:
+                self._seen[trial._trial_id] = (lease, now)
+            elif now - since > self._grace:
+                fail_lost(study, trial)
+
+
+def fail_lost(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Fail a running trial whose worker is dead, and queue it again; nothing if another process was first."""
+    try:
+        if not study._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL):
+            return
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return
+    _requeue(study, study.trials[trial.number])

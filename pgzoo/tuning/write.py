@@ -1,0 +1,119 @@
+"""Puts a study's winner into a file of hyperparameters, in place: other entries and all comments stay."""
+
+from __future__ import annotations
+
+import datetime
+import io
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from pgzoo.config import RunConfig, config_from_entry, load_config
+from pgzoo.errors import ConfigError
+from pgzoo.params import plain_fields
+from pgzoo.registry import PARTS, Registry
+from pgzoo.tuning.results import Retrained, default_of, difference, find_retrained, metrics_of, t_interval, winner
+from pgzoo.tuning.study import DEFINITION
+
+
+def write_winner(study: optuna.Study, registry: Registry, path: Path) -> str:
+    """Replace, or add, the environment's entry by the winner's, with where it came from; return what was done.
+
+    Args:
+        study: whose winner is written.
+        registry: the plugins.
+        path: the file, or a folder in which it is `<plugin>.yml`.
+
+    Raises:
+        ConfigError: there is no winner yet, the file is another plugin's or cannot be written.
+    """
+    retrained = find_retrained(study)
+    best = winner(retrained, metrics_of(study))
+    if best is None:
+        raise ConfigError(f"{study.study_name} has no winner yet: no trial was trained again on all fresh seeds")
+    file = path / f"{best.plugin}.yml" if path.is_dir() else path
+    if file.stem != best.plugin and "+" not in best.plugin:
+        raise ConfigError(f"the winner's plugin is {best.plugin!r}; write it to {file.with_name(best.plugin + '.yml')}")
+    trial = study.trials[int(best.name.removeprefix("trial "))]
+    env = study.user_attrs[DEFINITION]["env"]
+    _replace(file, env, _entry(trial.user_attrs), provenance(study, best, retrained))
+    _check(registry, file, env, best.plugin, trial.user_attrs["config"])
+    return f"{best.name} is now the entry of {env} in {file}"
+
+
+def provenance(study: optuna.Study, best: Retrained, retrained: list[Retrained]) -> str:
+    """Return where a winner came from: study, trials, seeds, figure, and the difference from the default."""
+    metric = metrics_of(study)[0]
+    definition = study.user_attrs[DEFINITION]
+    low, high = t_interval(best.column())
+    seeds = sorted(best.values)
+    lines = [
+        f"{best.name.capitalize()} of {len(study.trials)} of the study {study.study_name},"
+        f" {datetime.date.today():%Y-%m-%d}, seeds {definition['seeds']}.",
+        f"{metric.name} on the fresh seeds {seeds[0]} to {seeds[-1]}: {best.mean():.4g}, 95 % interval"
+        f" {low:.4g} to {high:.4g};",
+    ]
+    default = default_of(best, retrained)
+    gain = difference(best, default) if default else None
+    if default and gain:
+        lines.append(
+            f"what stood here before: {default.mean():.4g}, paired difference {gain.mean:.4g},"
+            f" {gain.interval[0]:.4g} to {gain.interval[1]:.4g}."
+        )
+    return "\n".join(lines)
+
+
+def _entry(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a trial's entry as it is written: names without the algorithm's prefix, parts' own with theirs."""
+    return {key.removeprefix("algorithm."): value for key, value in attrs["entry"].items()}
+
+
+def _replace(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> None:
+    """Write the entry; the file is replaced only once the new one is complete."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.comments import CommentedMap
+    from ruamel.yaml.error import YAMLError
+
+    yaml = YAML()
+    yaml.width, yaml.preserve_quotes = 120, True
+    try:
+        old = file.read_text(encoding="utf-8") if file.exists() else ""
+        data = yaml.load(old) if old.strip() else CommentedMap()
+    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        raise ConfigError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+    if not isinstance(data, CommentedMap):
+        raise ConfigError(f"{file} must map environments to hyperparameters")
+    new = CommentedMap(entry)
+    after = _trailing_comment(data.get(env))
+    for other in data.values():  # an anchor stays, whether or not anything refers to it now
+        if getattr(other, "anchor", None) is not None and other.anchor.value:
+            other.anchor.always_dump = True
+    data[env] = new
+    new.yaml_set_start_comment(comment, indent=2)
+    if after is not None and entry:
+        new.ca.items[list(entry)[-1]] = after
+    text = io.StringIO()
+    yaml.dump(data, text)
+    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text.getvalue(), encoding="utf-8")
+        partial.replace(file)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror or error}") from error
+
+
+def _trailing_comment(entry: Any) -> Any:
+    """Return the comment after an entry's last value: it belongs to what follows."""
+    return entry.ca.items.get(list(entry)[-1]) if entry else None
+
+
+def _check(registry: Registry, file: Path, env: str, plugin: str, trained: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the file now says what the trial trained."""
+    written: RunConfig = load_config(registry, plugin, env, file=file)
+    meant = config_from_entry(registry, plugin, env, trained)
+    same = written.run == meant.run and written.spec.settings == meant.spec.settings
+    if not same or any(plain_fields(written.spec.parts[k]) != plain_fields(meant.spec.parts[k]) for k in PARTS):
+        raise ConfigError(f"{file} was written, but reads as something else than what was trained; mend it by hand")

@@ -1,0 +1,431 @@
+"""Studies: reproduced, resumed, honest about failures, unprejudiced about the best."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+import torch
+from optuna.trial import TrialState
+from tuning import REGISTRY, searched, small
+
+from pgzoo import ConfigError, PgzooError, PolicyGradient
+from pgzoo.config import load_config
+from pgzoo.tuning.metrics import Point
+from pgzoo.tuning.ranges import parse_range, parse_ranges, read_ranges
+from pgzoo.tuning.results import (
+    Retrained,
+    best_trials,
+    count,
+    difference,
+    failures,
+    find_retrained,
+    outcome,
+    t_interval,
+    trial_config,
+    winner,
+)
+from pgzoo.tuning.run import TuneOptions, retrain
+from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
+from pgzoo.tuning.study import StudySettings, open_study
+from pgzoo.tuning.tickets import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost
+from pgzoo.tuning.trial import TrialRun, train_once
+from pgzoo.tuning.worker import Job, work
+from pgzoo.tuning.write import write_winner
+
+
+def seen(study: optuna.Study) -> list[Any]:
+    """Return what a study's trials drew and earned, without seconds."""
+    found = []
+    for trial in study.trials:
+        curves = {
+            key: [(point["steps"], point["returns"]) for point in value]
+            for key, value in trial.user_attrs.items()
+            if key.startswith("evaluations:")
+        }
+        found.append((trial.state, trial.params, trial.values, curves))
+    return found
+
+
+class HereExecutor:
+    """Runs the job in this process."""
+
+    def start(self, job: Job, n_jobs: int, own_limit: int | None) -> None:
+        work(job)
+
+    def working(self) -> bool:
+        return False
+
+    def stop(self) -> None:
+        pass
+
+
+# ---------------------------------------------------------------- the same again
+
+
+def test_the_same_command_gives_the_same_trials_stopped_or_not(tmp_path: Path) -> None:
+    settings = small(n_seeds=2)
+    whole = searched(settings, f"{tmp_path}/a.db", tmp_path / "a", 8)
+    searched(settings, f"{tmp_path}/b.db", tmp_path / "b", 5)
+    resumed = searched(settings, f"{tmp_path}/b.db", tmp_path / "b", 8)
+    assert seen(whole) == seen(resumed)
+    assert len({str(trial.params) for trial in whole.trials}) == 8
+    assert {trial.user_attrs["plugin"] for trial in whole.trials} == {"rtg", "a2c"}
+    other = searched(small(n_seeds=2, seed=100), f"{tmp_path}/c.db", tmp_path / "c", 3)
+    assert seen(other) != seen(whole)[:3]
+
+
+def test_a_trial_keeps_what_reproduces_it(tmp_path: Path) -> None:
+    settings = small()
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 2)
+    attrs = study.trials[0].user_attrs
+    assert attrs["config"]["n_timesteps"] == 400
+    assert attrs["config"]["estimator"]["name"] in ("reward_to_go", "lambda_return")
+    assert attrs["versions"]["torch"] == torch.__version__
+    assert 2 <= len(attrs["evaluations:0"]) <= 4
+    assert all(len(point["returns"]) == 2 for point in attrs["evaluations:0"])
+    # Trained by hand from what is kept, it comes out the same.
+    config, seed = trial_config(REGISTRY, f"{tmp_path}/a.db", "small:0")
+    points = train_once(config, REGISTRY, TrialRun(seed, 4, 2, tmp_path / "again"))
+    assert [point.value for point in points] == [point["mean"] for point in attrs["evaluations:0"]]
+    assert study.trials[0].values == [points[-1].value]
+
+
+def test_seeds_are_paired_over_trials_and_fresh_ones_are_fresh() -> None:
+    settings = small(n_seeds=3, seed=7)
+    assert settings.seeds == [7, 8, 9]
+    assert not set(settings.fresh_seeds(20)) & set(settings.seeds)
+
+
+@pytest.mark.parametrize("recipe", ["ppo", "grpo", "rtg_moving_average"])
+def test_a_run_goes_on_from_its_last_evaluation(recipe: str, tmp_path: Path) -> None:
+    env = "CartPole-v1"
+    config = load_config(REGISTRY, recipe, env, overrides={"n_timesteps": 6000, "normalize": True})
+    run = TrialRun(3, 4, 2, tmp_path / "run")
+    told: list[int] = []
+
+    def die_at_second(points: list[Point], _: Any) -> None:
+        told.append(len(points))
+        if len(points) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_once(config, REGISTRY, run, on_evaluation=die_at_second)
+    (checkpoint,) = (tmp_path / "run").glob("evaluation_*")
+    before = PolicyGradient.load(checkpoint / "model.zip")
+    again: list[list[Point]] = []
+    points = train_once(config, REGISTRY, run, on_evaluation=lambda p, _: again.append(list(p)))
+    assert told == [1, 2]
+    assert [len(p) for p in again] == list(range(1, len(points) + 1))  # the first two are told, not trained, again
+    assert points[:2] == again[1]
+    assert [point.steps for point in points] == sorted({point.steps for point in points})
+    assert points[1].steps == before.num_timesteps < points[2].steps
+    assert 6000 <= points[-1].steps < 12_000
+    assert points[1].seconds < points[2].seconds
+    after = PolicyGradient.load(tmp_path / "run" / f"evaluation_{len(points)}" / "model.zip")
+    assert after._n_updates > before._n_updates
+
+
+# ---------------------------------------------------------------- failures are failures
+
+
+BROKEN = '''
+from dataclasses import dataclass
+from pgzoo import Baseline, hookimpl
+
+@dataclass(frozen=True)
+class Broken(Baseline):
+    """Raises."""
+    name = "broken"
+    plugin_api = "1.0"
+    unbiased = True
+    def __call__(self, rollout, returns, state=None):
+        raise ZeroDivisionError("the author's own mistake")
+
+@hookimpl
+def pgzoo_baselines():
+    return [Broken]
+'''
+
+
+def test_a_plugin_that_raises_is_failed_with_its_message(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text(BROKEN)
+    settings = small(plugins=("reward_to_go+broken",), plugin_files=(file,))
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 2)
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
+    trial = failures(study)[0]
+    assert "the author's own mistake" in outcome(trial)
+    assert "broken.py" in trial.user_attrs["traceback"]
+    assert count(study).failed == 2
+    assert best_trials(study) == []
+
+
+def test_divergence_is_a_failure_with_its_step(tmp_path: Path) -> None:
+    settings = small(plugins=("rtg",), fixed={"n_envs": 4, "learning_rate": 2e37, "max_grad_norm": None})
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 1)
+    trial = study.trials[0]
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs[OUTCOME] == "diverged"
+    assert 0 < trial.user_attrs["diverged_at"] <= 1200
+
+
+def test_pruning_and_that_it_never_hides_an_error(tmp_path: Path) -> None:
+    settings = small(plugins=("a2c",), n_timesteps=2000, n_startup_trials=2, pruner="median", sampler="random")
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 8)
+    pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
+    assert pruned
+    assert all(len(trial.user_attrs["evaluations:0"]) < 4 for trial in pruned)
+    assert not failures(study)
+
+
+@pytest.mark.parametrize("pruner", ["none", "hyperband", "halving", "wilcoxon"])
+def test_every_pruner_works(pruner: str, tmp_path: Path) -> None:
+    settings = small(pruner=pruner, n_seeds=3 if pruner == "wilcoxon" else 1)
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 5)
+    steps = {step for trial in study.trials for step in trial.intermediate_values}
+    assert max(steps, default=0) <= 4
+    expected = {"none": set(), "wilcoxon": {0, 1, 2}}.get(pruner, {1})
+    assert steps >= expected
+    assert bool(steps) == (pruner != "none")
+    assert not failures(study)
+
+
+def test_several_metrics_make_a_front(tmp_path: Path) -> None:
+    settings = small(metrics=("final", "steps_to:30"), pruner="none")
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 6)
+    front = best_trials(study)
+    assert front
+    for trial in front:  # nobody is better in one and no worse in the other
+        assert not [
+            t
+            for t in study.trials
+            if t.values[0] >= trial.values[0] and t.values[1] <= trial.values[1] and t.values != trial.values
+        ]
+
+
+# ---------------------------------------------------------------- tickets
+
+
+def numbers(n: int) -> list[str]:
+    return [str(i) for i in range(n)]
+
+
+def ticket_study(storage: str) -> optuna.Study:
+    return optuna.create_study(storage=open_storage(storage, 1), study_name="t", load_if_exists=True)
+
+
+@pytest.mark.parametrize("storage", ["{}/t.db", "journal:{}/t.log"])
+def test_no_ticket_beyond_the_limit_and_none_twice(storage: str, tmp_path: Path) -> None:
+    url = storage.format(tmp_path)
+    first, second = ticket_study(url), ticket_study(url)
+    # Two machines that make the same tickets at the same moment: each sees none of the other's.
+    for ticket in numbers(3):
+        first.enqueue_trial({}, user_attrs={TICKET: ticket})
+        second.enqueue_trial({}, user_attrs={TICKET: ticket})
+    taken = []
+    for study in [first, second] * 4:
+        trial = claim(study, numbers(3), lambda ticket: optuna.samplers.RandomSampler())
+        if trial is not None:
+            taken.append(trial.user_attrs[TICKET])
+            study.tell(trial, 1.0)
+    assert taken == ["0", "1", "2"]
+    assert count(first, numbers(3)).complete == 3
+    fill(first, numbers(4))
+    assert len(first.trials) == 7  # one more, for the one new ticket
+
+
+def test_an_interrupted_trial_is_run_again_and_counts_once(tmp_path: Path) -> None:
+    study = ticket_study(f"{tmp_path}/t.db")
+    fill(study, numbers(1))
+    trial = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=0))
+    assert trial is not None
+    x = trial.suggest_float("x", 0, 1)
+    give_back(study, trial)
+    assert is_lost(study.trials[0])
+    again = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=1))
+    assert again is not None
+    assert again.suggest_float("x", 0, 1) == x
+    study.tell(again, 1.0)
+    assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is None
+    counts = count(study)
+    assert (counts.total, counts.complete, counts.lost) == (1, 1, 0)
+
+
+def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> None:
+    url = f"journal:{tmp_path}/t.log"
+    study = ticket_study(url)
+    fill(study, numbers(1))
+    for _ in range(4):  # the first attempt and three retries
+        assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is not None
+        watch = Watch(0)
+        watch(study)
+        time.sleep(0.01)
+        watch(study)  # the lease stood still
+    assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is None
+    fill(study, numbers(1))
+    assert len(study.trials) == 4
+
+
+def test_a_lease_that_moves_is_alive(tmp_path: Path) -> None:
+    study = ticket_study(f"journal:{tmp_path}/t.log")
+    fill(study, numbers(1))
+    trial = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler())
+    assert trial is not None
+    watch = Watch(0)
+    for beat in range(3):
+        study._storage.set_trial_system_attr(trial._trial_id, LEASE, beat)
+        watch(study)
+        time.sleep(0.01)
+    assert study.trials[0].state == TrialState.RUNNING
+
+
+# ---------------------------------------------------------------- the best, trained again
+
+
+def test_the_best_are_trained_again_beside_their_defaults(tmp_path: Path) -> None:
+    settings = small(plugins=("rtg", "a2c"), sampler="random")
+    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 6)
+    options = TuneOptions(storage=f"{tmp_path}/a.db", n_total=6, folder=tmp_path, n_best=2, n_fresh=3)
+    retrain(study, settings, REGISTRY, options, HereExecutor())
+    found = find_retrained(study)
+    trials = [f"trial {trial.number}" for trial in best_trials(study)[:2]]
+    assert [one.name for one in found if one.searched is not None] == trials
+    assert {one.plugin for one in found if one.searched is None} == {one.plugin for one in found if one.searched}
+    for one in found:
+        assert sorted(one.values) == [10_000, 10_001, 10_002]
+    best = winner(found, settings.parsed_metrics)
+    assert best is not None
+    assert best.mean() == max(one.mean() for one in found if one.searched is not None)
+
+    # The entry of the winner, where the comments of the others stay.
+    file = tmp_path / f"{best.plugin}.yml"
+    file.write_text(
+        "# Of the whole file.\ndefault: &d\n  n_envs: 8  # side by side\n\n# Of CartPole.\nCartPole-v1:\n"
+        "  n_envs: 2\n  gamma: 0.5\n\n# Of Acrobot.\nAcrobot-v1:\n  <<: *d\n  learning_rate: 3.0e-3\n"
+    )
+    write_winner(study, REGISTRY, tmp_path)
+    text = file.read_text()
+    for comment in ("# Of the whole file.", "# side by side", "# Of CartPole.", "# Of Acrobot.", "<<: *d", "3.0e-3"):
+        assert comment in text
+    assert "of the study small" in text
+    assert "fresh seeds 10000 to 10002" in text
+    written = load_config(REGISTRY, best.plugin, "CartPole-v1", file=file)
+    meant, _ = trial_config(REGISTRY, f"{tmp_path}/a.db", f"small:{best.name.removeprefix('trial ')}")
+    assert written.spec.settings == meant.spec.settings
+    assert written.run == meant.run
+    write_winner(study, REGISTRY, file)
+    assert file.read_text() == text  # writing it again changes nothing
+
+
+def test_intervals_by_hand() -> None:
+    # 1, 2, 3: s = 1, t = 4.3027 with two degrees of freedom: 2 ± 4.3027 / √3.
+    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    trial = Retrained("trial 1", "gae", {1: (5.0,), 2: (9.0,), 4: (1.0,)}, searched=(10.0,))
+    default = Retrained("default gae", "gae", {1: (4.0,), 2: (6.0,), 3: (0.0,)})
+    found = difference(trial, default)  # over seeds 1 and 2: 1 and 3
+    assert found is not None
+    assert (found.mean, found.n) == (2.0, 2)
+    # s = √2, t = 12.706 with one degree of freedom: 2 ± 12.706.
+    assert found.interval == pytest.approx((-10.706, 14.706), abs=1e-3)
+    assert difference(trial, Retrained("default gae", "gae", {1: (4.0,)})) is None
+
+
+# ---------------------------------------------------------------- another study, another storage
+
+
+def test_a_study_that_is_another_one_is_refused_with_the_difference(tmp_path: Path) -> None:
+    storage = open_storage(f"{tmp_path}/a.db")
+    open_study(small(), REGISTRY, storage)
+    open_study(small(), REGISTRY, storage)
+    with pytest.raises(ConfigError, match="n_timesteps is 400 there and 500 here"):
+        open_study(small(n_timesteps=500), REGISTRY, storage)
+    narrowed = {"gamma": parse_range("0.9..0.99", "")}
+    with pytest.raises(ConfigError, match=r"space.gamma is .* there and \[0.9, 0.99\] here"):
+        open_study(small(ranges=narrowed), REGISTRY, storage)
+    optuna.create_study(storage=storage, study_name="stranger")
+    with pytest.raises(ConfigError, match="was not made by pgzoo"):
+        open_study(small(name="stranger"), REGISTRY, storage)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pruner": "medain"}, "did you mean 'median'"),
+        ({"sampler": "cma"}, "unknown sampler 'cma'"),
+        ({"metrics": ("finale",)}, "did you mean 'final'"),
+        ({"metrics": ("final", "final")}, "named twice"),
+        ({"metrics": ("final", "wall")}, "prunes no study of several metrics"),
+        ({"pruner": "wilcoxon"}, "--seeds 1 is too few"),
+        ({"metrics": ("wall",)}, "needs --pruner none"),
+    ],
+)
+def test_refused_settings(changes: Any, message: str) -> None:
+    settings: StudySettings = small(**changes)
+    with pytest.raises(ConfigError, match=message):
+        settings.check()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("postgres9://host/x", "is no storage; it is written FILE.db"),
+        ("mysql+nodriver://host/x", "is no storage|needs a driver"),
+        ("sqlite:////dev/null/x.db", "cannot use the storage"),
+        ("grpc://localhost:1", "no answer within"),
+        ("grpc://localhost:port", "is no storage"),
+    ],
+)
+def test_refused_storages(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.tuning.storage.PROBE_SECONDS", 0.2)
+    with pytest.raises(PgzooError, match=message):
+        open_storage(url)
+
+
+def test_a_password_is_not_shown() -> None:
+    assert without_password("postgresql+psycopg://me:secret@db/x") == "postgresql+psycopg://me:…@db/x"
+    assert sqlite_file("sqlite:///a/b.db") == Path("a/b.db")
+    assert sqlite_file("postgresql://x/y") is None
+
+
+# ---------------------------------------------------------------- ranges
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("0.95..0.9999", "[0.95, 0.9999]"),
+        ("1e-5..1e-2:log", "[1e-05, 0.01] log"),
+        ("4,10,20", "{4, 10, 20}"),
+        ("true,false", "{True, False}"),
+        ("tanh", "{tanh}"),
+    ],
+)
+def test_ranges_as_people_write_them(text: str, shown: str) -> None:
+    assert str(parse_range(text, "x")) == shown
+
+
+def test_ranges_of_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "space.yml"
+    file.write_text("gamma: {low: 0.9, high: 0.999, log: true}\nn_steps: [16, 32]\nent_coef: 0..0.1\n")
+    found = {name: str(search) for name, search in read_ranges(file).items()}
+    assert found == {"gamma": "[0.9, 0.999] log", "n_steps": "{16, 32}", "ent_coef": "[0, 0.1]"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1..0", "is empty"),
+        ("0..1:log", "must begin above 0"),
+        ("0..1:lgo", "did you mean 'log'"),
+        ("a..b", "a range is written"),
+        ("nan..1", "is empty"),
+    ],
+)
+def test_refused_ranges(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_ranges([f"gamma:{text}"], "--search-range")

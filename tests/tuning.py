@@ -1,0 +1,42 @@
+"""Small studies for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from pgzoo.registry import Registry
+from pgzoo.tuning.storage import open_storage
+from pgzoo.tuning.study import StudySettings, open_study
+from pgzoo.tuning.tickets import fill
+from pgzoo.tuning.worker import Job, work
+
+REGISTRY = Registry.discover()
+
+
+def small(**changes: Any) -> StudySettings:
+    """Return a study whose trainings take a tenth of a second."""
+    return StudySettings(
+        **{
+            "name": "small",
+            "env": "CartPole-v1",
+            "plugins": ("rtg", "a2c"),
+            "n_timesteps": 400,
+            "n_evaluations": 4,
+            "eval_episodes": 2,
+            "n_startup_trials": 3,
+            "fixed": {"n_envs": 4},
+            **changes,
+        }
+    )
+
+
+def searched(settings: StudySettings, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
+    """Search in this process, and return the study."""
+    study = open_study(settings, Registry.discover(settings.plugin_files), open_storage(storage, heartbeat))
+    tickets: dict[str, Any] = {str(i): {} for i in range(n)}
+    fill(study, tickets)
+    work(Job(settings, storage, heartbeat, tickets, folder))
+    return study

@@ -1,0 +1,333 @@
+"""`pgzoo tune` as people use it: several processes, killed ones, storages, refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pwd
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from ruamel.yaml import YAML
+from tuning import REGISTRY, small
+
+from pgzoo.tuning.results import count, counted_trials
+from pgzoo.tuning.storage import open_storage
+from pgzoo.tuning.study import open_study
+from pgzoo.tuning.tickets import fill, is_lost
+from pgzoo.tuning.worker import Job, work
+
+PGZOO = [sys.executable, "-m", "pgzoo"]
+SPAWN = multiprocessing.get_context("spawn")
+QUICK = [
+    "--plugin", "rtg", "-n", "400", "--n-evaluations", "2", "--eval-episodes", "2", "--fix", "n_envs:4",
+    "--n-startup-trials", "2", "--fresh-seeds", "2", "--best", "1",
+]  # fmt: skip
+
+
+def pgzoo(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "140", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run([*PGZOO, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=300)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result
+
+
+# ---------------------------------------------------------------- two processes, one study
+
+
+def postgres_binaries() -> Path | None:
+    """Return where Debian's package, or any other, has initdb."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    path = str(found[-1]) if found else shutil.which("initdb")
+    return Path(path).resolve().parent if path else None
+
+
+@pytest.fixture
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own, as the user postgres if this is root, which PostgreSQL refuses."""
+    binaries = postgres_binaries()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed")
+    pytest.importorskip("psycopg")
+    folder = Path(f"/tmp/pgzoo-{os.getpid()}-{time.monotonic_ns()}")
+    folder.mkdir()
+    user: dict[str, Any] = {}
+    if os.getuid() == 0:
+        try:
+            owner = pwd.getpwnam("postgres")
+        except KeyError:
+            owner = pwd.getpwnam("nobody")
+        os.chown(folder, owner.pw_uid, owner.pw_gid)
+        user = {"user": owner.pw_uid, "group": owner.pw_gid, "extra_groups": []}
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
+    subprocess.run([binaries / "initdb", "-D", folder / "data", "-U", "pgzoo", "--auth=trust"], **run)
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
+    start = [binaries / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start"]
+    subprocess.run(start, **run)
+    try:
+        yield f"postgresql+psycopg://pgzoo@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([binaries / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], **run)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def grpc(tmp_path: Path) -> Iterator[str]:
+    """Optuna's proxy in a process of its own, in front of an SQLite file."""
+    with contextlib.closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = SPAWN.Process(target=serve_grpc, args=(f"sqlite:///{tmp_path}/behind.db", port), daemon=True)
+    server.start()
+    yield f"grpc://127.0.0.1:{port}"
+    server.kill()
+    server.join()
+
+
+def serve_grpc(url: str, port: int) -> None:
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
+
+
+@pytest.fixture(params=["sqlite", "journal", "postgresql", "grpc"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    files = {"sqlite": f"{tmp_path}/studies.db", "journal": f"journal:{tmp_path}/studies.log"}
+    return files.get(request.param) or request.getfixturevalue(request.param)
+
+
+def machine(storage: str, folder: str, n_total: int) -> None:
+    """Do what one machine does when it joins a study."""
+    settings = small(plugins=("rtg",), n_timesteps=200, n_evaluations=1)
+    study = open_study(settings, REGISTRY, open_storage(storage, 2))
+    tickets: dict[str, Any] = {str(i): {} for i in range(n_total)}
+    fill(study, tickets)
+    work(Job(settings, storage, 2, tickets, Path(folder)))
+
+
+def test_two_processes_run_exactly_the_total_and_none_twice(storage: str, tmp_path: Path) -> None:
+    if storage.startswith("grpc"):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ValueError):
+                open_storage(storage)
+                break
+    n = 12
+    machines = [SPAWN.Process(target=machine, args=(storage, str(tmp_path / str(i)), n)) for i in range(2)]
+    for process in machines:
+        process.start()
+    for process in machines:
+        process.join(200)
+        assert process.exitcode == 0
+    study = optuna.load_study(study_name="small", storage=open_storage(storage))
+    run = [trial for trial in study.trials if trial.state != TrialState.WAITING]
+    assert [trial.state for trial in run] == [TrialState.COMPLETE] * n
+    assert {trial.user_attrs["ticket"] for trial in run} == {str(i) for i in range(n)}
+    assert len({trial.user_attrs["worker"] for trial in run}) == 2
+    assert len({str(trial.params) for trial in run}) == n
+
+
+# ---------------------------------------------------------------- killed, interrupted
+
+
+@pytest.mark.parametrize("kind", ["studies.db", "journal:studies.log"])
+def test_a_killed_worker_loses_only_its_trial_which_goes_on(kind: str, tmp_path: Path) -> None:
+    url = f"journal:{tmp_path}/studies.log" if "journal" in kind else f"{tmp_path}/studies.db"
+    command = [
+        *PGZOO, "tune", "--plugin", "a2c", "-n", "20000", "--n-trials", "2", "--n-evaluations", "10", "--eval-episodes",
+        "1", "--best", "0", "--pruner", "none", "--storage", url, "--heartbeat", "1", "--study-name", "killed",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    trial = until_evaluated(url, "killed", 3)
+    os.kill(int(trial.user_attrs["worker"].rpartition(":")[2]), signal.SIGKILL)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    study = optuna.load_study(study_name="killed", storage=open_storage(url))
+    counts = count(study)
+    assert (counts.total, counts.complete) == (2, 2)
+    (lost,) = [t for t in study.trials if is_lost(t)]
+    (again,) = [t for t in counted_trials(study) if t.system_attrs.get("retry_history") == [lost.number]]
+    assert again.params == lost.params
+    before, after = lost.user_attrs["evaluations:0"], again.user_attrs["evaluations:0"]
+    assert len(before) >= 3
+    assert after[: len(before)] == before  # it went on from its checkpoint
+    assert after[-1]["steps"] >= 20_000
+    assert not list((tmp_path / "logs").rglob("model.zip"))
+
+
+def until_evaluated(url: str, name: str, n: int) -> Any:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        time.sleep(0.2)
+        with contextlib.suppress(Exception):
+            study = optuna.load_study(study_name=name, storage=open_storage(url))
+            for trial in study.get_trials(states=(TrialState.RUNNING,)):
+                if len(trial.user_attrs.get("evaluations:0", [])) >= n:
+                    return trial
+    raise AssertionError("no trial came so far")
+
+
+def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    command = [
+        "tune", "--plugin", "a2c", "-n", "15000", "--n-trials", "1", "--n-evaluations", "10", "--eval-episodes", "1",
+        "--best", "0", "--study-name", "stopped",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [*PGZOO, *command], cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=_restore_sigint,
+        stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    url = f"{tmp_path}/logs/studies.db"
+    until_evaluated(url, "stopped", 2)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "the same command goes on" in error
+    study = optuna.load_study(study_name="stopped", storage=open_storage(url))
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
+    assert study.trials[0].user_attrs["outcome"] == "interrupted"
+    pgzoo(*command, cwd=tmp_path)
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE]
+    first, second = (t.user_attrs["evaluations:0"] for t in study.trials)
+    assert second[: len(first)] == first
+
+
+def _restore_sigint() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+
+
+# ---------------------------------------------------------------- the whole command
+
+MINE = '''
+from dataclasses import dataclass
+from typing import Annotated
+import numpy as np
+from pgzoo import Baseline, Range, Search, hookimpl
+
+@dataclass(frozen=True)
+class Shrunk(Baseline):
+    """b = shrink · the mean of R."""
+    name = "shrunk"
+    plugin_api = "1.0"
+    bias = "the mean contains the own episode"
+    shrink: Annotated[float, Range(0, 1), Search(0.25, 0.75), "how far"] = 0.5
+    def __call__(self, rollout, returns, state=None):
+        return self.shrink * float(np.mean(returns[rollout.mask])), 1.0
+
+@hookimpl
+def pgzoo_baselines():
+    return [Shrunk]
+'''
+
+
+def test_a_study_from_the_command_line_to_the_trained_model(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    (tmp_path / "out").mkdir()
+    mine = ["--plugin-file", "mine.py"]
+    command = [*QUICK[2:], "--plugins", "rtg,reward_to_go+shrunk", *mine, "--n-trials", "5", "--study-name", "s"]
+    out = pgzoo("tune", *command, "-j", "2", "--report", "out", cwd=tmp_path).stdout
+    assert "5 trials of 400 steps on CartPole-v1" in out
+    assert "on 2 fresh seeds" in out
+    again = pgzoo("tune", *command, cwd=tmp_path).stdout  # nothing is left to do
+    assert "trial 0:" not in again
+    assert "Result:" in again
+
+    shown = json.loads(pgzoo("tune", "show", "s", "--json", cwd=tmp_path).stdout)
+    assert shown["counts"]["complete"] + shown["counts"]["pruned"] == shown["counts"]["total"] == 5
+    assert shown["definition"]["space"]["shrunk.shrink"] == "[0.25, 0.75]"
+    assert "s" in pgzoo("tune", "show", cwd=tmp_path).stdout
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "report.html", "history.png", "slices.png", "curves.png", "retrained.png",
+    }  # fmt: skip
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 4
+    assert 'src="http' not in page
+
+    trial = shown["winner"].removeprefix("trial ")
+    files = mine if "shrunk" in next(b["plugin"] for b in shown["best"] if b["trial"] == int(trial)) else []
+    pgzoo("train", "--trial", f"s:{trial}", *files, "--no-progress", "--eval-freq", "-1", cwd=tmp_path)
+    (config,) = (tmp_path / "logs").glob("*/CartPole-v1_1/CartPole-v1/config.yml")
+    trained = YAML(typ="safe").load(config.read_text())
+    study = optuna.load_study(study_name="s", storage=open_storage(f"{tmp_path}/logs/studies.db"))
+    assert json.loads(json.dumps(trained)) == study.trials[int(trial)].user_attrs["config"]
+    assert YAML(typ="safe").load((config.parent / "args.yml").read_text())["seed"] == 0
+
+
+# ---------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "finale"], "did you mean 'final'"),
+        (["--pruner", "medain"], "did you mean 'median'"),
+        (["--sampler", "tep"], "did you mean 'tpe'"),
+        (["--search-range", "gama:0.9..0.99"], "did you mean 'gamma'"),
+        (["--search-range", "gamma:0.9..1.5"], "must lie in [0, 1]"),
+        (["--search-range", "gamma"], "takes name:range"),
+        (["--fix", "gama:0.9"], "did you mean 'gamma'"),
+        (["--space", "nowhere.yml"], "cannot read nowhere.yml"),
+        (["--plugins", "rtg,gea"], "did you mean"),
+        (["--plugins", "rtg,gae", "--search", "baseline"], "give one of them"),
+        (["--search", "baselin"], "did you mean 'baseline'"),
+        (["--env", "CartPol-v1"], "did you mean 'CartPole-v1'"),
+        (["--storage", "postgresql+psycopg://me:secret@127.0.0.1:1/x"], "cannot use the storage postgresql+psycopg://me:…@"),
+        (["--storage", "nosuch://x"], "is no storage"),
+        (["--metric", "final", "--metric", "wall", "--pruner", "median"], "prunes no study of several metrics"),
+        (["--seeds", "2", "--pruner", "wilcoxon"], "too few"),
+        (["--executor", "ray"], "--executor ray needs Ray|counts over the whole study"),
+        (["shwo"], "did you mean 'show'"),
+        (["show", "x"], "there is no storage"),
+    ],
+)  # fmt: skip
+def test_refusals_write_nothing(arguments: list[str], message: str, tmp_path: Path) -> None:
+    error = pgzoo("tune", *arguments, cwd=tmp_path, status=2).stderr
+    assert any(part in error for part in message.split("|")), error
+    assert "Traceback" not in error
+    assert len(error.splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_broken_and_a_locked_file_are_refused_and_kept(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"this is no database, but it is somebody's" * 100)
+    error = pgzoo("tune", "--storage", "broken.db", cwd=tmp_path, status=2).stderr
+    assert "cannot use the storage broken.db: file is not a database" in error
+    assert broken.read_bytes().startswith(b"this is no database")
+    with contextlib.closing(sqlite3.connect(tmp_path / "locked.db")) as other:
+        other.execute("CREATE TABLE kept (x)")
+        other.commit()
+        other.execute("BEGIN EXCLUSIVE")
+        error = pgzoo("tune", "--storage", "locked.db", cwd=tmp_path, status=2).stderr
+    assert "cannot use the storage locked.db: database is locked" in error
+    (tmp_path / "broken.log").write_text("{no json\n{}\n")
+    error = pgzoo("tune", "--storage", "journal:broken.log", cwd=tmp_path, status=2).stderr
+    assert "broken" in error
+
+
+def test_another_study_of_the_same_name_is_refused_and_kept(tmp_path: Path) -> None:
+    pgzoo("tune", *QUICK, "--n-trials", "1", "--study-name", "s", "--best", "0", cwd=tmp_path)
+    error = pgzoo(
+        "tune", *QUICK, "--n-trials", "1", "--study-name", "s", "--metric", "auc", cwd=tmp_path, status=2
+    ).stderr
+    assert "the study 's' is another one: metrics is ['final'] there and ['auc'] here" in error
+    error = pgzoo("train", "--trial", "s:7", cwd=tmp_path, status=2).stderr
+    assert "has no trial 7 that trained" in error
+    error = pgzoo("train", "--trial", "s:0", "--env", "Acrobot-v1", cwd=tmp_path, status=2).stderr
+    assert "--trial brings its own --env" in error
+    error = pgzoo("tune", "show", "t", cwd=tmp_path, status=2).stderr
+    assert "unknown study 't'" in error

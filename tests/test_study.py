@@ -32,7 +32,7 @@ from pgzoo.tuning.results import (
 from pgzoo.tuning.run import TuneOptions, retrain
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
 from pgzoo.tuning.study import StudySettings, open_study
-from pgzoo.tuning.tickets import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost
+from pgzoo.tuning.tickets import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost, open_tickets
 from pgzoo.tuning.trial import TrialRun, train_once
 from pgzoo.tuning.worker import Job, work
 from pgzoo.tuning.write import write_winner
@@ -237,6 +237,8 @@ def test_no_ticket_beyond_the_limit_and_none_twice(storage: str, tmp_path: Path)
     assert count(first, numbers(3)).complete == 3
     fill(first, numbers(4))
     assert len(first.trials) == 7  # one more, for the one new ticket
+    fill(first, numbers(100))
+    assert len(first.trials) == 7 + 16  # a batch at a time
 
 
 def test_an_interrupted_trial_is_run_again_and_counts_once(tmp_path: Path) -> None:
@@ -259,7 +261,6 @@ def test_an_interrupted_trial_is_run_again_and_counts_once(tmp_path: Path) -> No
 def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> None:
     url = f"journal:{tmp_path}/t.log"
     study = ticket_study(url)
-    fill(study, numbers(1))
     for _ in range(4):  # the first attempt and three retries
         assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is not None
         watch = Watch(0)
@@ -267,8 +268,8 @@ def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> No
         time.sleep(0.01)
         watch(study)  # the lease stood still
     assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is None
-    fill(study, numbers(1))
     assert len(study.trials) == 4
+    assert open_tickets(study, numbers(2)) == ["1"]
 
 
 def test_a_lease_that_moves_is_alive(tmp_path: Path) -> None:

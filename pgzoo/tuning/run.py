@@ -17,7 +17,7 @@ from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.results import CANDIDATES, best_trials
 from pgzoo.tuning.storage import open_storage, storage_errors
 from pgzoo.tuning.study import StudySettings, open_retrained, open_study
-from pgzoo.tuning.tickets import fill, open_tickets
+from pgzoo.tuning.tickets import open_tickets
 from pgzoo.tuning.worker import Job
 
 POLL_SECONDS = 0.5
@@ -132,7 +132,6 @@ def _work(
     study: optuna.Study, job: Job, n_jobs: int, own_limit: int | None, executor: Executor, on_update: OnUpdate
 ) -> None:
     """Have the tickets run, and watch."""
-    fill(study, job.tickets)
     n_open = len(open_tickets(study, job.tickets))
     if not n_open:
         return

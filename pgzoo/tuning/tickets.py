@@ -1,16 +1,17 @@
 """Who runs which trial: any number of workers on one storage, each ticket run once, a lost one again.
 
-A study's trials are made beforehand, as Optuna's waiting trials, each with a ticket: a search's are 0, 1, …. Taking
-one is the storage's own compare-and-set from WAITING to RUNNING, so no two workers get the same. Of a ticket's
-trials only one is ever eligible, and no ticket beyond the limit is: should two machines make the same ticket at the
-same moment, the second trial waits for ever, and the limit holds.
+A study's trials are made some time before they run, as Optuna's waiting trials, each with a ticket: a search's are
+0, 1, …. Taking one is the storage's own compare-and-set from WAITING to RUNNING, so no two workers get the same. Of a
+ticket's trials only one is ever eligible, and no ticket beyond the limit is: should two machines make the same ticket
+at the same moment, the second trial waits for ever, and the limit holds.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,15 +25,21 @@ from pgzoo.tuning.storage import GRACE, MAX_RETRIES, retry_callback
 TICKET = "ticket"
 OUTCOME = "outcome"
 LEASE = "pgzoo:lease"
+BATCH = 16
+"""Trials that are made at a time: more would be read again at every draw, fewer meet other machines more often."""
 LOST, INTERRUPTED = "lost", "interrupted"
 
 
-def fill(study: optuna.Study, tickets: Iterable[str]) -> None:
-    """Make the tickets that the study does not have, and those that were lost without being queued again."""
+def fill(study: optuna.Study, tickets: Iterable[str], batch: int = BATCH) -> None:
+    """Make the next trials: of tickets that the study does not have, or that were lost without being queued again."""
     attempts = by_ticket(study)
-    for ticket in tickets:
-        if all(is_lost(t) and len(_history(t)) < MAX_RETRIES for t in attempts.get(ticket, [])):
-            study.enqueue_trial({}, user_attrs={TICKET: ticket})
+    missing = (
+        ticket
+        for ticket in tickets
+        if all(is_lost(t) and len(_history(t)) < MAX_RETRIES for t in attempts.get(ticket, []))
+    )
+    for ticket in itertools.islice(missing, batch):
+        study.enqueue_trial({}, user_attrs={TICKET: ticket})
 
 
 def by_ticket(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
@@ -69,14 +76,22 @@ def _history(trial: FrozenTrial) -> list[int]:
     return list(trial.system_attrs.get("retry_history", []))
 
 
-def claim(study: optuna.Study, tickets: Iterable[str], sampler: Callable[[str], Any]) -> optuna.Trial | None:
-    """Take the next of the tickets; None if there is none to take now.
+def claim(study: optuna.Study, tickets: Collection[str], sampler: Callable[[str], Any]) -> optuna.Trial | None:
+    """Take the next of the tickets, making trials where they run out; None if there is none to take now.
 
     Args:
         study: the study.
         tickets: those that count.
         sampler: makes the sampler of a ticket, so that its draws do not depend on who takes it.
     """
+    trial = _take(study, tickets, sampler)
+    if trial is None:
+        fill(study, tickets)
+        trial = _take(study, tickets, sampler)
+    return trial
+
+
+def _take(study: optuna.Study, tickets: Collection[str], sampler: Callable[[str], Any]) -> optuna.Trial | None:
     attempts = by_ticket(study)
     storage = study._storage  # Optuna's `ask` takes any waiting trial, or makes one; here it must be this one
     for ticket in tickets:
@@ -93,14 +108,16 @@ def claim(study: optuna.Study, tickets: Iterable[str], sampler: Callable[[str], 
 
 
 def open_tickets(study: optuna.Study, tickets: Iterable[str]) -> list[str]:
-    """Return the tickets that have not ended: waiting, or running somewhere."""
+    """Return the tickets that have not ended: not made yet, waiting, or running somewhere."""
     attempts = by_ticket(study)
-    return [
-        ticket
-        for ticket in tickets
-        if any(not t.state.is_finished() for t in attempts.get(ticket, []))
-        and not any(t.state.is_finished() and not is_lost(t) for t in attempts[ticket])
-    ]
+    return [ticket for ticket in tickets if not _ended(attempts.get(ticket, []))]
+
+
+def _ended(attempts: list[FrozenTrial]) -> bool:
+    """Whether a ticket needs no more work: an attempt ended by itself, or too many were lost."""
+    if any(t.state.is_finished() and not is_lost(t) for t in attempts):
+        return True
+    return any(len(_history(t)) >= MAX_RETRIES for t in attempts) and all(t.state.is_finished() for t in attempts)
 
 
 def give_back(study: optuna.Study, trial: optuna.Trial) -> None:

@@ -104,7 +104,7 @@ def _settings(registry: Registry, given: dict[str, Any]) -> StudySettings:
     }
     plugins = _plugins(registry, given)
     several = len(given["metrics"]) > 1
-    what = given["plugin"] if len(plugins) == 1 else given["plugins"] or f"{given['plugin']}.{given['search']}"
+    what = plugins[0] if len(plugins) == 1 else given["plugins"] or f"{given['plugin']}.{given['search']}"
     return StudySettings(
         name=given["study_name"] or f"{what}_{file_name(given['env'])}",
         env=given["env"],

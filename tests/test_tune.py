@@ -267,6 +267,22 @@ def test_a_study_from_the_command_line_to_the_trained_model(tmp_path: Path) -> N
     assert YAML(typ="safe").load((config.parent / "args.yml").read_text())["seed"] == 0
 
 
+def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
+    metrics = ["--metric", "final", "--metric", "steps_to:30"]
+    command = ["tune", *QUICK, *metrics, "--study-name", "s", "--max-total-trials", "5"]
+    told = []
+    for _ in range(4):
+        result = pgzoo(*command, "--n-trials", "2", "-j", "2", cwd=tmp_path)
+        told.append(
+            sum(line.startswith("trial ") for line in result.stdout.partition("training the best")[0].splitlines())
+        )
+        assert "no pruning, since Optuna has none there" in result.stdout
+    assert told == [2, 2, 1, 0]
+    assert "Pareto front" in result.stdout
+    study = optuna.load_study(study_name="s", storage=open_storage(f"{tmp_path}/logs/studies.db"))
+    assert count(study).complete == 5
+
+
 # ---------------------------------------------------------------- refusals
 
 

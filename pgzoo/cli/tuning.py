@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import time
 from collections.abc import Iterable
@@ -46,6 +47,7 @@ class Live:
         self._console = Console(highlight=False, soft_wrap=True)
         self._live = RichLive(console=self._console, refresh_per_second=2, transient=True)
         self._n_jobs = n_jobs
+        self._began = datetime.datetime.now()
         self._told: dict[str, set[int]] = {}
 
     def __enter__(self) -> Live:
@@ -63,7 +65,7 @@ class Live:
         name = study.study_name
         ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
         if name not in self._told:  # what ended before this command is not told again
-            self._told[name] = {t.number for t in ended if _before_now(t)}
+            self._told[name] = {t.number for t in ended if t.datetime_complete and t.datetime_complete < self._began}
             if name.endswith(f"/{RETRAINED}"):
                 self._console.print("training the best again, and the defaults, on fresh seeds")
         for trial in ended:
@@ -96,11 +98,6 @@ class Live:
             "–" if left is None else time.strftime("%H:%M:%S", time.gmtime(left)),
         )
         return table
-
-
-def _before_now(trial: FrozenTrial) -> bool:
-    assert trial.datetime_complete is not None
-    return trial.datetime_complete.timestamp() < time.time() - 5
 
 
 def _line(trial: FrozenTrial) -> str:

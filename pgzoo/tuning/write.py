@@ -39,8 +39,16 @@ def write_winner(study: optuna.Study, registry: Registry, path: Path) -> str:
         raise ConfigError(f"the winner's plugin is {best.plugin!r}; write it to {file.with_name(best.plugin + '.yml')}")
     trial = study.trials[int(best.name.removeprefix("trial "))]
     env = study.user_attrs[DEFINITION]["env"]
-    _replace(file, env, _entry(trial.user_attrs), provenance(study, best, retrained))
-    _check(registry, file, env, best.plugin, trial.user_attrs["config"])
+    text = replaced(file, env, _entry(trial.user_attrs), provenance(study, best, retrained))
+    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _check(registry, partial, file, env, best.plugin, trial.user_attrs["config"])
+        partial.replace(file)
+    except OSError as error:
+        raise ConfigError(f"cannot write {file}: {error.strerror or error}") from error
+    finally:
+        partial.unlink(missing_ok=True)
     return f"{best.name} is now the entry of {env} in {file}"
 
 
@@ -71,8 +79,12 @@ def _entry(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return {key.removeprefix("algorithm."): value for key, value in attrs["entry"].items()}
 
 
-def _replace(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> None:
-    """Write the entry; the file is replaced only once the new one is complete."""
+def replaced(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> str:
+    """Return the file's text with the entry replaced or added, under a comment.
+
+    Raises:
+        ConfigError: the file cannot be read, or is no mapping.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
     from ruamel.yaml.error import YAMLError
@@ -97,12 +109,7 @@ def _replace(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> No
         new.ca.items[list(entry)[-1]] = after
     text = io.StringIO()
     yaml.dump(data, text)
-    partial = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        partial.write_text(text.getvalue(), encoding="utf-8")
-        partial.replace(file)
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror or error}") from error
+    return text.getvalue()
 
 
 def _trailing_comment(entry: Any) -> Any:
@@ -110,10 +117,10 @@ def _trailing_comment(entry: Any) -> Any:
     return entry.ca.items.get(list(entry)[-1]) if entry else None
 
 
-def _check(registry: Registry, file: Path, env: str, plugin: str, trained: Mapping[str, Any]) -> None:
-    """Raise ConfigError unless the file now says what the trial trained."""
-    written: RunConfig = load_config(registry, plugin, env, file=file)
+def _check(registry: Registry, partial: Path, file: Path, env: str, plugin: str, trained: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless the new file says what the trial trained."""
+    written: RunConfig = load_config(registry, plugin, env, file=partial)
     meant = config_from_entry(registry, plugin, env, trained)
     same = written.run == meant.run and written.spec.settings == meant.spec.settings
     if not same or any(plain_fields(written.spec.parts[k]) != plain_fields(meant.spec.parts[k]) for k in PARTS):
-        raise ConfigError(f"{file} was written, but reads as something else than what was trained; mend it by hand")
+        raise ConfigError(f"{file} was left as it is: with the new entry it would not say what the trial trained")

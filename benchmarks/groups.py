@@ -77,7 +77,8 @@ def configured(recipe: str, env: str) -> Any:
 
     plugin = "ppo" if recipe == "sb3_ppo" else recipe
     same = {"n_timesteps": STEPS[env], "env_kwargs": ENV_KWARGS.get(env)}
-    return load_config(default_registry(), plugin, env, overrides=same)
+    file = Path(__file__).with_name("ppo.yml") if plugin == "ppo" else None  # what SB3's PPO has as well
+    return load_config(default_registry(), plugin, env, file=file, overrides=same)
 
 
 def ours(config: Any, venv: Any, seed: int) -> Any:

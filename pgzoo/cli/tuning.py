@@ -140,7 +140,7 @@ def show_result(study: optuna.Study) -> None:
         console.print(_best_table(study, best))
     if found := importances(study):
         shown = ", ".join(f"{name} {share:.2f}" for name, share in list(found.items())[:SHOWN] if share > 0.005)
-        console.print(f"Importances (PED-ANOVA, of what all trials have): {shown}")
+        console.print(f"Importances (PED-ANOVA): {shown}")
     for trial in failures(study)[:SHOWN]:
         console.print(f"trial {trial.number} ({trial.user_attrs.get('plugin', '?')}) {outcome(trial)}", style="red")
     if counts.failed > SHOWN:

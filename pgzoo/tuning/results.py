@@ -100,9 +100,8 @@ def outcome(trial: FrozenTrial) -> str:
 
 
 def importances(study: optuna.Study) -> dict[str, float]:
-    """Return the importance of the hyperparameters that all trials have (PED-ANOVA), the greatest first.
+    """Return the importance of each hyperparameter (PED-ANOVA, which knows conditional ones), the greatest first.
 
-    With several combinations that is mostly which one; the others' own hyperparameters are not common to all.
     Empty with fewer than 4 complete trials or more than one metric.
     """
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]

@@ -15,7 +15,16 @@ from pgzoo.config import RunConfig, config_from_entry, load_config
 from pgzoo.errors import ConfigError
 from pgzoo.params import plain_fields
 from pgzoo.registry import PARTS, Registry
-from pgzoo.tuning.results import Retrained, default_of, difference, find_retrained, metrics_of, t_interval, winner
+from pgzoo.tuning.results import (
+    Retrained,
+    count,
+    default_of,
+    difference,
+    find_retrained,
+    metrics_of,
+    t_interval,
+    winner,
+)
 from pgzoo.tuning.study import DEFINITION
 
 
@@ -59,19 +68,23 @@ def provenance(study: optuna.Study, best: Retrained, retrained: list[Retrained])
     low, high = t_interval(best.column())
     seeds = sorted(best.values)
     lines = [
-        f"{best.name.capitalize()} of {len(study.trials)} of the study {study.study_name},"
+        f"{best.name.capitalize()} of {count(study).ended} of the study {study.study_name},"
         f" {datetime.date.today():%Y-%m-%d}, seeds {definition['seeds']}.",
-        f"{metric.name} on the fresh seeds {seeds[0]} to {seeds[-1]}: {best.mean():.4g}, 95 % interval"
-        f" {low:.4g} to {high:.4g};",
+        f"{metric.name} on the fresh seeds {seeds[0]} to {seeds[-1]}: {_number(best.mean())}, 95 % interval"
+        f" {_number(low)} to {_number(high)};",
     ]
     default = default_of(best, retrained)
     gain = difference(best, default) if default else None
     if default and gain:
         lines.append(
-            f"what stood here before: {default.mean():.4g}, paired difference {gain.mean:.4g},"
-            f" {gain.interval[0]:.4g} to {gain.interval[1]:.4g}."
+            f"what stood here before: {_number(default.mean())}, paired difference {_number(gain.mean)},"
+            f" {_number(gain.interval[0])} to {_number(gain.interval[1])}."
         )
     return "\n".join(lines)
+
+
+def _number(x: float) -> str:
+    return f"{x:.0f}" if abs(x) >= 1000 else f"{x:.4g}"
 
 
 def _entry(attrs: Mapping[str, Any]) -> dict[str, Any]:

@@ -379,6 +379,7 @@ def test_refused_settings(changes: Any, message: str) -> None:
         ("sqlite:////dev/null/x.db", "cannot use the storage"),
         ("grpc://localhost:1", "no answer within"),
         ("grpc://localhost:port", "is no storage"),
+        ("postgres", "is no storage"),
     ],
 )
 def test_refused_storages(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

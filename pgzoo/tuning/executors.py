@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from pgzoo.errors import ConfigError, PgzooError
+from pgzoo.tuning.storage import storage_errors
 from pgzoo.tuning.worker import Job, work
 
 STOP_SECONDS = 60
@@ -87,7 +88,8 @@ def _serve(job: Job, permits: Any) -> None:
     import sys
 
     try:
-        work(job, permits)
+        with storage_errors(job.storage):
+            work(job, permits)
     except PgzooError as error:
         sys.exit(f"Error in a worker: {error}")
 

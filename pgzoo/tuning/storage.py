@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 FORMS = "FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or grpc://host:port"
+SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 MAX_RETRIES = 3
 """How often a trial whose worker died is tried again."""
 GRACE = 3
@@ -38,13 +39,15 @@ def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
 
     with storage_errors(url):
         if url.startswith("grpc://"):
-            return _grpc(url)
+            return _grpc(*_host_and_port(url))
         if url.startswith("journal:"):
             from optuna.storages.journal import JournalFileBackend
 
             path = Path(url.removeprefix("journal:").removeprefix("//"))
             path.parent.mkdir(parents=True, exist_ok=True)
             return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+        if "://" not in url and Path(url).suffix not in SQLITE_SUFFIXES:
+            raise ConfigError(f"{url!r} is no storage; it is written {FORMS}")
         engine: dict[str, Any] = {}
         if (path_of_file := sqlite_file(url)) is not None:
             _probe(path_of_file)
@@ -100,18 +103,24 @@ def _probe(path: Path) -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def _grpc(url: str) -> BaseStorage:
+def _host_and_port(url: str) -> tuple[str, int]:
+    host, _, port = url.removeprefix("grpc://").partition(":")
+    if not host or not (port or "0").isdecimal():
+        raise ConfigError(f"{url!r} is no storage; it is written {FORMS}")
+    return host, int(port or 13000)
+
+
+def _grpc(host: str, port: int) -> BaseStorage:
     import grpc
     import optuna
 
-    host, _, port = url.removeprefix("grpc://").partition(":")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.GrpcStorageProxy(host=host, port=int(port or 13000))
+        storage = optuna.storages.GrpcStorageProxy(host=host, port=port)
     try:
         storage.wait_server_ready(timeout=PROBE_SECONDS)
     except (grpc.FutureTimeoutError, ConnectionError) as error:
-        raise ConfigError(f"cannot reach the storage {url}: no answer within {PROBE_SECONDS} s") from error
+        raise ConfigError(f"cannot reach a storage at {host}:{port}: no answer within {PROBE_SECONDS} s") from error
     return storage
 
 
@@ -135,10 +144,6 @@ def storage_errors(url: str) -> Iterator[None]:
         raise ConfigError(f"the storage {shown} is broken: {error}") from error
     except OSError as error:
         raise ConfigError(f"cannot use the storage {shown}: {error.strerror or error}") from error
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{shown!r} is no storage; it is written {FORMS}") from error
 
 
 def without_password(url: str) -> str:

@@ -27,7 +27,7 @@ from tuning import REGISTRY, small
 from pgzoo.tuning.results import count, counted_trials
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import open_study
-from pgzoo.tuning.tickets import fill, is_lost
+from pgzoo.tuning.tickets import claim, fill, is_lost
 from pgzoo.tuning.worker import Job, work
 
 PGZOO = [sys.executable, "-m", "pgzoo"]
@@ -89,19 +89,19 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def grpc(tmp_path: Path) -> Iterator[str]:
-    """Optuna's proxy in a process of its own, in front of an SQLite file."""
+    """Optuna's proxy in a process of its own, in front of a journal file."""
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = SPAWN.Process(target=serve_grpc, args=(f"sqlite:///{tmp_path}/behind.db", port), daemon=True)
+    server = SPAWN.Process(target=serve_grpc, args=(f"{tmp_path}/behind.log", port), daemon=True)
     server.start()
     yield f"grpc://127.0.0.1:{port}"
     server.kill()
     server.join()
 
 
-def serve_grpc(url: str, port: int) -> None:
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+def serve_grpc(file: str, port: int) -> None:
+    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(file))
     optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
 
 
@@ -109,6 +109,15 @@ def serve_grpc(url: str, port: int) -> None:
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     files = {"sqlite": f"{tmp_path}/studies.db", "journal": f"journal:{tmp_path}/studies.log"}
     return files.get(request.param) or request.getfixturevalue(request.param)
+
+
+def wait_for(storage: str) -> None:
+    """Wait until a server that was just started answers."""
+    deadline = time.monotonic() + 30
+    while storage.startswith("grpc") and time.monotonic() < deadline:
+        with contextlib.suppress(ValueError):
+            open_storage(storage)
+            return
 
 
 def machine(storage: str, folder: str, n_total: int) -> None:
@@ -121,12 +130,7 @@ def machine(storage: str, folder: str, n_total: int) -> None:
 
 
 def test_two_processes_run_exactly_the_total_and_none_twice(storage: str, tmp_path: Path) -> None:
-    if storage.startswith("grpc"):
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with contextlib.suppress(ValueError):
-                open_storage(storage)
-                break
+    wait_for(storage)
     n = 12
     machines = [SPAWN.Process(target=machine, args=(storage, str(tmp_path / str(i)), n)) for i in range(2)]
     for process in machines:
@@ -140,6 +144,32 @@ def test_two_processes_run_exactly_the_total_and_none_twice(storage: str, tmp_pa
     assert {trial.user_attrs["ticket"] for trial in run} == {str(i) for i in range(n)}
     assert len({trial.user_attrs["worker"] for trial in run}) == 2
     assert len({str(trial.params) for trial in run}) == n
+
+
+def claimer(storage: str, n: int, barrier: Any, taken: Any) -> None:
+    """Take tickets as fast as can be, and tell which."""
+    study = optuna.load_study(study_name="t", storage=open_storage(storage, 20))
+    tickets = [str(i) for i in range(n)]
+    barrier.wait()
+    while (trial := claim(study, tickets, lambda ticket: optuna.samplers.RandomSampler())) is not None:
+        taken.put((trial.number, trial.user_attrs["ticket"]))
+        study.tell(trial, 1.0)
+    taken.put(None)
+
+
+def test_no_trial_is_taken_twice_when_workers_race(storage: str) -> None:
+    n = 60
+    wait_for(storage)
+    optuna.create_study(storage=open_storage(storage, 20), study_name="t")
+    barrier, taken = SPAWN.Barrier(2), SPAWN.Queue()
+    racers = [SPAWN.Process(target=claimer, args=(storage, n, barrier, taken)) for _ in range(2)]
+    for process in racers:
+        process.start()
+    found = [entry for racer in racers for entry in iter(lambda: taken.get(timeout=120), None)]
+    for process in racers:
+        process.join(60)
+    assert sorted(int(ticket) for _, ticket in found) == list(range(n))
+    assert len({number for number, _ in found}) == n
 
 
 # ---------------------------------------------------------------- killed, interrupted

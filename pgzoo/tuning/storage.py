@@ -55,13 +55,35 @@ def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
             engine = {"connect_args": {"timeout": BUSY_SECONDS}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(
+            storage = optuna.storages.RDBStorage(
                 url,
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat,
                 grace_period=GRACE * heartbeat,
                 heartbeat_stale_trial_callback=retry_callback(),
             )
+        if path_of_file is not None:
+            _lock_from_the_start(storage.engine)
+        return storage
+
+
+def _lock_from_the_start(engine: Any) -> None:
+    """Have each transaction of SQLite take its lock when it begins.
+
+    Optuna reads a trial's state and then sets it, with the row locked by SELECT … FOR UPDATE. SQLite has no such lock:
+    two processes can both read WAITING and both take the trial.
+    """
+    from sqlalchemy import event
+
+    def leave_begin_to_us(connection: Any, _: Any) -> None:
+        connection.isolation_level = None
+
+    def begin(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    event.listen(engine, "connect", leave_begin_to_us)
+    event.listen(engine, "begin", begin)
+    engine.dispose()
 
 
 def open_existing(url: str) -> BaseStorage:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -196,14 +197,17 @@ class _Checkpoint:
 
     def write(self, model: PolicyGradient) -> None:
         """Write it whole, then forget the one before."""
-        partial = self.folder / "part"
+        partial = self.folder / f"part_{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         model.save(partial / "model.zip")
         if (normalized := model.get_vec_normalize_env()) is not None:
             normalized.save(str(partial / "vecnormalize.pkl"))
         (partial / "evaluations.json").write_text(json.dumps(as_data(self.points, self.evaluations)), encoding="utf-8")
-        partial.rename(self.path)
+        try:
+            partial.rename(self.path)
+        except OSError:  # another worker took this one for dead, and was as far before it
+            shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(self.folder / f"evaluation_{len(self.points) - 1}", ignore_errors=True)
 
     @classmethod

@@ -74,7 +74,7 @@ def test_the_same_command_gives_the_same_trials_stopped_or_not(tmp_path: Path) -
     resumed = searched(settings, f"{tmp_path}/b.db", tmp_path / "b", 8)
     assert seen(whole) == seen(resumed)
     assert len({str(trial.params) for trial in whole.trials}) == 8
-    assert {trial.user_attrs["plugin"] for trial in whole.trials} == {"rtg", "a2c"}
+    assert [trial.user_attrs["plugin"] for trial in whole.trials[:2]] == ["rtg", "a2c"]  # each once, to begin with
     other = searched(small(n_seeds=2, seed=100), f"{tmp_path}/c.db", tmp_path / "c", 3)
     assert seen(other) != seen(whole)[:3]
 
@@ -211,8 +211,8 @@ def test_several_metrics_make_a_front(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- tickets
 
 
-def numbers(n: int) -> list[str]:
-    return [str(i) for i in range(n)]
+def numbers(n: int) -> dict[str, dict[str, Any]]:
+    return {str(i): {} for i in range(n)}
 
 
 def ticket_study(storage: str) -> optuna.Study:

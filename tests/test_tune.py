@@ -124,7 +124,7 @@ def machine(storage: str, folder: str, n_total: int) -> None:
     """Do what one machine does when it joins a study."""
     settings = small(plugins=("rtg",), n_timesteps=200, n_evaluations=1)
     study = open_study(settings, REGISTRY, open_storage(storage, 2))
-    tickets: dict[str, Any] = {str(i): {} for i in range(n_total)}
+    tickets = settings.tickets(n_total)
     fill(study, tickets)
     work(Job(settings, storage, 2, tickets, Path(folder)))
 
@@ -149,7 +149,7 @@ def test_two_processes_run_exactly_the_total_and_none_twice(storage: str, tmp_pa
 def claimer(storage: str, n: int, barrier: Any, taken: Any) -> None:
     """Take tickets as fast as can be, and tell which."""
     study = optuna.load_study(study_name="t", storage=open_storage(storage, 20))
-    tickets = [str(i) for i in range(n)]
+    tickets: dict[str, Any] = {str(i): {} for i in range(n)}
     barrier.wait()
     while (trial := claim(study, tickets, lambda ticket: optuna.samplers.RandomSampler())) is not None:
         taken.put((trial.number, trial.user_attrs["ticket"]))

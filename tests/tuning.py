@@ -36,7 +36,7 @@ def small(**changes: Any) -> StudySettings:
 def searched(settings: StudySettings, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
     """Search in this process, and return the study."""
     study = open_study(settings, Registry.discover(settings.plugin_files), open_storage(storage, heartbeat))
-    tickets: dict[str, Any] = {str(i): {} for i in range(n)}
+    tickets = settings.tickets(n)
     fill(study, tickets)
     work(Job(settings, storage, heartbeat, tickets, folder))
     return study

@@ -11,9 +11,9 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import optuna
 from optuna.storages import BaseStorage, fail_stale_trials
@@ -22,7 +22,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pgzoo.tuning.storage import GRACE, MAX_RETRIES, retry_callback
 
+Tickets: TypeAlias = Mapping[str, Mapping[str, Any]]
+"""What is known of each ticket beforehand; FIXED holds parameters that its trial does not draw."""
 TICKET = "ticket"
+FIXED = "fixed"
 OUTCOME = "outcome"
 LEASE = "pgzoo:lease"
 BATCH = 16
@@ -30,7 +33,7 @@ BATCH = 16
 LOST, INTERRUPTED = "lost", "interrupted"
 
 
-def fill(study: optuna.Study, tickets: Iterable[str], batch: int = BATCH) -> None:
+def fill(study: optuna.Study, tickets: Tickets, batch: int = BATCH) -> None:
     """Make the next trials: of tickets that the study does not have, or that were lost without being queued again."""
     attempts = by_ticket(study)
     missing = (
@@ -39,7 +42,7 @@ def fill(study: optuna.Study, tickets: Iterable[str], batch: int = BATCH) -> Non
         if all(is_lost(t) and len(_history(t)) < MAX_RETRIES for t in attempts.get(ticket, []))
     )
     for ticket in itertools.islice(missing, batch):
-        study.enqueue_trial({}, user_attrs={TICKET: ticket})
+        study.enqueue_trial(dict(tickets[ticket].get(FIXED, {})), user_attrs={TICKET: ticket})
 
 
 def by_ticket(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
@@ -76,7 +79,7 @@ def _history(trial: FrozenTrial) -> list[int]:
     return list(trial.system_attrs.get("retry_history", []))
 
 
-def claim(study: optuna.Study, tickets: Collection[str], sampler: Callable[[str], Any]) -> optuna.Trial | None:
+def claim(study: optuna.Study, tickets: Tickets, sampler: Callable[[str], Any]) -> optuna.Trial | None:
     """Take the next of the tickets, making trials where they run out; None if there is none to take now.
 
     Args:
@@ -91,7 +94,7 @@ def claim(study: optuna.Study, tickets: Collection[str], sampler: Callable[[str]
     return trial
 
 
-def _take(study: optuna.Study, tickets: Collection[str], sampler: Callable[[str], Any]) -> optuna.Trial | None:
+def _take(study: optuna.Study, tickets: Tickets, sampler: Callable[[str], Any]) -> optuna.Trial | None:
     attempts = by_ticket(study)
     storage = study._storage  # Optuna's `ask` takes any waiting trial, or makes one; here it must be this one
     for ticket in tickets:

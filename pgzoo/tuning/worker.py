@@ -24,7 +24,7 @@ from pgzoo.runfolder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import RETRAINED, StudySettings
-from pgzoo.tuning.tickets import OUTCOME, TICKET, Watch, alive, claim, give_back, open_tickets
+from pgzoo.tuning.tickets import OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
 from pgzoo.tuning.trial import Diverged, TrialRun, as_data, train_once
 
 POLL_SECONDS = 1.0
@@ -50,7 +50,7 @@ class Job:
     settings: StudySettings
     storage: str
     heartbeat: int
-    tickets: Mapping[str, Mapping[str, Any]]
+    tickets: Tickets
     folder: Path
     retrain: bool = False
     deadline: float | None = None

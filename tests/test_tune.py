@@ -124,7 +124,7 @@ def machine(storage: str, folder: str, n_total: int) -> None:
     """Do what one machine does when it joins a study."""
     settings = small(plugins=("rtg",), n_timesteps=200, n_evaluations=1)
     study = open_study(settings, REGISTRY, open_storage(storage, 2))
-    tickets = settings.tickets(n_total)
+    tickets = settings.tickets(n_total, REGISTRY)
     fill(study, tickets)
     work(Job(settings, storage, 2, tickets, Path(folder)))
 

@@ -35,8 +35,9 @@ def small(**changes: Any) -> StudySettings:
 
 def searched(settings: StudySettings, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
     """Search in this process, and return the study."""
-    study = open_study(settings, Registry.discover(settings.plugin_files), open_storage(storage, heartbeat))
-    tickets = settings.tickets(n)
+    registry = Registry.discover(settings.plugin_files)
+    study = open_study(settings, registry, open_storage(storage, heartbeat))
+    tickets = settings.tickets(n, registry)
     fill(study, tickets)
     work(Job(settings, storage, heartbeat, tickets, folder))
     return study

@@ -53,7 +53,7 @@ class _WithShow(click.Group):
 @click.option("--pruner", help="none, median, hyperband, halving (inside a seed) or wilcoxon (over seeds).  "
               "[default: median; none for several metrics]")  # fmt: skip
 @click.option("--n-startup-trials", type=click.IntRange(min=0), default=10, show_default=True,
-              help="Random trials, before sampler and pruner begin; at least one of each plugin.")  # fmt: skip
+              help="Random trials, after each plugin's default and before sampler and pruner begin.")  # fmt: skip
 @click.option("--n-evaluations", type=click.IntRange(min=1), default=10, show_default=True,
               help="Evaluations of a training.")  # fmt: skip
 @click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True)

@@ -78,7 +78,7 @@ def tune(
         storage = open_storage(options.storage, options.heartbeat)
         study = open_study(settings, registry, storage)
         deadline = time.time() + options.timeout if options.timeout is not None else None
-        tickets = settings.tickets(options.n_total)
+        tickets = settings.tickets(options.n_total, registry)
         job = Job(settings, options.storage, options.heartbeat, tickets, options.folder, deadline=deadline)
         _work(study, job, options.n_jobs, options.own_limit, executor, on_update)
         timed_out = deadline is not None and time.time() > deadline

@@ -38,6 +38,15 @@ class Dimension:
     param: Param
     search: Search
 
+    def holds(self, value: Any) -> bool:
+        """Whether a value, such as a default, lies in the range; a schedule or None lies in none."""
+        if self.search.choices:
+            return any(value == choice and type(value) is type(choice) for choice in self.search.choices)
+        assert self.search.low is not None
+        assert self.search.high is not None
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        return number and self.search.low <= value <= self.search.high
+
     def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
         """Return the trial's value."""
         search = self.search
@@ -67,6 +76,27 @@ class Space:
         plugins = list(self.bases)
         plugin = trial.suggest_categorical(PLUGIN, plugins) if len(plugins) > 1 else plugins[0]
         return plugin, {d.key: d.suggest(trial) for d in self.dimensions[plugin]}
+
+    def default(self, plugin: str) -> dict[str, Any]:
+        """Return the names and values of a combination's default, as far as they lie in the space."""
+        spec = self.bases[plugin].spec
+        owners = {ALGORITHM: spec.settings, **spec.parts}
+        found: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
+        for dimension in self.dimensions[plugin]:
+            kind, _, name = dimension.key.partition(".")
+            value = getattr(owners[kind], name)
+            if dimension.holds(value):
+                found[dimension.name] = value
+        return found
+
+    def note_default(self, trial: optuna.trial.BaseTrial, plugin: str) -> None:
+        """Note with a trial that trains a default the values that lie in the space; they were fixed beforehand."""
+        names = self.default(plugin)
+        if PLUGIN in names:
+            trial.suggest_categorical(PLUGIN, list(self.bases))
+        for dimension in self.dimensions[plugin]:
+            if dimension.name in names:
+                dimension.suggest(trial)
 
     def describe(self) -> dict[str, Any]:
         """Return the space as plain data, to be kept with a study and compared with another."""

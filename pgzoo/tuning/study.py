@@ -14,7 +14,7 @@ from pgzoo.errors import ConfigError, unknown
 from pgzoo.params import Search
 from pgzoo.registry import Registry
 from pgzoo.tuning.metrics import Metric, parse_metric
-from pgzoo.tuning.space import PLUGIN, Space, make_space
+from pgzoo.tuning.space import Space, make_space
 from pgzoo.tuning.tickets import FIXED
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ DEFINITION = "pgzoo"
 """The study's attribute that holds its definition."""
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
+DEFAULT = "default"
+"""In a ticket: the plugin whose default its trial trains."""
 RETRAINED = "retrained"
 """What the study that trains the best trials again is called, after a slash."""
 
@@ -43,8 +45,8 @@ class StudySettings:
         seed: of the sampler and the first training.
         n_evaluations: evaluations of a training, evenly spaced, the last one of the final model.
         eval_episodes: episodes of each.
-        n_startup_trials: random trials before the sampler learns, at least one of each plugin; the pruner also
-            waits for them.
+        n_startup_trials: random trials, after each plugin's default and before the sampler learns and the pruner
+            begins.
         ranges: by name, other places to look than those declared.
         fixed: by name, values that are not searched.
     """
@@ -80,17 +82,16 @@ class StudySettings:
         """Return n seeds that no trial was trained with."""
         return list(range(self.seed + 10_000, self.seed + 10_000 + n))
 
-    def tickets(self, n: int) -> dict[str, dict[str, Any]]:
-        """Return the first n tickets; of several plugins each gets one trial before the sampler chooses among them."""
-        several = len(self.plugins) > 1
-        return {
-            str(i): {FIXED: {PLUGIN: self.plugins[i]}} if several and i < len(self.plugins) else {} for i in range(n)
-        }
+    def tickets(self, n: int, registry: Registry) -> dict[str, dict[str, Any]]:
+        """Return the first n tickets: each plugin's default, then what the sampler draws."""
+        space = self.space(registry)
+        defaults = [{DEFAULT: plugin, FIXED: space.default(plugin)} for plugin in self.plugins]
+        return {str(i): defaults[i] if i < len(defaults) else {} for i in range(n)}
 
     @property
-    def n_random(self) -> int:
-        """How many trials draw at random, and are not pruned: n_startup_trials, and each plugin's first."""
-        return max(self.n_startup_trials, len(self.plugins) if len(self.plugins) > 1 else 0)
+    def n_unlearned(self) -> int:
+        """How many trials there are before sampler and pruner begin: the defaults and the random ones."""
+        return len(self.plugins) + self.n_startup_trials
 
     def check(self) -> None:
         """Raise ConfigError for an unknown word, or choices that exclude each other."""
@@ -141,7 +142,7 @@ class StudySettings:
         seed = zlib.crc32(f"{self.seed}/{ticket}".encode())
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=self.n_random)
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=self.n_unlearned)
 
     def make_pruner(self) -> optuna.pruners.BasePruner:
         """Return the pruner; its steps are evaluations inside seeds, or for Wilcoxon seeds."""
@@ -151,7 +152,7 @@ class StudySettings:
         steps = self.n_seeds * self.n_evaluations
         makers: dict[str, Any] = {
             "none": pruners.NopPruner,
-            "median": lambda: pruners.MedianPruner(self.n_random, n_warmup_steps=self.n_evaluations // 3),
+            "median": lambda: pruners.MedianPruner(self.n_unlearned, n_warmup_steps=self.n_evaluations // 3),
             "hyperband": lambda: pruners.HyperbandPruner(min_resource=1, max_resource=steps),
             "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=max(steps // 8, 1)),
             "wilcoxon": lambda: pruners.WilcoxonPruner(p_threshold=0.1),

@@ -23,7 +23,7 @@ from pgzoo.registry import Registry
 from pgzoo.runfolder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
-from pgzoo.tuning.study import RETRAINED, StudySettings
+from pgzoo.tuning.study import DEFAULT, RETRAINED, StudySettings
 from pgzoo.tuning.tickets import OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
 from pgzoo.tuning.trial import Diverged, TrialRun, as_data, train_once
 
@@ -182,8 +182,7 @@ class _Search:
 
     def __call__(self, trial: optuna.Trial) -> list[float]:
         settings = self.job.settings
-        plugin, overrides = settings.space(self.registry).suggest(trial)
-        config = load_config(self.registry, plugin, settings.env, overrides={**_fixed(settings), **overrides})
+        config = self._config(trial)
         _describe(trial, config)
         metrics = settings.parsed_metrics
         per_seed: list[list[float]] = []
@@ -196,6 +195,19 @@ class _Search:
                 if trial.should_prune():
                     raise optuna.TrialPruned
         return [sum(values) / len(values) for values in zip(*per_seed, strict=True)]
+
+    def _config(self, trial: optuna.Trial) -> RunConfig:
+        """Return what the trial trains: a plugin's default, or what the sampler draws."""
+        settings = self.job.settings
+        space = settings.space(self.registry)
+        plugin = self.job.tickets[trial.user_attrs[TICKET]].get(DEFAULT)
+        if plugin is not None:
+            space.note_default(trial, plugin)
+            trial.set_user_attr(DEFAULT, True)
+            return space.bases[plugin]
+        plugin, overrides = space.suggest(trial)
+        fixed = {**settings.fixed, "n_timesteps": settings.n_timesteps}
+        return load_config(self.registry, plugin, settings.env, overrides={**fixed, **overrides})
 
 
 @dataclass
@@ -250,10 +262,6 @@ def _train(
     settings = job.settings
     run = TrialRun(seed, settings.n_evaluations, settings.eval_episodes, _place(job, trial) / f"seed_{seed}")
     return train_once(config, registry, run, on_evaluation=report, on_step=stop)
-
-
-def _fixed(settings: StudySettings) -> dict[str, Any]:
-    return {**settings.fixed, "n_timesteps": settings.n_timesteps}
 
 
 def _describe(trial: optuna.Trial, config: RunConfig) -> None:

@@ -25,7 +25,7 @@ POINTS = [Point(100, 1.0, 20.0), Point(200, 2.5, 80.0), Point(400, 5.0, 60.0)]
         ("steps_to:20", 100.0, "minimize"),
         # Never reached: from 20 to 120 the best went 60 of 100: 400 · (2 − 0.6).
         ("steps_to:120", 560.0, "minimize"),
-        ("wall_to:120", 7.0, "minimize"),
+        ("wall_to:120", 1.4e6, "minimize"),
     ],
 )
 def test_metrics_by_hand(text: str, value: float, direction: str) -> None:
@@ -63,6 +63,7 @@ def test_one_evaluation_is_enough() -> None:
         ("finale", "unknown metric 'finale'; did you mean 'final'"),
         ("steps_to", "takes the return to reach, such as steps_to:475"),
         ("wall_to:soon", "takes the return to reach"),
+        ("steps_to:nan", "takes the return to reach"),
         ("best:3", "takes no target"),
     ],
 )

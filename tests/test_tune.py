@@ -172,6 +172,27 @@ def test_no_trial_is_taken_twice_when_workers_race(storage: str) -> None:
     assert len({number for number, _ in found}) == n
 
 
+def opener(storage: str, barrier: Any, failures: Any) -> None:
+    barrier.wait()
+    try:
+        open_study(small(), REGISTRY, open_storage(storage))
+    except Exception as error:
+        failures.put(str(error))
+    failures.put(None)
+
+
+def test_machines_that_start_together_on_an_empty_database(storage: str) -> None:
+    wait_for(storage)
+    barrier, failures = SPAWN.Barrier(3), SPAWN.Queue()
+    machines = [SPAWN.Process(target=opener, args=(storage, barrier, failures)) for _ in range(3)]
+    for process in machines:
+        process.start()
+    found = [error for _ in machines for error in iter(lambda: failures.get(timeout=120), None)]
+    for process in machines:
+        process.join(60)
+    assert found == []
+
+
 # ---------------------------------------------------------------- killed, interrupted
 
 
@@ -212,7 +233,8 @@ def until_evaluated(url: str, name: str, n: int) -> Any:
     raise AssertionError("no trial came so far")
 
 
-def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(number: int, tmp_path: Path) -> None:
     command = [
         "tune", "--plugin", "a2c", "-n", "15000", "--n-trials", "1", "--n-evaluations", "10", "--eval-episodes", "1",
         "--best", "0", "--study-name", "stopped",
@@ -223,7 +245,7 @@ def test_ctrl_c_gives_the_trial_back_and_the_same_command_goes_on(tmp_path: Path
     )  # fmt: skip
     url = f"{tmp_path}/logs/studies.db"
     until_evaluated(url, "stopped", 2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130, error
     assert "the same command goes on" in error
@@ -335,7 +357,8 @@ def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
         (["--storage", "nosuch://x"], "is no storage"),
         (["--metric", "final", "--metric", "wall", "--pruner", "median"], "prunes no study of several metrics"),
         (["--seeds", "2", "--pruner", "wilcoxon"], "too few"),
-        (["--executor", "ray"], "--executor ray needs Ray|counts over the whole study"),
+        (["--plugins", ","], "--plugins names none"),
+        (["--storage", "sqlite://"], "each process's own memory"),
         (["shwo"], "did you mean 'show'"),
         (["show", "x"], "there is no storage"),
     ],
@@ -362,7 +385,8 @@ def test_a_broken_and_a_locked_file_are_refused_and_kept(tmp_path: Path) -> None
     assert "cannot use the storage locked.db: database is locked" in error
     (tmp_path / "broken.log").write_text("{no json\n{}\n")
     error = pgzoo("tune", "--storage", "journal:broken.log", cwd=tmp_path, status=2).stderr
-    assert "broken" in error
+    assert "the storage journal:broken.log is broken" in error
+    assert (tmp_path / "broken.log").read_text() == "{no json\n{}\n"
 
 
 def test_another_study_of_the_same_name_is_refused_and_kept(tmp_path: Path) -> None:

@@ -81,7 +81,7 @@ def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any,
     from pgzoo.tuning.results import trial_config
 
     source = click.core.ParameterSource.COMMANDLINE
-    for name in ("plugin", "env", "conf_file"):
+    for name in ("plugin", "env", "conf_file", "trained_agent"):
         if ctx.get_parameter_source(name) == source:
             raise click.UsageError(f"--trial brings its own --{name.replace('_', '-')}", ctx)
     if overrides:
@@ -91,6 +91,9 @@ def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any,
     given = {**ctx.params, "plugin": config.spec.plugin, "env": config.env}
     if given["seed"] is None:
         given["seed"] = seed
+    if ctx.get_parameter_source("device") != source:
+        given["device"] = "cpu"  # as the study's workers
+    given["num_threads"] = given["num_threads"] or 1
     return config, registry, given
 
 

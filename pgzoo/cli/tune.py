@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +138,8 @@ def _plugins(registry: Registry, given: dict[str, Any]) -> list[str]:
         return found
     if given["plugins"] == "all":
         return list(registry.recipes())
+    if given["plugins"] is not None and not _words(given["plugins"]):
+        raise ConfigError(f"--plugins names none: {given['plugins']!r}; give recipes with commas, or 'all'")
     return _words(given["plugins"]) if given["plugins"] else [given["plugin"]]
 
 
@@ -164,7 +167,7 @@ def _run(settings: StudySettings, registry: Registry, given: dict[str, Any]) -> 
         n_jobs=given["n_jobs"],
         timeout=given["timeout"],
         heartbeat=given["heartbeat"],
-        folder=given["log_folder"] / "tune" / settings.name.replace("/", "-"),
+        folder=given["log_folder"].resolve() / "tune" / settings.name.replace("/", "-"),
         n_best=given["n_best"],
         n_fresh=given["n_fresh"],
     )
@@ -174,11 +177,12 @@ def _run(settings: StudySettings, registry: Registry, given: dict[str, Any]) -> 
     )
     if len(settings.metrics) > 1:
         click.echo("several metrics: a Pareto front, and no pruning, since Optuna has none there")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a scheduler's time limit
     try:
         with Live(run.n_jobs) as live:
             study = tune(settings, registry, run, make_executor(given["executor"], given["ray_address"]), live.update)
     except KeyboardInterrupt:
-        click.echo("Interrupted. Running trials were given back; the same command goes on.", err=True)
+        click.echo("Interrupted. Running trials are queued again; the same command goes on.", err=True)
         click.get_current_context().exit(INTERRUPTED)
     show_result(study)
     _deliver(study, registry, given)

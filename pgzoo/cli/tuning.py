@@ -44,7 +44,7 @@ class Live:
     """A line for each trial that ended; on a terminal also a table of where the study is."""
 
     def __init__(self, n_jobs: int) -> None:
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, markup=False, soft_wrap=True)
         self._live = RichLive(console=self._console, refresh_per_second=2, transient=True)
         self._n_jobs = n_jobs
         self._began = datetime.datetime.now()
@@ -124,12 +124,12 @@ def list_studies(storage: BaseStorage) -> None:
             counts = count(optuna.load_study(study_name=summary.study_name, storage=storage))
             ended = f"{counts.ended} of {counts.total}"
             table.add_row(summary.study_name, definition["env"], ", ".join(definition["metrics"]), ended)
-    Console().print(table if table.row_count else "no study yet; pgzoo tune makes one")
+    Console(markup=False).print(table if table.row_count else "no study yet; pgzoo tune makes one")
 
 
 def show_result(study: optuna.Study) -> None:
     """Print counts, best trials, importances, failures, and what the best earned on fresh seeds."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     counts = count(study)
     console.print(
         f"{study.study_name}: {counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed"

@@ -65,6 +65,8 @@ class Processes:
         """Whether any worker still works; a killed one is replaced, and its trial run again when it is found lost."""
         for index, process in enumerate(self._processes):
             if process.exitcode is not None and process.exitcode < 0:
+                if self._permits is not None:
+                    self._permits.release()  # the trial that it had taken is run again
                 self._processes[index] = self._spawn()
             elif process.exitcode:
                 self.stop()

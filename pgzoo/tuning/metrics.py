@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +27,8 @@ class Point:
     value: float
 
 
+NEVER_SECONDS = 1e6
+
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "final": "maximize",
     "best": "maximize",
@@ -48,8 +51,8 @@ class Metric:
       the way up single evaluations are lucky, and a search finds those.
     - wall_to:X: seconds until then.
 
-    A run that does not reach X gets its whole length times 2 − p, p the part of the way from the first evaluation to
-    X that its best one went: worse than any that does, and still ordered among those that do not.
+    A run that does not reach X gets its whole length (of seconds, 10⁶) times 2 − p, p the part of the way from the
+    first evaluation to X that its best one went: no better than one that does at its end, and ordered by p.
 
     Attributes:
         kind: one of DIRECTIONS.
@@ -98,6 +101,8 @@ class Metric:
                 return cost
         first = points[0].value
         best = min(max(point.value for point in points), self.target)
+        if self.kind == "wall_to":  # seconds of its own would reward what fails fast
+            costs[-1], share = NEVER_SECONDS, 1.0
         way = (best - first) / (self.target - first) if first < self.target else 1.0
         return costs[-1] / share * (2 - way)
 
@@ -116,6 +121,8 @@ def parse_metric(text: str) -> Metric:
             raise ConfigError(f"metric {kind!r} takes no target, not {text!r}")
         return Metric(kind)
     try:
+        if not math.isfinite(float(target)):
+            raise ValueError(target)
         return Metric(kind, float(target))
     except ValueError as error:
         raise ConfigError(f"metric {kind!r} takes the return to reach, such as {kind}:475, not {text!r}") from error

@@ -17,8 +17,8 @@ from pgzoo.interfaces import Array
 from pgzoo.registry import Registry
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.storage import open_existing, storage_errors
-from pgzoo.tuning.study import DEFINITION, RETRAINED, find_study
-from pgzoo.tuning.tickets import OUTCOME, by_ticket, is_lost, result
+from pgzoo.tuning.study import DEFINITION, RETRAINED, TOTAL, find_study
+from pgzoo.tuning.tickets import OUTCOME, TICKET, by_ticket, given_up, is_lost, result
 
 CANDIDATES = "candidates"
 """The study's attribute that names what was trained again."""
@@ -57,9 +57,12 @@ class Counts:
 def count(study: optuna.Study, tickets: Iterable[str] | None = None) -> Counts:
     """Count the tickets (None: all that the study has)."""
     wanted = list(by_ticket(study) if tickets is None else tickets)
-    states = [(trial.state, is_lost(trial)) for trial in counted_trials(study, wanted)]
+    attempts = by_ticket(study)
+    given = {t.number for ticket in wanted for t in attempts.get(ticket, []) if given_up(attempts[ticket])}
+    trials = counted_trials(study, wanted)
+    states = [(trial.state, is_lost(trial) and trial.number not in given) for trial in trials]
     return Counts(
-        total=len(wanted),
+        total=max(len(wanted), study.user_attrs.get(TOTAL, 0) if tickets is None else 0),
         complete=states.count((TrialState.COMPLETE, False)),
         pruned=states.count((TrialState.PRUNED, False)),
         failed=states.count((TrialState.FAIL, False)),
@@ -88,7 +91,9 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 
 def failures(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that failed: by an error, by divergence, or since their worker died too often."""
-    return [trial for trial in counted_trials(study) if trial.state == TrialState.FAIL]
+    attempts = by_ticket(study)
+    failed = [trial for trial in counted_trials(study) if trial.state == TrialState.FAIL]
+    return [trial for trial in failed if not is_lost(trial) or given_up(attempts[trial.user_attrs[TICKET]])]
 
 
 def outcome(trial: FrozenTrial) -> str:
@@ -144,6 +149,7 @@ class Retrained:
         name: "trial 12" or "default gae".
         plugin: the recipe or combination.
         values: by seed, one number a metric.
+        wanted: the seeds.
         failed: seeds whose training failed.
         searched: what the search reported, for a trial.
     """
@@ -151,6 +157,7 @@ class Retrained:
     name: str
     plugin: str
     values: dict[int, tuple[float, ...]]
+    wanted: tuple[int, ...] = ()
     failed: tuple[int, ...] = ()
     searched: tuple[float, ...] | None = None
 
@@ -165,7 +172,7 @@ class Retrained:
 
 def find_retrained(study: optuna.Study) -> list[Retrained]:
     """Return what was trained again; empty before that is done."""
-    names = study.user_attrs.get(CANDIDATES, [])
+    chosen = study.user_attrs.get(CANDIDATES, {"names": [], "seeds": []})
     try:
         again = optuna.load_study(study_name=f"{study.study_name}/{RETRAINED}", storage=study._storage)
     except KeyError:
@@ -173,8 +180,8 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
     trials = counted_trials(again)
     searched = {f"trial {trial.number}": tuple(trial.values) for trial in best_trials(study)}
     found = []
-    for name in names:
-        own = [trial for trial in trials if trial.user_attrs.get("candidate") == name]
+    for name in chosen["names"]:
+        own = [t for t in trials if t.user_attrs.get("candidate") == name and t.user_attrs["seed"] in chosen["seeds"]]
         complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
         if own:
             found.append(
@@ -182,6 +189,7 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
                     name,
                     own[0].user_attrs["plugin"],
                     {trial.user_attrs["seed"]: tuple(trial.values) for trial in complete},
+                    tuple(chosen["seeds"]),
                     tuple(t.user_attrs["seed"] for t in own if t.state == TrialState.FAIL and not is_lost(t)),
                     searched.get(name),
                 )
@@ -190,9 +198,15 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
 
 
 def winner(retrained: Iterable[Retrained], metrics: tuple[Metric, ...]) -> Retrained | None:
-    """Return the trial with the best mean on fresh seeds, by the first metric; one that failed on a seed is out."""
+    """Return the trial, or default, with the best mean by the first metric, of those that finished on every seed.
+
+    None before all are trained: a mean over fewer seeds is another one.
+    """
     sign = 1 if metrics[0].direction == "maximize" else -1
-    sound = [r for r in retrained if r.searched is not None and r.values and not r.failed]
+    retrained = list(retrained)
+    if any(set(r.values) | set(r.failed) != set(r.wanted) for r in retrained):
+        return None
+    sound = [r for r in retrained if r.values and not r.failed]
     return max(sound, key=lambda r: sign * r.mean(), default=None)
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import optuna
 
-from pgzoo.config import load_config, resolved_entry
+from pgzoo.config import resolved_entry
 from pgzoo.registry import Registry
 from pgzoo.runfolder import plain
 from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.results import CANDIDATES, best_trials
 from pgzoo.tuning.storage import open_storage, storage_errors
-from pgzoo.tuning.study import StudySettings, open_retrained, open_study
+from pgzoo.tuning.study import DEFAULT, TOTAL, StudySettings, open_retrained, open_study
 from pgzoo.tuning.tickets import open_tickets
 from pgzoo.tuning.worker import Job
 
@@ -77,6 +77,7 @@ def tune(
     with storage_errors(options.storage):
         storage = open_storage(options.storage, options.heartbeat)
         study = open_study(settings, registry, storage)
+        study.set_user_attr(TOTAL, options.n_total)
         deadline = time.time() + options.timeout if options.timeout is not None else None
         tickets = settings.tickets(options.n_total, registry)
         job = Job(settings, options.storage, options.heartbeat, tickets, options.folder, deadline=deadline)
@@ -96,35 +97,36 @@ def retrain(
     on_update: OnUpdate = lambda study, tickets: None,
 ) -> None:
     """Train the best trials, and the default of each of their plugins, on fresh seeds: the same for all."""
-    candidates = choose(study, settings, registry, options.n_best)
+    seeds = settings.fresh_seeds(options.n_fresh)
+    candidates = choose(study, settings, registry, options.n_best, seeds)
     if not candidates:
         return
     directions = [metric.direction for metric in settings.parsed_metrics]
     again = open_retrained(study, directions, study._storage)
     tickets = {
-        f"{candidate['candidate']}/{seed}": {**candidate, "seed": seed}
-        for seed in settings.fresh_seeds(options.n_fresh)
-        for candidate in candidates
+        f"{candidate['candidate']}/{seed}": {**candidate, "seed": seed} for seed in seeds for candidate in candidates
     }
     job = Job(settings, options.storage, options.heartbeat, tickets, options.folder, retrain=True)
     _work(again, job, options.n_jobs, None, executor, on_update)
 
 
-def choose(study: optuna.Study, settings: StudySettings, registry: Registry, n_best: int) -> list[dict[str, Any]]:
+def choose(
+    study: optuna.Study, settings: StudySettings, registry: Registry, n_best: int, seeds: list[int]
+) -> list[dict[str, Any]]:
     """Return what is trained again, and keep it with the study: the n_best trials and their plugins' defaults."""
+    best = best_trials(study)
+    drawn = [trial for trial in best if DEFAULT not in trial.user_attrs][:n_best]
     candidates: list[dict[str, Any]] = [
-        {
-            "candidate": f"trial {trial.number}",
-            "plugin": trial.user_attrs["plugin"],
-            "config": trial.user_attrs["config"],
-        }
-        for trial in best_trials(study)[:n_best]
+        {"candidate": f"trial {t.number}", "plugin": t.user_attrs["plugin"], "config": t.user_attrs["config"]}
+        for t in drawn
     ]
-    for plugin in dict.fromkeys(str(candidate["plugin"]) for candidate in candidates):
-        default = load_config(registry, plugin, settings.env, overrides={"n_timesteps": settings.n_timesteps})
-        config = plain(resolved_entry(default))
+    bases = settings.space(registry).bases
+    beside = [*drawn, *best[:n_best]]  # a default among the best is trained again as what it is
+    for plugin in dict.fromkeys(str(trial.user_attrs["plugin"]) for trial in beside):
+        config = plain(resolved_entry(bases[plugin]))
         candidates.append({"candidate": f"default {plugin}", "plugin": plugin, "config": config})
-    study.set_user_attr(CANDIDATES, [candidate["candidate"] for candidate in candidates])
+    names = [candidate["candidate"] for candidate in candidates]
+    study.set_user_attr(CANDIDATES, {"names": names, "seeds": seeds})
     return candidates
 
 

@@ -80,7 +80,7 @@ class Space:
     def default(self, plugin: str) -> dict[str, Any]:
         """Return the names and values of a combination's default, as far as they lie in the space."""
         spec = self.bases[plugin].spec
-        owners: dict[str, Any] = {ALGORITHM: spec.settings, **spec.parts}
+        owners: dict[str, Any] = {ALGORITHM: spec.settings, **dict(spec.parts.items())}
         found: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
         for dimension in self.dimensions[plugin]:
             kind, _, name = dimension.key.partition(".")

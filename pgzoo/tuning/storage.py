@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
 import sqlite3
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ MAX_RETRIES = 3
 """How often a trial whose worker died is tried again."""
 GRACE = 3
 """A worker that was silent for this many heartbeats is taken for dead."""
+TRIES = 20
 PROBE_SECONDS = 5
 BUSY_SECONDS = 60
 
@@ -37,7 +40,7 @@ def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
     """
     import optuna
 
-    with storage_errors(url):
+    with storage_errors(url), _opening_errors(url):
         if url.startswith("grpc://"):
             return _grpc(*_host_and_port(url))
         if url.startswith("journal:"):
@@ -48,23 +51,41 @@ def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
             return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
         if "://" not in url and Path(url).suffix not in SQLITE_SUFFIXES:
             raise ConfigError(f"{url!r} is no storage; it is written {FORMS}")
-        engine: dict[str, Any] = {}
+        if url in ("sqlite://", "sqlite:///:memory:"):
+            raise ConfigError(f"{url} is each process's own memory; a study needs a file, such as studies.db")
+        engine: dict[str, Any] = {"pool_pre_ping": True}  # a connection that the server closed is made anew
         if (path_of_file := sqlite_file(url)) is not None:
             _probe(path_of_file)
             url = f"sqlite:///{path_of_file}"
             engine = {"connect_args": {"timeout": BUSY_SECONDS}}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            storage = optuna.storages.RDBStorage(
-                url,
-                engine_kwargs=engine,
-                heartbeat_interval=heartbeat,
-                grace_period=GRACE * heartbeat,
-                heartbeat_stale_trial_callback=retry_callback(),
+            storage: optuna.storages.RDBStorage = _made_once(
+                lambda: optuna.storages.RDBStorage(
+                    url,
+                    engine_kwargs=engine,
+                    heartbeat_interval=heartbeat,
+                    grace_period=GRACE * heartbeat,
+                    heartbeat_stale_trial_callback=retry_callback(),
+                )
             )
         if path_of_file is not None:
             _lock_from_the_start(storage.engine)
         return storage
+
+
+def _made_once(make: Callable[[], Any]) -> Any:
+    """Make the storage; again where another process makes its tables in the same moment."""
+    import sqlalchemy.exc
+
+    for left in reversed(range(TRIES)):
+        try:
+            return make()
+        except sqlalchemy.exc.DBAPIError as error:
+            same_moment = any(word in str(error) for word in ("already exists", "UNIQUE", "duplicate key", "Duplicate"))
+            if not (same_moment and left):
+                raise
+            time.sleep(random.uniform(0.1, 0.5))
 
 
 def _lock_from_the_start(engine: Any) -> None:
@@ -157,13 +178,21 @@ def storage_errors(url: str) -> Iterator[None]:
         yield
     except (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError) as error:
         raise ConfigError(f"{shown!r} is no storage; it is written {FORMS}") from error
-    except ImportError as error:
-        cause = error.__cause__ or error
-        raise ConfigError(f"the storage {shown} needs a driver that is not installed: {cause}") from error
     except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
         raise ConfigError(f"cannot use the storage {shown}: {_sentence(error)}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"the storage {shown} is broken: {error}") from error
+
+
+@contextmanager
+def _opening_errors(url: str) -> Iterator[None]:
+    """Turn what opening a storage may raise besides into one sentence."""
+    shown = without_password(url)
+    try:
+        yield
+    except ImportError as error:
+        cause = error.__cause__ or error
+        raise ConfigError(f"the storage {shown} needs a driver that is not installed: {cause}") from error
     except OSError as error:
         raise ConfigError(f"cannot use the storage {shown}: {error.strerror or error}") from error
 

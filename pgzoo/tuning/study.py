@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import uuid
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.params import Search
 from pgzoo.registry import Registry
+from pgzoo.runfolder import plain
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.space import Space, make_space
 from pgzoo.tuning.tickets import FIXED
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
 
 DEFINITION = "pgzoo"
 """The study's attribute that holds its definition."""
+IDENTITY = "pgzoo:id"
+"""The study's attribute that no other study shares, of the same name or not."""
+TOTAL = "pgzoo:total"
+"""The study's attribute that holds how many trials it is to have."""
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
 DEFAULT = "default"
@@ -129,6 +135,7 @@ class StudySettings:
             "n_evaluations": self.n_evaluations,
             "eval_episodes": self.eval_episodes,
             "fixed": {name: str(value) for name, value in sorted(self.fixed.items())},
+            "entries": {plugin: plain(base.entry) for plugin, base in self.space(registry).bases.items()},
             "space": self.space(registry).describe(),
         }
 
@@ -176,6 +183,7 @@ def open_study(settings: StudySettings, registry: Registry, storage: BaseStorage
     pruner = settings.make_pruner()
     try:
         study = optuna.create_study(storage=storage, study_name=settings.name, directions=directions, pruner=pruner)
+        study.set_user_attr(IDENTITY, uuid.uuid4().hex)
         study.set_user_attr(DEFINITION, definition)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(study_name=settings.name, storage=storage, pruner=pruner)
@@ -187,13 +195,15 @@ def open_retrained(study: optuna.Study, directions: list[Any], storage: BaseStor
     """Return the study that trains the best trials of another again."""
     import optuna
 
-    return optuna.create_study(
+    again = optuna.create_study(
         storage=storage,
         study_name=f"{study.study_name}/{RETRAINED}",
         directions=directions,
         pruner=optuna.pruners.NopPruner(),
         load_if_exists=True,
     )
+    again.set_user_attr(IDENTITY, study.user_attrs[IDENTITY])
+    return again
 
 
 def find_study(name: str, storage: BaseStorage) -> optuna.Study:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -30,18 +31,13 @@ OUTCOME = "outcome"
 LEASE = "pgzoo:lease"
 BATCH = 16
 """Trials that are made at a time: more would be read again at every draw, fewer meet other machines more often."""
-LOST, INTERRUPTED = "lost", "interrupted"
+LOST, INTERRUPTED, DUPLICATE = "lost", "interrupted", "duplicate"
 
 
 def fill(study: optuna.Study, tickets: Tickets, batch: int = BATCH) -> None:
-    """Make the next trials: of tickets that the study does not have, or that were lost without being queued again."""
+    """Make the next trials, of tickets that the study does not have."""
     attempts = by_ticket(study)
-    missing = (
-        ticket
-        for ticket in tickets
-        if all(is_lost(t) and len(_history(t)) < MAX_RETRIES for t in attempts.get(ticket, []))
-    )
-    for ticket in itertools.islice(missing, batch):
+    for ticket in itertools.islice((t for t in tickets if t not in attempts), batch):
         study.enqueue_trial(dict(tickets[ticket].get(FIXED, {})), user_attrs={TICKET: ticket})
 
 
@@ -49,7 +45,7 @@ def by_ticket(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
     """Return the attempts at each ticket, in order."""
     found: dict[str, list[FrozenTrial]] = {}
     for trial in study.get_trials(deepcopy=False):
-        if TICKET in trial.user_attrs:
+        if TICKET in trial.user_attrs and trial.user_attrs.get(OUTCOME) != DUPLICATE:
             found.setdefault(trial.user_attrs[TICKET], []).append(trial)
     return found
 
@@ -102,12 +98,28 @@ def _take(study: optuna.Study, tickets: Tickets, sampler: Callable[[str], Any]) 
         if trial is None:
             continue
         try:
-            if storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
-                study.sampler = sampler(ticket)
-                return optuna.Trial(study, trial._trial_id)
+            if not storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                continue
         except optuna.exceptions.UpdateFinishedTrialError:
-            pass
+            continue
+        if is_heartbeat_enabled(storage):  # at once: Optuna never finds a trial lost that gave no sign of life
+            storage.record_heartbeat(trial._trial_id)  # type: ignore[attr-defined]
+        if _is_second(by_ticket(study)[ticket], trial.number):
+            storage.set_trial_user_attr(trial._trial_id, OUTCOME, DUPLICATE)
+            storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+            continue
+        study.sampler = sampler(ticket)
+        return optuna.Trial(study, trial._trial_id)
     return None
+
+
+def _is_second(attempts: list[FrozenTrial], number: int) -> bool:
+    """Whether another attempt at the ticket ended, or runs and was made before this one."""
+    others = [t for t in attempts if t.number != number]
+    return any(
+        (t.state.is_finished() and not is_lost(t)) or (t.state == TrialState.RUNNING and t.number < number)
+        for t in others
+    )
 
 
 def open_tickets(study: optuna.Study, tickets: Iterable[str]) -> list[str]:
@@ -118,16 +130,19 @@ def open_tickets(study: optuna.Study, tickets: Iterable[str]) -> list[str]:
 
 def _ended(attempts: list[FrozenTrial]) -> bool:
     """Whether a ticket needs no more work: an attempt ended by itself, or too many were lost."""
-    if any(t.state.is_finished() and not is_lost(t) for t in attempts):
-        return True
+    return any(t.state.is_finished() and not is_lost(t) for t in attempts) or given_up(attempts)
+
+
+def given_up(attempts: list[FrozenTrial]) -> bool:
+    """Whether a ticket's worker died every time that it was tried."""
     return any(len(_history(t)) >= MAX_RETRIES for t in attempts) and all(t.state.is_finished() for t in attempts)
 
 
 def give_back(study: optuna.Study, trial: optuna.Trial) -> None:
     """End a trial that was interrupted, and queue it again."""
     trial.set_user_attr(OUTCOME, INTERRUPTED)
+    _requeue(study, study.trials[trial.number])  # first: while this one runs, nobody takes the other
     study.tell(trial, state=TrialState.FAIL)
-    _requeue(study, study.trials[trial.number])
 
 
 def _requeue(study: optuna.Study, lost: FrozenTrial) -> None:
@@ -176,6 +191,8 @@ def _renew(storage: BaseStorage, trial_id: int, heartbeat: int, stop: threading.
             storage.set_trial_system_attr(trial_id, LEASE, count)
         except optuna.exceptions.UpdateFinishedTrialError:
             return
+        except Exception as error:  # the next beat may get through; three that do not, and the trial is run again
+            warnings.warn(f"no sign of life could be given: {error}", stacklevel=1)
         count += 1
         stop.wait(heartbeat)
 
@@ -193,6 +210,7 @@ class Watch:
 
     def __call__(self, study: optuna.Study) -> None:
         """Look once."""
+        self._requeue_orphans(study)
         if is_heartbeat_enabled(study._storage):
             fail_stale_trials(study)
             return
@@ -204,6 +222,15 @@ class Watch:
                 self._seen[trial._trial_id] = (lease, now)
             elif now - since > self._grace:
                 fail_lost(study, trial)
+
+    def _requeue_orphans(self, study: optuna.Study) -> None:
+        """Queue what was failed as lost by a process that died before it could queue it again."""
+        now = time.monotonic()
+        for attempts in by_ticket(study).values():
+            if all(is_lost(t) for t in attempts) and not given_up(attempts):
+                _, since = self._seen.setdefault(attempts[-1]._trial_id, (LOST, now))
+                if now - since > self._grace:
+                    _requeue(study, attempts[-1])
 
 
 def fail_lost(study: optuna.Study, trial: FrozenTrial) -> None:

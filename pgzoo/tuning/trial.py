@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
@@ -171,8 +172,8 @@ class _Course(BaseCallback):
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self._eval_env)
         # The same episodes whether or not the run was resumed, and others at the next evaluation.
-        first = self._run.seed + EVAL_SEED_OFFSET + len(self.points) * 1_000
-        self._eval_env.seed(first)
+        first = np.random.SeedSequence((self._run.seed, EVAL_SEED_OFFSET, len(self.points))).generate_state(1)[0]
+        self._eval_env.seed(int(first) % 2**31)
         evaluation = evaluate(self.model, self._eval_env, self._run.eval_episodes)
         if not math.isfinite(evaluation.mean):
             raise Diverged(self.num_timesteps)

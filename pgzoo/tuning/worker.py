@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import platform
 import shutil
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import optuna
+from optuna.exceptions import StorageInternalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from pgzoo.config import RunConfig, config_from_entry, load_config, register_packages, resolved_entry
 from pgzoo.evaluation import Evaluation
@@ -23,8 +27,8 @@ from pgzoo.registry import Registry
 from pgzoo.runfolder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
-from pgzoo.tuning.study import DEFAULT, RETRAINED, StudySettings
-from pgzoo.tuning.tickets import OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
+from pgzoo.tuning.study import DEFAULT, IDENTITY, RETRAINED, StudySettings
+from pgzoo.tuning.tickets import LOST, OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
 from pgzoo.tuning.trial import Diverged, TrialRun, as_data, train_once
 
 POLL_SECONDS = 1.0
@@ -130,7 +134,6 @@ class _Stop:
 def _run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.Trial], list[float]], job: Job) -> None:
     """Run one trial and tell how it ended: complete, pruned, failed with its error, or given back."""
     trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
-    place = _place(job, trial)
     with alive(study, trial, job.heartbeat):
         try:
             _tell(study, trial, values=objective(trial))
@@ -139,11 +142,14 @@ def _run(study: optuna.Study, trial: optuna.Trial, objective: Callable[[optuna.T
         except Interrupted:
             give_back(study, trial)
             return
+        except (StorageInternalError, SQLAlchemyError):
+            raise  # not the trial's fault: this worker ends, and the trial is found lost and run again
         except Diverged as error:
             _fail(study, trial, "diverged", error, diverged_at=error.steps)
         except Exception as error:  # a plugin or an environment may raise anything: kept and shown, never "pruned"
             _fail(study, trial, "error", error, traceback=traceback.format_exc()[-4000:])
-    shutil.rmtree(place, ignore_errors=True)
+    if study.trials[trial.number].user_attrs.get(OUTCOME) != LOST and study.trials[trial.number].state.is_finished():
+        shutil.rmtree(_place(job, trial), ignore_errors=True)
 
 
 def _place(job: Job, trial: optuna.Trial) -> Path:
@@ -226,7 +232,8 @@ class _Report:
         if len(settings.metrics) > 1 or settings.pruner in ("none", "wilcoxon"):
             return
         share = min(points[-1].steps / settings.n_timesteps, 1.0)
-        step = self.index * settings.n_evaluations + int(share * settings.n_evaluations)
+        done = min(points[-1].steps * settings.n_evaluations // settings.n_timesteps, settings.n_evaluations)
+        step = self.index * settings.n_evaluations + done
         self.trial.report(self.metric(points, share), step)
         if step < settings.n_seeds * settings.n_evaluations and self.trial.should_prune():
             raise optuna.TrialPruned
@@ -260,7 +267,11 @@ def _train(
     job: Job, registry: Registry, config: RunConfig, trial: optuna.Trial, seed: int, stop: Any, report: Any
 ) -> list[Point]:
     settings = job.settings
-    run = TrialRun(seed, settings.n_evaluations, settings.eval_episodes, _place(job, trial) / f"seed_{seed}")
+    # The study's own number and the configuration are in the path: no other trial's checkpoint is ever taken for this.
+    whose = [trial.study.user_attrs.get(IDENTITY, ""), trial.user_attrs["config"]]
+    key = hashlib.sha256(json.dumps(whose, sort_keys=True).encode()).hexdigest()[:12]
+    place = _place(job, trial) / f"seed_{seed}_{key}"
+    run = TrialRun(seed, settings.n_evaluations, settings.eval_episodes, place)
     return train_once(config, registry, run, on_evaluation=report, on_step=stop)
 
 

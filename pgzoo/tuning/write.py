@@ -43,6 +43,8 @@ def write_winner(study: optuna.Study, registry: Registry, path: Path) -> str:
     best = winner(retrained, metrics_of(study))
     if best is None:
         raise ConfigError(f"{study.study_name} has no winner yet: no trial was trained again on all fresh seeds")
+    if best.searched is None:
+        raise ConfigError(f"the {best.name} did best on the fresh seeds; there is nothing to write")
     file = path / f"{best.plugin}.yml" if path.is_dir() else path
     if file.stem != best.plugin and "+" not in best.plugin:
         raise ConfigError(f"the winner's plugin is {best.plugin!r}; write it to {file.with_name(best.plugin + '.yml')}")

@@ -216,10 +216,14 @@ def _retrained(study: optuna.Study) -> Figure | None:
         if one.searched is not None:
             axes.scatter([one.searched[0]], [row], marker="x", color="tab:orange", zorder=3)
     axes.scatter([], [], marker="x", color="tab:orange", label="what the search reported")
-    axes.set_yticks(range(len(found)), [f"{one.name} ({one.plugin})" for one in reversed(found)])
+    axes.set_yticks(range(len(found)), [_label(one) for one in reversed(found)])
     axes.set(xlabel=f"{_metric(study).name}, fresh seeds")
     axes.legend(fontsize=8)
     return figure
+
+
+def _label(one: Retrained) -> str:
+    return f"{one.name} ({one.plugin})" if one.searched is not None else one.name
 
 
 def _pareto(study: optuna.Study) -> Figure:

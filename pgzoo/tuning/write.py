@@ -79,7 +79,7 @@ def provenance(study: optuna.Study, best: Retrained, retrained: list[Retrained])
     gain = difference(best, default) if default else None
     if default and gain:
         lines.append(
-            f"what stood here before: {_number(default.mean())}, paired difference {_number(gain.mean)},"
+            f"the default before: {_number(default.mean())}, paired difference {_number(gain.mean)},"
             f" {_number(gain.interval[0])} to {_number(gain.interval[1])}."
         )
     return "\n".join(lines)
@@ -118,13 +118,14 @@ def replaced(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> st
     for other in data.values():  # an anchor stays, whether or not anything refers to it now
         if getattr(other, "anchor", None) is not None and other.anchor.value:
             other.anchor.always_dump = True
+    old_names = list(data)
     data[env] = new
     new.yaml_set_start_comment(comment, indent=2)
     if after is not None and entry:
         new.ca.items[list(entry)[-1]] = after
     text = io.StringIO()
     yaml.dump(data, text)
-    return text.getvalue()
+    return text.getvalue() if env in old_names else text.getvalue().replace(f"\n{env}:", f"\n\n{env}:")
 
 
 def _trailing_comment(entry: Any) -> Any:

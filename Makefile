@@ -11,10 +11,10 @@ demo: $(VENV)/.installed
 	$(BIN)/pgzoo eval --plugin rtg_value --env CartPole-v1 --log-folder logs/demo --n-episodes 20
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow" -n 2
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal
 
 test-slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow -n 2
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -195,9 +195,9 @@ def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retra
             f"Result: {best.name} ({best.plugin}), {metrics[0].name} {_number(best.mean())} "
             f"[{_number(low)}, {_number(high)}] on {len(best.values)} fresh seeds"
         )
-        console.print(
-            f"Next: pgzoo train --trial {study.study_name}:{best.name.removeprefix('trial ')}", soft_wrap=True
-        )
+        if best.searched is not None:  # a default has no trial of its own here
+            number = best.name.removeprefix("trial ")
+            console.print(f"Next: pgzoo train --trial {study.study_name}:{number}", soft_wrap=True)
 
 
 def _interval(interval: tuple[float, float]) -> str:

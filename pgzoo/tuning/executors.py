@@ -13,7 +13,6 @@ from pgzoo.tuning.storage import storage_errors
 from pgzoo.tuning.worker import Job, work
 
 STOP_SECONDS = 60
-EXECUTORS = ("process", "ray")
 
 
 class Executor(Protocol):
@@ -112,7 +111,7 @@ class Ray:
         self._tasks: list[Any] = []
 
     def start(self, job: Job, n_jobs: int, own_limit: int | None) -> None:
-        """Start n_jobs tasks; own_limit is shared out evenly."""
+        """Start n_jobs tasks; an own_limit, which tasks on many nodes cannot share, is refused."""
         if own_limit is not None:
             raise ConfigError("--executor ray counts over the whole study: give --max-total-trials, not --n-trials")
         # A task whose node died is started again elsewhere, without limit: a trial's retries are limited already.

@@ -178,6 +178,7 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
     except KeyError:
         return []
     trials = counted_trials(again)
+    failed = {trial.number for trial in failures(again)}
     searched = {f"trial {trial.number}": tuple(trial.values) for trial in best_trials(study)}
     found = []
     for name in chosen["names"]:
@@ -190,7 +191,7 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
                     own[0].user_attrs["plugin"],
                     {trial.user_attrs["seed"]: tuple(trial.values) for trial in complete},
                     tuple(chosen["seeds"]),
-                    tuple(t.user_attrs["seed"] for t in own if t.state == TrialState.FAIL and not is_lost(t)),
+                    tuple(t.user_attrs["seed"] for t in own if t.number in failed),
                     searched.get(name),
                 )
             )

@@ -124,6 +124,7 @@ class StudySettings:
 
     def definition(self, registry: Registry) -> dict[str, Any]:
         """Return all that makes two studies the same, as plain data."""
+        space = self.space(registry)
         return {
             "env": self.env,
             "metrics": list(self.metrics),
@@ -135,8 +136,8 @@ class StudySettings:
             "n_evaluations": self.n_evaluations,
             "eval_episodes": self.eval_episodes,
             "fixed": {name: str(value) for name, value in sorted(self.fixed.items())},
-            "entries": {plugin: plain(base.entry) for plugin, base in self.space(registry).bases.items()},
-            "space": self.space(registry).describe(),
+            "entries": {plugin: plain(base.entry) for plugin, base in space.bases.items()},
+            "space": space.describe(),
         }
 
     def make_sampler(self, ticket: str) -> optuna.samplers.BaseSampler:

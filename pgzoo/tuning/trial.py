@@ -46,7 +46,7 @@ class TrialRun:
     """How a run of a study is carried out.
 
     Attributes:
-        seed: of the training; its evaluations take seed + EVAL_SEED_OFFSET.
+        seed: of the training; its evaluations' seeds are derived from it.
         n_evaluations: at most so many, evenly spaced over training, the last one of the final model.
         eval_episodes: episodes of each.
         folder: where its checkpoint is kept while it runs.
@@ -57,9 +57,10 @@ class TrialRun:
     eval_episodes: int
     folder: Path
 
-    def slot(self, steps: int, n_timesteps: int) -> int:
-        """Return how many evaluations are due after so many steps; a long rollout may pass over several."""
-        return min(steps * self.n_evaluations // n_timesteps, self.n_evaluations)
+
+def slot(steps: int, n_timesteps: int, n_evaluations: int) -> int:
+    """Return how many evaluations are due after so many steps; a long rollout may pass over several."""
+    return min(steps * n_evaluations // n_timesteps, n_evaluations)
 
 
 OnEvaluation = Callable[[list[Point], list[Evaluation]], None]
@@ -158,7 +159,8 @@ class _Course(BaseCallback):
         if not _finite(self.model):  # type: ignore[arg-type]
             raise Diverged(self.num_timesteps)
         evaluated = self.points[-1].steps if self.points else 0
-        if self._run.slot(self.num_timesteps, self._n_timesteps) > self._run.slot(evaluated, self._n_timesteps):
+        due, done = (slot(n, self._n_timesteps, self._run.n_evaluations) for n in (self.num_timesteps, evaluated))
+        if due > done:
             self._evaluate()
 
     def finish(self) -> None:

@@ -12,7 +12,7 @@ import socket
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +29,7 @@ from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import DEFAULT, IDENTITY, RETRAINED, StudySettings
 from pgzoo.tuning.tickets import LOST, OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
-from pgzoo.tuning.trial import Diverged, TrialRun, as_data, train_once
+from pgzoo.tuning.trial import Diverged, TrialRun, as_data, slot, train_once
 
 POLL_SECONDS = 1.0
 EVALUATIONS = "evaluations"
@@ -193,7 +193,7 @@ class _Search:
         metrics = settings.parsed_metrics
         per_seed: list[list[float]] = []
         for index, seed in enumerate(settings.seeds):
-            report = _Report(trial, metrics[0], settings, index, {"seed": seed})
+            report = _Report(trial, metrics[0], settings, index, seed)
             points = _train(self.job, self.registry, config, trial, seed, self.stop, report)
             per_seed.append([metric(points) for metric in metrics])
             if settings.pruner == "wilcoxon":
@@ -224,16 +224,17 @@ class _Report:
     metric: Metric
     settings: StudySettings
     index: int
-    about: Mapping[str, Any]
+    seed: int
 
     def __call__(self, points: list[Point], evaluations: list[Evaluation]) -> None:
-        self.trial.set_user_attr(f"{EVALUATIONS}:{self.about['seed']}", as_data(points, evaluations))
+        self.trial.set_user_attr(f"{EVALUATIONS}:{self.seed}", as_data(points, evaluations))
         settings = self.settings
         if len(settings.metrics) > 1 or settings.pruner in ("none", "wilcoxon"):
             return
         share = min(points[-1].steps / settings.n_timesteps, 1.0)
-        done = min(points[-1].steps * settings.n_evaluations // settings.n_timesteps, settings.n_evaluations)
-        step = self.index * settings.n_evaluations + done
+        step = self.index * settings.n_evaluations + slot(
+            points[-1].steps, settings.n_timesteps, settings.n_evaluations
+        )
         self.trial.report(self.metric(points, share), step)
         if step < settings.n_seeds * settings.n_evaluations and self.trial.should_prune():
             raise optuna.TrialPruned

@@ -24,8 +24,9 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.batches import evaluated, minibatches, reviewed, scores, to_samples
-from pgzoo.errors import ConfigError, PluginError
-from pgzoo.interfaces import Array, Baseline, Estimator, Need, Objective, PartSpec, Spaces
+from pgzoo.credit import credit
+from pgzoo.errors import ConfigError
+from pgzoo.interfaces import Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
 from pgzoo.params import Schedule, declared
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
@@ -303,36 +304,15 @@ class PolicyGradient(PluginAlgorithm):
         return True
 
     def _credit(self, rollout: Rollout) -> None:
-        """Ψ_t = (R̂_t − b_t) / c_t, times γ^t with `discount_states`; callbacks may change it in the buffer."""
-        state = self.learners["estimator"]
-        returns = np.asarray(self.estimator(rollout, state), dtype=np.float64)
-        self._check_array(self.estimator, "R̂", returns, rollout)
-        returns.flags.writeable = False
-        compared = self.baseline(rollout, returns, self.learners["baseline"])
-        if not isinstance(compared, tuple) or len(compared) != 2:
-            raise PluginError(f"baseline {self.baseline.name!r} must return (b, c), not {type(compared).__name__}")
-        b, c = compared
-        advantages = np.asarray((returns - b) / c, dtype=np.float64)
-        self._check_array(self.baseline, "(R̂ − b) / c", advantages, rollout)
-        if self.discount_states and self.estimator.credit == "step":
-            advantages = advantages * self.gamma**rollout.step
+        """Ψ_t = (R̂_t − b_t) / c_t; callbacks may change it in the buffer."""
+        found = credit(self.estimator, self.baseline, rollout, self.learners, discount_states=self.discount_states)
+        advantages = found.advantages
         if not self.objective.multi_epoch:
             advantages = advantages * self.estimator.importance_weights(rollout)
-        targets = self.estimator.critic_targets(rollout, returns, state)
-        self.returns = np.where(rollout.mask, returns, 0.0)
+        targets = self.estimator.critic_targets(rollout, found.returns, self.learners["estimator"])
+        self.returns = np.where(rollout.mask, found.returns, 0.0)
         self.rollout_buffer.returns = np.where(rollout.mask, targets, 0.0).astype(np.float32)
         self.rollout_buffer.advantages = np.where(rollout.mask, advantages, 0.0).astype(np.float32)
-
-    def _check_array(self, part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
-        if x.shape != rollout.shape:
-            raise PluginError(f"{part.kind} {part.name!r}: {symbol} has shape {x.shape}, not {rollout.shape}")
-        wrong = ~np.isfinite(x) & rollout.mask
-        if wrong.any():
-            t, n = np.argwhere(wrong)[0]
-            raise PluginError(
-                f"{part.kind} {part.name!r}: {symbol} is {x[t, n]} at step {t} of environment {n} "
-                f"(reward {rollout.rewards[t, n]})"
-            )
 
     # ---------------------------------------------------------------- update
 

@@ -17,11 +17,12 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 LAYERS = [
     ["errors", "params", "interfaces", "hookspecs"],
     ["registry", "schedules", "rollout", "settings", "envs"],
-    ["spec", "learners", "plans", "scores", "reference"],
+    ["spec", "learners", "plans", "scores", "reference", "credit"],
     ["batches", "sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],
     ["tuning"],
+    ["lab"],
     ["cli"],
 ]
 RANK = {module: rank for rank, layer in enumerate(LAYERS) for module in layer}
@@ -49,7 +50,7 @@ def core_modules(path: Path) -> set[str]:
 
 
 def layer_of(path: Path) -> str:
-    return path.parent.name if path.parent.name in ("cli", "envs", "tuning") else path.stem
+    return path.parent.name if path.parent.name in ("cli", "envs", "lab", "tuning") else path.stem
 
 
 FILES = [

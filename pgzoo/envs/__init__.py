@@ -6,6 +6,15 @@ of pgzoo looks an environment up.
 
 from __future__ import annotations
 
+TABULAR = {
+    "pgzoo/Chain-v0": "chain",
+    "pgzoo/Trap-v0": "trap",
+    "pgzoo/Noise-v0": "noise",
+    "pgzoo/Lengths-v0": "lengths",
+    "pgzoo/TimeLimit-v0": "time_limit",
+}
+"""The lab's MDPs, whose policy gradient is known exactly."""
+
 
 def register() -> None:
     """Register them; nothing happens the second time."""
@@ -13,6 +22,8 @@ def register() -> None:
 
     if "pgzoo/Addition-v0" not in registry:
         register("pgzoo/Addition-v0", entry_point="pgzoo.envs.addition:Addition")
+        for name, mdp in TABULAR.items():
+            register(name, entry_point="pgzoo.lab.tabular:TabularEnv", kwargs={"mdp": mdp})
 
 
 register()

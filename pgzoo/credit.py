@@ -1,0 +1,67 @@
+"""Ψ_t = (R̂_t − b_t) / c_t: what an estimator and a baseline make of a rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pgzoo.errors import PluginError
+from pgzoo.interfaces import Array, Baseline, Estimator
+from pgzoo.rollout import Rollout
+
+
+class States(Protocol):
+    """What the parts learned, by kind: `Learners`, or a mapping."""
+
+    def __getitem__(self, kind: str) -> Any:
+        """Return the state of "estimator" or "baseline", or None."""
+
+
+@dataclass(frozen=True, eq=False)
+class Credit:
+    """What a rollout's steps are credited with, (T, N), float64; arbitrary on padding.
+
+    Attributes:
+        returns: R̂_t, read-only.
+        advantages: Ψ_t.
+    """
+
+    returns: Array
+    advantages: Array
+
+
+def credit(
+    estimator: Estimator, baseline: Baseline, rollout: Rollout, states: States, *, discount_states: bool = False
+) -> Credit:
+    """Return R̂ and Ψ = (R̂ − b) / c, times γ^t with `discount_states` where the estimator credits by step.
+
+    Raises:
+        PluginError: an array of another shape, or a number that is not finite; names the part and the place.
+    """
+    returns = np.asarray(estimator(rollout, states["estimator"]), dtype=np.float64)
+    _check(estimator, "R̂", returns, rollout)
+    returns = returns.view()
+    returns.flags.writeable = False
+    compared = baseline(rollout, returns, states["baseline"])
+    if not isinstance(compared, tuple) or len(compared) != 2:
+        raise PluginError(f"baseline {baseline.name!r} must return (b, c), not {type(compared).__name__}")
+    b, c = compared
+    advantages = np.asarray((returns - b) / c, dtype=np.float64)
+    _check(baseline, "(R̂ − b) / c", advantages, rollout)
+    if discount_states and estimator.credit == "step":
+        advantages = advantages * rollout.gamma**rollout.step
+    return Credit(returns, advantages)
+
+
+def _check(part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
+    if x.shape != rollout.shape:
+        raise PluginError(f"{part.kind} {part.name!r}: {symbol} has shape {x.shape}, not {rollout.shape}")
+    wrong = ~np.isfinite(x) & rollout.mask
+    if wrong.any():
+        t, n = np.argwhere(wrong)[0]
+        raise PluginError(
+            f"{part.kind} {part.name!r}: {symbol} is {x[t, n]} at step {t} of environment {n} "
+            f"(reward {rollout.rewards[t, n]})"
+        )

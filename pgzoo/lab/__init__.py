@@ -1,0 +1,1 @@
+"""The gradient lab: exact gradients, measured bias and variance, and a conformance check for plugins."""

@@ -1,0 +1,151 @@
+"""Tabular MDPs and the exact policy gradient of any SB3 policy on them.
+
+J(θ) = E[Σ_t γ^t r_t] has a closed form where states and actions can be listed; autograd differentiates it. It is
+the oracle that a sampled gradient is compared with.
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+
+from pgzoo.errors import ConfigError
+from pgzoo.interfaces import Array
+
+
+@dataclass(frozen=True, eq=False)
+class TabularMDP:
+    """A Markov decision process as arrays; an observation is the one-hot state.
+
+    Attributes:
+        name: what it is called.
+        transitions: P(s'|s, a), (S, A, S + 1); the last column is termination.
+        rewards: the mean reward of s, a, s', (S, A, S + 1).
+        start: μ₀(s), (S,).
+        noise: a reward is its mean plus or minus this, with equal chances.
+        horizon: an episode ends after this many steps; None: only by termination.
+        time_limit: whether the horizon is reported as truncation; else as termination.
+
+    Raises:
+        ConfigError: shapes that do not fit, or chances that do not add up to 1.
+    """
+
+    name: str
+    transitions: Array
+    rewards: Array
+    start: Array
+    noise: float = 0.0
+    horizon: int | None = None
+    time_limit: bool = False
+
+    def __post_init__(self) -> None:
+        n_states, n_actions = self.transitions.shape[:2]
+        for name, shape in (("transitions", (n_states, n_actions, n_states + 1)), ("start", (n_states,))):
+            array = getattr(self, name)
+            if array.shape != shape:
+                raise ConfigError(f"MDP {self.name}: {name} must have shape {shape}, not {array.shape}")
+            if (array < 0).any() or not np.allclose(array.sum(axis=-1), 1.0):
+                raise ConfigError(f"MDP {self.name}: {name} must be chances that add up to 1")
+        if self.rewards.shape != self.transitions.shape:
+            raise ConfigError(f"MDP {self.name}: rewards must have shape {self.transitions.shape}")
+
+    @property
+    def n_states(self) -> int:
+        """S."""
+        return len(self.start)
+
+    @property
+    def n_actions(self) -> int:
+        """A."""
+        return int(self.transitions.shape[1])
+
+    @property
+    def observations(self) -> Array:
+        """Every state's observation, (S, S), float32."""
+        return np.eye(self.n_states, dtype=np.float32)
+
+    def values(self, probs: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Return V(s) (S,) of the policy π(a|s) (S, A), in float64 and differentiable.
+
+        Without a horizon by the linear solve V = (I − γ P_π)⁻¹ r_π, where P_π leaves termination out; with one by
+        V_h = r_π + γ P_π V_{h−1} from V_0 = 0 to the whole horizon.
+        """
+        chances = torch.as_tensor(self.transitions)
+        rewards = (chances * torch.as_tensor(self.rewards)).sum(dim=2)
+        r = (probs * rewards).sum(dim=1)
+        p = torch.einsum("sa,sat->st", probs, chances[:, :, :-1])
+        if self.horizon is None:
+            solved: torch.Tensor = torch.linalg.solve(torch.eye(self.n_states, dtype=torch.float64) - gamma * p, r)
+            return solved
+        values = torch.zeros(self.n_states, dtype=torch.float64)
+        for _ in range(self.horizon):
+            values = r + gamma * p @ values
+        return values
+
+    def objective(self, probs: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Return J = Σ_s μ₀(s) V(s), a number in float64."""
+        return torch.as_tensor(self.start) @ self.values(probs, gamma)
+
+
+def in_float64(policy: ActorCriticPolicy) -> ActorCriticPolicy:
+    """Return a copy of the policy that computes in float64; SB3 turns observations into float32, so it undoes that."""
+    copy = deepcopy(policy).double()
+    for module in copy.modules():
+        if isinstance(module, BaseFeaturesExtractor):
+            module.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    copy.set_training_mode(False)
+    return copy
+
+
+def action_probabilities(mdp: TabularMDP, policy: ActorCriticPolicy) -> torch.Tensor:
+    """Return π(a|s) (S, A) of every state, differentiable."""
+    distribution: Any = policy.get_distribution(torch.as_tensor(mdp.observations, device=policy.device))
+    probs: torch.Tensor = distribution.distribution.probs
+    return probs.double().cpu()
+
+
+def actor_parameters(policy: ActorCriticPolicy, observations: Any, actions: torch.Tensor) -> list[torch.nn.Parameter]:
+    """Return the parameters that log π depends on, in the order of `policy.parameters()`."""
+    log_probs = policy.evaluate_actions(observations, actions)[1].sum()
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    found = torch.autograd.grad(log_probs, parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
+def _actor(mdp: TabularMDP, policy: ActorCriticPolicy) -> list[torch.nn.Parameter]:
+    observations = torch.as_tensor(mdp.observations, device=policy.device)
+    return actor_parameters(policy, observations, torch.zeros(mdp.n_states, device=policy.device))
+
+
+def exact_gradient(mdp: TabularMDP, policy: ActorCriticPolicy, gamma: float) -> Array:
+    """Return ∇θ J (P,) in float64, over the policy's `actor_parameters`, each flattened."""
+    exact = in_float64(policy)
+    gradients = torch.autograd.grad(mdp.objective(action_probabilities(mdp, exact), gamma), _actor(mdp, exact))
+    return torch.cat([gradient.flatten() for gradient in gradients]).cpu().numpy()
+
+
+def exact_values(mdp: TabularMDP, policy: ActorCriticPolicy, gamma: float) -> Array:
+    """Return V^π(s) (S,) in float64; with a horizon the value of a whole one."""
+    with torch.no_grad():
+        return mdp.values(action_probabilities(mdp, in_float64(policy)), gamma).numpy()
+
+
+def score_table(mdp: TabularMDP, policy: ActorCriticPolicy) -> Array:
+    """Return ∇θ log π(a|s) (S, A, P) of every state and action, in float64.
+
+    A sampled gradient Σ w ∇ log π(a|s) is then a sum over the table's rows, exact for any policy.
+    """
+    exact = in_float64(policy)
+    parameters = _actor(mdp, exact)
+    log_probs = action_probabilities(mdp, exact).log()
+    rows = [
+        torch.cat([g.flatten() for g in torch.autograd.grad(entry, parameters, retain_graph=True)])
+        for entry in log_probs.flatten()
+    ]
+    return torch.stack(rows).reshape(mdp.n_states, mdp.n_actions, -1).cpu().numpy()

@@ -1,0 +1,167 @@
+"""Batches of whole episodes, or of groups of them, from one frozen policy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo.algorithm import PolicyGradient
+from pgzoo.interfaces import Array, Estimator, Need, State
+from pgzoo.rollout import Rollout, reverse_scan
+
+
+@dataclass(frozen=True)
+class _Everything(Estimator):
+    """R̂ = 0: it asks for all that any part may read."""
+
+    name = "everything"
+    needs = frozenset({Need.VALUES, Need.COMPLETE_EPISODES, Need.SCORES})
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        """Return zeros."""
+        return np.zeros(rollout.shape)
+
+
+class Sampler:
+    """Samples a frozen policy; the critic may be fitted first.
+
+    Args:
+        env: its columns are the episodes that are sampled together, a multiple of `batch`.
+        batch: episodes of a batch.
+        gamma: γ.
+        group_size: episodes from each start; None: each has its own.
+        policy: whose weights to take; None: new ones.
+        arguments: further ones of `PolicyGradient`.
+    """
+
+    def __init__(
+        self,
+        env: VecEnv,
+        *,
+        batch: int,
+        gamma: float,
+        group_size: int | None = None,
+        policy: ActorCriticPolicy | None = None,
+        **arguments: Any,
+    ) -> None:
+        arguments.setdefault("policy", "MlpPolicy" if policy is None else type(policy))
+        self.batch = batch
+        self.model = PolicyGradient(
+            env=env,
+            estimator=_Everything(),
+            baseline="none",
+            sampling="episodes" if group_size is None else "groups",
+            group_size=group_size or 1,
+            n_episodes=env.num_envs,
+            gamma=gamma,
+            **arguments,
+        )
+        if policy is not None:
+            self.model.policy = policy
+        self.model.set_logger(Logger(None, []))
+        self.model._setup_learn(1, None)
+        self._callback = CallbackList([])
+        self._callback.init_callback(self.model)
+
+    @property
+    def policy(self) -> ActorCriticPolicy:
+        """The policy; whoever changes it changes what is sampled."""
+        return self.model.policy
+
+    def rollout(self) -> Rollout:
+        """Sample one episode in every column."""
+        model = self.model
+        assert model.env is not None
+        model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)
+        scores = model.rollout.score_sq_norms  # now: they are the present rollout's
+        return replace(model.rollout, _scores=lambda: scores)
+
+    def batches(self, n: int) -> Iterator[Rollout]:
+        """Yield n batches."""
+        while n > 0:
+            rollout = self.rollout()
+            for start in range(0, min(rollout.shape[1], n * self.batch), self.batch):
+                yield columns(rollout, start, start + self.batch)
+                n -= 1
+
+    def fit_critic(self, rollouts: Iterable[Rollout], *, epochs: int = 20, batch_size: int = 256) -> float:
+        """Fit V to the rollouts' returns to go, and leave the actor as it is; return the share of variance explained.
+
+        Only parameters that log π does not depend on are trained.
+        """
+        policy = self.policy
+        observations, targets = _regression(rollouts, policy.device)
+        actor = {id(p) for p in _actor(self, observations)}
+        parameters = [p for p in policy.parameters() if id(p) not in actor and p.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=3e-3)
+        for epoch in range(epochs):
+            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - epoch / epochs)
+            for index in torch.split(torch.randperm(len(targets), device=policy.device), batch_size):
+                loss = torch.nn.functional.mse_loss(
+                    policy.predict_values(_rows(observations, index)).flatten(), targets[index]
+                )
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+        with torch.no_grad():
+            error = targets - policy.predict_values(observations).flatten()
+        return float(1 - error.var() / targets.var()) if targets.var() > 0 else 1.0
+
+
+def _regression(rollouts: Iterable[Rollout], device: Any) -> tuple[Any, torch.Tensor]:
+    inputs, returns = [], []
+    for rollout in rollouts:
+        to_go = reverse_scan(rollout.rewards.astype(np.float64), np.where(rollout.last, 0.0, rollout.gamma))
+        inputs.append(rollout.tensors(rollout.observations, device))
+        returns.append(rollout.tensors(to_go.astype(np.float32), device))
+    if isinstance(inputs[0], dict):
+        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, torch.cat(returns)
+    return torch.cat(inputs), torch.cat(returns)
+
+
+def _actor(sampler: Sampler, observations: Any) -> list[torch.nn.Parameter]:
+    from pgzoo.lab.exact import actor_parameters
+
+    few = _rows(observations, torch.arange(2, device=sampler.policy.device))
+    actions, *_ = sampler.policy(few)
+    return actor_parameters(sampler.policy, few, actions)
+
+
+def _rows(x: Any, index: torch.Tensor) -> Any:
+    return {key: value[index] for key, value in x.items()} if isinstance(x, dict) else x[index]
+
+
+def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
+    """Return the columns from start to stop as a rollout of their own, without rows that are padding only."""
+    if (start, stop) == (0, rollout.shape[1]):
+        return rollout
+    n_steps = int(rollout.mask[:, start:stop].any(axis=1).sum())
+
+    def cut(x: Any) -> Any:
+        if isinstance(x, dict):
+            return {key: cut(value) for key, value in x.items()}
+        return None if x is None else x[:n_steps, start:stop]
+
+    group = cut(rollout.group)
+    return replace(
+        rollout,
+        **{name: cut(getattr(rollout, name)) for name in _ARRAYS},
+        _group=group - group.min(where=cut(rollout.mask), initial=np.iinfo(int).max),
+        _successors=lambda: cut(rollout.next_observations),
+        _scores=lambda: cut(rollout.score_sq_norms),
+        _ratios=lambda: cut(rollout.ratios),
+    )
+
+
+_ARRAYS = (
+    "rewards", "terminated", "truncated", "mask", "step", "log_probs", "actions", "_observations", "_values",
+    "_next_values",
+)  # fmt: skip

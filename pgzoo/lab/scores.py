@@ -1,0 +1,69 @@
+"""Sums of scores, Σ_m w_m ∇θ log π(a_m|s_m): one pass over the policy serves any number of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pgzoo.interfaces import Array
+from pgzoo.lab.exact import TabularMDP, actor_parameters, score_table
+from pgzoo.rollout import Rollout
+
+
+class Scores(Protocol):
+    """What turns weights into gradients."""
+
+    def gradients(self, rollout: Rollout, weights: Sequence[Array]) -> Array:
+        """Return (K, P): the score's sum under each of K weights (T, N), flattened over the actor's parameters."""
+
+
+class PolicyScores:
+    """Scores by backpropagation: the gradient is linear in the weights, so one forward pass serves all K."""
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self._policy = policy
+        self._parameters: list[torch.nn.Parameter] = []
+
+    def gradients(self, rollout: Rollout, weights: Sequence[Array]) -> Array:
+        """Return (K, P), float32."""
+        policy = self._policy
+        observations, actions = policy_inputs(policy, rollout)
+        if not self._parameters:
+            self._parameters = actor_parameters(policy, observations, actions)
+        log_probs = policy.evaluate_actions(observations, actions)[1]
+        rows = []
+        for number, weight in enumerate(weights):
+            w = torch.as_tensor(rollout.flat(weight), dtype=log_probs.dtype, device=log_probs.device)
+            found = torch.autograd.grad(log_probs, self._parameters, w, retain_graph=number + 1 < len(weights))
+            rows.append(torch.cat([gradient.flatten() for gradient in found]))
+        return torch.stack(rows).cpu().numpy()
+
+
+class TableScores:
+    """Scores on a tabular MDP: weights are summed by state and action, then meet the exact table of scores."""
+
+    def __init__(self, mdp: TabularMDP, policy: ActorCriticPolicy) -> None:
+        self._table = score_table(mdp, policy).reshape(mdp.n_states * mdp.n_actions, -1)
+        self._n_actions = mdp.n_actions
+
+    def gradients(self, rollout: Rollout, weights: Sequence[Array]) -> Array:
+        """Return (K, P), float64."""
+        observations: Any = rollout.observations
+        place = observations.argmax(axis=2) * self._n_actions + rollout.actions[..., 0].astype(int)
+        flat = place[rollout.mask]
+        counts = [np.bincount(flat, w[rollout.mask], minlength=len(self._table)) for w in weights]
+        gradients: Array = np.array(counts) @ self._table
+        return gradients
+
+
+def policy_inputs(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Any, torch.Tensor]:
+    """Return observations and actions (M, …) as the policy's `evaluate_actions` takes them."""
+    actions = rollout.tensors(rollout.actions, policy.device)
+    if isinstance(policy.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    return rollout.tensors(rollout.observations, policy.device), actions

@@ -1,0 +1,160 @@
+"""From sampled gradients to variance, signal-to-noise ratio, bias and cosine, each with a bootstrap interval.
+
+With g_i (P,) the gradient of batch i of n, and r the reference (exact, or the mean of m independent ones):
+
+    ‖E g‖²  = (‖Σ_i g_i‖² − Σ_i ‖g_i‖²) / (n(n−1))         tr Cov(g) = mean_i ‖g_i‖² − ‖E g‖²
+    bias²   = ‖E g‖² − 2 E g · r + ‖r‖²                     SNR       = ‖E g‖ / √(tr Cov g)
+
+All are unbiased (U-statistics: no product of a gradient with itself counts as signal), also in a bootstrap
+sample, where a batch that was drawn twice would else look like signal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from pgzoo.interfaces import Array
+
+REPLICATES = 1000
+CHUNK = 50
+"""Bootstrap replicates at once, which bounds the memory."""
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its bootstrap interval (percentiles, 95 %)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What was measured of one plugin's gradient of one batch.
+
+    Attributes:
+        n_batches: how many gradients.
+        steps: mean environment steps of a batch.
+        variance: tr Cov(g).
+        variance_per_parameter: tr Cov(g) / P.
+        relative_variance: tr Cov(g) / ‖E g‖²; McCandlish et al. 2018's simple noise scale, in batches.
+        variance_ratio: tr Cov(g) over that of the first plugin, on the same batches where they share them.
+        snr: ‖E g‖ / √(tr Cov g).
+        steps_for_snr: environment steps whose mean gradient has a signal-to-noise ratio of 1; for a ratio of s
+            it takes s² as many.
+        cosine: mean over batches of cos(g_i, r).
+        mean_cosine: cos(E g, r).
+        bias: √bias² / ‖r‖.
+        scale: E g · r / ‖r‖², 1 where the gradient has the reference's size along it.
+    """
+
+    n_batches: int
+    steps: float
+    variance: Estimate
+    variance_per_parameter: Estimate
+    relative_variance: Estimate
+    variance_ratio: Estimate
+    snr: Estimate
+    steps_for_snr: Estimate
+    cosine: Estimate
+    mean_cosine: Estimate
+    bias: Estimate
+    scale: Estimate
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as nested mappings."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Bootstrap replicates, the first being the sample itself: of a sample of gradients, what all is made of.
+
+    Attributes:
+        mean: (B, P).
+        squared_norm: ‖E g‖² (B,), unbiased.
+        variance: tr Cov(g) (B,).
+    """
+
+    mean: Array
+    squared_norm: Array
+    variance: Array
+
+
+def resamples(n: int, rng: np.random.Generator, replicates: int = REPLICATES) -> Array:
+    """Return the share of each of n batches in each bootstrap sample, (1 + replicates, n); first: the sample itself."""
+    counts = np.ones((replicates + 1, n), dtype=np.float32)
+    for row in counts[1:]:
+        row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+    return counts / n
+
+
+def moments(gradients: Array, shares: Array) -> Moments:
+    """Return the moments of gradients (n, P) under shares (B, n)."""
+    norms = np.einsum("np,np->n", gradients, gradients, dtype=np.float64)
+    means = np.concatenate([part @ gradients for part in np.array_split(shares, max(1, len(shares) // CHUNK))])
+    means = means.astype(np.float64)
+    weights = shares.astype(np.float64)
+    own = weights**2
+    raw = np.einsum("bp,bp->b", means, means)
+    squared = (raw - own @ norms) / (1 - own.sum(axis=1))
+    return Moments(means, squared, weights @ norms - squared)
+
+
+def exactly(reference: Array, replicates: int) -> Moments:
+    """Return the moments of a reference that is known, for as many replicates."""
+    mean = np.tile(reference.astype(np.float64), (replicates, 1))
+    return Moments(mean, np.einsum("bp,bp->b", mean, mean), np.zeros(replicates))
+
+
+def summarize(
+    gradients: Array, steps: Array, reference: Moments, shares: Array, *, first: Moments | None = None
+) -> tuple[Summary, Moments]:
+    """Return the summary of gradients (n, P), one a batch of `steps` (n,), and their moments.
+
+    Args:
+        gradients: (n, P).
+        steps: environment steps of each batch, (n,).
+        reference: the moments of the reference, of as many replicates.
+        shares: (B, n) as `resamples` gives them.
+        first: the moments that `variance_ratio` compares with; None: these.
+    """
+    own = moments(gradients, shares)
+    signal, noise = own.squared_norm, own.variance
+    along = np.einsum("bp,bp->b", own.mean, reference.mean)
+    target = np.maximum(reference.squared_norm, np.finfo(float).tiny)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = np.where(signal > 0, noise / signal, np.inf)
+        mean_cosine = along / np.sqrt(np.where(signal > 0, signal, np.inf) * target)
+    directions = gradients @ reference.mean[0].astype(gradients.dtype)
+    norms = np.sqrt(np.einsum("np,np->n", gradients, gradients, dtype=np.float64))
+    cosines = np.divide(directions, norms, out=np.zeros(len(norms)), where=norms > 0) / np.sqrt(target[0])
+    per_batch = shares.astype(np.float64) @ steps
+    bias = np.sqrt(np.maximum(signal - 2 * along + reference.squared_norm, 0.0) / target)
+    summary = Summary(
+        n_batches=len(gradients),
+        steps=float(steps.mean()),
+        variance=_estimate(noise),
+        variance_per_parameter=_estimate(noise / gradients.shape[1]),
+        relative_variance=_estimate(relative),
+        variance_ratio=_estimate(noise / (noise if first is None else first.variance)),
+        snr=_estimate(1 / np.sqrt(relative)),
+        steps_for_snr=_estimate(per_batch * relative),
+        cosine=_estimate(shares.astype(np.float64) @ cosines),
+        mean_cosine=_estimate(np.clip(mean_cosine, -1.0, 1.0)),
+        bias=_estimate(bias),
+        scale=_estimate(along / target),
+    )
+    return summary, own
+
+
+def _estimate(replicates: Array) -> Estimate:
+    """Return the sample's own value with the percentiles of its replicates."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(replicates[1:], [tail, 100 - tail], method="nearest") if len(replicates) > 1 else (0, 0)
+    return Estimate(float(replicates[0]), float(low), float(high))

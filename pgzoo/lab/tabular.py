@@ -1,0 +1,150 @@
+"""A tabular MDP as a Gymnasium environment, and as a VecEnv of thousands of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo.interfaces import Array
+from pgzoo.lab.exact import TabularMDP
+from pgzoo.lab.mdps import make_mdp
+
+
+class TabularEnv(gym.Env[Array, int]):
+    """One episode at a time; `mdp` is a TabularMDP or the name of one of the lab's."""
+
+    def __init__(self, mdp: TabularMDP | str) -> None:
+        self.mdp = make_mdp(mdp) if isinstance(mdp, str) else mdp
+        self.observation_space, self.action_space = _spaces(self.mdp)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        """Draw a start."""
+        super().reset(seed=seed)
+        self._steps = 0
+        self._state = int(self.np_random.choice(self.mdp.n_states, p=self.mdp.start))
+        return self.mdp.observations[self._state], {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        """Draw the next state and the reward's noise; a terminal observation is all zeros."""
+        mdp = self.mdp
+        following = int(self.np_random.choice(mdp.n_states + 1, p=mdp.transitions[self._state, action]))
+        sign = 1 if self.np_random.random() < 0.5 else -1
+        reward = mdp.rewards[self._state, action, following] + sign * mdp.noise
+        self._steps += 1
+        terminated, cut = following == mdp.n_states, self._steps == mdp.horizon
+        observation = np.zeros(mdp.n_states, np.float32) if terminated else mdp.observations[following]
+        self._state = following
+        truncated = cut and mdp.time_limit and not terminated
+        return observation, float(reward), terminated or (cut and not mdp.time_limit), truncated, {}
+
+
+def _spaces(mdp: TabularMDP) -> tuple[spaces.Box, spaces.Discrete[Any]]:
+    return spaces.Box(0.0, 1.0, (mdp.n_states,), np.float32), spaces.Discrete(mdp.n_actions)
+
+
+class TabularVecEnv(VecEnv):
+    """Many independent columns of one MDP, stepped together.
+
+    An episode's randomness is a function of its seed: the start, then for each step the transition and the
+    reward's noise. `reset(seed)`'s seeds decide it as in Gymnasium; other episodes draw theirs.
+
+    Args:
+        mdp: the MDP.
+        num_envs: columns.
+        seed: of the episodes' seeds.
+    """
+
+    def __init__(self, mdp: TabularMDP, num_envs: int, seed: int = 0) -> None:
+        self.mdp = mdp
+        self._rng = np.random.default_rng(seed)
+        self._start = mdp.start.cumsum()[:-1]
+        self._chances = mdp.transitions.cumsum(axis=2)[:, :, :-1]
+        self._observations = np.vstack([mdp.observations, np.zeros((1, mdp.n_states), np.float32)])
+        super().__init__(num_envs, *_spaces(mdp))
+
+    def reset(self) -> Array:
+        """Begin an episode in every column."""
+        self._keys, self._steps = self._fresh(), np.zeros(self.num_envs, dtype=np.uint64)
+        for n, seed in enumerate(self._seeds):
+            if seed is not None:
+                self._keys[n] = seed
+        self._keys = mix(self._keys)
+        self._reset_seeds()
+        self._state = self._starts()
+        return self._observations[self._state]
+
+    def step_async(self, actions: Array) -> None:
+        """Take the actions (N,)."""
+        self._actions = actions
+
+    def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
+        """Step every column; those that end begin anew."""
+        mdp, state, actions = self.mdp, self._state, self._actions
+        following = (self._uniform(1)[:, None] > self._chances[state, actions]).sum(axis=1)
+        rewards = mdp.rewards[state, actions, following]
+        if mdp.noise:
+            rewards = rewards + np.where(self._uniform(2) < 0.5, mdp.noise, -mdp.noise)
+        self._steps += np.uint64(1)
+        terminated = following == mdp.n_states
+        cut = ~terminated & (self._steps == (mdp.horizon or 0))
+        dones = terminated | cut
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for n in np.flatnonzero(dones):
+            infos[n]["terminal_observation"] = self._observations[following[n]]
+            infos[n]["TimeLimit.truncated"] = bool(cut[n] and mdp.time_limit)
+        self._keys[dones], self._steps[dones] = mix(self._fresh()[dones]), 0
+        self._state = np.where(dones, self._starts(), following)
+        return self._observations[self._state], rewards.astype(np.float32), dones, infos
+
+    def _fresh(self) -> Array:
+        return self._rng.integers(0, 2**63, self.num_envs, dtype=np.uint64)
+
+    def _starts(self) -> Array:
+        found: Array = (self._uniform(0)[:, None] > self._start).sum(axis=1)
+        return found
+
+    def _uniform(self, use: int) -> Array:
+        """Return (N,) numbers in [0, 1) for one use in the present step: 0 the start, 1 the transition, 2 noise."""
+        bits = mix(self._keys + (np.uint64(3) * self._steps + np.uint64(use + 1)) * GOLDEN)
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+    def close(self) -> None:
+        """Do nothing."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """Return an attribute of the MDP for each column; `spec` and `render_mode` are None."""
+        return [getattr(self.mdp, attr_name, None)] * self.num_envs
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refuse: columns have none of their own."""
+        raise AttributeError(attr_name)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Refuse: columns have none of their own."""
+        raise AttributeError(method_name)
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Return False for each column."""
+        return [False] * self.num_envs
+
+    def seed(self, seed: int | None = None) -> Sequence[int | None]:
+        """Seed the next reset as SB3 does it, and the episodes after it."""
+        if seed is not None:
+            self._rng = np.random.default_rng(seed)
+        return super().seed(seed)
+
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def mix(x: Array) -> Array:
+    """Return well-mixed 64 bits for each of x, uint64: splitmix64's finaliser (Steele, Lea & Flood 2014, fig. 15)."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: Array = x ^ (x >> np.uint64(31))
+    return mixed

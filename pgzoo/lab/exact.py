@@ -6,7 +6,7 @@ the oracle that a sampled gradient is compared with.
 
 from __future__ import annotations
 
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,12 +95,13 @@ class TabularMDP:
 
 def in_float64(policy: ActorCriticPolicy) -> ActorCriticPolicy:
     """Return a copy of the policy that computes in float64; SB3 turns observations into float32, so it undoes that."""
-    copy = deepcopy(policy).double()
-    for module in copy.modules():
+    last = {id(policy.action_dist): copy(policy.action_dist)}  # it may hold a graph, which deepcopy refuses
+    exact = deepcopy(policy, last).double()
+    for module in exact.modules():
         if isinstance(module, BaseFeaturesExtractor):
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
-    copy.set_training_mode(False)
-    return copy
+    exact.set_training_mode(False)
+    return exact
 
 
 def action_probabilities(mdp: TabularMDP, policy: ActorCriticPolicy) -> torch.Tensor:

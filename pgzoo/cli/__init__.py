@@ -15,7 +15,7 @@ import click
 from pgzoo import __version__
 from pgzoo.errors import PgzooError, unknown
 
-COMMANDS = ("train", "tune", "enjoy", "eval", "plugins")
+COMMANDS = ("train", "tune", "enjoy", "eval", "variance", "plugins")
 
 
 class LazyGroup(click.Group):

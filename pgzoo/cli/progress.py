@@ -64,3 +64,26 @@ class _Advance(BaseCallback):
         speed = (self.num_timesteps - self._first) / max(self._shown - self._began, 1e-9)
         episodes = [episode["r"] for episode in self.model.ep_info_buffer or []]
         self._progress.show(self.num_timesteps, speed, float(np.mean(episodes)) if episodes else float("nan"))
+
+
+class Counter:
+    """A context with a bar that counts things."""
+
+    def __init__(self, what: str, *, shown: bool) -> None:
+        self._bar = RichProgress(
+            TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not shown
+        )
+        self._task = self._bar.add_task(what, total=None)
+
+    def __enter__(self) -> Counter:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def show(self, done: int, total: int) -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=done, total=total)

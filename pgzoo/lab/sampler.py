@@ -11,11 +11,13 @@ import torch
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.interfaces import Array, Estimator, Need, State
 from pgzoo.rollout import Rollout, reverse_scan
+
+LEARNING_RATE = 5e-3
+"""Of Adam that fits a critic, at first; it falls to 0."""
 
 
 @dataclass(frozen=True)
@@ -30,46 +32,39 @@ class _Everything(Estimator):
         return np.zeros(rollout.shape)
 
 
-class Sampler:
-    """Samples a frozen policy; the critic may be fitted first.
+def arguments(n_episodes: int, gamma: float, group_size: int | None = None) -> dict[str, Any]:
+    """Return the arguments of a `PolicyGradient` that a `Sampler` takes: it samples all that any part may read.
 
     Args:
-        env: its columns are the episodes that are sampled together, a multiple of `batch`.
-        batch: episodes of a batch.
+        n_episodes: sampled together, a multiple of the environments (of `group_size`).
         gamma: γ.
         group_size: episodes from each start; None: each has its own.
-        policy: whose weights to take; None: new ones.
-        arguments: further ones of `PolicyGradient`.
+    """
+    return {
+        "plugin": "everything+none",
+        "estimator": _Everything(),
+        "baseline": "none",
+        "sampling": "episodes" if group_size is None else "groups",
+        "group_size": group_size or 1,
+        "n_episodes": n_episodes,
+        "gamma": gamma,
+    }
+
+
+class Sampler:
+    """Samples the frozen policy of a model.
+
+    Args:
+        model: made with `arguments`.
+        batch: episodes of a batch, a divisor of the model's n_episodes.
     """
 
-    def __init__(
-        self,
-        env: VecEnv,
-        *,
-        batch: int,
-        gamma: float,
-        group_size: int | None = None,
-        policy: ActorCriticPolicy | None = None,
-        **arguments: Any,
-    ) -> None:
-        arguments.setdefault("policy", "MlpPolicy" if policy is None else type(policy))
-        self.batch = batch
-        self.model = PolicyGradient(
-            env=env,
-            estimator=_Everything(),
-            baseline="none",
-            sampling="episodes" if group_size is None else "groups",
-            group_size=group_size or 1,
-            n_episodes=env.num_envs,
-            gamma=gamma,
-            **arguments,
-        )
-        if policy is not None:
-            self.model.policy = policy
-        self.model.set_logger(Logger(None, []))
-        self.model._setup_learn(1, None)
+    def __init__(self, model: PolicyGradient, batch: int) -> None:
+        self.model, self.batch = model, batch
+        model.set_logger(Logger(None, []))
+        model._setup_learn(1, None)
         self._callback = CallbackList([])
-        self._callback.init_callback(self.model)
+        self._callback.init_callback(model)
 
     @property
     def policy(self) -> ActorCriticPolicy:
@@ -77,22 +72,21 @@ class Sampler:
         return self.model.policy
 
     def rollout(self) -> Rollout:
-        """Sample one episode in every column."""
+        """Sample n_episodes."""
         model = self.model
         assert model.env is not None
         model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)
         scores = model.rollout.score_sq_norms  # now: they are the present rollout's
         return replace(model.rollout, _scores=lambda: scores)
 
-    def batches(self, n: int) -> Iterator[Rollout]:
-        """Yield n batches."""
-        while n > 0:
+    def batches(self) -> Iterator[Rollout]:
+        """Yield batches without end."""
+        while True:
             rollout = self.rollout()
-            for start in range(0, min(rollout.shape[1], n * self.batch), self.batch):
+            for start in range(0, rollout.shape[1], self.batch):
                 yield columns(rollout, start, start + self.batch)
-                n -= 1
 
-    def fit_critic(self, rollouts: Iterable[Rollout], *, epochs: int = 20, batch_size: int = 256) -> float:
+    def fit_critic(self, rollouts: Iterable[Rollout], *, epochs: int = 40, batch_size: int = 64) -> float:
         """Fit V to the rollouts' returns to go, and leave the actor as it is; return the share of variance explained.
 
         Only parameters that log π does not depend on are trained.
@@ -101,9 +95,9 @@ class Sampler:
         observations, targets = _regression(rollouts, policy.device)
         actor = {id(p) for p in _actor(self, observations)}
         parameters = [p for p in policy.parameters() if id(p) not in actor and p.requires_grad]
-        optimizer = torch.optim.Adam(parameters, lr=3e-3)
+        optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
         for epoch in range(epochs):
-            optimizer.param_groups[0]["lr"] = 3e-3 * (1 - epoch / epochs)
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - epoch / epochs)
             for index in torch.split(torch.randperm(len(targets), device=policy.device), batch_size):
                 loss = torch.nn.functional.mse_loss(
                     policy.predict_values(_rows(observations, index)).flatten(), targets[index]

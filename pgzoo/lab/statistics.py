@@ -87,10 +87,15 @@ class Moments:
 
 
 def resamples(n: int, rng: np.random.Generator, replicates: int = REPLICATES) -> Array:
-    """Return the share of each of n batches in each bootstrap sample, (1 + replicates, n); first: the sample itself."""
+    """Return each batch's share of each bootstrap sample, (1 + replicates, n); the first is the sample itself.
+
+    n is at least 2; a bootstrap sample of one batch alone, which says nothing of variance, is drawn again.
+    """
     counts = np.ones((replicates + 1, n), dtype=np.float32)
     for row in counts[1:]:
-        row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
+        row[:] = 0
+        while (row > 0).sum() < 2:
+            row[:] = np.bincount(rng.integers(0, n, n), minlength=n)
     return counts / n
 
 

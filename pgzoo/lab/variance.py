@@ -1,0 +1,333 @@
+"""Bias and variance of plugins' gradients, measured on one frozen policy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo import Registry
+from pgzoo.config import RunConfig
+from pgzoo.environments import make_env
+from pgzoo.errors import ConfigError
+from pgzoo.experiment import Start, TrainOptions, make_model
+from pgzoo.interfaces import Array, Spaces
+from pgzoo.lab import sampler as sampling
+from pgzoo.lab.contenders import Contender
+from pgzoo.lab.exact import exact_gradient
+from pgzoo.lab.sampler import Sampler
+from pgzoo.lab.scores import PolicyScores, Scores, TableScores
+from pgzoo.lab.statistics import Moments, Summary, exactly, moments, resamples, summarize
+from pgzoo.lab.tabular import TabularEnv, TabularVecEnv
+from pgzoo.rollout import Rollout
+from pgzoo.spec import Spec, resolve
+
+REFERENCE = "reward_to_go+value"
+"""What the reference is sampled with where no exact one is known: unbiased for every V, and little variance."""
+MAX_BYTES = 4 * 2**30
+MAX_COLUMNS = 4096
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and how long.
+
+    Attributes:
+        plugins: by name, the parts of each contender.
+        n_batches: gradients of each.
+        batch: episodes of one gradient.
+        group_size: episodes from each start, for plugins that compare groups; a divisor of `batch`.
+        gamma: γ of J.
+        warmup: batches that the critic, and then what the plugins learn, are fitted to; 0: none.
+        reference_batches: batches of the independent reference for each batch that is measured.
+        discount_states: multiply Ψ_t by γ^t, as the gradient of J asks; else the gradient that SB3 follows.
+        own_loss: measure each recipe's own loss, not the plain sum over episodes.
+        seed: of everything.
+    """
+
+    plugins: Mapping[str, Spec]
+    n_batches: int = 200
+    batch: int = 8
+    group_size: int = 4
+    gamma: float = 0.99
+    warmup: int = 20
+    reference_batches: int = 4
+    discount_states: bool = True
+    own_loss: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of it.
+
+    Attributes:
+        summaries: by plugin.
+        reference: what bias and cosine are measured against, in words.
+        n_batches: gradients of each plugin; fewer than asked for after Ctrl-C.
+        n_parameters: P, of the actor.
+        mean_return: of the policy, undiscounted.
+        explained_variance: of the critic on its warm-up; None without one.
+        sampling_seconds: spent in sampling.
+        gradient_seconds: spent in returns, baselines and gradients.
+        n_gradients: computed, the reference's included.
+        interrupted: whether Ctrl-C ended it.
+    """
+
+    summaries: Mapping[str, Summary]
+    reference: str
+    n_batches: int
+    n_parameters: int
+    mean_return: float
+    explained_variance: float | None
+    sampling_seconds: float
+    gradient_seconds: float
+    n_gradients: int
+    interrupted: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as nested mappings."""
+        return {**vars(self), "summaries": {name: summary.plain() for name, summary in self.summaries.items()}}
+
+
+class Progress(Protocol):
+    """What is told how far it is."""
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take in that so many batches are done."""
+
+
+class Lab:
+    """A frozen policy on its environment, ready to be sampled.
+
+    Args:
+        config: the environment and how it is wrapped; its policy arguments.
+        registry: the plugins.
+        measurement: what is measured.
+        start: a saved model; None: a new policy.
+        statistics: a saved VecNormalize.
+
+    Raises:
+        PgzooError: an environment, model or number of episodes that does not fit.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        registry: Registry,
+        measurement: Measurement,
+        start: Start | None = None,
+        statistics: Path | None = None,
+    ) -> None:
+        self.config, self.registry, self.measurement = config, registry, measurement
+        self._start, self._statistics = start, statistics
+        if measurement.batch % measurement.group_size:
+            raise ConfigError(
+                f"a batch of {measurement.batch} episodes is no whole number of groups of {measurement.group_size}"
+            )
+        self.mdp = _tabular(config.env)
+        self.episodes = self._sampler(None)
+        self._grouped: Sampler | None = None
+        self.scores: Scores
+        if self.mdp is None:
+            self.scores = PolicyScores(self.policy)
+        else:
+            self.scores = TableScores(self.mdp, self.policy)
+
+    @property
+    def policy(self) -> Any:
+        """The frozen policy."""
+        return self.episodes.policy
+
+    @property
+    def groups(self) -> Sampler:
+        """The same policy, sampled in groups."""
+        if self._grouped is None:
+            self._grouped = self._sampler(self.measurement.group_size)
+            self._grouped.model.policy = self.policy
+        return self._grouped
+
+    def close(self) -> None:
+        """Close the environments."""
+        for sampler in (self.episodes, self._grouped):
+            if sampler is not None and sampler.model.env is not None:
+                sampler.model.env.close()
+
+    def _sampler(self, group_size: int | None) -> Sampler:
+        m = self.measurement
+        n_columns = m.batch
+        if self.mdp is not None:
+            n_columns *= max(1, min(m.n_batches, MAX_COLUMNS // m.batch))
+        arguments = sampling.arguments(n_columns, m.gamma, group_size)
+        plugin, estimator, baseline = (arguments.pop(name) for name in ("plugin", "estimator", "baseline"))
+        spec = resolve(self.registry, "gae", estimator=estimator, baseline=baseline, overrides=arguments)
+        config = replace(self.config, spec=replace(spec, plugin=plugin))
+        seed = m.seed if group_size is None else m.seed + 500_000
+        env: VecEnv
+        if self.mdp is not None:
+            env = TabularVecEnv(self.mdp, n_columns, seed)
+        else:
+            env = make_env(config, n_envs=n_columns, seed=seed, training=False, statistics=self._statistics)
+        model = make_model(config, self.registry, env, TrainOptions(seed=seed, device="cpu"), self._start)
+        return Sampler(model, m.batch)
+
+
+def _tabular(name: str) -> Any:
+    env = gym.make(name).unwrapped if "pgzoo.lab" in str(gym.spec(name).entry_point) else None
+    return env.mdp if isinstance(env, TabularEnv) else None
+
+
+@dataclass(eq=False)
+class _Record:
+    """Gradients (n, P) of one contender, and the steps of their batches (n,)."""
+
+    gradients: list[Array] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+
+def measure(lab: Lab, progress: Progress | None = None) -> Report:
+    """Measure; Ctrl-C ends it early, and what was measured so far is reported.
+
+    Raises:
+        ConfigError: there is not enough memory for so many gradients of so large a policy.
+        KeyboardInterrupt: Ctrl-C before the second batch.
+    """
+    m = lab.measurement
+    spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
+    run = _Run(lab, [_contender(m, name, spec, spaces) for name, spec in m.plugins.items()])
+    explained = _warm_up(lab, run.contenders) if m.warmup else None
+    interrupted = False
+    try:
+        for done in range(m.n_batches):
+            run.batch()
+            if progress is not None:
+                progress(done + 1, m.n_batches)
+    except KeyboardInterrupt:
+        interrupted = True
+        if run.n_batches < 2:
+            raise
+    return run.report(explained, interrupted)
+
+
+def _contender(m: Measurement, name: str, spec: Spec, spaces: Spaces) -> Contender:
+    return Contender(name, spec, spaces, discount_states=m.discount_states, own_loss=m.own_loss)
+
+
+def _warm_up(lab: Lab, contenders: Sequence[Contender]) -> float:
+    """Fit the critic, then let the parts learn with it, on batches that are not measured."""
+    warmup = lab.measurement.warmup
+    explained = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))
+    for contender in contenders:
+        source = lab.groups if contender.grouped else lab.episodes
+        if any(contender.learners[kind] is not None for kind in ("estimator", "baseline")):
+            for rollout in islice(source.batches(), warmup):
+                contender.learn(rollout)
+    return explained
+
+
+class _Run:
+    """One measurement on its way."""
+
+    def __init__(self, lab: Lab, contenders: Sequence[Contender]) -> None:
+        self.lab, self.contenders = lab, contenders
+        self.exact = None if lab.mdp is None else exact_gradient(lab.mdp, lab.policy, lab.measurement.gamma)
+        spec = resolve(lab.registry, REFERENCE)
+        self.reference = Contender(REFERENCE, spec, contenders[0].spaces)  # always with γ^t: it is J's gradient
+        self.records = {contender.name: _Record() for contender in contenders}
+        self.references: list[Array] = []
+        self.returns: list[float] = []
+        self.sampling_seconds = self.gradient_seconds = 0.0
+        self.n_gradients = 0
+        self._episodes = self._timed(lab.episodes.batches)
+        self._groups = self._timed(lambda: lab.groups.batches())
+
+    @property
+    def n_batches(self) -> int:
+        """Batches that every contender has."""
+        return min(len(record.gradients) for record in self.records.values())
+
+    def _timed(self, source: Callable[[], Iterator[Rollout]]) -> Iterator[Rollout]:
+        batches: Iterator[Rollout] | None = None
+        while True:
+            began = time.perf_counter()
+            batches = source() if batches is None else batches
+            rollout = next(batches)
+            self.sampling_seconds += time.perf_counter() - began
+            yield rollout
+
+    def batch(self) -> None:
+        """Sample a batch of each kind, and take every contender's gradient of it, and the reference's."""
+        for grouped, source in ((False, self._episodes), (True, self._groups)):
+            chosen = [contender for contender in self.contenders if contender.grouped == grouped]
+            if chosen:
+                self._take(next(source), chosen)
+        if self.exact is None:
+            total: Any = 0.0
+            for _ in range(self.lab.measurement.reference_batches):
+                total = total + self._gradients(next(self._episodes), [self.reference])[0]
+            self.references.append(total / self.lab.measurement.reference_batches)
+
+    def _take(self, rollout: Rollout, contenders: Sequence[Contender]) -> None:
+        found = self._gradients(rollout, contenders)
+        self._refuse_too_large(found.shape[1] * found.itemsize)
+        for contender, gradient in zip(contenders, found, strict=True):
+            self.records[contender.name].gradients.append(gradient)
+            self.records[contender.name].steps.append(int(rollout.mask.sum()))
+        self.returns.append(float(rollout.episode_sums(rollout.rewards).mean()))
+
+    def _gradients(self, rollout: Rollout, contenders: Sequence[Contender]) -> Array:
+        began = time.perf_counter()
+        weights = [contender.weights(rollout) for contender in contenders]
+        gradients = self.lab.scores.gradients(rollout, weights)
+        self.gradient_seconds += time.perf_counter() - began
+        self.n_gradients += len(weights)
+        return gradients
+
+    def _refuse_too_large(self, bytes_each: int) -> None:
+        rows = len(self.contenders) + (self.exact is None)
+        most = MAX_BYTES // (bytes_each * rows)
+        if self.lab.measurement.n_batches > most:
+            raise ConfigError(
+                f"{self.lab.measurement.n_batches} gradients of {rows} plugins take more than "
+                f"{MAX_BYTES / 2**30:.0f} GiB with this policy; --batches {most} is the most, or take fewer plugins"
+            )
+
+    def report(self, explained: float | None, interrupted: bool) -> Report:
+        """Return what was measured."""
+        m, n = self.lab.measurement, self.n_batches
+        rng = np.random.default_rng(m.seed)
+        shares = resamples(n, rng)
+        reference, words = self._reference(rng, n)
+        summaries, first = {}, None
+        for name, record in self.records.items():
+            gradients, steps = np.array(record.gradients[:n]), np.array(record.steps[:n])
+            summaries[name], own = summarize(gradients, steps, reference, shares, first=first)
+            first = own if first is None else first
+        return Report(
+            summaries=summaries,
+            reference=words,
+            n_batches=n,
+            n_parameters=gradients.shape[1],
+            mean_return=float(np.mean(self.returns)),
+            explained_variance=explained,
+            sampling_seconds=self.sampling_seconds,
+            gradient_seconds=self.gradient_seconds,
+            n_gradients=self.n_gradients,
+            interrupted=interrupted,
+        )
+
+    def _reference(self, rng: np.random.Generator, n: int) -> tuple[Moments, str]:
+        m = self.lab.measurement
+        shares = resamples(n, rng)  # of its own batches, independent of the contenders'
+        if self.exact is not None:
+            return exactly(self.exact, len(shares)), "the exact gradient"
+        found = moments(np.array(self.references[:n]), shares)
+        episodes = n * m.reference_batches * m.batch
+        return found, f"the mean of {REFERENCE} over {episodes:,} other episodes"

@@ -1,0 +1,47 @@
+"""Frozen policies on small MDPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pgzoo import PolicyGradient, Registry, Spaces
+from pgzoo.lab.contenders import Contender
+from pgzoo.lab.exact import TabularMDP
+from pgzoo.lab.sampler import Sampler, arguments
+from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.spec import resolve
+
+
+def frozen(
+    mdp: TabularMDP,
+    *,
+    columns: int = 800,
+    batch: int = 8,
+    gamma: float = 0.9,
+    group_size: int | None = None,
+    seed: int = 1,
+    **policy_kwargs: Any,
+) -> Sampler:
+    """Return a sampler of a softmax policy a state, away from uniform, with a critic that is wrong but not silly."""
+    model = PolicyGradient(
+        "MlpPolicy",
+        TabularVecEnv(mdp, columns, seed),
+        **arguments(columns, gamma, group_size),
+        policy_kwargs={"net_arch": [], "ortho_init": False, **policy_kwargs},
+        seed=seed,
+        device="cpu",
+    )
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for weight, scale in ((model.policy.action_net.weight, 0.5), (model.policy.value_net.weight, 0.3)):
+            weight.copy_(scale * torch.randn(weight.shape, generator=generator))
+    return Sampler(model, batch)
+
+
+def contender(registry: Registry, sampler: Sampler, plugin: str, *, own_loss: bool = False, **overrides: Any) -> Any:
+    """Return a plugin on the sampler's policy."""
+    policy = sampler.policy
+    spaces = Spaces(policy.observation_space, policy.action_space, policy)
+    return Contender(plugin, resolve(registry, plugin, overrides=overrides), spaces, own_loss=own_loss)

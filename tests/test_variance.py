@@ -1,0 +1,275 @@
+"""The measurement of gradients: its statistics, its gradients, and the command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lab import contender, frozen
+from stable_baselines3 import A2C
+
+from pgzoo import PolicyGradient, Registry, Spaces
+from pgzoo.lab.contenders import Contender
+from pgzoo.lab.exact import actor_parameters, exact_gradient
+from pgzoo.lab.mdps import make_mdp
+from pgzoo.lab.scores import PolicyScores, TableScores, policy_inputs
+from pgzoo.lab.statistics import exactly, moments, resamples, summarize
+from pgzoo.spec import resolve
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.discover()
+
+
+# ---------------------------------------------------------------- statistics
+
+
+def test_moments_by_hand() -> None:
+    """g = (1, 0) and (3, 4): ‖E g‖² is their product, 3; mean norm² (1 + 25)/2 = 13, so tr Cov = 13 − 3 = 10."""
+    found = moments(np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[0.5, 0.5]]))
+    assert found.squared_norm[0] == pytest.approx(3)
+    assert found.variance[0] == pytest.approx(10)
+    # A batch drawn twice of three adds nothing to the signal: shares ⅔ and ⅓ give the product again.
+    again = moments(np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[2 / 3, 1 / 3]]))
+    assert again.squared_norm[0] == pytest.approx(3)
+
+
+def test_a_summary_by_hand() -> None:
+    """r = (0, 2): along it E g is (0 + 4)/2 = 2, E g·r = 4, the scale 4/4; bias² = 3 − 8 + 4 = −1, cut at 0."""
+    gradients = np.array([[1.0, 0.0], [3.0, 4.0]])
+    shares = resamples(2, np.random.default_rng(0), 10)
+    summary, _ = summarize(gradients, np.array([10, 30]), exactly(np.array([0.0, 2.0]), 11), shares)
+    assert summary.scale.value == pytest.approx(1.0)
+    assert summary.bias.value == 0.0
+    assert summary.relative_variance.value == pytest.approx(10 / 3)
+    assert summary.snr.value == pytest.approx(np.sqrt(0.3))
+    assert summary.steps_for_snr.value == pytest.approx(20 * 10 / 3)
+    assert summary.cosine.value == pytest.approx((0 + 0.8) / 2)
+
+
+def test_intervals_cover_what_they_should() -> None:
+    rng = np.random.default_rng(1)
+    mean, reference, n = np.array([1.0, 0.5, 0.0]), np.array([1.0, 0.0, 0.0]), 60
+    deviations = np.array([1.0, 2.0, 0.5])
+    true = {
+        "variance": 1 + 4 + 0.25,
+        "relative_variance": 5.25 / 1.25,
+        "snr": np.sqrt(1.25 / 5.25),
+        "bias": 0.5,
+        "scale": 1.0,
+    }
+    hits = dict.fromkeys(true, 0)
+    for _ in range(200):
+        gradients = rng.normal(mean, deviations, (n, 3))
+        shares = resamples(n, rng, 200)
+        summary, _ = summarize(gradients, np.ones(n), exactly(reference, 201), shares)
+        for name, value in true.items():
+            estimate = getattr(summary, name)
+            hits[name] += estimate.low <= value <= estimate.high
+    assert all(170 <= n <= 199 for n in hits.values()), hits  # 95 % of 200 is 190; percentiles are a little short
+
+
+def test_without_signal_the_snr_is_zero_and_the_steps_endless() -> None:
+    gradients = np.array([[1.0], [-1.0]])
+    shares = resamples(2, np.random.default_rng(0), 5)
+    summary, _ = summarize(gradients, np.ones(2), exactly(np.ones(1), 6), shares)
+    assert summary.snr.value == 0
+    assert summary.steps_for_snr.value == np.inf
+
+
+# ---------------------------------------------------------------- gradients
+
+
+def test_both_kinds_of_scores_agree(registry: Registry) -> None:
+    mdp = make_mdp("trap")
+    sampler = frozen(mdp, columns=16, net_arch=[6])
+    rollout = next(sampler.batches())
+    weights = [contender(registry, sampler, plugin).weights(rollout) for plugin in ("rtg", "gae")]
+    by_policy = PolicyScores(sampler.policy).gradients(rollout, weights)
+    by_table = TableScores(mdp, sampler.policy).gradients(rollout, weights)
+    np.testing.assert_allclose(by_policy, by_table, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("plugin", Registry.discover().recipes())
+def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registry) -> None:
+    """SGD at learning rate 1 moves the parameters by the gradient of the recipe's own loss."""
+    model = PolicyGradient(
+        "MlpPolicy",
+        "CartPole-v1",
+        plugin,
+        n_epochs=1,
+        n_steps=64,
+        batch_size=None,
+        learning_rate=1.0,
+        max_grad_norm=None,
+        ent_coef=0.0,
+        use_rms_prop=False,
+        policy_kwargs={"optimizer_class": torch.optim.SGD, "net_arch": [8]},
+        seed=3,
+    )
+    model._setup_learn(1, None)
+    model.collect_rollouts(model.env, _nothing(model), model.rollout_buffer, 64)
+    spaces = Spaces(model.observation_space, model.action_space, model.policy)
+    measured = Contender(plugin, resolve(registry, plugin), spaces, discount_states=False, own_loss=True)
+    measured.learners = model.learners  # as they are before the update
+    expected = PolicyScores(model.policy).gradients(model.rollout, [measured.weights(model.rollout)])[0]
+    actor = actor_parameters(model.policy, *policy_inputs(model.policy, model.rollout))
+    before = torch.cat([p.detach().flatten().clone() for p in actor])
+    model.train()
+    moved = torch.cat([p.detach().flatten() for p in actor]) - before
+    assert moved.norm() > 0
+    np.testing.assert_allclose(moved.numpy(), expected, rtol=1e-3, atol=1e-5 * float(moved.norm()))
+
+
+def _nothing(model: PolicyGradient) -> Any:
+    from stable_baselines3.common.callbacks import CallbackList
+
+    callback = CallbackList([])
+    callback.init_callback(model)
+    return callback
+
+
+def test_columns_keep_what_belongs_to_them(registry: Registry) -> None:
+    """A batch cut out of many columns is credited as it would be alone."""
+    sampler = frozen(make_mdp("lengths"), columns=24, group_size=4)
+    whole = sampler.rollout()
+    from pgzoo.lab.sampler import columns
+
+    part = columns(whole, 8, 16)
+    assert part.shape[1] == 8
+    assert part.mask.any(axis=1).all()
+    t = part.shape[0]
+    for name in ("rewards", "values", "next_values", "last", "mask", "score_sq_norms", "observations"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:t, 8:16])
+    assert sorted(np.unique(part.group[part.mask])) == [0, 1]
+    rtg = contender(registry, sampler, "rtg")
+    np.testing.assert_allclose(part.n_episodes * rtg.weights(part), 24 * rtg.weights(whole)[:t, 8:16])
+    # Two groups of four: the leave-one-out mean is over the own group alone.
+    rloo = contender(registry, sampler, "rloo").weights(part)
+    alone = [contender(registry, sampler, "rloo").weights(columns(whole, i, i + 4)) for i in (8, 12)]
+    for i, weights in enumerate(alone):
+        t = len(weights)
+        np.testing.assert_allclose(2 * rloo[:t, 4 * i : 4 * i + 4], weights)
+
+
+def test_the_critic_is_fitted_and_the_actor_is_not_touched() -> None:
+    sampler = frozen(make_mdp("noise"), columns=400)
+    actor = sampler.policy.action_net.weight.clone()
+    explained = sampler.fit_critic(list(islice(sampler.batches(), 50)))
+    assert torch.equal(actor, sampler.policy.action_net.weight)
+    # V(s) of a tabular policy is known; the fitted one is near it where the policy goes.
+    from pgzoo.lab.exact import exact_values
+
+    exact = exact_values(make_mdp("noise"), sampler.policy, 0.9)
+    with torch.no_grad():
+        fitted = sampler.policy.predict_values(torch.eye(4)).numpy().ravel()
+    assert np.abs(fitted - exact).max() < 0.5
+    assert explained > 0
+
+
+def test_what_is_known_of_a_measured_variance(registry: Registry) -> None:
+    """The variance of REINFORCE on a bandit by hand: one state, one step, rewards 1 and 0, π = ½ each.
+
+    Ψ ∇ log π has, by action, (1)(½, −½) or 0; its mean is (¼, −¼), its variance ½·½ − ⅛ = ⅛; a batch of 8 has an
+    eighth of it: 1/64. With b = ½: (½)(½, −½) and (−½)(−½, ½), the same for both: no variance at all.
+    """
+    from pgzoo.lab.exact import TabularMDP
+
+    rewards = np.array([[[0.0, 1.0], [0.0, 0.0]]])
+    mdp = TabularMDP("bandit", np.array([[[0.0, 1.0], [0.0, 1.0]]]), rewards, np.ones(1))
+    sampler = frozen(mdp, columns=8000)
+    with torch.no_grad():
+        sampler.policy.action_net.weight.zero_()
+        sampler.policy.action_net.bias.zero_()
+        sampler.policy.value_net.weight.fill_(0.5)
+        sampler.policy.value_net.bias.zero_()
+    scores = TableScores(mdp, sampler.policy)
+    plugins = [contender(registry, sampler, name) for name in ("reinforce", "rtg_value")]
+    found = np.array([scores.gradients(r, [p.weights(r) for p in plugins]) for r in islice(sampler.batches(), 5000)])
+    weights = found[:, :, :2]  # the one-hot's weights; the biases' gradients are the same again
+    variance = weights.var(axis=0, ddof=1).sum(axis=1)
+    assert variance[0] == pytest.approx(1 / 64, rel=0.1)
+    assert variance[1] == pytest.approx(0, abs=1e-12)
+    np.testing.assert_allclose(weights.mean(axis=0)[1], exact_gradient(mdp, sampler.policy, 0.9)[:2], atol=1e-9)
+
+
+# ---------------------------------------------------------------- the command
+
+
+def pgzoo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pgzoo", "variance", *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_the_command(tmp_path: Path) -> None:
+    options = ["--plugins", "rtg,gae,rloo,reward_to_go+time_mean", "--env", "pgzoo/Noise-v0", "--batches", "40"]
+    result = pgzoo(*options, "-P", "leave_one_out:true", "--json", "--out", "figure.png", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert list(found["summaries"]) == ["rtg", "gae", "rloo", "reward_to_go+time_mean"]
+    assert found["reference"] == "the exact gradient"
+    assert all(summary["n_batches"] == 40 for summary in found["summaries"].values())
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    again = json.loads(pgzoo(*options, "-P", "leave_one_out:true", "--json", cwd=tmp_path).stdout)
+    assert again["summaries"] == found["summaries"]  # the same seed
+
+
+def test_a_saved_model_of_sb3(tmp_path: Path) -> None:
+    A2C("MlpPolicy", "CartPole-v1", seed=0).save(tmp_path / "a2c.zip")
+    options = ["--plugins", "rtg,grpo", "--batches", "3", "--warmup", "1", "--loss", "own"]
+    result = pgzoo("--model", "a2c.zip", *options, cwd=tmp_path)
+    assert result.returncode == 2
+    assert "say which --env it plays" in result.stderr
+    result = pgzoo("--model", "a2c.zip", "--env", "CartPole-v1", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "over 96 other episodes" in result.stdout  # 3 batches × 4 × 8
+
+
+REFUSED = [
+    (["--plugins", "rtg,gea"], "unknown plugin 'gea'"),
+    (["--plugins", ","], "--plugins names none"),
+    (["--env", "CartPole-v7"], "CartPole-v"),
+    (["--episodes", "6"], "a batch of 6 episodes is no whole number of groups of 4"),
+    (["-P", "gae_lamda:0.9"], "none of reinforce"),
+    (["-P", "gae_lambda:2"], "gae_lambda must lie in [0, 1]"),
+    (["--out", "figure.jpg"], "unknown kind of figure '.jpg'"),
+    (["--out", "nowhere/figure.png"], "there is no folder"),
+    (["--model", "none.zip", "--env", "CartPole-v1"], "there is no model at none.zip"),
+    (["--batches", "100000000", "--env", "CartPole-v1"], "is the most"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
+def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = pgzoo(*arguments, cwd=tmp_path)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+    assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pgzoo", "variance", "--batches", "100000", "--warmup", "0", "--env",
+               "pgzoo/TimeLimit-v0", "--plugins", "rtg"]  # fmt: skip
+    out = (tmp_path / "out").open("w+")
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, env=dict(os.environ))
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    out.seek(0)
+    assert "gradients each" in out.read()
+    assert b"Interrupted after" in errors
+    assert b"Traceback" not in errors

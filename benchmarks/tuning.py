@@ -3,9 +3,10 @@
     python benchmarks/tuning.py --rl-zoo .venv-rl-zoo/bin/python [--rounds 2] [--n-trials 20] [-n 20000]
 
 Both search PPO on the same environment: the same number of trials, steps a trial, environments, evaluations, sampler
-(TPE), pruner (median), random trials first, and one core. The search spaces are each project's own. In turn A B A B,
-each round with another seed. The best trial of each study is then trained on fresh seeds, by each project's own
-command, and every final model plays the same episodes. Results are appended to the file.
+(TPE), pruner (median), random trials first, and one core. The search spaces are each project's own; pgzoo leaves out
+the default that its studies begin with (`--no-defaults`), since RL Zoo's do not. In turn A B A B, each round with
+another seed. The best trial of each study is then trained on fresh seeds, by each project's own command, and every
+final model plays the same episodes. Results are appended to the file.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def run(command: list[str], folder: Path) -> float:
 def pgzoo_study(env: str, steps: int, trials: int, seed: int, folder: Path) -> float:
     return run(
         [sys.executable, "-m", "pgzoo", "tune", "--plugin", "ppo", "--env", env, "-n", str(steps), "--n-trials",
-         str(trials), "--seed", str(seed), "--best", "0", "--study-name", "s", "--storage", "s.db", *COMMON], folder,
+         str(trials), "--seed", str(seed), "--best", "0", "--no-defaults", "--study-name", "s", "--storage", "s.db",
+         *COMMON], folder,
     )  # fmt: skip
 
 

@@ -111,6 +111,11 @@ def test_a_study_begins_with_the_defaults(tmp_path: Path) -> None:
     assert "default" not in study.trials[2].user_attrs
 
 
+def test_a_study_without_defaults_begins_at_random(tmp_path: Path) -> None:
+    study = searched(small(defaults=False), f"{tmp_path}/a.db", tmp_path, 2)
+    assert not any("default" in trial.user_attrs for trial in study.trials)
+
+
 def test_seeds_are_paired_over_trials_and_fresh_ones_are_fresh() -> None:
     settings = small(n_seeds=3, seed=7)
     assert settings.seeds == [7, 8, 9]

@@ -53,6 +53,7 @@ class _WithShow(click.Group):
 @click.option("--sampler", default="tpe", show_default=True, help="tpe or random.")
 @click.option("--pruner", help="none, median, hyperband, halving (inside a seed) or wilcoxon (over seeds).  "
               "[default: median; none for several metrics]")  # fmt: skip
+@click.option("--defaults/--no-defaults", default=True, show_default=True, help="Begin with each plugin's default.")
 @click.option("--n-startup-trials", type=click.IntRange(min=0), default=10, show_default=True,
               help="Random trials, after each plugin's default and before sampler and pruner begin.")  # fmt: skip
 @click.option("--n-evaluations", type=click.IntRange(min=1), default=10, show_default=True,
@@ -116,6 +117,7 @@ def _settings(registry: Registry, given: dict[str, Any]) -> StudySettings:
         seed=given["seed"],
         sampler=given["sampler"],
         pruner=given["pruner"] or ("none" if several else "median"),
+        defaults=given["defaults"],
         n_startup_trials=given["n_startup_trials"],
         n_evaluations=given["n_evaluations"],
         eval_episodes=given["eval_episodes"],

@@ -51,6 +51,7 @@ class StudySettings:
         seed: of the sampler and the first training.
         n_evaluations: evaluations of a training, evenly spaced, the last one of the final model.
         eval_episodes: episodes of each.
+        defaults: whether the first trials are each plugin's default, its entry in `hyperparams/`.
         n_startup_trials: random trials, after each plugin's default and before the sampler learns and the pruner
             begins.
         ranges: by name, other places to look than those declared.
@@ -66,6 +67,7 @@ class StudySettings:
     seed: int = 0
     sampler: str = "tpe"
     pruner: str = "median"
+    defaults: bool = True
     n_startup_trials: int = 10
     n_evaluations: int = 10
     eval_episodes: int = 10
@@ -89,15 +91,16 @@ class StudySettings:
         return list(range(self.seed + 10_000, self.seed + 10_000 + n))
 
     def tickets(self, n: int, registry: Registry) -> dict[str, dict[str, Any]]:
-        """Return the first n tickets: each plugin's default, then what the sampler draws."""
+        """Return the first n tickets: each plugin's default where asked for, then what the sampler draws."""
         space = self.space(registry)
-        defaults = [{DEFAULT: plugin, FIXED: space.default(plugin)} for plugin in self.plugins]
+        begun = self.plugins if self.defaults else ()
+        defaults = [{DEFAULT: plugin, FIXED: space.default(plugin)} for plugin in begun]
         return {str(i): defaults[i] if i < len(defaults) else {} for i in range(n)}
 
     @property
     def n_unlearned(self) -> int:
         """How many trials there are before sampler and pruner begin: the defaults and the random ones."""
-        return len(self.plugins) + self.n_startup_trials
+        return len(self.plugins) * self.defaults + self.n_startup_trials
 
     def check(self) -> None:
         """Raise ConfigError for an unknown word, or choices that exclude each other."""
@@ -132,6 +135,7 @@ class StudySettings:
             "seeds": self.seeds,
             "sampler": self.sampler,
             "pruner": self.pruner,
+            "defaults": self.defaults,
             "n_startup_trials": self.n_startup_trials,
             "n_evaluations": self.n_evaluations,
             "eval_episodes": self.eval_episodes,

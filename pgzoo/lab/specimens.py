@@ -1,0 +1,158 @@
+"""Random rollouts that are made, not sampled, so that any number of them can be changed to see what follows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from pgzoo.interfaces import Array, Need, Part, Spaces
+from pgzoo.rollout import Rollout, reverse_scan
+
+N_STATES, N_ACTIONS = 4, 3
+GROUP_SIZE = 3
+GAMMA = 0.9
+
+
+def make_spaces(action: str = "discrete") -> Spaces:
+    """Return one-hot observations, discrete actions or two continuous ones, and a small policy."""
+    import torch
+
+    observation = spaces.Box(0.0, 1.0, (N_STATES,), np.float32)
+    actions: spaces.Space[Any] = spaces.Discrete(N_ACTIONS)
+    if action != "discrete":
+        actions = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        policy = ActorCriticPolicy(observation, actions, lambda _: 1e-3, net_arch=[4])
+    return Spaces(observation, actions, policy)
+
+
+@dataclass(frozen=True, eq=False)
+class Specimen:
+    """All that a rollout holds, as (T, N) arrays that may be replaced.
+
+    Whole episodes: two or more a column, then padding; column j is of group j // 3. Fragments: episodes that end by
+    termination and by a time limit, and are cut at the last row.
+    """
+
+    arrays: Mapping[str, Array] = field(repr=False)
+    gamma: float = GAMMA
+
+    def rollout(self, part: Part, **changes: Array) -> Rollout:
+        """Return it as a rollout that holds what the part declares to need; `changes` replace arrays."""
+        a = {**self.arrays, **changes}
+        mask = a["mask"]
+        values = np.where(mask, a["values"], 0).astype(np.float32)
+        next_values = np.where(mask & ~a["terminated"], a["next_values"], 0).astype(np.float32)
+        ratios = np.where(mask, a["ratios"], 0)
+        scores = np.where(mask, a["scores"], 0)
+        return Rollout(
+            rewards=np.where(mask, a["rewards"], 0).astype(np.float32),
+            terminated=a["terminated"] & mask,
+            truncated=a["truncated"] & mask,
+            mask=mask.copy(),
+            step=np.where(mask, a["step"], 0),
+            log_probs=np.where(mask, a["log_probs"], 0).astype(np.float32),
+            gamma=self.gamma,
+            actions=np.where(mask[..., None], a["actions"], 0),
+            _observations=a["observations"].astype(np.float32),
+            _successors=lambda: a["next_observations"].astype(np.float32),
+            _values=values if Need.VALUES in part.needs else None,
+            _next_values=next_values if Need.VALUES in part.needs else None,
+            _group=a["group"].copy(),
+            _scores=(lambda: scores) if Need.SCORES in part.needs else None,
+            _ratios=lambda: ratios,
+        )
+
+    def returns(self, *, per_episode: bool = False, **changes: Array) -> Array:
+        """Return discounted returns to go (T, N); or each episode's return from its start, for all its steps."""
+        a = {**self.arrays, **changes}
+        rewards = np.where(a["mask"], a["rewards"], 0).astype(np.float32).astype(float)
+        ends = self.last(**changes)
+        to_go = reverse_scan(rewards, np.where(ends, 0.0, self.gamma))
+        if not per_episode:
+            return np.where(a["mask"], to_go, 0.0)
+        episode = self.episode(**changes)
+        first = np.zeros(episode.max() + 1)
+        starts = (a["step"] == 0) & a["mask"]
+        first[episode[starts]] = to_go[starts]
+        return np.where(a["mask"], first[episode], 0.0)
+
+    def last(self, **changes: Array) -> Array:
+        """Return where episodes and fragments end, (T, N)."""
+        a = {**self.arrays, **changes}
+        following = np.zeros_like(a["mask"])
+        following[:-1] = a["mask"][1:]
+        found: Array = (a["terminated"] | a["truncated"] | ~following) & a["mask"]
+        return found
+
+    def episode(self, **changes: Array) -> Array:
+        """Return each step's episode (T, N), counted column by column; −1 on padding."""
+        a = {**self.arrays, **changes}
+        ends = self.last(**changes).T.ravel()
+        index = np.concatenate([[0], np.cumsum(ends)[:-1]]).reshape(a["mask"].T.shape).T
+        return np.where(a["mask"], index, -1)
+
+
+def specimen(
+    seed: int, *, whole: bool, n_steps: int = 12, n_envs: int = 6, continuous: bool = False, padding: int = 0
+) -> Specimen:
+    """Return a random one.
+
+    Args:
+        seed: of its numbers; `padding` does not change them.
+        whole: whole episodes with padding after the last; else fragments without any.
+        n_steps: rows.
+        n_envs: columns.
+        continuous: two continuous actions in place of a discrete one.
+        padding: further rows of padding, for whole episodes.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (n_steps, n_envs)
+    ends = rng.random(shape) < 0.25
+    mask = np.ones(shape, dtype=bool)
+    if whole:
+        ends[0], ends[-1] = False, False
+        stop = rng.integers(n_steps // 2, n_steps, n_envs)
+        stop[0] = n_steps - 1
+        ends[stop, np.arange(n_envs)] = True
+        ends[np.minimum(1, stop), np.arange(n_envs)] = True  # at least two episodes, the first of two steps
+        mask = np.arange(n_steps)[:, None] <= stop
+    truncated = ends & (rng.random(shape) < 0.4) & mask
+    terminated = ends & ~truncated & mask
+    step = np.zeros(shape, dtype=int)
+    for t in range(1, n_steps):
+        step[t] = np.where(ends[t - 1], 0, step[t - 1] + 1)
+    states = rng.integers(0, N_STATES, shape)
+    values = rng.normal(size=shape)
+    next_values = rng.normal(size=shape)
+    next_values[:-1] = np.where(ends[:-1], next_values[:-1], values[1:])
+    eye = np.eye(N_STATES)
+    observations, next_observations = eye[states], eye[rng.integers(0, N_STATES, shape)]
+    next_observations[:-1] = np.where(ends[:-1, :, None], next_observations[:-1], observations[1:])
+    actions = rng.normal(size=(*shape, 2)) if continuous else rng.integers(0, N_ACTIONS, (*shape, 1))
+    arrays: dict[str, Array] = {
+        "rewards": rng.normal(0.5, 1.0, shape),
+        "terminated": terminated,
+        "truncated": truncated,
+        "mask": mask,
+        "step": step,
+        "log_probs": -rng.random(shape),
+        "actions": actions,
+        "observations": observations,
+        "next_observations": next_observations,
+        "values": values,
+        "next_values": next_values,
+        "group": np.broadcast_to(np.arange(n_envs) // GROUP_SIZE, shape).copy(),
+        "scores": rng.random(shape) + 0.1,
+        "ratios": np.ones(shape),
+    }
+    if padding:
+        rows = {name: np.zeros((padding, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
+        arrays = {name: np.concatenate([array, rows[name]]) for name, array in arrays.items()}
+    return Specimen(arrays)

@@ -48,6 +48,11 @@ def credit(
     if not isinstance(compared, tuple) or len(compared) != 2:
         raise PluginError(f"baseline {baseline.name!r} must return (b, c), not {type(compared).__name__}")
     b, c = compared
+    for symbol, x in (("b", b), ("c", c)):
+        if np.shape(x) not in ((), rollout.shape):
+            raise PluginError(
+                f"baseline {baseline.name!r}: {symbol} has shape {np.shape(x)}; it must be a number or {rollout.shape}"
+            )
     advantages = np.asarray((returns - b) / c, dtype=np.float64)
     _check(baseline, "(R̂ − b) / c", advantages, rollout)
     if discount_states and estimator.credit == "step":

@@ -72,6 +72,63 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
         raise PluginError(unknown("plugin", name, known))
 
 
+@command.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME…|all")
+@click.option("--mdps", default="all", show_default=True, help="Where bias is measured: names with commas.")
+@click.option("--episodes", type=click.IntRange(min=160), default=200_000, show_default=True,
+              help="On each MDP, for each combination declared unbiased.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
+@options.plugin_files
+@click.pass_context
+def check(ctx: click.Context, /, names: tuple[str, ...], plugin_files: tuple[Path, ...], **given: Any) -> None:
+    """Check that plugins keep to the interface and are as unbiased as they say; status 1 if one does not.
+
+    A recipe's name stands for its parts. A call is checked by changing one thing of a rollout and looking at what
+    follows; a declaration of `unbiased` is tested against the exact gradient on tabular MDPs.
+    """
+    registry = options.find_registry(plugin_files)
+    parts = _parts(registry, names)
+
+    from pgzoo.lab.mdps import MDPS, make_mdp
+
+    mdps = list(MDPS) if given["mdps"] == "all" else [name.strip() for name in given["mdps"].split(",")]
+    for name in mdps:
+        make_mdp(name)
+
+    from pgzoo.cli import conformance
+    from pgzoo.cli.progress import Counter
+    from pgzoo.lab.conformance import check as run
+
+    options.set_threads(1)
+    with Counter("gradients", shown=given["progress"] and not given["as_json"]) as counter:
+        found = run(registry, parts, mdps=mdps, n_episodes=given["episodes"], seed=given["seed"], progress=counter.show)
+    conformance.show(found, as_json=given["as_json"])
+    if not all(one.passed for one in found):
+        ctx.exit(1)
+
+
+def _parts(registry: Registry, names: tuple[str, ...]) -> list[Any]:
+    """Return the parts of these names, of a recipe all of its own; each once."""
+    from pgzoo.errors import PluginError, unknown
+    from pgzoo.registry import PARTS
+    from pgzoo.spec import resolve
+
+    every = {(kind, name): registry.part(kind, name) for kind in PARTS for name in registry.names(kind)}
+    if names == ("all",):
+        return list(every.values())
+    found: list[Any] = []
+    for name in names:
+        own = [cls for (_, other), cls in every.items() if other == name]
+        if name in registry.recipes():
+            own += [type(part) for part in resolve(registry, name).parts.values()]
+        if not own:
+            raise PluginError(unknown("plugin", name, [*registry.recipes(), *(other for _, other in every)]))
+        found += own
+    return list(dict.fromkeys(found))
+
+
 def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     from pgzoo.settings import Settings
     from pgzoo.spec import resolve

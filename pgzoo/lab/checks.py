@@ -472,9 +472,9 @@ class _Given(Estimator):
 
 
 CHECKS: Mapping[str, Callable[[Probe], None]] = {
+    "declared needs": undeclared,
     "shapes": shapes,
     "finite": degenerate,
-    "declared needs": undeclared,
     "determinism": determinism,
     "no mutation": mutation,
     "padding": padding,
@@ -493,6 +493,8 @@ def run(part: CreditPart) -> list[Finding]:
     """Return what every check says of a part; one that raises has failed."""
     try:
         probe = Probe(part)
+    except PgzooError as error:
+        return [Finding("declared needs", "failed", str(error))]
     except Exception as error:  # a stranger's code may raise anything, and that is a finding
         return [Finding("shapes", "failed", describe(error))]
     return [_finding(name, check, probe) for name, check in CHECKS.items()]

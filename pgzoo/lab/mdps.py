@@ -53,7 +53,7 @@ def noise() -> TabularMDP:
     """Four states and three actions with random transitions, and rewards of ±0.5 about random means."""
     rng = np.random.default_rng(5)
     transitions = rng.dirichlet(np.full(5, 0.7), (4, 3))
-    rewards = np.repeat(rng.normal(0.2, 1.0, (4, 3, 1)), 5, axis=2)
+    rewards = np.repeat(rng.normal(0.0, 1.0, (4, 3, 1)), 5, axis=2)
     return TabularMDP("noise", transitions, rewards, rng.dirichlet(np.ones(4)), noise=0.5)
 
 

@@ -108,7 +108,7 @@ def moments(gradients: Array, shares: Array) -> Moments:
     own = weights**2
     raw = np.einsum("bp,bp->b", means, means)
     squared = (raw - own @ norms) / (1 - own.sum(axis=1))
-    return Moments(means, squared, weights @ norms - squared)
+    return Moments(means, squared, np.maximum(weights @ norms - squared, 0.0))
 
 
 def exactly(reference: Array, replicates: int) -> Moments:
@@ -135,6 +135,7 @@ def summarize(
     target = np.maximum(reference.squared_norm, np.finfo(float).tiny)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(signal > 0, noise / signal, np.inf)
+        snr = 1 / np.sqrt(relative)
         mean_cosine = along / np.sqrt(np.where(signal > 0, signal, np.inf) * target)
     directions = gradients @ reference.mean[0].astype(gradients.dtype)
     norms = np.sqrt(np.einsum("np,np->n", gradients, gradients, dtype=np.float64))
@@ -148,7 +149,7 @@ def summarize(
         variance_per_parameter=_estimate(noise / gradients.shape[1]),
         relative_variance=_estimate(relative),
         variance_ratio=_estimate(noise / (noise if first is None else first.variance)),
-        snr=_estimate(1 / np.sqrt(relative)),
+        snr=_estimate(snr),
         steps_for_snr=_estimate(per_batch * relative),
         cosine=_estimate(shares.astype(np.float64) @ cosines),
         mean_cosine=_estimate(np.clip(mean_cosine, -1.0, 1.0)),

@@ -350,3 +350,23 @@ def test_a_damaged_run_is_explained(run: Path, tmp_path: Path) -> None:
     assert "is no saved model" in pgzoo("eval", cwd=tmp_path, status=2).stderr
     model.unlink()
     assert "there is no model at" in pgzoo("eval", cwd=tmp_path, status=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["value", "--kind", "baseline"], "the baseline 'value' exists, of pgzoo "),
+        (["My-Baseline", "--kind", "baseline"], "cannot name a plugin: use lower-case letters"),
+        (["class", "--kind", "baseline"], "cannot name a plugin"),
+        (["mine", "--kind", "critic"], "'critic' is not one of"),
+        (["mine", "--kind", "baseline", "--folder", "taken"], "taken exists; choose another --folder"),
+        (["mine", "--kind", "baseline", "--folder", "taken/file/mine"], "cannot write taken/file/mine"),
+    ],
+)
+def test_a_new_plugin_is_refused_before_anything_is_written(arguments: list[str], message: str, tmp_path: Path) -> None:
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    result = pgzoo("plugins", "new", *arguments, cwd=tmp_path, status=2)
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) <= 2
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]

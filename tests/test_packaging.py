@@ -71,3 +71,16 @@ def test_the_wheel(tmp_path: Path) -> None:
     assert "rtg_value" in run(python, "-m", "pgzoo", "plugins", "list", cwd=tmp_path)
     out = run(python, "-m", "pgzoo", "train", "-n", "300", "--no-progress", "--eval-episodes", "1", cwd=tmp_path)
     assert "hyperparams/rtg_value.yml, CartPole-v1" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["baseline", "estimator", "objective"])
+def test_a_new_plugins_package_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
+    python = scratch(tmp_path / "env", pgzoo=True)
+    told = run(python, "-m", "pgzoo", "plugins", "new", f"my_{kind}", "--kind", kind, cwd=tmp_path)
+    package = tmp_path / f"pgzoo-my-{kind}"
+    assert f"Next: pip install -e '{package.name}[test]' && pytest {package.name}" in told
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", package, cwd=tmp_path)
+    assert "2 passed" in run(python, "-m", "pytest", package, cwd=tmp_path)
+    shown = run(python, "-m", "pgzoo", "plugins", "show", f"my_{kind}", cwd=tmp_path)
+    assert f"(pgzoo-my-{kind} 0.1.0)" in shown.replace("\n", " ")

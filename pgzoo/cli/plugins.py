@@ -129,6 +129,20 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[Any]:
     return list(dict.fromkeys(found))
 
 
+@command.command()
+@click.argument("name")
+@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective"]), required=True)
+@click.option("--folder", type=click.Path(path_type=Path), help="Where to; by default pgzoo-NAME here.")
+def new(name: str, kind: str, folder: Path | None) -> None:
+    """Write a package with a new plugin, its tests and its entry point."""
+    from pgzoo.scaffold import make_package
+
+    folder = folder or Path(f"pgzoo-{name.replace('_', '-')}")
+    for path in make_package(options.find_registry(()), name, kind, folder):  # type: ignore[arg-type]
+        click.echo(path)
+    click.echo(f"Next: pip install -e '{folder}[test]' && pytest {folder}")
+
+
 def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     from pgzoo.settings import Settings
     from pgzoo.spec import resolve

@@ -24,7 +24,8 @@ from pgzoo.registry import Registry, default_registry
 
 FEW_EPISODES = 20_000
 """For entries that are declared biased: how much, not whether."""
-FEW_MDPS = ("noise", "lengths")
+TEST_MDPS, TEST_EPISODES = ("noise", "lengths"), 50_000
+"""Of an author's tests, which are run often; the command measures longer."""
 TIMED_STEPS, TIMED_ENVS = 256, 8
 
 
@@ -102,7 +103,11 @@ def check(
 
 
 def assert_conforms(
-    cls: type[Part], *, mdps: Sequence[str] = FEW_MDPS, n_episodes: int = EPISODES, registry: Registry | None = None
+    cls: type[Part],
+    *,
+    mdps: Sequence[str] = TEST_MDPS,
+    n_episodes: int = TEST_EPISODES,
+    registry: Registry | None = None,
 ) -> None:
     """Raise AssertionError with all that is wrong with a plugin; for its author's tests."""
     (found,) = check(registry or default_registry(), [cls], mdps=mdps, n_episodes=n_episodes)

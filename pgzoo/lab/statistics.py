@@ -136,6 +136,7 @@ def summarize(
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(signal > 0, noise / signal, np.inf)
         snr = 1 / np.sqrt(relative)
+        ratio = np.ones_like(noise) if first is None else np.divide(noise, first.variance)
         mean_cosine = along / np.sqrt(np.where(signal > 0, signal, np.inf) * target)
     directions = gradients @ reference.mean[0].astype(gradients.dtype)
     norms = np.sqrt(np.einsum("np,np->n", gradients, gradients, dtype=np.float64))
@@ -148,7 +149,7 @@ def summarize(
         variance=_estimate(noise),
         variance_per_parameter=_estimate(noise / gradients.shape[1]),
         relative_variance=_estimate(relative),
-        variance_ratio=_estimate(noise / (noise if first is None else first.variance)),
+        variance_ratio=_estimate(ratio),
         snr=_estimate(snr),
         steps_for_snr=_estimate(per_batch * relative),
         cosine=_estimate(shares.astype(np.float64) @ cosines),

@@ -45,6 +45,8 @@ INTERRUPTED = 130
 @click.option("--wandb-project-name", default="pgzoo", show_default=True)
 @click.option("--wandb-entity", default=None)
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE", help="Arguments of the environment.")
+@click.option("--log-gradient-noise", is_flag=True, help="Log lab/gradient_variance, lab/snr and, as "
+              "lab/variance_if/NAME, the variance that each other baseline would have had.")  # fmt: skip
 @options.gym_packages
 @options.plugin_files
 @click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
@@ -124,10 +126,21 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
     progress = Progress(config.run.n_timesteps, shown=given["progress"] and not given["verbose"])
     args = {**{key: _plain(value) for key, value in given.items()}, "seed": seed}
     with _tracked(given, args, folder.path.name):
-        result = train(config, registry, run, folder, args=args, callback=progress.callback, progress=progress)
+        callback = _callbacks(progress.callback, given["log_gradient_noise"])
+        result = train(config, registry, run, folder, args=args, callback=callback, progress=progress)
     _show(result)
     if result.interrupted:
         click.get_current_context().exit(INTERRUPTED)
+
+
+def _callbacks(progress: Any, gradient_noise: bool) -> Any:
+    from stable_baselines3.common.callbacks import CallbackList
+
+    if not gradient_noise:
+        return progress
+    from pgzoo.lab.callback import GradientNoise
+
+    return CallbackList([progress, GradientNoise()])
 
 
 def _plain(value: Any) -> Any:

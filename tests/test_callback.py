@@ -1,0 +1,113 @@
+"""Gradient noise while training: what is logged is right, and training is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from stable_baselines3 import A2C
+from stable_baselines3.common.logger import KVWriter, Logger
+
+from pgzoo import PluginError, PolicyGradient
+from pgzoo.lab.callback import GradientNoise
+from pgzoo.lab.mdps import make_mdp
+from pgzoo.lab.tabular import TabularVecEnv
+
+
+class Kept(KVWriter):
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def write(self, key_values: dict[str, Any], key_excluded: Any, step: int = 0) -> None:
+        self.rows.append(dict(key_values))
+
+    def close(self) -> None:
+        pass
+
+
+def trained(plugin: str, callback: Any = None, *, updates: int = 3, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
+    env = TabularVecEnv(make_mdp("noise"), options.pop("columns", 8), seed=3)
+    model = PolicyGradient("MlpPolicy", env, plugin, seed=0, n_steps=32, log_interval=1, **options)
+    kept = Kept()
+    model.set_logger(Logger(None, [kept]))
+    for _ in range(updates):
+        model.learn(1, callback=callback, reset_num_timesteps=False)
+    return model, kept.rows
+
+
+@pytest.mark.parametrize("plugin", ["rtg_moving_average", "advantage", "ppo", "grpo"])
+def test_training_is_not_changed(plugin: str) -> None:
+    alone, _ = trained(plugin)
+    watched, rows = trained(plugin, GradientNoise())
+    for a, b in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert all(row["lab/gradient_variance"] > 0 for row in rows)
+    assert all(row["lab/snr"] >= 0 for row in rows)
+
+
+def others(row: dict[str, Any]) -> set[str]:
+    return {key.rpartition("/")[2] for key in row if key.startswith("lab/variance_if/")}
+
+
+def test_which_baselines_are_compared() -> None:
+    _, rows = trained("rtg", GradientNoise())
+    assert others(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "leave_one_out", "optimal"}
+    assert rows[0]["lab/variance_if/none"] == pytest.approx(rows[0]["lab/gradient_variance"])
+    _, rows = trained("gae", GradientNoise())
+    assert others(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "value"}
+    assert rows[0]["lab/variance_if/value"] == pytest.approx(rows[0]["lab/gradient_variance"], rel=1e-4)
+
+
+def test_the_moving_average_learns_from_rollout_to_rollout() -> None:
+    _, rows = trained("rtg", GradientNoise())
+    assert rows[0]["lab/variance_if/moving_average"] == pytest.approx(rows[0]["lab/variance_if/none"])  # b = 0 at first
+    assert rows[2]["lab/variance_if/moving_average"] != pytest.approx(rows[2]["lab/variance_if/none"])
+
+
+def test_the_variance_is_that_of_many_rollouts() -> None:
+    """At learning rate 0 the mean of what is logged is the variance over rollouts of the gradient that SGD follows."""
+    model, rows = trained(
+        "full_return+none",
+        GradientNoise(),
+        updates=300,
+        learning_rate=0.0,
+        n_episodes=16,
+        columns=16,
+        policy_kwargs={"net_arch": [], "optimizer_class": torch.optim.SGD},
+        max_grad_norm=None,
+    )
+    from pgzoo.lab.scores import PolicyScores
+
+    scores = PolicyScores(model.policy)
+    gradients = []
+    for _ in range(300):
+        model.learn(1, reset_num_timesteps=False)
+        rollout = model.rollout
+        gradients.append(scores.gradients(rollout, [model.rollout_buffer.advantages / rollout.mask.sum()])[0])
+    logged = np.mean([row["lab/gradient_variance"] for row in rows[:300]])
+    assert logged == pytest.approx(np.var(gradients, axis=0, ddof=1).sum(), rel=0.25)
+
+
+def test_one_environment_is_split_by_time() -> None:
+    _, rows = trained("a2c", GradientNoise(), columns=1)
+    assert rows[0]["lab/gradient_variance"] > 0
+
+
+def test_only_for_policy_gradient() -> None:
+    with pytest.raises(PluginError, match="needs a PolicyGradient, not A2C"):
+        A2C("MlpPolicy", "CartPole-v1").learn(5, callback=GradientNoise())
+
+
+def test_the_command_logs_it(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "pgzoo", "train", "-n", "600", "--no-progress", "--log-gradient-noise",
+               "--eval-freq", "-1", "--eval-episodes", "1"]  # fmt: skip
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    (log,) = tmp_path.rglob("progress.csv")
+    assert "lab/variance_if/leave_one_out" in log.read_text().splitlines()[0]

@@ -47,10 +47,12 @@ WIDTH = 100
               help="Batches that the critic, and what plugins learn, are fitted to first; 0: as they are.")  # fmt: skip
 @click.option("--reference-batches", type=click.IntRange(min=1), default=4, show_default=True,
               help="For each batch, those of the independent reference, where no exact gradient is known.")  # fmt: skip
+@click.option("--n-envs", type=click.IntRange(min=1), default=64, show_default=True, help="Environments side by side, "
+              "rounded to whole batches; it changes the speed.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure: .png, .pdf or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@options.num_threads
+@click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
 @options.gym_packages
 @options.plugin_files
 @click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
@@ -109,7 +111,7 @@ def _lab(given: dict[str, Any]) -> Any:
     register_packages(given["gym_packages"])
     if given["env"] is not None:
         check_environment(given["env"])
-    options.set_threads(given["num_threads"])
+    options.set_threads(given["num_threads"])  # batches are small: several only wait for each other
     config, start, statistics = _frozen(registry, given)
     gamma = config.spec.settings.gamma if given["gamma"] is None else given["gamma"]
 
@@ -125,6 +127,7 @@ def _lab(given: dict[str, Any]) -> Any:
         reference_batches=given["reference_batches"],
         discount_states=given["discount_states"],
         own_loss=given["loss"] == "own",
+        n_envs=given["n_envs"],
         seed=given["seed"],
     )
     lab: Lab = Lab(config, registry, measurement, start, statistics)
@@ -201,19 +204,10 @@ def _show(report: Report, snr: float) -> None:
     critic = "" if report.explained_variance is None else f"; V explains {report.explained_variance:.2f} of the returns"
     console.print(f"Mean return {report.mean_return:.4g}, {report.n_parameters:,} actor parameters{critic}.")
     console.print(f"{report.n_batches} gradients each; bias and cosine against {report.reference}.")
-    first = next(iter(report.summaries))
-    headers = [
-        "steps",
-        "variance\n/ ‖g‖²",
-        f"variance\n/ {first}'s",
-        "SNR",
-        "cosine",
-        "bias, %",
-        f"steps for\nSNR {snr:g}",
-    ]
+    headers = ["steps", "variance\n/ ‖g‖²", "SNR", "cosine", "bias, %", f"steps for\nSNR {snr:g}"]
     table = Table(
         Column("plugin", no_wrap=True),
-        *[Column(header, justify="right") for header in headers],
+        *[Column(header, justify="right", no_wrap=True) for header in headers],
         box=box.SIMPLE_HEAD,
         pad_edge=False,
     )

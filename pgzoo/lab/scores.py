@@ -35,7 +35,7 @@ class PolicyScores:
         observations, actions = policy_inputs(policy, rollout)
         if not self._parameters:
             self._parameters = actor_parameters(policy, observations, actions)
-        log_probs = policy.evaluate_actions(observations, actions)[1]
+        log_probs = policy.get_distribution(observations).log_prob(actions)
         rows = []
         for number, weight in enumerate(weights):
             w = torch.as_tensor(rollout.flat(weight), dtype=log_probs.dtype, device=log_probs.device)

@@ -32,7 +32,7 @@ from pgzoo.spec import Spec, resolve
 REFERENCE = "reward_to_go+value"
 """What the reference is sampled with where no exact one is known: unbiased for every V, and little variance."""
 MAX_BYTES = 4 * 2**30
-MAX_COLUMNS = 4096
+TABULAR_COLUMNS = 4096
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ class Measurement:
         reference_batches: batches of the independent reference for each batch that is measured.
         discount_states: multiply Ψ_t by γ^t, as the gradient of J asks; else the gradient that SB3 follows.
         own_loss: measure each recipe's own loss, not the plain sum over episodes.
+        n_envs: environments side by side, rounded down to whole batches, one at least.
         seed: of everything.
     """
 
@@ -61,6 +62,7 @@ class Measurement:
     reference_batches: int = 4
     discount_states: bool = True
     own_loss: bool = False
+    n_envs: int = 64
     seed: int = 0
 
 
@@ -76,8 +78,8 @@ class Report:
         mean_return: of the policy, undiscounted.
         explained_variance: of the critic on its warm-up; None without one.
         sampling_seconds: spent in sampling.
-        gradient_seconds: spent in returns, baselines and gradients.
-        n_gradients: computed, the reference's included.
+        gradient_seconds: spent in plugins' returns, baselines and gradients.
+        n_gradients: of plugins; the reference's are counted nowhere.
         interrupted: whether Ctrl-C ended it.
     """
 
@@ -162,9 +164,8 @@ class Lab:
 
     def _sampler(self, group_size: int | None) -> Sampler:
         m = self.measurement
-        n_columns = m.batch
-        if self.mdp is not None:
-            n_columns *= max(1, min(m.n_batches, MAX_COLUMNS // m.batch))
+        together = (m.n_envs if self.mdp is None else TABULAR_COLUMNS) // m.batch
+        n_columns = m.batch * max(1, min(m.n_batches, together))
         arguments = sampling.arguments(n_columns, m.gamma, group_size)
         plugin, estimator, baseline = (arguments.pop(name) for name in ("plugin", "estimator", "baseline"))
         spec = resolve(self.registry, "gae", estimator=estimator, baseline=baseline, overrides=arguments)
@@ -271,7 +272,8 @@ class _Run:
         if self.exact is None:
             total: Any = 0.0
             for _ in range(self.lab.measurement.reference_batches):
-                total = total + self._gradients(next(self._episodes), [self.reference])[0]
+                rollout = next(self._episodes)
+                total = total + self.lab.scores.gradients(rollout, [self.reference.weights(rollout)])[0]
             self.references.append(total / self.lab.measurement.reference_batches)
 
     def _take(self, rollout: Rollout, contenders: Sequence[Contender]) -> None:

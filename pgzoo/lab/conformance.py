@@ -24,7 +24,7 @@ from pgzoo.registry import Registry, default_registry
 
 FEW_EPISODES = 20_000
 """For entries that are declared biased: how much, not whether."""
-TEST_MDPS, TEST_EPISODES = ("noise", "lengths"), 50_000
+TEST_MDPS, TEST_EPISODES = ("noise", "lengths"), 30_000
 """Of an author's tests, which are run often; the command measures longer."""
 TIMED_STEPS, TIMED_ENVS = 256, 8
 

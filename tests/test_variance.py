@@ -19,6 +19,7 @@ from lab import contender, frozen
 from stable_baselines3 import A2C
 
 from pgzoo import PolicyGradient, Registry, Spaces
+from pgzoo.lab import statistics
 from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import actor_parameters, exact_gradient
 from pgzoo.lab.mdps import make_mdp
@@ -43,6 +44,12 @@ def test_moments_by_hand() -> None:
     # A batch drawn twice of three adds nothing to the signal: shares ⅔ and ⅓ give the product again.
     again = moments(np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[2 / 3, 1 / 3]]))
     assert again.squared_norm[0] == pytest.approx(3)
+
+
+def test_many_gradients_are_resampled_less_often() -> None:
+    assert statistics.replicates(400, 4610) == 1000
+    assert statistics.replicates(40_000, 4610) == 108  # 2e10 / 1.844e8
+    assert statistics.replicates(10**6, 10**6) == 100
 
 
 def test_a_summary_by_hand() -> None:

@@ -19,8 +19,11 @@ import numpy as np
 from pgzoo.interfaces import Array
 
 REPLICATES = 1000
+FEWEST = 100
+WORK = 2e10
+"""Bootstrap replicates are no more than this by the numbers in a sample of gradients, and FEWEST at least."""
 CHUNK = 50
-"""Bootstrap replicates at once, which bounds the memory."""
+"""Replicates at once, which bounds the memory."""
 CONFIDENCE = 0.95
 
 
@@ -86,12 +89,12 @@ class Moments:
     variance: Array
 
 
-def resamples(n: int, rng: np.random.Generator, replicates: int = REPLICATES) -> Array:
-    """Return each batch's share of each bootstrap sample, (1 + replicates, n); the first is the sample itself.
+def resamples(n: int, rng: np.random.Generator, n_replicates: int = REPLICATES) -> Array:
+    """Return each batch's share of each bootstrap sample, (1 + n_replicates, n); the first is the sample itself.
 
     n is at least 2; a bootstrap sample of one batch alone, which says nothing of variance, is drawn again.
     """
-    counts = np.ones((replicates + 1, n), dtype=np.float32)
+    counts = np.ones((n_replicates + 1, n), dtype=np.float32)
     for row in counts[1:]:
         row[:] = 0
         while (row > 0).sum() < 2:
@@ -99,22 +102,30 @@ def resamples(n: int, rng: np.random.Generator, replicates: int = REPLICATES) ->
     return counts / n
 
 
+def replicates(n: int, n_parameters: int) -> int:
+    """Return how many bootstrap replicates of n gradients are taken: 1,000, fewer where they are very many."""
+    return int(min(REPLICATES, max(FEWEST, WORK // (n * n_parameters))))
+
+
 def moments(gradients: Array, shares: Array) -> Moments:
     """Return the moments of gradients (n, P) under shares (B, n)."""
     norms = np.einsum("np,np->n", gradients, gradients, dtype=np.float64)
-    means = np.concatenate([part @ gradients for part in np.array_split(shares, max(1, len(shares) // CHUNK))])
-    means = means.astype(np.float64)
+    parts = [_moments(gradients, norms, part) for part in np.array_split(shares, -(-len(shares) // CHUNK))]
+    return Moments(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
+def _moments(gradients: Array, norms: Array, shares: Array) -> tuple[Array, Array, Array]:
+    means = (shares @ gradients).astype(np.float64)
     weights = shares.astype(np.float64)
     own = weights**2
-    raw = np.einsum("bp,bp->b", means, means)
-    squared = (raw - own @ norms) / (1 - own.sum(axis=1))
-    return Moments(means, squared, np.maximum(weights @ norms - squared, 0.0))
+    squared = (np.einsum("bp,bp->b", means, means) - own @ norms) / (1 - own.sum(axis=1))
+    return means, squared, np.maximum(weights @ norms - squared, 0.0)
 
 
-def exactly(reference: Array, replicates: int) -> Moments:
-    """Return the moments of a reference that is known, for as many replicates."""
-    mean = np.tile(reference.astype(np.float64), (replicates, 1))
-    return Moments(mean, np.einsum("bp,bp->b", mean, mean), np.zeros(replicates))
+def exactly(reference: Array, n_rows: int) -> Moments:
+    """Return the moments of a reference that is known, the same in n_rows replicates."""
+    mean = np.broadcast_to(reference.astype(np.float64), (n_rows, len(reference)))
+    return Moments(mean, np.einsum("bp,bp->b", mean, mean), np.zeros(n_rows))
 
 
 def summarize(

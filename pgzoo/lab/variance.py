@@ -24,7 +24,7 @@ from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import exact_gradient
 from pgzoo.lab.sampler import Sampler
 from pgzoo.lab.scores import PolicyScores, Scores, TableScores
-from pgzoo.lab.statistics import Moments, Summary, exactly, moments, resamples, summarize
+from pgzoo.lab.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
 from pgzoo.lab.tabular import TabularEnv, TabularVecEnv
 from pgzoo.rollout import Rollout
 from pgzoo.spec import Spec, resolve
@@ -277,7 +277,7 @@ class _Run:
             self.references.append(total / self.lab.measurement.reference_batches)
 
     def _take(self, rollout: Rollout, contenders: Sequence[Contender]) -> None:
-        found = self._gradients(rollout, contenders)
+        found = self._gradients(rollout, contenders).astype(np.float32)
         self._refuse_too_large(found.shape[1] * found.itemsize)
         for contender, gradient in zip(contenders, found, strict=True):
             self.records[contender.name].gradients.append(gradient)
@@ -305,8 +305,10 @@ class _Run:
         """Return what was measured."""
         m, n = self.lab.measurement, self.n_batches
         rng = np.random.default_rng(m.seed)
-        shares = resamples(n, rng)
-        reference, words = self._reference(rng, n)
+        first_record = next(iter(self.records.values()))
+        n_replicates = replicates(n, len(first_record.gradients[0]))
+        shares = resamples(n, rng, n_replicates)
+        reference, words = self._reference(rng, n, n_replicates)
         summaries, first = {}, None
         for name, record in self.records.items():
             gradients, steps = np.array(record.gradients[:n]), np.array(record.steps[:n])
@@ -325,9 +327,9 @@ class _Run:
             interrupted=interrupted,
         )
 
-    def _reference(self, rng: np.random.Generator, n: int) -> tuple[Moments, str]:
+    def _reference(self, rng: np.random.Generator, n: int, n_replicates: int) -> tuple[Moments, str]:
         m = self.lab.measurement
-        shares = resamples(n, rng)  # of its own batches, independent of the contenders'
+        shares = resamples(n, rng, n_replicates)  # of its own batches, independent of the contenders'
         if self.exact is not None:
             return exactly(self.exact, len(shares)), "the exact gradient"
         found = moments(np.array(self.references[:n]), shares)

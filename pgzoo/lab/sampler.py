@@ -96,7 +96,8 @@ class Sampler:
         actor = {id(p) for p in _actor(self, observations)}
         parameters = [p for p in policy.parameters() if id(p) not in actor and p.requires_grad]
         with torch.no_grad():  # its mean first: a network that has to grow to it saturates on the way
-            policy.value_net.bias += (targets - policy.predict_values(observations).flatten()).mean()
+            head: Any = policy.value_net
+            head.bias += (targets - policy.predict_values(observations).flatten()).mean()
         optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
         for epoch in range(epochs):
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - epoch / epochs)

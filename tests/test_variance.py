@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -267,16 +264,25 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pgzoo", "variance", "--batches", "100000", "--warmup", "0", "--env",
-               "pgzoo/TimeLimit-v0", "--plugins", "rtg"]  # fmt: skip
-    out = (tmp_path / "out").open("w+")
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=out, stderr=subprocess.PIPE, env=dict(os.environ))
-    time.sleep(8)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    out.seek(0)
-    assert "gradients each" in out.read()
-    assert b"Interrupted after" in errors
-    assert b"Traceback" not in errors
+@pytest.mark.parametrize(("after", "status"), [(4, 130), (1, 130)], ids=["enough", "too early"])
+def test_ctrl_c_reports_what_was_measured(
+    after: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pgzoo.cli import main
+    from pgzoo.lab import variance
+
+    batch, done = variance._Run.batch, []
+
+    def interrupted(run: Any) -> None:
+        if len(done) == after:
+            raise KeyboardInterrupt
+        done.append(batch(run))  # type: ignore[func-returns-value]
+
+    monkeypatch.setattr(variance._Run, "batch", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["variance", "--env", "pgzoo/TimeLimit-v0", "--plugins", "rtg", "--warmup", "1", "--no-progress"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == status
+    assert ("4 gradients each" in out) == (after == 4)
+    assert ("Interrupted after 4 batches" in err) == (after == 4)
+    assert "Traceback" not in err

@@ -89,7 +89,7 @@ def test_a2c(env: str, n_envs: int, normalize: bool, n_steps: int) -> None:
 @pytest.mark.parametrize("n_envs", [1, 4])
 @pytest.mark.parametrize("env", ENVS)
 def test_ppo_defaults(env: str, n_envs: int, normalize: bool) -> None:
-    updates = 10 if n_envs == 1 else 5  # 1,280 minibatches each with four environments
+    updates = 5  # 320 minibatches an update and environment
     theirs = train(PPO, env, n_envs, normalize, updates, 2048)
     ours = train(partial(PolicyGradient, plugin="ppo"), env, n_envs, normalize, updates, 2048)
     assert_equal_parameters(ours, theirs)

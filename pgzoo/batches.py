@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.interfaces import Array
 from pgzoo.rollout import Batch, Rollout, Samples
@@ -26,10 +27,9 @@ def to_samples(model: PolicyGradient) -> Samples:
         return torch.as_tensor(rollout.flat(x).astype(np.float32), device=model.device)
 
     weights = model.objective.weights(rollout)
-    actions = tensor(rollout.actions)
     samples = Samples(
         observations=rollout.tensors(rollout.observations, "cpu"),
-        actions=actions.long().flatten() if isinstance(model.action_space, spaces.Discrete) else actions,
+        actions=policy_actions(model.policy, rollout),
         advantages=tensor(buffer.advantages),
         returns=tensor(buffer.returns),
         old_values=tensor(rollout.values if model.has_critic else np.zeros(rollout.shape)),
@@ -39,6 +39,12 @@ def to_samples(model: PolicyGradient) -> Samples:
         progress_remaining=model._current_progress_remaining,
     )
     return samples.normalized() if model.normalize_advantage == "rollout" else samples
+
+
+def policy_actions(policy: ActorCriticPolicy, rollout: Rollout) -> torch.Tensor:
+    """Return the rollout's actions (M, …) as the policy's `evaluate_actions` takes them."""
+    actions = torch.as_tensor(rollout.flat(rollout.actions).astype(np.float32), device=policy.device)
+    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions
 
 
 def minibatches(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:

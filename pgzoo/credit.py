@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
@@ -26,10 +26,12 @@ class Credit:
     Attributes:
         returns: R̂_t, read-only.
         advantages: Ψ_t.
+        scale: c_t, (T, N) or a number.
     """
 
     returns: Array
     advantages: Array
+    scale: Array | float
 
 
 def credit(
@@ -57,7 +59,20 @@ def credit(
     _check(baseline, "(R̂ − b) / c", advantages, rollout)
     if discount_states and estimator.credit == "step":
         advantages = advantages * rollout.gamma**rollout.step
-    return Credit(returns, advantages)
+    return Credit(returns, advantages, c)
+
+
+class Given(Estimator):
+    """R̂ that is known already, so that a baseline can be credited with it."""
+
+    name = "given"
+
+    def __init__(self, returns: Array, credit: Literal["step", "start"] = "step") -> None:
+        self._returns, self.credit = returns, credit  # type: ignore[misc]
+
+    def __call__(self, rollout: Rollout, state: Any = None) -> Array:
+        """Return it."""
+        return self._returns
 
 
 def _check(part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:

@@ -251,7 +251,7 @@ class Samples:
         weights = None if self.weights is None else self.weights[index] / share
         return replace(
             self,
-            observations=_index(self.observations, index),
+            observations=index_rows(self.observations, index),
             weights=weights,
             **{name: getattr(self, name)[index] for name in _PER_STEP},
         )
@@ -324,7 +324,8 @@ class Batch(Samples):
         return float(as_schedule(value)(self.progress_remaining))
 
 
-def _index(x: Any, index: Tensor) -> Any:
+def index_rows(x: Any, index: Tensor) -> Any:
+    """Return the rows of a tensor, or of each of a dict of them."""
     if isinstance(x, Mapping):
-        return {key: _index(value, index) for key, value in x.items()}
+        return {key: index_rows(value, index) for key, value in x.items()}
     return x[index.to(x.device)]

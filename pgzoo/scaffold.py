@@ -35,9 +35,7 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
         "module": f"pgzoo_{name}",
         "version": __version__,
         "api": PLUGIN_API,
-        "train": {"estimator": f"{name}+none", "baseline": f"reward_to_go+{name}"}.get(
-            kind, f"lambda_return+value+{name}"
-        ),
+        "train": TRAINED[kind].format(name),
     }
     files = {
         "pyproject.toml": PYPROJECT,

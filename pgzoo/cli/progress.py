@@ -4,31 +4,29 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
+from typing import Any, TypeVar
 
 import numpy as np
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from stable_baselines3.common.callbacks import BaseCallback
 
 REFRESH_SECONDS = 0.2
 
 
-class Progress:
-    """A context with a bar, and the callback that moves it."""
+Self = TypeVar("Self", bound="_Bar")
 
-    def __init__(self, total: int, *, shown: bool) -> None:
+
+class _Bar:
+    """A context with a bar of one task; `columns` stand before the time left."""
+
+    def __init__(self, what: str, *columns: ProgressColumn, total: int | None, shown: bool, **fields: Any) -> None:
         self._bar = RichProgress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[speed]} steps/s, mean return {task.fields[mean]}"),
-            TimeRemainingColumn(),
-            disable=not shown,
+            TextColumn(what), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn(), disable=not shown
         )
-        self._task = self._bar.add_task("training", total=total, speed="–", mean="–")
-        self.callback = _Advance(self)
+        self._task = self._bar.add_task(what, total=total, **fields)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self: Self) -> Self:
         self._bar.start()
         return self
 
@@ -36,6 +34,15 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class Progress(_Bar):
+    """The bar of a training, and the callback that moves it."""
+
+    def __init__(self, total: int, *, shown: bool) -> None:
+        speed = TextColumn("{task.fields[speed]} steps/s, mean return {task.fields[mean]}")
+        super().__init__("training", speed, total=total, shown=shown, speed="–", mean="–")
+        self.callback = _Advance(self)
 
     def show(self, steps: int, speed: float, mean: float) -> None:
         """Move the bar."""
@@ -66,23 +73,11 @@ class _Advance(BaseCallback):
         self._progress.show(self.num_timesteps, speed, float(np.mean(episodes)) if episodes else float("nan"))
 
 
-class Counter:
-    """A context with a bar that counts things."""
+class Counter(_Bar):
+    """A bar that counts things."""
 
     def __init__(self, what: str, *, shown: bool) -> None:
-        self._bar = RichProgress(
-            TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), disable=not shown
-        )
-        self._task = self._bar.add_task(what, total=None)
-
-    def __enter__(self) -> Counter:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        super().__init__(what, total=None, shown=shown)
 
     def show(self, done: int, total: int) -> None:
         """Move the bar."""

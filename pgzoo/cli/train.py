@@ -134,10 +134,10 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
 
 
 def _callbacks(progress: Any, gradient_noise: bool) -> Any:
-    from stable_baselines3.common.callbacks import CallbackList
-
     if not gradient_noise:
         return progress
+    from stable_baselines3.common.callbacks import CallbackList
+
     from pgzoo.lab.callback import GradientNoise
 
     return CallbackList([progress, GradientNoise()])

@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.batches import scores
+from pgzoo.credit import Given, credit
 from pgzoo.errors import PluginError
 from pgzoo.interfaces import Array, Baseline, Need, Spaces
 from pgzoo.lab.scores import PolicyScores
@@ -74,7 +75,7 @@ class GradientNoise(BaseCallback):
     def _log(self, rollout: Rollout, returns: Array) -> None:
         credits = {"": self.model.rollout_buffer.advantages.astype(np.float64)}
         for name, other in self._others.items():
-            psi = other.advantages(rollout, returns, self._factor(rollout))
+            psi = other.advantages(rollout, Given(returns, self.model.estimator.credit), self.model.discount_states)
             if psi is not None:
                 credits[name] = psi
         gradients = self._gradients(rollout, list(credits.values()))
@@ -88,12 +89,6 @@ class GradientNoise(BaseCallback):
             signal = max(float(np.square(own.mean(axis=0)).sum()) - variance, 0.0)
             self.logger.record("lab/gradient_variance", variance)
             self.logger.record("lab/snr", float(np.sqrt(signal / variance)) if variance > 0 else 0.0)
-
-    def _factor(self, rollout: Rollout) -> Array | float:
-        """Return what the model multiplies Ψ with besides: γ^t."""
-        model = self.model
-        step_credit = model.discount_states and model.estimator.credit == "step"
-        return model.gamma**rollout.step if step_credit else 1.0
 
     def _gradients(self, rollout: Rollout, credits: list[Array]) -> Array | None:
         """Return (number of credits, k, P), or None where there is nothing to split."""
@@ -147,9 +142,9 @@ class _Other:
     baseline: Baseline
     learners: Learners
 
-    def advantages(self, rollout: Rollout, returns: Array, factor: Array | float) -> Array | None:
+    def advantages(self, rollout: Rollout, returns: Given, discount_states: bool) -> Array | None:
         """Return its Ψ (T, N), or None if it changes the scale."""
-        b, c = self.baseline(rollout, returns, self.learners["baseline"])
-        if not np.all(np.asarray(c) == 1.0):
+        found = credit(returns, self.baseline, rollout, self.learners, discount_states=discount_states)
+        if not np.all(found.scale == 1.0):
             return None
-        return np.where(rollout.mask, (returns - b) * factor, 0.0)
+        return np.where(rollout.mask, found.advantages, 0.0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.credit import credit
-from pgzoo.interfaces import Array, Spaces
+from pgzoo.interfaces import Array, Objective, Spaces
 from pgzoo.lab.scores import policy_inputs
 from pgzoo.learners import Learners
-from pgzoo.rollout import FLOAT_EPS, Batch, Rollout
+from pgzoo.rollout import Batch, Rollout, Samples
 from pgzoo.spec import Spec
 
 
@@ -54,32 +55,42 @@ class Contender:
 
     def _own_weights(self, rollout: Rollout, advantages: Array) -> Array:
         """Return −∂loss/∂log π (T, N) at the policy that sampled: the loss sees the policy through log π alone."""
-        objective, policy = self.spec.objective, self.spaces.policy
-
-        def tensor(x: Array) -> torch.Tensor:
-            return torch.as_tensor(rollout.flat(x), dtype=torch.float32, device=policy.device)
-
-        psi = tensor(advantages)
-        if self.spec.settings.normalize_advantage and len(psi) > 1:
-            psi = (psi - psi.mean()) / (psi.std() + FLOAT_EPS)
-        observations, actions = policy_inputs(policy, rollout)
-        weights = objective.weights(rollout)
-        old, zeros = tensor(rollout.log_probs), torch.zeros_like(psi)
-        log_probs = old.clone().requires_grad_()
-        batch = Batch(
-            observations=observations,
-            actions=actions,
-            advantages=psi,
-            returns=zeros,
-            old_values=zeros,
-            old_log_probs=old,
-            episode=rollout.tensors(rollout.episode, policy.device),
-            weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=policy.device),
-            progress_remaining=1.0,
-            log_probs=log_probs,
-            values=zeros,
-            entropy=zeros,
-        )
-        loss, _ = objective(batch, self.learners["objective"])
-        (slope,) = torch.autograd.grad(loss, log_probs)
+        batch: Samples = sampled_batch(self.spec.objective, self.spaces.policy, rollout, advantages)
+        if self.spec.settings.normalize_advantage:
+            batch = batch.normalized()
+        assert isinstance(batch, Batch)
+        loss, _ = self.spec.objective(batch, self.learners["objective"])
+        (slope,) = torch.autograd.grad(loss, batch.log_probs)
         return -rollout.scatter(slope)
+
+
+def sampled_batch(objective: Objective, policy: ActorCriticPolicy, rollout: Rollout, advantages: Array) -> Batch:
+    """Return the rollout as an objective sees it at the policy that sampled, ρ = 1; without critic and entropy.
+
+    Args:
+        objective: whose weights it has.
+        policy: that sampled.
+        rollout: its log-probs are the policy's.
+        advantages: Ψ (T, N).
+    """
+
+    def tensor(x: Array) -> torch.Tensor:
+        return torch.as_tensor(rollout.flat(x), dtype=torch.float32, device=policy.device)
+
+    observations, actions = policy_inputs(policy, rollout)
+    weights, old = objective.weights(rollout), tensor(rollout.log_probs)
+    zeros = torch.zeros_like(old)
+    return Batch(
+        observations=observations,
+        actions=actions,
+        advantages=tensor(advantages),
+        returns=zeros,
+        old_values=zeros,
+        old_log_probs=old,
+        episode=rollout.tensors(rollout.episode, policy.device),
+        weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=policy.device),
+        progress_remaining=1.0,
+        log_probs=old.clone().requires_grad_(),
+        values=zeros,
+        entropy=zeros,
+    )

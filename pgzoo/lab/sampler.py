@@ -14,7 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.interfaces import Array, Estimator, Need, State
-from pgzoo.rollout import Rollout, reverse_scan
+from pgzoo.rollout import Rollout, index_rows, reverse_scan
 
 LEARNING_RATE = 5e-3
 """Of Adam that fits a critic, at first; it falls to 0."""
@@ -103,7 +103,7 @@ class Sampler:
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * (1 - epoch / epochs)
             for index in torch.split(torch.randperm(len(targets), device=policy.device), batch_size):
                 loss = torch.nn.functional.mse_loss(
-                    policy.predict_values(_rows(observations, index)).flatten(), targets[index]
+                    policy.predict_values(index_rows(observations, index)).flatten(), targets[index]
                 )
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -127,13 +127,9 @@ def _regression(rollouts: Iterable[Rollout], device: Any) -> tuple[Any, torch.Te
 def _actor(sampler: Sampler, observations: Any) -> list[torch.nn.Parameter]:
     from pgzoo.lab.exact import actor_parameters
 
-    few = _rows(observations, torch.arange(2, device=sampler.policy.device))
+    few = index_rows(observations, torch.arange(2, device=sampler.policy.device))
     actions, *_ = sampler.policy(few)
     return actor_parameters(sampler.policy, few, actions)
-
-
-def _rows(x: Any, index: torch.Tensor) -> Any:
-    return {key: value[index] for key, value in x.items()} if isinstance(x, dict) else x[index]
 
 
 def columns(rollout: Rollout, start: int, stop: int) -> Rollout:

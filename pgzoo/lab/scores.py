@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo.batches import policy_actions
 from pgzoo.interfaces import Array
 from pgzoo.lab.exact import TabularMDP, actor_parameters, score_table
 from pgzoo.rollout import Rollout
@@ -63,7 +63,4 @@ class TableScores:
 
 def policy_inputs(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Any, torch.Tensor]:
     """Return observations and actions (M, …) as the policy's `evaluate_actions` takes them."""
-    actions = rollout.tensors(rollout.actions, policy.device)
-    if isinstance(policy.action_space, spaces.Discrete):
-        actions = actions.long().flatten()
-    return rollout.tensors(rollout.observations, policy.device), actions
+    return rollout.tensors(rollout.observations, policy.device), policy_actions(policy, rollout)

@@ -11,11 +11,10 @@ that a bias of 5 % of ‖∇J‖ is found in the direction in which it hides bes
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from pgzoo.lab.sampler import Sampler, arguments
 from pgzoo.lab.scores import TableScores
 from pgzoo.lab.statistics import Estimate, exactly, resamples, summarize
 from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.params import declared
 from pgzoo.registry import Registry
 from pgzoo.spec import Spec, resolve
 
@@ -105,17 +105,10 @@ def variants(cls: type[CreditPart]) -> list[CreditPart]:
     """Return the part with its defaults, and with each other value of a switch or a word, one at a time."""
     default = cls()
     found = [default]
-    for field, hint in typing.get_type_hints(cls, include_extras=True).items():
-        if field not in {f.name for f in dataclasses.fields(cls)}:  # type: ignore[arg-type]
-            continue
-        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is typing.Annotated else hint
-        values = [True, False] if inner is bool else list(typing.get_args(inner)) if _words(inner) else []
-        found += [cls(**{field: value}) for value in values if value != getattr(default, field)]
+    for name, param in declared(cls).items():
+        values = ([True, False] if bool in param.types else []) + list(param.choices)
+        found += [cls(**{name: value}) for value in values if value != getattr(default, name)]
     return found
-
-
-def _words(hint: Any) -> bool:
-    return typing.get_origin(hint) is Literal
 
 
 def entries(registry: Registry, parts: Iterable[CreditPart]) -> list[Entry]:

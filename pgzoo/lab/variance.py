@@ -9,23 +9,24 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo import Registry
 from pgzoo.config import RunConfig
 from pgzoo.environments import make_env
+from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
 from pgzoo.experiment import Start, TrainOptions, make_model
 from pgzoo.interfaces import Array, Spaces
 from pgzoo.lab import sampler as sampling
 from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import exact_gradient
+from pgzoo.lab.mdps import make_mdp
 from pgzoo.lab.sampler import Sampler
 from pgzoo.lab.scores import PolicyScores, Scores, TableScores
 from pgzoo.lab.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
-from pgzoo.lab.tabular import TabularEnv, TabularVecEnv
+from pgzoo.lab.tabular import TabularVecEnv
 from pgzoo.rollout import Rollout
 from pgzoo.spec import Spec, resolve
 
@@ -134,7 +135,7 @@ class Lab:
             raise ConfigError(
                 f"a batch of {measurement.batch} episodes is no whole number of groups of {measurement.group_size}"
             )
-        self.mdp = _tabular(config.env)
+        self.mdp = make_mdp(TABULAR[config.env]) if config.env in TABULAR else None
         self.episodes = self._sampler(None)
         self._grouped: Sampler | None = None
         self.scores: Scores
@@ -166,10 +167,9 @@ class Lab:
         m = self.measurement
         together = (m.n_envs if self.mdp is None else TABULAR_COLUMNS) // m.batch
         n_columns = m.batch * max(1, min(m.n_batches, together))
-        arguments = sampling.arguments(n_columns, m.gamma, group_size)
-        plugin, estimator, baseline = (arguments.pop(name) for name in ("plugin", "estimator", "baseline"))
-        spec = resolve(self.registry, "gae", estimator=estimator, baseline=baseline, overrides=arguments)
-        config = replace(self.config, spec=replace(spec, plugin=plugin))
+        settings = sampling.arguments(n_columns, m.gamma, group_size)
+        parts = {name: settings.pop(name) for name in ("plugin", "estimator", "baseline")}
+        config = replace(self.config, spec=resolve(self.registry, **parts, overrides=settings))
         seed = m.seed if group_size is None else m.seed + 500_000
         env: VecEnv
         if self.mdp is not None:
@@ -178,11 +178,6 @@ class Lab:
             env = make_env(config, n_envs=n_columns, seed=seed, training=False, statistics=self._statistics)
         model = make_model(config, self.registry, env, TrainOptions(seed=seed, device="cpu"), self._start)
         return Sampler(model, m.batch)
-
-
-def _tabular(name: str) -> Any:
-    env = gym.make(name).unwrapped if "pgzoo.lab" in str(gym.spec(name).entry_point) else None
-    return env.mdp if isinstance(env, TabularEnv) else None
 
 
 @dataclass(eq=False)
@@ -251,8 +246,9 @@ class _Run:
 
     @property
     def n_batches(self) -> int:
-        """Batches that every contender has."""
-        return min(len(record.gradients) for record in self.records.values())
+        """Batches that every contender has, and the reference where it is sampled."""
+        counts = [len(record.gradients) for record in self.records.values()]
+        return min(counts if self.exact is not None else [*counts, len(self.references)])
 
     def _timed(self, source: Callable[[], Iterator[Rollout]]) -> Iterator[Rollout]:
         batches: Iterator[Rollout] | None = None

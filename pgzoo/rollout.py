@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -41,6 +41,24 @@ def reverse_scan(x: Array, decay: Array) -> Array:
         carry = x[t] + decay[t] * carry
         y[t] = carry
     return y
+
+
+Result = TypeVar("Result")
+
+
+def _frozen(x: Result) -> Result:
+    """Return a read-only view of an array, or a dict of them; anything else as it is."""
+    if isinstance(x, dict):
+        return {key: _frozen(value) for key, value in x.items()}  # type: ignore[return-value]
+    if isinstance(x, np.ndarray):
+        x = x.view()
+        x.flags.writeable = False
+    return x
+
+
+def frozen_property(method: Callable[[Any], Result]) -> cached_property[Result]:
+    """A property that is worked out once and read-only ever after: nobody can change what the next one reads."""
+    return cached_property(wraps(method)(lambda self: _frozen(method(self))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,11 +95,7 @@ class Rollout:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                view = value.view()
-                view.flags.writeable = False
-                object.__setattr__(self, field.name, view)
+            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -104,12 +118,12 @@ class Rollout:
         """s_t, (T, N, …), or a dict of such arrays."""
         return self._observations
 
-    @cached_property
+    @frozen_property
     def next_observations(self) -> Observations:
         """s_{t+1} of the true successor, shaped as `observations`: at an episode's end the terminal one."""
         return self._successors()
 
-    @cached_property
+    @frozen_property
     def last(self) -> Array:
         """Whether this is the final step of an episode or of a fragment."""
         last = self.terminated | self.truncated
@@ -117,12 +131,12 @@ class Rollout:
         following[:-1] = self.mask[1:]
         return (last | ~following) & self.mask
 
-    @cached_property
+    @frozen_property
     def discounts(self) -> Array:
         """γ, 0 where terminated; float64."""
         return np.where(self.terminated, 0.0, self.gamma)
 
-    @cached_property
+    @frozen_property
     def episode(self) -> Array:
         """The index 0 … n_episodes − 1 of the episode or fragment, column by column; −1 on padding."""
         starts = np.ones_like(self.mask)
@@ -136,18 +150,18 @@ class Rollout:
         """How many episodes and fragments there are."""
         return int(self.last.sum())
 
-    @cached_property
+    @frozen_property
     def group(self) -> Array:
         """The index of the group that each step's episode belongs to; 0 where there are none, −1 on padding."""
         group = np.zeros(self.shape, dtype=int) if self._group is None else self._group
         return np.where(self.mask, group, -1)
 
-    @cached_property
+    @frozen_property
     def ratios(self) -> Array:
         """ρ_t = π(a_t|s_t) / π_old(a_t|s_t) of the policy as it is now and as it sampled; 1 before an update."""
         return np.ones(self.shape) if self._ratios is None else self._ratios()
 
-    @cached_property
+    @frozen_property
     def score_sq_norms(self) -> Array:
         """‖∇ log π(a_t|s_t)‖² with respect to what the action head puts out, float64.
 
@@ -158,7 +172,7 @@ class Rollout:
             raise PluginError("a part that reads score_sq_norms must declare Need.SCORES")
         return self._scores()
 
-    @cached_property
+    @frozen_property
     def lengths(self) -> Array:
         """(n_episodes,) steps of each episode or fragment."""
         return np.bincount(self.flat(self.episode), minlength=self.n_episodes)
@@ -171,7 +185,7 @@ class Rollout:
         """Return (n_episodes,): the mean of x (T, N) over the steps of each episode."""
         return self.episode_sums(x) / self.lengths
 
-    @cached_property
+    @frozen_property
     def _episode_groups(self) -> Array:
         """(n_episodes,) the group of each episode."""
         groups = np.zeros(self.n_episodes, dtype=int)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -21,8 +22,11 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
     Raises:
         ConfigError: the name is no lower-case Python name or taken; the folder exists or cannot be written.
     """
-    if not name.isidentifier() or keyword.iskeyword(name) or name != name.lower():
+    cls = "".join(word.capitalize() for word in name.split("_"))
+    if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(f"{name!r} cannot name a plugin: use lower-case letters, digits and _, such as my_{kind}")
+    if re.search(rf"\b{cls}\b", PLUGINS[kind] + TESTS):
+        raise ConfigError(f"{name!r} cannot name a plugin: its class {cls} would hide pgzoo's; try my_{name}")
     if name in registry.names(kind):
         raise ConfigError(f"the {kind} {name!r} exists, of {registry.source(kind, name)}; choose another name")
     if folder.exists():
@@ -30,7 +34,7 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
     words = {
         "name": name,
         "kind": kind,
-        "cls": "".join(word.capitalize() for word in name.split("_")),
+        "cls": cls,
         "package": f"pgzoo-{name.replace('_', '-')}",
         "module": f"pgzoo_{name}",
         "version": __version__,
@@ -55,6 +59,8 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
         raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from error
     return [folder / path for path in files]
 
+
+NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 TRAINED: Final = {
     "estimator": "{}+none",

@@ -344,10 +344,88 @@ class IgnoresWeights(Objective):
     """A mean over steps, whatever `aggregate` says."""
 
     name = "ignores_weights"
-    aggregate: Any = "episode_sum"
 
     def __call__(self, batch: Batch, state: State = None) -> Any:
         return -(batch.advantages * batch.log_probs).mean(), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sums(Objective):
+    """A sum where `step_mean` asks for a mean."""
+
+    name = "sums"
+
+    def __call__(self, batch: Batch, state: State = None) -> Any:
+        loss = -batch.advantages * batch.log_probs
+        return loss.sum() if batch.weights is None else batch.aggregate(loss), {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForgetsItsScale(Objective):
+    """A running scale that a saved model forgets."""
+
+    name = "forgets_its_scale"
+
+    def make_state(self, spaces: Spaces) -> torch.nn.Module:
+        state = _Total()
+        state.total = 1.0
+        return state
+
+    def __call__(self, batch: Batch, state: State = None) -> Any:
+        return -batch.aggregate(batch.advantages * batch.log_probs) / state.total, {}
+
+    def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
+        state.total = 0.9 * state.total + 0.1 * float(returns.std())
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchesTooFar(Objective):
+    """At the end of its Search the loss is infinite."""
+
+    name = "searches_too_far"
+    width: Annotated[float, Range(0), Search(0.0, 0.5)] = 0.2
+
+    def __call__(self, batch: Batch, state: State = None) -> Any:
+        return -batch.aggregate(batch.advantages * batch.log_probs) / self.width, {}
+
+
+@dataclass(frozen=True)
+class ForgetsTheRest(Estimator):
+    """It sums rewards to the end of a fragment as if the episode ended there."""
+
+    name = "forgets_the_rest"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        return reverse_scan(rollout.rewards.astype(np.float64), np.where(rollout.last, 0.0, rollout.gamma))
+
+
+@dataclass(frozen=True)
+class NoValueAtTheLimit(Estimator):
+    """TD over whole episodes, with 0 after a time limit."""
+
+    name = "no_value_at_the_limit"
+    needs = frozenset({Need.VALUES, Need.COMPLETE_EPISODES})
+    bias = "a learned V"
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        following = np.where(rollout.last, 0.0, rollout.next_values)
+        return rollout.rewards.astype(np.float64) + rollout.gamma * following
+
+
+@dataclass(frozen=True)
+class WritesWhatIsKept(Baseline):
+    """It changes what the rollout worked out, which the next one reads."""
+
+    name = "writes_what_is_kept"
+    needs = frozenset({Need.COMPLETE_EPISODES})
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        lengths = rollout.lengths
+        lengths += 1
+        return 0.0, 1.0
 
 
 FAULTS: list[tuple[Any, str, str]] = [
@@ -377,10 +455,16 @@ FAULTS: list[tuple[Any, str, str]] = [
     (UndeclaredCritic, "declared needs", "must declare Need.VALUES"),
     (LowPrecision, "shapes", "R̂ is float32; it must be float64"),
     (WrongShape, "shapes", "b has shape (12,); it must be a number or (12, 6)"),
-    (BadSearch, "search space", "its own range refuses"),
+    (BadSearch, "search space", "draws 2.0, which is refused"),
     (DiscountsTheBootstrapTwice, "agrees with V", "a power of γ or an index is off"),
-    (Ascends, "direction", "pushed away from better actions"),
+    (ForgetsTheRest, "truncation", "declare Need.COMPLETE_EPISODES, or bootstrap"),
+    (NoValueAtTheLimit, "truncation", "it takes truncation for termination"),
+    (WritesWhatIsKept, "no mutation", "it changes its input in place"),
+    (Ascends, "direction", "better actions are made less probable than worse ones"),
     (PerStep, "scalar loss", "it must be one number"),
     (NoRatio, "ratio", "it has no ratio"),
-    (IgnoresWeights, "aggregate", "use batch.aggregate"),
+    (IgnoresWeights, "aggregate", "with episode_sum, twice the weights do not give twice the gradient"),
+    (Sums, "aggregate", "with step_mean, a batch twice over has another loss"),
+    (ForgetsItsScale, "state", "must be in parameters or buffers"),
+    (SearchesTooFar, "search space", "with width = 0.0 the loss is no finite number"),
 ]

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from faults import FAULTS, OwnMean
+from faults import FAULTS, OffByOne, OwnMean
 from scipy import stats
+from unusual import UNUSUAL
 
 from pgzoo import Registry
 from pgzoo.lab import checks, unbiased
 from pgzoo.lab.conformance import assert_conforms, check
+from pgzoo.lab.probe import Finding
 from pgzoo.lab.unbiased import entries, hotelling, measure, variants
 from pgzoo.registry import PARTS
 
@@ -24,9 +26,13 @@ BUILT_IN = [REGISTRY.part(kind, name) for kind in PARTS for name in REGISTRY.nam
 CREDIT = [cls for cls in BUILT_IN if cls.kind != "objective"]
 
 
-def failed(cls: Any, **options: Any) -> dict[str, str]:
+def told(cls: Any, **options: Any) -> dict[str, Finding]:
     (found,) = check(REGISTRY, [cls], mdps=["noise", "lengths"], **options)
-    return {finding.check: finding.message for finding in found.findings if finding.status == "failed"}
+    return {finding.check: finding for finding in found.findings}
+
+
+def failed(cls: Any, **options: Any) -> dict[str, str]:
+    return {name: finding.message for name, finding in told(cls, **options).items() if finding.status == "failed"}
 
 
 @pytest.mark.parametrize(("cls", "name", "message"), FAULTS, ids=[f"{cls.name}-{name}" for cls, name, _ in FAULTS])
@@ -36,13 +42,22 @@ def test_each_planted_fault_is_found(cls: Any, name: str, message: str) -> None:
     assert message in found.get(name, ""), found
 
 
-def test_a_fault_is_found_by_what_it_breaks_alone() -> None:
-    """A wrong discount is visible to the measurement only, an in-place change not to it."""
-    by_class: dict[str, set[str]] = {}
-    for cls, name, _ in FAULTS:
-        by_class.setdefault(cls.name, set()).add(name)
-    assert set(failed(FAULTS[2][0], n_episodes=160)) == set()  # off_by_one, hardly measured
-    assert len(by_class) >= 12
+@pytest.mark.parametrize(
+    ("cls", "name", "status", "message"), UNUSUAL, ids=[f"{cls.name}-{name}" for cls, name, *_ in UNUSUAL]
+)
+def test_what_is_unusual_is_no_fault(cls: Any, name: str, status: str, message: str) -> None:
+    found = told(cls, n_episodes=160)
+    assert {finding.message for finding in found.values() if finding.status == "failed"} == set()
+    assert (found[name].status, message in found[name].message) == (status, True), found[name]
+
+
+def test_too_few_episodes_tell_nothing() -> None:
+    """A wrong discount is visible to the measurement only: 10 gradients of 12 parameters cannot refute it."""
+    (found,) = check(REGISTRY, [OffByOne], mdps=["noise"], n_episodes=160)
+    (unbiased,) = [finding for finding in found.findings if finding.check == "unbiased"]
+    assert unbiased.status == "note"
+    assert "too few episodes to tell" in unbiased.message
+    assert "untested" in found.badge
 
 
 @pytest.mark.parametrize("cls", BUILT_IN, ids=lambda cls: f"{cls.kind}-{cls.name}")
@@ -89,7 +104,21 @@ def test_the_statistic_is_calibrated() -> None:
     assert 0.3 < promised < 0.999
 
 
+def test_a_bias_in_a_direction_without_variance_is_seen() -> None:
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(100, 2)) @ np.diag([1.0, 0.0])
+    assert hotelling(gradients, np.array([0.0, 0.01]), 1e-4)[0] == 0
+    assert hotelling(gradients[:3], np.zeros(2), 1e-4)[1] < 0.1
+    assert hotelling(gradients[:2], np.zeros(2), 1e-4) == (1.0, 0.0)  # two gradients on a line fit anything
+
+
 def test_variants_and_entries() -> None:
+    average: Any = REGISTRY.part("baseline", "moving_average")
+    assert [unbiased.label(part) for part in variants(average)] == [
+        "moving_average",
+        "moving_average(decay=0.5)",
+        "moving_average(decay=0.99)",
+    ]
     labels = [unbiased.label(part) for part in variants(REGISTRY.part("baseline", "time_mean"))]  # type: ignore[type-abstract, arg-type]
     assert labels == ["time_mean", "time_mean(leave_one_out=True)"]
     group: Any = REGISTRY.part("baseline", "group")
@@ -113,7 +142,7 @@ def test_assert_conforms() -> None:
 
 
 def test_every_check_says_what_it_is_for() -> None:
-    assert all((check.__doc__ or "").strip() for check in checks.CHECKS.values())
+    assert all((check.__doc__ or "").strip() for kind in checks.CHECKS.values() for check in kind.values())
 
 
 # ---------------------------------------------------------------- the command

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pgzoo import __version__
+from pgzoo.errors import PgzooError
 from pgzoo.interfaces import PLUGIN_API, CreditPart, Objective, Part
 from pgzoo.lab import checks, objective_checks, unbiased
-from pgzoo.lab.checks import Finding, Probe
 from pgzoo.lab.mdps import MDPS
-from pgzoo.lab.unbiased import EPISODES, Bias
+from pgzoo.lab.probe import Finding, describe, learners_of, probe_of
+from pgzoo.lab.specimens import make_spaces
+from pgzoo.lab.unbiased import EPISODES, Bias, Entry
 from pgzoo.registry import Registry, default_registry
 
 FEW_EPISODES = 20_000
@@ -27,6 +29,8 @@ FEW_EPISODES = 20_000
 TEST_MDPS, TEST_EPISODES = ("noise", "lengths"), 30_000
 """Of an author's tests, which are run often; the command measures longer."""
 TIMED_STEPS, TIMED_ENVS = 256, 8
+ENOUGH_POWER = 0.8
+"""Below it, that no bias was found says little."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,16 @@ class Conformance:
         return not any(finding.status == "failed" for finding in self.findings)
 
     @property
+    def untold(self) -> bool:
+        """Whether nothing was learned of a declaration of `unbiased`: no measurement, or too short a one."""
+        return any(finding.check == "unbiased" and finding.status in ("note", "skipped") for finding in self.findings)
+
+    @property
     def badge(self) -> str:
         """A line for a README, in Markdown."""
         verdict, colour = ("conforms", "brightgreen") if self.passed else ("fails", "red")
+        if self.passed and self.untold:
+            verdict, colour = "conforms but bias untested", "yellow"
         text = f"{self.name} {verdict}, API {PLUGIN_API}".replace("-", "--").replace("_", "__").replace(" ", "_")
         return f"![pgzoo {__version__}: {self.name} {verdict}](https://img.shields.io/badge/pgzoo-{text}-{colour})"
 
@@ -119,7 +130,7 @@ def _findings(cls: type[Part]) -> list[Finding]:
     try:
         part = cls()
     except Exception as error:  # a stranger's code may raise anything, and that is a finding
-        return [Finding("shapes", "failed", checks.describe(error))]
+        return [Finding("shapes", "failed", describe(error))]
     if isinstance(part, Objective):
         return objective_checks.run(part)
     assert isinstance(part, CreditPart)
@@ -141,54 +152,77 @@ def _measured(
     progress: Callable[[int, int], None] | None,
 ) -> Mapping[Any, list[Bias] | Finding]:
     """Return the biases of each part; parts share trajectories, unless one of them raises."""
-    if not parts:
-        return {}
+    chosen: dict[Any, list[Entry]] = {}
+    found: dict[Any, list[Bias] | Finding] = {}
+    for cls in parts:
+        try:
+            chosen[cls] = unbiased.entries(registry, unbiased.variants(cls))
+            if not chosen[cls]:
+                found[cls] = Finding("unbiased", "skipped", "there is no built-in part that it can be combined with")
+        except Exception as error:  # a stranger's code may raise anything, and that is a finding
+            found[cls] = Finding("unbiased", "failed", describe(error))
+    family = max(1, len(mdps) * sum(entry.tested for entries in chosen.values() for entry in entries))
+
+    def measure(some: Sequence[Entry], progress: Callable[[int, int], None] | None) -> list[Bias]:
+        tested = [entry for entry in some if entry.tested]
+        told = [entry for entry in some if not entry.tested]
+        few = min(FEW_EPISODES, n_episodes)
+        measured = unbiased.measure(
+            registry, tested, mdps, n_episodes=n_episodes, seed=seed, family=family, progress=progress
+        )
+        return measured + unbiased.measure(registry, told, mdps, n_episodes=few, seed=seed)
+
     try:
-        entries = unbiased.entries(registry, [variant for cls in parts for variant in unbiased.variants(cls)])
-        tested = [entry for entry in entries if entry.tested]
-        told = [entry for entry in entries if not entry.tested]
-        found = unbiased.measure(registry, tested, mdps, n_episodes=n_episodes, seed=seed, progress=progress)
-        found += unbiased.measure(registry, told, mdps, n_episodes=min(FEW_EPISODES, n_episodes), seed=seed)
-    except Exception as error:  # a stranger's code may raise anything, and that is a finding
-        if len(parts) > 1:
-            alone = (_measured(registry, [cls], mdps, n_episodes, seed, None) for cls in parts)
-            return {cls: result for mapping in alone for cls, result in mapping.items()}
-        return {parts[0]: Finding("unbiased", "failed", checks.describe(error))}
-    return {cls: [bias for bias in found if type(bias.entry.part) is cls] for cls in parts}
+        biases = measure([entry for entries in chosen.values() for entry in entries], progress)
+        found |= {cls: [bias for bias in biases if type(bias.entry.part) is cls] for cls in chosen if cls not in found}
+    except Exception:  # one of them raises: each alone
+        for cls in chosen.keys() - found.keys():
+            try:
+                found[cls] = measure(chosen[cls], None)
+            except Exception as error:  # a stranger's code may raise anything, and that is a finding
+                found[cls] = _unmeasured(cls, error)
+    return found
+
+
+def _unmeasured(cls: Any, error: Exception) -> Finding:
+    """Return why there is no measurement: the MDPs' actions are discrete, or a fault."""
+    try:
+        learners_of(cls(), make_spaces("discrete"))
+    except PgzooError as refusal:
+        return Finding("unbiased", "skipped", f"the tabular MDPs have discrete actions: {refusal}")
+    return Finding("unbiased", "failed", describe(error))
 
 
 def _judged(biases: Sequence[Bias]) -> list[Finding]:
     """Return what the measurement says of the declaration."""
-    if not biases:
-        return []
     alarms = [bias for bias in biases if bias.alarm]
     if alarms:
-        worst = max(alarms, key=lambda bias: bias.bias.value)
-        return [
-            Finding(
-                "unbiased",
-                "failed",
-                f"it is declared unbiased, but on {worst.mdp} the mean gradient of {worst.entry.label} is off by "
-                f"{worst.bias.value:.1%} of ‖∇J‖, {worst.bias.low:.1%} to {worst.bias.high:.1%} "
-                f"(p = {worst.p_value:.1g})",
-            )
-        ]
+        return [Finding("unbiased", "failed", _refuted(max(alarms, key=lambda bias: bias.bias.value)))]
     found = []
     tested = [bias for bias in biases if bias.entry.tested]
     if tested:
-        found.append(Finding("unbiased", "ok", _limits(tested)))
+        enough = min(bias.power for bias in tested) >= ENOUGH_POWER
+        found.append(Finding("unbiased", "ok" if enough else "note", _limits(tested)))
     untested = [bias for bias in biases if not bias.entry.tested]
     for label in dict.fromkeys(bias.entry.label for bias in untested if not bias.entry.exact_critic):
         found.append(_how_much(label, untested))
     return found
 
 
+def _refuted(worst: Bias) -> str:
+    return (
+        f"it is declared unbiased, but on {worst.mdp} the mean gradient of {worst.entry.label} is off by "
+        f"{worst.bias.value:.1%} of ‖∇J‖, {worst.bias.low:.1%} to {worst.bias.high:.1%} (p = {worst.p_value:.1g})"
+    )
+
+
 def _limits(tested: Sequence[Bias]) -> str:
     upper, power = max(bias.bias.high for bias in tested), min(bias.power for bias in tested)
-    return (
+    words = (
         f"{len(tested)} measurements, each bias below {upper:.1%} of ‖∇J‖; one of 5 % would be found with a chance of "
         f"{power:.0%} or more"
     )
+    return words if power >= ENOUGH_POWER else f"{words}: too few episodes to tell"
 
 
 def _how_much(label: str, biases: Sequence[Bias]) -> Finding:
@@ -203,7 +237,7 @@ def _how_much(label: str, biases: Sequence[Bias]) -> Finding:
 
 def _seconds(part: CreditPart) -> float:
     """Return how long a call takes."""
-    probe = Probe(part)
+    probe = probe_of(part)
     given = probe.specimen(1, n_steps=TIMED_STEPS, n_envs=TIMED_ENVS)
     returns, taken = given.returns(), []
     for _ in range(7):

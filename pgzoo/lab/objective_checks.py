@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
+from pgzoo.errors import ConfigError
 from pgzoo.interfaces import Objective
-from pgzoo.lab.checks import Fault, Finding, NotApplicable, describe, plain
+from pgzoo.lab.checks import plain_fields
+from pgzoo.lab.contenders import sampled_batch
+from pgzoo.lab.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, learners_of
+from pgzoo.lab.scores import policy_inputs
 from pgzoo.lab.specimens import make_spaces, specimen
-from pgzoo.learners import Learners
-from pgzoo.rollout import Batch
+from pgzoo.params import declared
+from pgzoo.rollout import Batch, Rollout
 
 
 class Loss:
@@ -22,38 +28,27 @@ class Loss:
     def __init__(self, part: Objective) -> None:
         self.part = part
         self.spaces = make_spaces()
-        parts: Any = {"objective": part}
-        self.learners = Learners(parts, self.spaces, torch.device("cpu"))
+        self.learners = learners_of(part, self.spaces)
+
+    def rollout(self, seed: int) -> Rollout:
+        """Return whole episodes, sampled by the present policy."""
+        rollout = specimen(seed, whole=True).rollout(self.part)
+        observations, actions = policy_inputs(self.spaces.policy, rollout)
+        with torch.no_grad():
+            log_probs = self.spaces.policy.evaluate_actions(observations, actions)[1]
+        return replace(rollout, log_probs=rollout.scatter(log_probs).astype(np.float32))
 
     def batch(self, seed: int, **changes: Any) -> Batch:
-        """Return whole episodes, sampled by the present policy, each with a Ψ of its own."""
-        given = specimen(seed, whole=True)
-        rollout = given.rollout(self.part)
-        policy = self.spaces.policy
-        observations = rollout.tensors(rollout.observations, "cpu")
-        actions = rollout.tensors(rollout.actions, "cpu").flatten().long()
-        with torch.no_grad():
-            log_probs = policy.evaluate_actions(observations, actions)[1]
+        """Return a rollout as a batch, each episode with a Ψ of its own."""
+        rollout = self.rollout(seed)
         rng = np.random.default_rng(seed)
         psi = rng.choice([-1, 1], rollout.n_episodes) * rng.uniform(5, 10, rollout.n_episodes)
-        episode = rollout.flat(rollout.episode)
-        weights = self.part.weights(rollout)
-        zeros = torch.zeros(len(episode))
-        batch = Batch(
-            observations=observations,
-            actions=actions,
-            advantages=torch.as_tensor(psi[episode], dtype=torch.float32),
-            returns=zeros,
-            old_values=zeros,
-            old_log_probs=log_probs,
-            episode=torch.as_tensor(episode),
-            weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32),
-            progress_remaining=1.0,
-            log_probs=log_probs.clone().requires_grad_(),
-            values=zeros,
-            entropy=zeros,
-        )
-        return replace(batch, **changes)
+        return replace(sampled_batch(self.part, self.spaces.policy, rollout, psi[rollout.episode]), **changes)
+
+    def teach(self, seed: int) -> None:
+        """Let its state learn from a rollout."""
+        rollout = self.rollout(seed)
+        self.learners.update(rollout, np.where(rollout.mask, specimen(seed, whole=True).returns(), 0.0))
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """Return the loss and what is logged."""
@@ -80,25 +75,44 @@ def scalar(loss: Loss) -> None:
 
 
 def direction(loss: Loss) -> None:
-    """Where Ψ is large, the loss falls as log π of a good action rises, and rises with that of a bad one."""
-    for seed in (1, 2, 3):
+    """At the policy that sampled, the loss falls the faster with log π the better the action: −∂loss/∂log π ~ Ψ."""
+    for seed in SEEDS:
         batch = loss.batch(seed)
         slope = loss.slope(batch)
-        wrong = (slope * batch.advantages > 1e-9).float().mean().item()
-        if wrong > 0:
-            raise Fault(f"at the policy that sampled, {wrong:.0%} of the steps are pushed away from better actions")
         if bool((slope == 0).all()):
             raise Fault("at the policy that sampled the gradient is 0")
+        upward = np.cov(-slope.numpy(), batch.advantages.numpy())[0, 1]
+        if upward <= 0:
+            raise Fault("at the policy that sampled, better actions are made less probable than worse ones")
 
 
 def aggregates(loss: Loss) -> None:
-    """It weighs steps as `aggregate` says: twice the weights, twice the gradient."""
-    batch = loss.batch(1)
-    if batch.weights is None:
-        raise NotApplicable("it takes the plain mean over steps")
-    twice = loss.slope(loss.batch(1, weights=2 * batch.weights))
-    if not torch.allclose(twice, 2 * loss.slope(batch), rtol=1e-3, atol=1e-8):
-        raise Fault("twice the weights do not give twice the gradient: use batch.aggregate")
+    """It becomes one number as `aggregate` says: by the weights where there are any, else by a mean."""
+    for choice in declared(type(loss.part))["aggregate"].choices or (loss.part.aggregate,):
+        other = Loss(_with(loss.part, aggregate=choice))
+        batch = other.batch(1)
+        if batch.weights is not None:
+            twice = other.slope(replace(batch, weights=2 * batch.weights))
+            if not torch.allclose(twice, 2 * other.slope(batch), rtol=1e-3, atol=1e-8):
+                raise Fault(f"with {choice}, twice the weights do not give twice the gradient: use batch.aggregate")
+        elif not torch.allclose(other(_twice_over(batch))[0], other(batch)[0], rtol=1e-3, atol=1e-6):
+            raise Fault(f"with {choice}, a batch twice over has another loss: use batch.aggregate")
+
+
+def _with(part: Objective, **fields: Any) -> Objective:
+    try:
+        return replace(part, **fields)
+    except ConfigError as error:
+        raise NotApplicable(f"it takes no other: {error}") from error
+
+
+def _twice_over(batch: Batch) -> Batch:
+    """Return the steps, and then the same again as other episodes."""
+    per_step = [f.name for f in dataclasses.fields(batch) if isinstance(getattr(batch, f.name), torch.Tensor)]
+    twice: dict[str, Any] = {name: torch.cat([getattr(batch, name)] * 2) for name in per_step}
+    n = len(batch)
+    twice["episode"][n:] += twice["episode"].max() + 1
+    return replace(batch, **twice)
 
 
 def ratios(loss: Loss) -> None:
@@ -124,32 +138,54 @@ def determinism(loss: Loss) -> None:
         raise Fault("two calls with the same batch differ")
 
 
+def state(loss: Loss) -> None:
+    """What it learned is in its state: saved and restored, it says the same."""
+    batch = loss.batch(1)
+    first = loss(batch)[0].item()
+    for seed in SEEDS:
+        loss.teach(seed)
+    taught = loss(batch)[0].item()
+    if loss.learners["objective"] is None:
+        if taught != first:
+            raise Fault("it learns without a state: return a module from make_state(), else a saved model forgets it")
+        return
+    restored = Loss(loss.part)
+    if restored(batch)[0].item() != first:
+        raise Fault("a fresh state knows what another one learned: it is kept outside the module")
+    restored.learners.load_arrays(loss.learners.arrays())
+    if not np.isclose(restored(batch)[0].item(), taught):
+        raise Fault(
+            "a saved and restored state says something else: what it learned must be in parameters or buffers "
+            "(register_buffer) of its module"
+        )
+
+
+def search_space(loss: Loss) -> None:
+    """Every value that a tuner may draw is valid and works."""
+    for words, part in drawn(loss.part):
+        assert isinstance(part, Objective)
+        other = Loss(part)
+        if not bool(torch.isfinite(other(other.batch(1))[0])):
+            raise Fault(f"with {words} the loss is no finite number")
+
+
 CHECKS: Mapping[str, Callable[[Loss], None]] = {
     "scalar loss": scalar,
     "direction": direction,
     "aggregate": aggregates,
     "ratio": ratios,
     "determinism": determinism,
+    "state": state,
+    "search space": search_space,
+    "plain fields": lambda loss: plain_fields(loss.part),
 }
+"""By name, in the order in which they are reported."""
 
 
 def run(part: Objective) -> list[Finding]:
     """Return what every check says of an objective."""
-    found = []
-    for name, check in CHECKS.items():
-        found.append(_finding(name, lambda check=check: check(Loss(part))))  # type: ignore[misc]
-    probe: Any = type("Fields", (), {"part": part})
-    found.append(_finding("plain fields", lambda: plain(probe)))
-    return found
+    return [judge(name, partial(_fresh, check), part) for name, check in CHECKS.items()]
 
 
-def _finding(name: str, check: Callable[[], None]) -> Finding:
-    try:
-        check()
-    except NotApplicable as reason:
-        return Finding(name, "skipped", str(reason))
-    except Fault as fault:
-        return Finding(name, "failed", str(fault))
-    except Exception as error:  # a stranger's code may raise anything, and that is a finding
-        return Finding(name, "failed", describe(error))
-    return Finding(name)
+def _fresh(check: Callable[[Loss], None], part: Objective) -> None:
+    check(Loss(part))

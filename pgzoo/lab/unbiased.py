@@ -21,7 +21,7 @@ import torch
 from scipy import stats
 
 from pgzoo.algorithm import PolicyGradient
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interfaces import Array, Baseline, CreditPart, Estimator, Need, Spaces
 from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import TabularMDP, exact_gradient, exact_values
@@ -37,6 +37,8 @@ from pgzoo.spec import Spec, resolve
 FALSE_ALARM = 1e-4
 EFFECT = 0.05
 """The bias that `power` is of, as a share of ‖∇J‖."""
+KNOWN = 1e-4
+"""A deviation in a direction without variance is rounding up to this share of ‖∇J‖."""
 EPISODES = 200_000
 BATCH, GROUP_SIZE, COLUMNS = 16, 4, 4096
 GAMMA = 0.9
@@ -102,12 +104,25 @@ class Bias:
 
 
 def variants(cls: type[CreditPart]) -> list[CreditPart]:
-    """Return the part with its defaults, and with each other value of a switch or a word, one at a time."""
+    """Return the part with its defaults, and with another value of one hyperparameter at a time.
+
+    Switches and words take each of their values; numbers the ends of their Search, where that is declared unbiased.
+    A value that the part refuses beside the other defaults is left out.
+    """
     default = cls()
     found = [default]
     for name, param in declared(cls).items():
-        values = ([True, False] if bool in param.types else []) + list(param.choices)
-        found += [cls(**{name: value}) for value in values if value != getattr(default, name)]
+        ends = [] if param.search is None else [param.search.low, param.search.high, *param.search.choices]
+        switches = ([True, False] if bool in param.types else []) + list(param.choices)
+        for value in dict.fromkeys([*switches, *ends]):
+            if value is None or value == getattr(default, name):
+                continue
+            try:
+                other = cls(**{name: param.validate(value)})
+            except PgzooError:
+                continue
+            if value in switches or other.unbiased:
+                found.append(other)
     return found
 
 
@@ -120,10 +135,11 @@ def entries(registry: Registry, parts: Iterable[CreditPart]) -> list[Entry]:
     found = []
     for part in parts:
         if isinstance(part, Estimator):
-            spec = resolve(registry, "reward_to_go+none", estimator=part, overrides=_sampling(False))
-            found.append(Entry(part, f"{label(part)} + none", spec))
+            grouped = Need.GROUPS in part.needs
+            spec = resolve(registry, "reward_to_go+none", estimator=part, overrides=_sampling(grouped))
+            found.append(Entry(part, f"{label(part)} + none", spec, grouped))
             if Need.VALUES in part.needs and not part.unbiased:
-                found.append(Entry(part, f"{label(part)} + none, exact V", spec, exact_critic=True))
+                found.append(Entry(part, f"{label(part)} + none, exact V", spec, grouped, exact_critic=True))
         elif isinstance(part, Baseline):
             for estimator, grouped in (("reward_to_go", Need.GROUPS in part.needs), ("full_return", True)):
                 try:
@@ -274,17 +290,22 @@ def _bare(registry: Registry, entry: Entry) -> Spec:
 def hotelling(gradients: Array, exact: Array, level: float) -> tuple[float, float]:
     """Return the p-value that the mean of gradients (n, P) is `exact`, and the power at `level` for EFFECT.
 
-    Directions without variance, such as that of a state's logits all together, are left out.
+    In directions without variance, such as that of a state's logits all together, the mean is known: there the
+    least deviation refutes. Too few gradients, n ≤ p + 1, tell nothing: a p-value of 1 and a power of 0.
     """
     n = len(gradients)
     values, vectors = np.linalg.eigh(np.cov(gradients.T))
     kept = values > 1e-9 * max(values[-1], np.finfo(float).tiny)
     p = int(kept.sum())
-    if p == 0:  # no variance at all: the mean is known
-        return float(np.allclose(gradients[0], exact, atol=1e-6)), 1.0
-    gap = (gradients.mean(axis=0) - exact) @ vectors[:, kept]
+    gap = (gradients.mean(axis=0) - exact) @ vectors
+    if np.linalg.norm(gap[~kept]) > KNOWN * np.linalg.norm(exact):
+        return 0.0, 1.0
+    if p == 0:
+        return 1.0, 1.0
+    if n <= p + 1:
+        return 1.0, 0.0
     scaled = (n - p) / (p * (n - 1))
-    statistic = n * float(np.sum(gap**2 / values[kept]))
+    statistic = n * float(np.sum(gap[kept] ** 2 / values[kept]))
     threshold = stats.f.isf(level, p, n - p)
     noncentrality = n * EFFECT**2 * float(exact @ exact) / values[-1]
     return float(stats.f.sf(statistic * scaled, p, n - p)), float(stats.ncf.sf(threshold, p, n - p, noncentrality))

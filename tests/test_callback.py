@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,21 @@ import torch
 from stable_baselines3 import A2C
 from stable_baselines3.common.logger import KVWriter, Logger
 
-from pgzoo import PluginError, PolicyGradient
+from pgzoo import (
+    Array,
+    Baseline,
+    Metrics,
+    PluginError,
+    PolicyGradient,
+    Registry,
+    Rollout,
+    State,
+    hookimpl,
+)
 from pgzoo.lab.callback import GradientNoise
 from pgzoo.lab.mdps import make_mdp
 from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.registry import Source
 
 
 class Kept(KVWriter):
@@ -67,15 +80,16 @@ def test_the_moving_average_learns_from_rollout_to_rollout() -> None:
     assert rows[2]["lab/variance_if/moving_average"] != pytest.approx(rows[2]["lab/variance_if/none"])
 
 
-def test_the_variance_is_that_of_many_rollouts() -> None:
+@pytest.mark.parametrize("n_episodes", [16, 7], ids=["four equal parts", "three episodes are left over"])
+def test_the_variance_is_that_of_many_rollouts(n_episodes: int) -> None:
     """At learning rate 0 the mean of what is logged is the variance over rollouts of the gradient that SGD follows."""
     model, rows = trained(
         "full_return+none",
         GradientNoise(),
         updates=300,
         learning_rate=0.0,
-        n_episodes=16,
-        columns=16,
+        n_episodes=n_episodes,
+        columns=n_episodes,
         policy_kwargs={"net_arch": [], "optimizer_class": torch.optim.SGD},
         max_grad_norm=None,
     )
@@ -94,6 +108,62 @@ def test_the_variance_is_that_of_many_rollouts() -> None:
 def test_one_environment_is_split_by_time() -> None:
     _, rows = trained("a2c", GradientNoise(), columns=1)
     assert rows[0]["lab/gradient_variance"] > 0
+
+
+@dataclass(frozen=True)
+class Raising(Baseline):
+    """It fails at its second call."""
+
+    name = "raising"
+    unbiased = True
+    when: str = "call"
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        if self.when == "call":
+            raise ZeroDivisionError("by hand")
+        return np.random.random(), 1.0
+
+    def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
+        raise ZeroDivisionError("by hand")
+
+
+@dataclass(frozen=True)
+class RaisingLater(Raising):
+    name = "raising_later"
+    when: str = "update"
+
+
+@dataclass(frozen=True)
+class Drawing(Baseline):
+    """It draws from every generator there is."""
+
+    name = "drawing"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return np.random.random() + random.random() + torch.rand(()).item(), 1.0
+
+
+class Others:
+    @hookimpl
+    def pgzoo_baselines(self) -> list[type[Baseline]]:
+        return [Raising, RaisingLater, Drawing]
+
+
+def test_what_other_baselines_do_is_no_harm() -> None:
+    registry = Registry.discover()
+    alone, _ = trained("rtg", registry=registry)
+    after = np.random.random(), random.random()
+    registry.register(Others(), Source("others", "here", "file"))
+    with pytest.warns(UserWarning, match="left out: ZeroDivisionError: by hand") as warned:
+        watched, rows = trained("rtg", GradientNoise(), registry=registry)
+    assert (np.random.random(), random.random()) == after
+    assert len([w for w in warned if "left out" in str(w.message)]) == 2  # each once
+    for a, b in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert "drawing" in others(rows[2])
+    assert "raising" not in others(rows[0])
+    assert "raising_later" in others(rows[0]) - others(rows[2])
 
 
 def test_only_for_policy_gradient() -> None:

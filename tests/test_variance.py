@@ -9,17 +9,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from lab import contender, frozen
 from stable_baselines3 import A2C
+from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import PolicyGradient, Registry, Spaces
+from pgzoo.lab import sampler as sampling
 from pgzoo.lab import statistics
 from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import actor_parameters, exact_gradient
 from pgzoo.lab.mdps import make_mdp
+from pgzoo.lab.sampler import Sampler
 from pgzoo.lab.scores import PolicyScores, TableScores, policy_inputs
 from pgzoo.lab.statistics import exactly, moments, resamples, summarize
 from pgzoo.spec import resolve
@@ -84,6 +89,26 @@ def test_intervals_cover_what_they_should() -> None:
     assert all(170 <= n <= 199 for n in hits.values()), hits  # 95 % of 200 is 190; percentiles are a little short
 
 
+def test_without_a_reference_nothing_is_said_of_bias() -> None:
+    shares = resamples(2, np.random.default_rng(0), 5)
+    reference = moments(np.array([[1.0], [-1.0]]), shares)  # ‖r‖² = −1
+    summary, _ = summarize(np.array([[1.0], [2.0]]), np.ones(2), reference, shares)
+    for estimate in (summary.cosine, summary.mean_cosine, summary.bias, summary.scale):
+        assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
+    assert summary.variance.value == pytest.approx(2.5 - 2)  # mean norm² 5/2, the product 2
+
+
+def test_a_cosine_has_the_uncertainty_of_its_reference() -> None:
+    rng = np.random.default_rng(0)
+    gradients = np.tile([[1.0, 0.0]], (40, 1))
+    shares = resamples(40, rng, 300)
+    noisy = moments(rng.normal([1.0, 0.0], 1.0, (40, 2)), resamples(40, rng, 300))
+    known, _ = summarize(gradients, np.ones(40), exactly(np.array([1.0, 0.0]), 301), shares)
+    estimated, _ = summarize(gradients, np.ones(40), noisy, shares)
+    assert known.cosine.low == known.cosine.high == pytest.approx(1)
+    assert estimated.cosine.high - estimated.cosine.low > 0.02
+
+
 def test_without_signal_the_snr_is_zero_and_the_steps_endless() -> None:
     gradients = np.array([[1.0], [-1.0]])
     shares = resamples(2, np.random.default_rng(0), 5)
@@ -103,6 +128,89 @@ def test_both_kinds_of_scores_agree(registry: Registry) -> None:
     by_policy = PolicyScores(sampler.policy).gradients(rollout, weights)
     by_table = TableScores(mdp, sampler.policy).gradients(rollout, weights)
     np.testing.assert_allclose(by_policy, by_table, rtol=1e-3, atol=1e-5)
+
+
+BOX = spaces.Box(-1, 1, (3,), np.float32)
+SPACES = {
+    "discrete": (BOX, spaces.Discrete(3), "MlpPolicy", {}),
+    "multi-discrete": (BOX, spaces.MultiDiscrete([2, 3]), "MlpPolicy", {}),
+    "multi-binary": (BOX, spaces.MultiBinary(3), "MlpPolicy", {}),
+    "box": (BOX, spaces.Box(-1, 1, (2,), np.float32), "MlpPolicy", {}),
+    "gSDE": (
+        BOX,
+        spaces.Box(-1, 1, (2,), np.float32),
+        "MlpPolicy",
+        {"use_sde": True, "policy_kwargs": {"net_arch": []}},
+    ),  # SB3 detaches layers before
+    "dict": (spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}), spaces.Discrete(3), "MultiInputPolicy", {}),
+    "image": (spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(3), "CnnPolicy", {}),
+}
+
+
+class Space(gym.Env[Any, Any]):
+    """Random observations of a space, rewards 1, three steps."""
+
+    def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation, action
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.observation_space.seed(seed)
+        self._t = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        self._t += 1
+        return self.observation_space.sample(), 1.0, self._t == 3, False, {}
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_scores_of_every_space_are_finite_differences(name: str) -> None:
+    """A small step along a direction changes Σ w log π by its product with the gradient."""
+    observation, action, policy, options = SPACES[name]
+    arguments = sampling.arguments(4, 0.9)
+    env = DummyVecEnv([lambda: Space(observation, action)] * 2)
+    model = PolicyGradient(policy, env, **arguments, **options, seed=0, device="cpu")
+    rollout = next(Sampler(model, 4).batches())
+    rng = np.random.default_rng(0)
+    weights = [np.where(rollout.mask, rng.normal(size=rollout.shape), 0.0) for _ in range(2)]
+    gradients = PolicyScores(model.policy).gradients(rollout, weights)
+    inputs = policy_inputs(model.policy, rollout)
+    actor = actor_parameters(model.policy, *inputs)
+    generator = torch.Generator().manual_seed(1)
+    direction = [torch.randn(p.shape, generator=generator) / p.numel() ** 0.5 for p in actor]
+
+    def weighted(weight: Any, step: float) -> float:
+        with torch.no_grad():
+            for p, d in zip(actor, direction, strict=True):
+                p.add_(step * d)
+            found = model.policy.evaluate_actions(*inputs)[1].double()
+            for p, d in zip(actor, direction, strict=True):
+                p.sub_(step * d)
+        return float((torch.as_tensor(rollout.flat(weight)) * found).sum())
+
+    along = torch.cat([d.flatten() for d in direction]).numpy()
+    size = 1e-3
+    for weight, gradient in zip(weights, gradients, strict=True):
+        slope = (weighted(weight, size) - weighted(weight, -size)) / (2 * size)
+        assert gradient @ along == pytest.approx(slope, rel=0.02, abs=2e-3)
+
+
+def test_own_loss_discounts_states_as_the_recipe_does(registry: Registry) -> None:
+    from pgzoo.lab.variance import Measurement, _contender
+
+    sampler = frozen(make_mdp("noise"), columns=16)
+    of = Spaces(sampler.policy.observation_space, sampler.policy.action_space, sampler.policy)
+    specs = {"rtg": resolve(registry, "rtg"), "true": resolve(registry, "rtg", overrides={"discount_states": True})}
+
+    def discounts(**options: Any) -> list[bool]:
+        measurement = Measurement(specs, **options)
+        return [_contender(measurement, name, spec, of).discount_states for name, spec in specs.items()]
+
+    assert discounts() == [True, True]
+    assert discounts(own_loss=True) == [False, True]
+    assert discounts(own_loss=True, discount_states=True) == [True, True]
+    assert discounts(discount_states=False) == [False, False]
 
 
 @pytest.mark.parametrize("plugin", Registry.discover().recipes())
@@ -286,3 +394,28 @@ def test_ctrl_c_reports_what_was_measured(
     assert ("4 gradients each" in out) == (after == 4)
     assert ("Interrupted after 4 batches" in err) == (after == 4)
     assert "Traceback" not in err
+
+
+def test_ctrl_c_while_the_reference_is_sampled(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The plugins have a third batch by then, the reference has not."""
+    from pgzoo.cli import main
+    from pgzoo.lab.contenders import Contender
+
+    weights, called = Contender.weights, []
+
+    def interrupted(contender: Contender, rollout: Any) -> Any:
+        if contender.name == "reward_to_go+value":
+            called.append(contender)
+            if len(called) > 2:
+                raise KeyboardInterrupt
+        return weights(contender, rollout)
+
+    monkeypatch.setattr(Contender, "weights", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        main(["variance", "--plugins", "rtg,gae", "--warmup", "1", "--reference-batches", "1", "--no-progress"])
+    out, err = capsys.readouterr()
+    assert ended.value.code == 130
+    assert "2 gradients each" in out
+    assert "Interrupted after 2 batches" in err

@@ -36,8 +36,9 @@ WIDTH = 100
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="A hyperparameter of the plugins that have it (may be repeated).")  # fmt: skip
 @click.option("--gamma", type=click.FloatRange(0, 1), help="γ of the objective; by default the model's, else 0.99.")
-@click.option("--discount-states/--no-discount-states", default=True, show_default=True,
-              help="Multiply Ψ by γ^t, as the gradient of the discounted objective asks; or not, as SB3.")  # fmt: skip
+@click.option("--discount-states/--no-discount-states", default=None,
+              help="Multiply Ψ by γ^t, as the gradient of the discounted objective asks; or not, as SB3. Default: yes "
+              "for the sum, and as the recipe does for its own loss.")  # fmt: skip
 @click.option("--loss", type=click.Choice(["sum", "own"]), default="sum", show_default=True,
               help="sum: over each episode, the policy gradient itself; own: each recipe's own loss, normalised "
               "advantages and all.")  # fmt: skip
@@ -221,6 +222,10 @@ def _show(report: Report, snr: float) -> None:
         ]
         table.add_row(name, f"{s.steps:.0f}", *cells)
     console.print(table)
+    if any(math.isnan(s.cosine.value) for s in report.summaries.values()):
+        console.print("The reference is lost in its own noise: nothing to measure bias by; take more --batches.")
+    elif any(math.isnan(s.cosine.low) for s in report.summaries.values()):
+        console.print("The reference is hardly above its own noise: no intervals by it; take more --batches.")
     rate = report.n_gradients / max(report.gradient_seconds, 1e-9)
     console.print(
         f"Sampling took {report.sampling_seconds:.1f} s; {report.n_gradients:,} gradients took "

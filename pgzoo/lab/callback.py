@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,10 +33,14 @@ class GradientNoise(BaseCallback):
         Var(g) = 1/(k(k−1)) Σ_j ‖g_j − g‖²,    SNR = √(max(‖g‖² − Var(g), 0) / Var(g)),    g = (1/k) Σ_j g_j
 
     One rollout tells little; the mean over many tells which baseline serves. A baseline stands in the comparison if
-    it needs nothing that is not sampled anyway, and leaves the scale as it is (c = 1). Training is not changed.
+    it needs nothing that is not sampled anyway, and leaves the scale as it is (c = 1); one that raises is left out,
+    with a warning. Training is not changed.
+
+    Parts are equal, of ⌊n/k⌋ of the rollout's n groups, episodes, environments or rows each; the rest is left out,
+    and the variance, that of k⌊n/k⌋ of them, is scaled to that of n.
 
     Args:
-        parts: k; where there are fewer episodes, groups or environments, as many as those.
+        parts: k; where n is smaller, n.
         every: rollouts from one measurement to the next.
     """
 
@@ -50,8 +57,10 @@ class GradientNoise(BaseCallback):
             raise PluginError(f"GradientNoise needs a PolicyGradient, not {type(self.model).__name__}")
         if self._watched is self.model:  # learning goes on: so do the others
             return
-        with torch.random.fork_rng(devices=[]):
-            self._others = self._eligible()
+        self._others: dict[str, _Other] = {}
+        with _own_randomness():
+            for name in self.model.registry.names("baseline"):
+                self._guarded(name, lambda name=name: self._admit(name))  # type: ignore[misc]
         self._scores, self._watched = PolicyScores(self.model.policy), self.model
 
     def _on_step(self) -> bool:
@@ -66,23 +75,26 @@ class GradientNoise(BaseCallback):
         returns.flags.writeable = False
         if any(Need.SCORES in other.baseline.needs for other in self._others.values()):
             rollout = replace(rollout, _scores=lambda: scores(self.model))
-        if (self._rollouts - 1) % self._every == 0:
-            self._log(rollout, returns)
-        with torch.random.fork_rng(devices=[]):
-            for other in self._others.values():
-                other.learners.update(rollout, returns)
+        with _own_randomness():
+            if (self._rollouts - 1) % self._every == 0:
+                self._log(rollout, returns)
+            for name, other in list(self._others.items()):
+                self._guarded(name, lambda other=other: other.learners.update(rollout, returns))  # type: ignore[misc]
 
     def _log(self, rollout: Rollout, returns: Array) -> None:
         credits = {"": self.model.rollout_buffer.advantages.astype(np.float64)}
-        for name, other in self._others.items():
-            psi = other.advantages(rollout, Given(returns, self.model.estimator.credit), self.model.discount_states)
+        given = Given(returns, self.model.estimator.credit)
+        for name, other in list(self._others.items()):
+            psi = self._guarded(name, lambda other=other: other.advantages(rollout, given, self.model.discount_states))  # type: ignore[misc]
             if psi is not None:
                 credits[name] = psi
-        gradients = self._gradients(rollout, list(credits.values()))
-        if gradients is None:
+        part, kept = self._split(rollout)
+        k = int(part.max()) + 1
+        if k < 2:
             return
+        gradients = self._gradients(rollout, part, list(credits.values()))
         for name, own in zip(credits, gradients, strict=True):
-            variance = float(own.var(axis=0, ddof=1).sum() / len(own))
+            variance = kept * float(own.var(axis=0, ddof=1).sum() / k)
             if name:
                 self.logger.record(f"lab/variance_if/{name}", variance)
                 continue
@@ -90,49 +102,72 @@ class GradientNoise(BaseCallback):
             self.logger.record("lab/gradient_variance", variance)
             self.logger.record("lab/snr", float(np.sqrt(signal / variance)) if variance > 0 else 0.0)
 
-    def _gradients(self, rollout: Rollout, credits: list[Array]) -> Array | None:
-        """Return (number of credits, k, P), or None where there is nothing to split."""
-        part = self._split(rollout)
-        k = int(part.max()) + 1
-        if k < 2:
+    def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
+        """Return what a baseline says; one that raises is heard no more."""
+        try:
+            return call()
+        except Exception as error:  # a stranger's code may raise anything, and training goes on
+            self._others.pop(name, None)
+            warnings.warn(f"lab/variance_if/{name} is left out: {type(error).__name__}: {error}", stacklevel=2)
             return None
+
+    def _gradients(self, rollout: Rollout, part: Array, credits: list[Array]) -> Array:
+        """Return (number of credits, k, P): of each part, the mean over its share of the steps that are kept."""
+        k = int(part.max()) + 1
+        scale = k / (rollout.mask & (part >= 0)).sum()
         found = []
         for j in range(k):
             some = replace(rollout, mask=rollout.mask & (part == j))
-            scale = k / rollout.mask.sum()
             found.append(self._scores.gradients(some, [scale * psi for psi in credits]))
         return np.stack(found, axis=1)
 
-    def _split(self, rollout: Rollout) -> Array:
-        """Return each step's part (T, N): whole groups, else episodes, else environments, else stretches of time."""
-        n_steps, n_envs = rollout.shape
-        if not self.model._plan.whole_episodes:
-            if n_envs >= self._k:
-                return np.broadcast_to(np.arange(n_envs) % self._k, rollout.shape)
-            k = min(self._k, n_steps)
-            return np.broadcast_to((np.arange(n_steps) * k // n_steps)[:, None], rollout.shape)
-        unit = rollout.group if rollout.group.max() > 0 else rollout.episode
-        _, number = np.unique(unit[rollout.mask], return_inverse=True)
-        part = np.zeros(rollout.shape, dtype=int)
-        part[rollout.mask] = number % self._k
-        return part
+    def _split(self, rollout: Rollout) -> tuple[Array, float]:
+        """Return each step's part (T, N), −1 for none, and the share of the rollout that is kept.
 
-    def _eligible(self) -> Mapping[str, _Other]:
+        Parts are made of whole groups, else of episodes, else of environments, else of stretches of time.
+        """
+        n_steps, n_envs = rollout.shape
         model = self.model
-        given = {Need.SCORES, Need.STEP_CREDIT}
+        if model._plan.whole_episodes:
+            unit = rollout.group if model.spec.sampling == "groups" and model.group_size > 1 else rollout.episode
+            _, numbers = np.unique(unit[rollout.mask], return_inverse=True)
+            number = np.full(rollout.shape, -1)
+            number[rollout.mask] = numbers
+        elif n_envs >= self._k:
+            number = np.broadcast_to(np.arange(n_envs), rollout.shape)
+        else:
+            number = np.broadcast_to(np.arange(n_steps)[:, None], rollout.shape)
+        n = int(number.max()) + 1
+        k = min(self._k, n)
+        size = n // k
+        return np.where(number < k * size, number // size, -1), k * size / n
+
+    def _admit(self, name: str) -> None:
+        """Let a baseline take part if it needs nothing that is not there."""
+        model = self.model
+        given = {Need.SCORES, Need.EPISODE_CREDIT if model.estimator.per_episode else Need.STEP_CREDIT}
         if model.has_critic:
             given.add(Need.VALUES)
         if model._plan.whole_episodes:
             given.add(Need.COMPLETE_EPISODES)
         if model.spec.sampling == "groups":
             given.add(Need.GROUPS)
-        found = {}
-        for name in model.registry.names("baseline"):
-            baseline: Any = model.registry.part("baseline", name)()
-            if baseline.needs <= given:
-                spaces = Spaces(model.observation_space, model.action_space, model.policy)
-                found[name] = _Other(baseline, Learners({"baseline": baseline}, spaces, model.device))
-        return found
+        baseline: Any = model.registry.part("baseline", name)()
+        if baseline.needs <= given:
+            spaces = Spaces(model.observation_space, model.action_space, model.policy)
+            self._others[name] = _Other(baseline, Learners({"baseline": baseline}, spaces, model.device))
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave torch's, numpy's and Python's random numbers to training as they were."""
+    kept = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        np.random.set_state(kept[0])
+        random.setstate(kept[1])
 
 
 @dataclass(frozen=True, eq=False)

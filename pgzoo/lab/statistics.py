@@ -5,8 +5,9 @@ With g_i (P,) the gradient of batch i of n, and r the reference (exact, or the m
     ‖E g‖²  = (‖Σ_i g_i‖² − Σ_i ‖g_i‖²) / (n(n−1))         tr Cov(g) = mean_i ‖g_i‖² − ‖E g‖²
     bias²   = ‖E g‖² − 2 E g · r + ‖r‖²                     SNR       = ‖E g‖ / √(tr Cov g)
 
-All are unbiased (U-statistics: no product of a gradient with itself counts as signal), also in a bootstrap
-sample, where a batch that was drawn twice would else look like signal.
+These squares are unbiased (U-statistics: no product of a gradient with itself counts as signal), also in a
+bootstrap sample, where a batch that was drawn twice would else look like signal; their roots and ratios are not
+quite. Where ‖r‖² is not above its own noise there is nothing to compare with: cosine, bias and scale are nan.
 """
 
 from __future__ import annotations
@@ -143,15 +144,15 @@ def summarize(
     own = moments(gradients, shares)
     signal, noise = own.squared_norm, own.variance
     along = np.einsum("bp,bp->b", own.mean, reference.mean)
-    target = np.maximum(reference.squared_norm, np.finfo(float).tiny)
+    target = np.where(reference.squared_norm > 0, reference.squared_norm, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(signal > 0, noise / signal, np.inf)
         snr = 1 / np.sqrt(relative)
         ratio = np.ones_like(noise) if first is None else np.divide(noise, first.variance)
         mean_cosine = along / np.sqrt(np.where(signal > 0, signal, np.inf) * target)
-    directions = gradients @ reference.mean[0].astype(gradients.dtype)
-    norms = np.sqrt(np.einsum("np,np->n", gradients, gradients, dtype=np.float64))
-    cosines = np.divide(directions, norms, out=np.zeros(len(norms)), where=norms > 0) / np.sqrt(target[0])
+    norms = np.sqrt(np.einsum("np,np->n", gradients, gradients, dtype=np.float64)).astype(gradients.dtype)
+    directions = np.divide(gradients, norms[:, None], out=np.zeros_like(gradients), where=norms[:, None] > 0)
+    cosine = np.einsum("bp,bp->b", shares @ directions, reference.mean) / np.sqrt(target)
     per_batch = shares.astype(np.float64) @ steps
     bias = np.sqrt(np.maximum(signal - 2 * along + reference.squared_norm, 0.0) / target)
     summary = Summary(
@@ -163,7 +164,7 @@ def summarize(
         variance_ratio=_estimate(ratio),
         snr=_estimate(snr),
         steps_for_snr=_estimate(per_batch * relative),
-        cosine=_estimate(shares.astype(np.float64) @ cosines),
+        cosine=_estimate(np.clip(cosine, -1.0, 1.0)),
         mean_cosine=_estimate(np.clip(mean_cosine, -1.0, 1.0)),
         bias=_estimate(bias),
         scale=_estimate(along / target),
@@ -172,7 +173,7 @@ def summarize(
 
 
 def _estimate(replicates: Array) -> Estimate:
-    """Return the sample's own value with the percentiles of its replicates."""
+    """Return the sample's own value with the percentiles of its replicates; nan where one of them is."""
     tail = 50 * (1 - CONFIDENCE)
     low, high = np.percentile(replicates[1:], [tail, 100 - tail], method="nearest") if len(replicates) > 1 else (0, 0)
     return Estimate(float(replicates[0]), float(low), float(high))

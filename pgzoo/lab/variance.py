@@ -49,6 +49,7 @@ class Measurement:
         warmup: batches that the critic, and then what the plugins learn, are fitted to; 0: none.
         reference_batches: batches of the independent reference for each batch that is measured.
         discount_states: multiply Ψ_t by γ^t, as the gradient of J asks; else the gradient that SB3 follows.
+            None: do for the plain sum, and for own losses as the recipe does.
         own_loss: measure each recipe's own loss, not the plain sum over episodes.
         n_envs: environments side by side, rounded down to whole batches, one at least.
         seed: of everything.
@@ -61,7 +62,7 @@ class Measurement:
     gamma: float = 0.99
     warmup: int = 20
     reference_batches: int = 4
-    discount_states: bool = True
+    discount_states: bool | None = None
     own_loss: bool = False
     n_envs: int = 64
     seed: int = 0
@@ -213,7 +214,10 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
 
 
 def _contender(m: Measurement, name: str, spec: Spec, spaces: Spaces) -> Contender:
-    return Contender(name, spec, spaces, discount_states=m.discount_states, own_loss=m.own_loss)
+    discount = m.discount_states
+    if discount is None:
+        discount = spec.settings.discount_states if m.own_loss else True
+    return Contender(name, spec, spaces, discount_states=discount, own_loss=m.own_loss)
 
 
 def _warm_up(lab: Lab, contenders: Sequence[Contender]) -> float:

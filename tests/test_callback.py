@@ -41,20 +41,22 @@ class Kept(KVWriter):
         pass
 
 
-def trained(plugin: str, callback: Any = None, *, updates: int = 3, **options: Any) -> tuple[Any, list[dict[str, Any]]]:
+def trained(
+    plugin: str, callback: Any = None, *, updates: int = 3, steps: int = 1, **options: Any
+) -> tuple[Any, list[dict[str, Any]]]:
     env = TabularVecEnv(make_mdp("noise"), options.pop("columns", 8), seed=3)
     model = PolicyGradient("MlpPolicy", env, plugin, seed=0, n_steps=32, log_interval=1, **options)
     kept = Kept()
     model.set_logger(Logger(None, [kept]))
     for _ in range(updates):
-        model.learn(1, callback=callback, reset_num_timesteps=False)
+        model.learn(steps, callback=callback, reset_num_timesteps=False)
     return model, kept.rows
 
 
 @pytest.mark.parametrize("plugin", ["rtg_moving_average", "advantage", "ppo", "grpo"])
 def test_training_is_not_changed(plugin: str) -> None:
     alone, _ = trained(plugin)
-    watched, rows = trained(plugin, GradientNoise())
+    watched, rows = trained(plugin, GradientNoise(every_steps=1))
     for a, b in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
         assert torch.equal(a, b)
     assert all(row["lab/gradient_variance"] > 0 for row in rows)
@@ -66,16 +68,16 @@ def others(row: dict[str, Any]) -> set[str]:
 
 
 def test_which_baselines_are_compared() -> None:
-    _, rows = trained("rtg", GradientNoise())
+    _, rows = trained("rtg", GradientNoise(every_steps=1))
     assert others(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "leave_one_out", "optimal"}
     assert rows[0]["lab/variance_if/none"] == pytest.approx(rows[0]["lab/gradient_variance"])
-    _, rows = trained("gae", GradientNoise())
+    _, rows = trained("gae", GradientNoise(every_steps=1))
     assert others(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "value"}
     assert rows[0]["lab/variance_if/value"] == pytest.approx(rows[0]["lab/gradient_variance"], rel=1e-4)
 
 
 def test_the_moving_average_learns_from_rollout_to_rollout() -> None:
-    _, rows = trained("rtg", GradientNoise())
+    _, rows = trained("rtg", GradientNoise(every_steps=1))
     assert rows[0]["lab/variance_if/moving_average"] == pytest.approx(rows[0]["lab/variance_if/none"])  # b = 0 at first
     assert rows[2]["lab/variance_if/moving_average"] != pytest.approx(rows[2]["lab/variance_if/none"])
 
@@ -85,7 +87,7 @@ def test_the_variance_is_that_of_many_rollouts(n_episodes: int) -> None:
     """At learning rate 0 the mean of what is logged is the variance over rollouts of the gradient that SGD follows."""
     model, rows = trained(
         "full_return+none",
-        GradientNoise(),
+        GradientNoise(every_steps=1),
         updates=300,
         learning_rate=0.0,
         n_episodes=n_episodes,
@@ -106,7 +108,7 @@ def test_the_variance_is_that_of_many_rollouts(n_episodes: int) -> None:
 
 
 def test_one_environment_is_split_by_time() -> None:
-    _, rows = trained("a2c", GradientNoise(), columns=1)
+    _, rows = trained("a2c", GradientNoise(every_steps=1), columns=1)
     assert rows[0]["lab/gradient_variance"] > 0
 
 
@@ -156,7 +158,7 @@ def test_what_other_baselines_do_is_no_harm() -> None:
     after = np.random.random(), random.random()
     registry.register(Others(), Source("others", "here", "file"))
     with pytest.warns(UserWarning, match="left out: ZeroDivisionError: by hand") as warned:
-        watched, rows = trained("rtg", GradientNoise(), registry=registry)
+        watched, rows = trained("rtg", GradientNoise(every_steps=1), registry=registry)
     assert (np.random.random(), random.random()) == after
     assert len([w for w in warned if "left out" in str(w.message)]) == 2  # each once
     for a, b in zip(alone.policy.parameters(), watched.policy.parameters(), strict=True):
@@ -166,9 +168,15 @@ def test_what_other_baselines_do_is_no_harm() -> None:
     assert "raising_later" in others(rows[0]) - others(rows[2])
 
 
+def test_short_rollouts_are_not_all_measured() -> None:
+    """256 steps each: the first, and the fifth, 1,024 steps later."""
+    _, rows = trained("rtg", GradientNoise(), updates=1, steps=6 * 256, sampling="steps", estimator="td")
+    assert ["lab/snr" in row for row in rows] == [True, False, False, False, True, False]
+
+
 def test_only_for_policy_gradient() -> None:
     with pytest.raises(PluginError, match="needs a PolicyGradient, not A2C"):
-        A2C("MlpPolicy", "CartPole-v1").learn(5, callback=GradientNoise())
+        A2C("MlpPolicy", "CartPole-v1").learn(5, callback=GradientNoise(every_steps=1))
 
 
 def test_the_command_logs_it(tmp_path: Path) -> None:

@@ -358,6 +358,8 @@ def test_a_damaged_run_is_explained(run: Path, tmp_path: Path) -> None:
         (["value", "--kind", "baseline"], "the baseline 'value' exists, of pgzoo "),
         (["My-Baseline", "--kind", "baseline"], "cannot name a plugin: use lower-case letters"),
         (["class", "--kind", "baseline"], "cannot name a plugin"),
+        (["_", "--kind", "baseline"], "cannot name a plugin"),
+        (["range", "--kind", "baseline"], "its class Range would hide pgzoo's; try my_range"),
         (["mine", "--kind", "critic"], "'critic' is not one of"),
         (["mine", "--kind", "baseline", "--folder", "taken"], "taken exists; choose another --folder"),
         (["mine", "--kind", "baseline", "--folder", "taken/file/mine"], "cannot write taken/file/mine"),

@@ -23,6 +23,8 @@ from pgzoo.learners import Learners
 from pgzoo.rollout import Rollout
 
 PARTS = 4
+EVERY_STEPS = 1024
+"""So often it costs little, also where rollouts are of 40 steps."""
 
 
 class GradientNoise(BaseCallback):
@@ -41,20 +43,20 @@ class GradientNoise(BaseCallback):
 
     Args:
         parts: k; where n is smaller, n.
-        every: rollouts from one measurement to the next.
+        every_steps: environment steps from one measurement to the next, at least; `learn` begins with one.
     """
 
     model: PolicyGradient
 
-    def __init__(self, parts: int = PARTS, every: int = 1) -> None:
+    def __init__(self, parts: int = PARTS, every_steps: int = EVERY_STEPS) -> None:
         super().__init__()
-        self._k, self._every = parts, every
-        self._rollouts = 0
+        self._k, self._every_steps = parts, every_steps
         self._watched: PolicyGradient | None = None
 
     def _on_training_start(self) -> None:
         if not isinstance(self.model, PolicyGradient):
             raise PluginError(f"GradientNoise needs a PolicyGradient, not {type(self.model).__name__}")
+        self._next = 0
         if self._watched is self.model:  # learning goes on: so do the others
             return
         self._others: dict[str, _Other] = {}
@@ -68,7 +70,6 @@ class GradientNoise(BaseCallback):
 
     def _on_rollout_end(self) -> None:
         rollout = self.model.rollout
-        self._rollouts += 1
         if not rollout.mask.any():
             return
         returns = self.model.returns.copy()
@@ -76,7 +77,8 @@ class GradientNoise(BaseCallback):
         if any(Need.SCORES in other.baseline.needs for other in self._others.values()):
             rollout = replace(rollout, _scores=lambda: scores(self.model))
         with _own_randomness():
-            if (self._rollouts - 1) % self._every == 0:
+            if self.num_timesteps >= self._next:
+                self._next = self.num_timesteps + self._every_steps
                 self._log(rollout, returns)
             for name, other in list(self._others.items()):
                 self._guarded(name, lambda other=other: other.learners.update(rollout, returns))  # type: ignore[misc]

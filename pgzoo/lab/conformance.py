@@ -220,7 +220,7 @@ def _limits(tested: Sequence[Bias]) -> str:
     upper, power = max(bias.bias.high for bias in tested), min(bias.power for bias in tested)
     words = (
         f"{len(tested)} measurements, each bias below {upper:.1%} of ‖∇J‖; one of 5 % would be found with a chance of "
-        f"{power:.0%} or more"
+        f"{'over 99%' if power > 0.99 else f'{power:.0%} or more'}"
     )
     return words if power >= ENOUGH_POWER else f"{words}: too few episodes to tell"
 

@@ -75,7 +75,7 @@ class TabularVecEnv(VecEnv):
                 self._keys[n] = seed
         self._keys = mix(self._keys)
         self._reset_seeds()
-        self._state = self._starts()
+        self._state = self._starts(np.arange(self.num_envs))
         return self._observations[self._state]
 
     def step_async(self, actions: Array) -> None:
@@ -94,23 +94,25 @@ class TabularVecEnv(VecEnv):
         cut = ~terminated & (self._steps == (mdp.horizon or 0))
         dones = terminated | cut
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for n in np.flatnonzero(dones):
-            infos[n]["terminal_observation"] = self._observations[following[n]]
-            infos[n]["TimeLimit.truncated"] = bool(cut[n] and mdp.time_limit)
-        self._keys[dones], self._steps[dones] = mix(self._fresh()[dones]), 0
-        self._state = np.where(dones, self._starts(), following)
+        ended = np.flatnonzero(dones)
+        limits = (cut & mdp.time_limit)[ended].tolist()
+        for n, terminal, limit in zip(ended.tolist(), self._observations[following[ended]], limits, strict=True):
+            infos[n] = {"terminal_observation": terminal, "TimeLimit.truncated": limit}
+        self._keys[ended], self._steps[ended] = mix(self._fresh()[ended]), 0
+        following[ended] = self._starts(ended)
+        self._state = following
         return self._observations[self._state], rewards.astype(np.float32), dones, infos
 
     def _fresh(self) -> Array:
         return self._rng.integers(0, 2**63, self.num_envs, dtype=np.uint64)
 
-    def _starts(self) -> Array:
-        found: Array = (self._uniform(0)[:, None] > self._start).sum(axis=1)
+    def _starts(self, columns: Array) -> Array:
+        found: Array = (self._uniform(0, columns)[:, None] > self._start).sum(axis=1)
         return found
 
-    def _uniform(self, use: int) -> Array:
-        """Return (N,) numbers in [0, 1) for one use in the present step: 0 the start, 1 the transition, 2 noise."""
-        bits = mix(self._keys + (np.uint64(3) * self._steps + np.uint64(use + 1)) * GOLDEN)
+    def _uniform(self, use: int, columns: Any = slice(None)) -> Array:
+        """Return numbers in [0, 1) for one use in the present step: 0 the start, 1 the transition, 2 noise."""
+        bits = mix(self._keys[columns] + (np.uint64(3) * self._steps[columns] + np.uint64(use + 1)) * GOLDEN)
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
     def close(self) -> None:

@@ -23,12 +23,13 @@ from stable_baselines3.common.utils import explained_variance
 from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
-from pgzoo.batches import evaluated, minibatches, reviewed, scores, to_samples
+from pgzoo.batches import minibatches, reviewed, scores, to_samples
 from pgzoo.credit import credit
 from pgzoo.errors import ConfigError
 from pgzoo.interfaces import Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
 from pgzoo.params import Schedule, declared
+from pgzoo.paths import Fast, Path, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry import Registry, default_registry
@@ -159,6 +160,7 @@ class PolicyGradient(PluginAlgorithm):
         verbose: int = 0,
         seed: int | None = None,
         device: torch.device | str = "auto",
+        fast: Fast = "auto",
         _init_setup_model: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if value is not UNSET}
@@ -210,6 +212,7 @@ class PolicyGradient(PluginAlgorithm):
                 "eps": settings.rms_prop_eps,
                 "weight_decay": 0,
             }
+        self.fast = fast
         self.learner_arrays = {}
         self.saved_by = ""
         self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -236,6 +239,16 @@ class PolicyGradient(PluginAlgorithm):
         self.make_learners()
         self.learners.load_arrays(self.learner_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
+        self._path = choose_path(self)
+        if self.verbose >= 1:
+            print(f"Sampling and updating on the path {self._path}")
+
+    @property
+    def path(self) -> Path:
+        """How it samples and updates: chosen anew where the policy was replaced."""
+        if self._path.policy is not self.policy:
+            self._path = choose_path(self)
+        return self._path
 
     def make_learners(self) -> None:
         """Build what the parts learn afresh, on the policy as it is now."""
@@ -320,7 +333,7 @@ class PolicyGradient(PluginAlgorithm):
         """Update the policy with the rollout, then what the plugins learn."""
         if not self.rollout.mask.any():
             return
-        self.policy.set_training_mode(True)
+        self.path.begin_update()
         self._update_learning_rate(self.policy.optimizer)
         samples = to_samples(self)
         log: dict[str, list[Any]] = {}
@@ -332,16 +345,18 @@ class PolicyGradient(PluginAlgorithm):
                 samples = to_samples(self)
             log["approx_kl"] = []
             for minibatch in minibatches(self, samples):
-                batch = evaluated(self, minibatch)
+                batch = self.path.evaluated(minibatch)
                 policy_loss, metrics = self.objective(batch, self.learners["objective"])
-                loss = policy_loss - self.ent_coef * batch.aggregate(batch.entropy)
+                loss = policy_loss
+                if self.ent_coef:
+                    loss = loss - self.ent_coef * batch.aggregate(batch.entropy)
                 if self.has_critic:
                     value_loss = self.objective.value_loss(batch)
                     loss = loss + self.vf_coef * value_loss
                     metrics = {**metrics, "value_loss": value_loss}
 
                 approx_kl = _approx_kl(batch)
-                metrics = {"entropy_loss": -batch.entropy.mean(), "approx_kl": approx_kl, **metrics}
+                metrics = {"entropy_loss": -batch.entropy.detach().mean(), "approx_kl": approx_kl, **metrics}
                 for name, value in metrics.items():
                     log.setdefault(name, []).append(_detached(value))
                 if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
@@ -350,26 +365,19 @@ class PolicyGradient(PluginAlgorithm):
                         print(f"Early stopping at epoch {epoch} due to reaching max kl: {approx_kl:.2f}")
                     break
 
-                self._descend(loss)
+                self.path.descend(loss)
             self._n_updates += 1
             if not continue_training:
                 break
 
         for _ in range(self.n_critic_updates):
             for minibatch in minibatches(self, samples):
-                self._descend(self.vf_coef * self.objective.value_loss(evaluated(self, minibatch)))
+                batch = self.path.evaluated(minibatch)
+                self.path.descend(self.vf_coef * self.objective.value_loss(batch))
         rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
         for name, value in self.learners.update(rollout, self.returns).items():
             log[name] = [value]
         self._log(log, loss)
-
-    def _descend(self, loss: torch.Tensor) -> None:
-        """Take one step of the policy's optimizer."""
-        self.policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.max_grad_norm)
-        self.policy.optimizer.step()
 
     def _log(self, log: Mapping[str, list[Any]], loss: torch.Tensor) -> None:
         record = self.logger.record
@@ -409,9 +417,8 @@ class PolicyGradient(PluginAlgorithm):
 
 def _approx_kl(batch: Batch) -> float:
     """Return the mean of (ρ − 1) − log ρ, which estimates KL(π_old ‖ π) (Schulman 2020)."""
-    with torch.no_grad():
-        log_ratio = batch.log_probs - batch.old_log_probs
-        return float(((log_ratio.exp() - 1) - log_ratio).mean())
+    log_ratio = batch.log_probs.detach().cpu().numpy() - batch.old_log_probs.cpu().numpy()
+    return float(np.mean((np.exp(log_ratio) - 1) - log_ratio))
 
 
 def _detached(value: Any) -> Any:

@@ -12,7 +12,8 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.interfaces import Array
-from pgzoo.rollout import Batch, Rollout, Samples
+from pgzoo.paths import to_device
+from pgzoo.rollout import Rollout, Samples
 from pgzoo.scores import score_sq_norms
 
 if TYPE_CHECKING:
@@ -49,45 +50,38 @@ def policy_actions(policy: ActorCriticPolicy, rollout: Rollout) -> torch.Tensor:
 
 def minibatches(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
     """Yield the steps in random order, batch_size at a time; or whole episodes of about as many steps."""
-    for index, share in split(model, len(samples)):
-        minibatch = samples.select(torch.as_tensor(index, device=model.device), share)
+    parts = _episodes(model, samples) if model.objective.whole_episodes else _steps(model, samples)
+    for minibatch in parts:
         yield minibatch.normalized() if model.normalize_advantage in (True, "minibatch") else minibatch
 
 
-def split(model: PolicyGradient, n_steps: int) -> Iterator[tuple[Array, float]]:
-    """Yield each minibatch's indices among the steps, and the share of steps (or of episodes) that it is."""
-    size = model.batch_size or n_steps
-    if not model.objective.whole_episodes:
-        order = np.random.permutation(n_steps)
-        for start in range(0, n_steps, size):
-            index = order[start : start + size]
-            yield index, len(index) / n_steps
+def _steps(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
+    n = len(samples)
+    size = model.batch_size or n
+    shuffled = samples.select(torch.as_tensor(np.random.permutation(n), device=model.device), 1.0)
+    if size >= n:
+        yield shuffled
         return
-    rollout = model.rollout
+    for start in range(0, n, size):
+        stop = min(start + size, n)
+        yield shuffled.select(slice(start, stop), (stop - start) / n)
+
+
+def _episodes(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
+    rollout, size = model.rollout, model.batch_size or len(samples)
     episodes = np.random.permutation(rollout.n_episodes)
     first_step = np.cumsum(rollout.lengths[episodes]) - rollout.lengths[episodes]
     for part in np.split(episodes, np.flatnonzero(np.diff(first_step // size)) + 1):
-        yield np.flatnonzero(np.isin(rollout.flat(rollout.episode), part)), len(part) / len(episodes)
-
-
-def evaluated(model: PolicyGradient, samples: Samples) -> Batch:
-    """Return the steps with the present policy's log-probs, values and entropy."""
-    observations = _to_device(samples.observations, model.device)
-    values, log_probs, entropy = model.policy.evaluate_actions(observations, samples.actions)
-    return Batch(
-        **{**vars(samples), "observations": observations},
-        log_probs=log_probs,
-        values=values.flatten(),
-        entropy=-log_probs if entropy is None else entropy,
-    )
+        index = np.flatnonzero(np.isin(rollout.flat(rollout.episode), part))
+        yield samples.select(torch.as_tensor(index, device=model.device), len(part) / len(episodes))
 
 
 def reviewed(model: PolicyGradient) -> Rollout:
     """Return the rollout as the policy sees it now: V, and ρ = π/π_old."""
     rollout = model.rollout
-    model.policy.set_training_mode(False)
+    model.path.begin(0)
     with torch.no_grad():
-        batch = evaluated(model, to_samples(model))
+        batch = model.path.evaluated(to_samples(model))
         ratios = rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())
         changes: dict[str, Any] = {"_ratios": lambda: ratios}
         if model.has_critic:
@@ -95,18 +89,12 @@ def reviewed(model: PolicyGradient) -> Rollout:
             next_values = np.where(rollout.terminated, 0.0, rollout.scatter(following.flatten()))
             changes["_values"] = rollout.scatter(batch.values).astype(np.float32)
             changes["_next_values"] = next_values.astype(np.float32)
-    model.policy.set_training_mode(True)
+    model.path.begin_update()
     return replace(rollout, **changes)
 
 
 def scores(model: PolicyGradient) -> Array:
     """Return ‖∇ log π‖² (T, N) of the policy, which is the one that sampled until it is updated."""
     samples = to_samples(model)
-    observations = _to_device(samples.observations, model.device)
+    observations = to_device(samples.observations, model.device)
     return model.rollout.scatter(score_sq_norms(model.policy, observations, samples.actions))
-
-
-def _to_device(x: Any, device: torch.device) -> Any:
-    if isinstance(x, dict):
-        return {key: _to_device(value, device) for key, value in x.items()}
-    return x.to(device)

@@ -70,12 +70,12 @@ class Learners:
 
     def arrays(self) -> dict[str, Any]:
         """Return `parameters` with numpy arrays in place of tensors."""
-        return {name: _map(value, torch.Tensor, _array) for name, value in self.parameters().items()}
+        return {name: map_nested(value, torch.Tensor, _array) for name, value in self.parameters().items()}
 
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
         """Set what `arrays` gave."""
         self.load_parameters(
-            {name: _map(value, np.ndarray, lambda x: torch.as_tensor(x.copy())) for name, value in arrays.items()}
+            {name: map_nested(value, np.ndarray, lambda x: torch.as_tensor(x.copy())) for name, value in arrays.items()}
         )
 
 
@@ -83,12 +83,12 @@ def _array(tensor: torch.Tensor) -> Array:
     return tensor.detach().cpu().numpy().copy()
 
 
-def _map(value: Any, kind: type, function: Any) -> Any:
+def map_nested(value: Any, kind: type, function: Any) -> Any:
     """Return a nested mapping or list with every instance of `kind` replaced."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, Mapping):
-        return {key: _map(item, kind, function) for key, item in value.items()}
+        return {key: map_nested(item, kind, function) for key, item in value.items()}
     if isinstance(value, list):
-        return [_map(item, kind, function) for item in value]
+        return [map_nested(item, kind, function) for item in value]
     return value

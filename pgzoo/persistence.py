@@ -17,8 +17,9 @@ from stable_baselines3.common.type_aliases import GymEnv
 from pgzoo import __version__
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interfaces import Part
-from pgzoo.learners import Learners
+from pgzoo.learners import Learners, map_nested
 from pgzoo.params import declared, plain_fields
+from pgzoo.paths import Fast
 from pgzoo.registry import Kind, Registry
 from pgzoo.schedules import as_schedule
 from pgzoo.settings import Settings
@@ -39,6 +40,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         parts: by kind, a part's name, distribution and fields.
         learners: what the parts learn.
         learner_arrays: the same as plain arrays, as of the last save or load.
+        fast: whether a faster path than SB3's own calls is taken: "auto" where it goes, True or an error, False.
         saved_by: pgzoo's name and version as of the last save; empty before.
     """
 
@@ -47,6 +49,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
     parts: dict[Kind, dict[str, Any]]
     learners: Learners
     learner_arrays: dict[str, Any]
+    fast: Fast = "auto"
     saved_by: str
     _changes: dict[str, Any]
     _classes: dict[Kind, type[Part]]
@@ -94,7 +97,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         derived = "registry spec estimator baseline objective learners rollout returns has_critic"
-        return [*super()._excluded_save_params(), *derived.split(), "_classes", "_plan", "_episode_steps"]
+        return [*super()._excluded_save_params(), *derived.split(), "_classes", "_plan", "_path", "_episode_steps"]
 
     def save(
         self,
@@ -133,8 +136,9 @@ class PluginAlgorithm(OnPolicyAlgorithm):
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
         parameters = super().get_parameters()
-        if not hasattr(self, "_only_policy"):
-            parameters.update(self.learners.parameters())
+        if hasattr(self, "_only_policy"):  # a file has a copy of each tensor, not of the memory that it is a view of
+            return map_nested(parameters, torch.Tensor, torch.Tensor.clone)  # type: ignore[no-any-return]
+        parameters.update(self.learners.parameters())
         return parameters
 
     def set_parameters(

@@ -200,8 +200,15 @@ class Rollout:
         """Return the mean of x (T, N) over all steps, padding left out."""
         return float(np.mean(x, where=self.mask, dtype=np.float64))
 
+    @cached_property
+    def _full(self) -> bool:
+        """Whether there is no padding."""
+        return bool(self.mask.all())
+
     def flat(self, x: Array) -> Array:
         """Return (M, …): the M steps that are no padding, environment by environment."""
+        if self._full:
+            return np.array(x.swapaxes(0, 1), order="C").reshape(-1, *x.shape[2:])
         return x.swapaxes(0, 1)[self.mask.T]
 
     def scatter(self, x: Any) -> Array:
@@ -260,7 +267,7 @@ class Samples:
     def __len__(self) -> int:
         return len(self.advantages)
 
-    def select(self, index: Tensor, share: float) -> Samples:
+    def select(self, index: Tensor | slice, share: float) -> Samples:
         """Return the steps at (B,) indices, a share of the rollout; weights grow by 1/share to keep their scale."""
         weights = None if self.weights is None else self.weights[index] / share
         return replace(
@@ -338,8 +345,8 @@ class Batch(Samples):
         return float(as_schedule(value)(self.progress_remaining))
 
 
-def index_rows(x: Any, index: Tensor) -> Any:
+def index_rows(x: Any, index: Tensor | slice) -> Any:
     """Return the rows of a tensor, or of each of a dict of them."""
     if isinstance(x, Mapping):
         return {key: index_rows(value, index) for key, value in x.items()}
-    return x[index.to(x.device)]
+    return x[index if isinstance(index, slice) else index.to(x.device)]

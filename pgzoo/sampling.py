@@ -58,14 +58,17 @@ def collect(
 ) -> Rollout | None:
     """Sample what the plan asks for, fill SB3's buffer with it, and return it; None if a callback stopped.
 
-    Callbacks find in their `locals` what SB3's `collect_rollouts` gives them.
+    Callbacks find in their `locals` what SB3's `collect_rollouts` gives them: env, callback, rollout_buffer,
+    n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos; and values and
+    log_probs, which are None before the rollout is complete unless `model.path` is the plain one.
 
     Raises:
         ConfigError: an episode does not end, a time limit hides the observation it cut at, or the environment
             ignores a group's seed.
     """
-    policy = model.policy
+    policy, path = model.policy, model.path
     _begin(model, env, rollout_buffer, plan)
+    path.begin(n_rollout_steps)
     record = _Record()
     callback.on_rollout_start()
     n_steps = 0
@@ -75,10 +78,8 @@ def collect(
             model._episode_steps[:] = 0
         if model.use_sde:
             _renew_noise(model, env.num_envs, n_steps, plan)
-        with torch.no_grad():
-            obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
-            actions, values, log_probs = policy(obs_tensor)
-        actions = actions.cpu().numpy()
+        obs_tensor = obs_as_tensor(model._last_obs, model.device)  # type: ignore[arg-type]
+        actions, values, log_probs = path.act(obs_tensor)
         clipped_actions = _executed(actions, model.action_space, policy)
         new_obs, rewards, dones, infos = env.step(clipped_actions)
         active = plan.active
@@ -94,13 +95,17 @@ def collect(
 
         if rollout_buffer.full:
             resize(rollout_buffer, 2 * rollout_buffer.buffer_size)
-        rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+        if path.deferred:
+            _store(rollout_buffer, model._last_obs, actions, rewards, model._last_episode_starts)
+        else:
+            rollout_buffer.add(model._last_obs, actions, rewards, model._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
         record.add(dones, infos, plan, model._episode_steps)
         plan.observe(rewards, dones, infos, model._episode_steps + 1)
         _advance(model, new_obs, dones)
 
     if plan.whole_episodes:
         resize(rollout_buffer, n_steps)
+    path.complete(rollout_buffer, n_steps)
     rollout = _rollout(model, rollout_buffer, record, plan, new_obs)
     callback.update_locals(locals())
     return rollout
@@ -108,7 +113,6 @@ def collect(
 
 def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan) -> None:
     assert model._last_episode_starts is not None
-    model.policy.set_training_mode(False)
     model._episode_steps[model._last_episode_starts.astype(bool)] = 0
     plan.begin(env.num_envs)
     buffer.reset()
@@ -147,6 +151,22 @@ def _executed(actions: Array, space: spaces.Space[Any], policy: ActorCriticPolic
     if policy.squash_output:
         return policy.unscale_action(actions)
     return np.clip(actions, space.low, space.high)
+
+
+def _store(buffer: RolloutBuffer, observations: Any, actions: Array, rewards: Array, starts: Any) -> None:
+    """Add a row as `RolloutBuffer.add` does, whose V and log π are not known yet."""
+    row = buffer.pos
+    if isinstance(observations, dict):
+        for key, value in observations.items():
+            place = buffer.observations[key][row]
+            place[...] = np.asarray(value).reshape(place.shape)
+    else:
+        buffer.observations[row] = observations.reshape(buffer.observations.shape[1:])
+    buffer.actions[row] = actions.reshape(buffer.n_envs, -1)
+    buffer.rewards[row] = rewards
+    buffer.episode_starts[row] = starts
+    buffer.pos += 1
+    buffer.full = buffer.pos == buffer.buffer_size
 
 
 def resize(buffer: RolloutBuffer, size: int) -> None:
@@ -213,25 +233,21 @@ def _next_values(
     terminal_observations: dict[tuple[int, int], Any],
     new_obs: Any,
 ) -> Array:
-    """Return V(s_{t+1}) (T, N) of the true successor, 0 where terminated.
-
-    Terminal observations go through the critic one by one, as SB3 does it: in a batch the last bits differ.
-    """
-    policy = model.policy
+    """Return V(s_{t+1}) (T, N) of the true successor, 0 where terminated."""
+    path = model.path
     next_values = np.zeros_like(values)
     next_values[:-1] = values[1:]
-    with torch.no_grad():
-        if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
-            edge = policy.predict_values(obs_as_tensor(new_obs, model.device))
-            next_values[-1] = edge.cpu().numpy().flatten()
-        for t, n in zip(*np.nonzero(truncated), strict=True):
-            if (t, n) not in terminal_observations:
-                raise ConfigError(
-                    f"environment {n} reports a time limit without info['terminal_observation'], "
-                    "so that the value it was cut at is unknown"
-                )
-            observation = policy.obs_to_tensor(terminal_observations[t, n])[0]
-            next_values[t, n] = policy.predict_values(observation).item()
+    if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
+        next_values[-1] = path.values(new_obs)
+    cut = [(int(t), int(n)) for t, n in zip(*np.nonzero(truncated), strict=True)]
+    for t, n in cut:
+        if (t, n) not in terminal_observations:
+            raise ConfigError(
+                f"environment {n} reports a time limit without info['terminal_observation'], "
+                "so that the value it was cut at is unknown"
+            )
+    if cut:
+        next_values[truncated] = path.values_of([terminal_observations[place] for place in cut])
     next_values[terminated | ~mask] = 0.0
     return next_values
 

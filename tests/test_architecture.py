@@ -17,7 +17,8 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 LAYERS = [
     ["errors", "params", "interfaces", "hookspecs"],
     ["registry", "schedules", "rollout", "settings", "envs"],
-    ["spec", "learners", "plans", "scores", "reference", "credit", "scaffold"],
+    ["spec", "learners", "plans", "scores", "reference", "credit", "scaffold", "mlp"],
+    ["paths"],
     ["batches", "sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],

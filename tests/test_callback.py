@@ -104,7 +104,7 @@ def test_the_variance_is_that_of_many_rollouts(n_episodes: int) -> None:
         rollout = model.rollout
         gradients.append(scores.gradients(rollout, [model.rollout_buffer.advantages / rollout.mask.sum()])[0])
     logged = np.mean([row["lab/gradient_variance"] for row in rows[:300]])
-    assert logged == pytest.approx(np.var(gradients, axis=0, ddof=1).sum(), rel=0.25)
+    assert logged == pytest.approx(np.var(gradients, axis=0, ddof=1).sum(), rel=0.35)
 
 
 def test_one_environment_is_split_by_time() -> None:

@@ -19,7 +19,7 @@ from rollouts import make_rollout
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
-from pgzoo.batches import evaluated, minibatches, split, to_samples
+from pgzoo.batches import minibatches, to_samples
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)
@@ -335,13 +335,15 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
     updates(model, 1)
     samples = to_samples(model)
     with torch.no_grad():
-        whole = float(evaluated(model, samples).aggregate(samples.advantages))
+        whole = float(model.path.evaluated(samples).aggregate(samples.advantages))
         parts = 0.0
         steps = []
-        for index, share in split(model, len(samples)):
-            minibatch = samples.select(torch.as_tensor(index), share)
+        for minibatch in minibatches(model, samples):
             steps.append(len(minibatch))
-            parts += share * float(evaluated(model, minibatch).aggregate(minibatch.advantages))
+            share = len(minibatch) / len(samples)
+            if model.objective.whole_episodes:
+                share = len(torch.unique(minibatch.episode)) / len(torch.unique(samples.episode))
+            parts += share * float(model.path.evaluated(minibatch).aggregate(minibatch.advantages))
     assert sum(steps) == len(samples)
     assert (len(steps) > 1) == (batch_size is not None)
     assert parts == pytest.approx(whole, abs=1e-4)

@@ -58,7 +58,8 @@ def train(make_model: Any, env: str, n_envs: int, normalize: bool, updates: int,
         keys = {"norm_obs_keys": ["position", "noise"]} if env == "dict" else {}
         venv = VecNormalize(venv, **keys)
     policy = "MultiInputPolicy" if env == "dict" else "MlpPolicy"
-    model = make_model(policy, venv, seed=3, device="cpu")
+    options = {"fast": False} if getattr(make_model, "func", None) is PolicyGradient else {}
+    model = make_model(policy, venv, seed=3, device="cpu", **options)
     return model.learn(updates * n_steps * n_envs)
 
 

@@ -46,15 +46,16 @@ def test_steps_keep_rewards_raw_and_ends_apart() -> None:
     assert model.rollout_buffer.rewards[:, 0].tolist() == [1, 2, 3, 1, 2, 1, 2, 3]
 
 
-def test_next_values_are_those_of_the_true_successor() -> None:
-    model, rollout = sample(clocks(MIXED), "gae", n_steps=7, learning_rate=0.0)
+@pytest.mark.parametrize("fast", [False, True])
+def test_next_values_are_those_of_the_true_successor(fast: bool) -> None:
+    model, rollout = sample(clocks(MIXED), "gae", n_steps=7, learning_rate=0.0, fast=fast)
 
     def value(t: int, number: int) -> float:
         with torch.no_grad():
             return model.policy.predict_values(torch.tensor([[float(t), float(number)]])).item()
 
     expected = [value(1, 0), value(2, 0), 0.0, value(1, 1), value(2, 1), value(1, 2), value(2, 2)]
-    np.testing.assert_allclose(rollout.next_values[:, 0], expected, rtol=1e-6)
+    np.testing.assert_allclose(rollout.next_values[:, 0], expected, rtol=1e-5)
     # The terminal observation is (2, 1), at a time limit; the next episode's first would be (0, 2).
     assert rollout.next_observations[:, 0].tolist() == [
         [1, 0],
@@ -196,14 +197,15 @@ def test_vec_normalize_keeps_terminal_observations_normalised() -> None:
     np.testing.assert_allclose(rollout.next_observations[:, 0, 0], (np.array(raw) - 100) / 2, rtol=1e-4)  # type: ignore[index]
 
 
-def test_locals_that_callbacks_find() -> None:
+@pytest.mark.parametrize("fast", [False, True])
+def test_locals_that_callbacks_find(fast: bool) -> None:
     seen: list[set[str]] = []
 
     def look(local: dict[str, Any], _: Any) -> bool:
         seen.append(set(local))
         return True
 
-    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu")
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu", fast=fast)
     model.learn(5, callback=look)
     names = "env callback rollout_buffer n_rollout_steps n_steps obs_tensor actions values log_probs"
     assert set(f"{names} clipped_actions new_obs rewards dones infos".split()) <= seen[0]

@@ -1,0 +1,264 @@
+"""The fast path does what SB3's own calls do: the same probabilities, gradients, optimizer state and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from scipy import stats
+from stable_baselines3 import A2C
+from stable_baselines3.common.callbacks import CallbackList
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from pgzoo import ConfigError, PolicyGradient, Registry
+from pgzoo.batches import to_samples
+
+BOX = spaces.Box(-1, 1, (3,), np.float32)
+ACTIONS = {
+    "discrete": spaces.Discrete(3),
+    "multi-discrete": spaces.MultiDiscrete([2, 3]),
+    "multi-binary": spaces.MultiBinary(3),
+    "box": spaces.Box(-1, 1, (2,), np.float32),
+}
+OBSERVATIONS = {
+    "vector": (BOX, "MlpPolicy"),
+    "dict": (spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}), "MultiInputPolicy"),
+    "image": (spaces.Box(0, 255, (36, 36, 1), np.uint8), "CnnPolicy"),
+}
+
+
+class Space(gym.Env[Any, Any]):
+    """Random observations; the reward is the actions' sum and a random number; three steps, or cut after five."""
+
+    def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
+        self.observation_space, self.action_space = observation, action
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.observation_space.seed(seed)
+        self._t, self._n = 0, getattr(self, "_n", 0) + 1
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> Any:
+        self._t += 1
+        cut = self._n % 2 == 0
+        reward = self.np_random.normal() + float(np.sum(action))
+        return self.observation_space.sample(), reward, self._t == 3 and not cut, self._t == 5, {}
+
+
+def model_on(action: str, plugin: str, *, observation: str = "vector", **options: Any) -> PolicyGradient:
+    space, policy = OBSERVATIONS[observation]
+    env = DummyVecEnv([lambda: Space(space, ACTIONS[action])] * 4)
+    model = PolicyGradient(policy, env, plugin, seed=0, device="cpu", **options)
+    model.set_logger(Logger(None, []))
+    model._setup_learn(1, None)
+    return model
+
+
+def sampled(model: PolicyGradient) -> PolicyGradient:
+    callback = CallbackList([])
+    callback.init_callback(model)
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)  # type: ignore[arg-type]
+    return model
+
+
+def pair(action: str, plugin: str, **options: Any) -> tuple[PolicyGradient, PolicyGradient]:
+    """A fast and a plain model with the same parameters and the fast one's rollout."""
+    fast, plain = (model_on(action, plugin, fast=how, **options) for how in (True, False))
+    sampled(fast)
+    plain.rollout, plain.rollout_buffer, plain.returns = fast.rollout, fast.rollout_buffer, fast.returns
+    assert (fast.path.name, plain.path.name) == ("mlp", "plain")
+    return fast, plain
+
+
+def train(model: PolicyGradient, updates: int = 1) -> torch.Tensor:
+    """Update with the same minibatches; return the parameters, end to end."""
+    for update in range(updates):
+        np.random.seed(update)
+        model.train()
+    return torch.cat([p.detach().flatten().clone() for p in model.policy.parameters()])
+
+
+# ---------------------------------------------------------------- the same numbers
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("plugin", Registry.discover().recipes())
+def test_gradients_are_the_same(plugin: str, action: str) -> None:
+    """One step of SGD at learning rate 1, the entropy bonus on, in one minibatch: it moves by the gradient."""
+    options: dict[str, Any] = {"n_epochs": 1, "n_critic_updates": 0, "batch_size": None, "n_steps": 16}
+    sgd = {"optimizer_class": torch.optim.SGD, "net_arch": [16, 16]}
+    fast, plain = pair(action, plugin, **options, learning_rate=1.0, max_grad_norm=None, use_rms_prop=False,
+                       ent_coef=0.01, policy_kwargs=sgd)  # fmt: skip
+    before = torch.cat([p.detach().flatten().clone() for p in plain.policy.parameters()])
+    expected, found = train(plain) - before, train(fast) - before
+    assert expected.norm() > 1e-6
+    assert (found - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "options"),
+    [
+        (torch.optim.Adam, {}),
+        (torch.optim.AdamW, {"weight_decay": 0.1, "amsgrad": True}),
+        (torch.optim.RMSprop, {"eps": 1e-5, "momentum": 0.5}),
+        (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+    ],
+)
+@pytest.mark.parametrize("n_critic_updates", [0, 2])
+def test_updates_and_what_the_optimizer_remembers_are_the_same(
+    optimizer: Any, options: dict[str, Any], n_critic_updates: int
+) -> None:
+    """Three updates of several minibatches and ReLU; then three more, each by the other path on the same model."""
+    policy = {"optimizer_class": optimizer, "optimizer_kwargs": options, "activation_fn": torch.nn.ReLU}
+    fast, plain = pair("box", "ppo", n_steps=24, batch_size=32, n_epochs=2, n_critic_updates=n_critic_updates,
+                       use_rms_prop=False, policy_kwargs=policy)  # fmt: skip
+    torch.testing.assert_close(train(fast, 3), train(plain, 3), rtol=1e-4, atol=1e-5)
+    mine, theirs = (model.policy.optimizer.state_dict() for model in (fast, plain))
+    assert mine["param_groups"] == theirs["param_groups"]
+    assert mine["state"].keys() == theirs["state"].keys()
+    for number, state in theirs["state"].items():
+        for key, value in state.items():
+            torch.testing.assert_close(mine["state"][number][key], value, rtol=1e-3, atol=1e-5)
+
+
+def test_a_critic_that_is_not_trained_stays() -> None:
+    """`rtg` has no critic: its value network does not move, and the optimizer knows nothing of it."""
+    fast, plain = pair("discrete", "rtg")
+    torch.testing.assert_close(train(fast, 3), train(plain, 3), rtol=1e-4, atol=1e-6)
+    assert fast.policy.optimizer.state_dict()["state"].keys() == plain.policy.optimizer.state_dict()["state"].keys()
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("observation", OBSERVATIONS)
+def test_values_and_log_probs_of_a_rollout_are_the_policys(observation: str, action: str) -> None:
+    model = sampled(model_on(action, "gae", observation=observation, n_steps=12))
+    assert model.path.name == ("mlp" if observation == "vector" else "batched")
+    rollout, samples = model.rollout, to_samples(model)
+    with torch.no_grad():
+        values, log_probs, _ = model.policy.evaluate_actions(samples.observations, samples.actions)
+        following = model.policy.predict_values(rollout.tensors(rollout.next_observations, "cpu")).flatten()
+    torch.testing.assert_close(samples.old_values, values.flatten(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(samples.old_log_probs, log_probs, rtol=1e-4, atol=1e-5)
+    expected = np.where(rollout.terminated, 0, rollout.scatter(following))
+    np.testing.assert_allclose(rollout.next_values, expected, rtol=1e-4, atol=1e-5)
+    assert rollout.truncated.any()
+
+
+@pytest.mark.parametrize("action", ["discrete", "multi-discrete", "multi-binary"])
+def test_actions_have_the_policys_probabilities(action: str) -> None:
+    """One observation, 40,000 actions, χ² against exp log π of every combination."""
+    model = model_on(action, "gae", fast=True, policy_kwargs={"ortho_init": False})
+    with torch.no_grad():
+        model.policy.action_net.bias.copy_(torch.linspace(-1, 1, len(model.policy.action_net.bias)))
+    model.path.begin(256)
+    observation = torch.zeros(4, 3)
+    actions = np.concatenate([model.path.act(observation)[0].reshape(4, -1) for _ in range(10_000)])
+    every, counts = np.unique(actions, axis=0, return_counts=True)
+    given = torch.as_tensor(every)
+    with torch.no_grad():
+        given = given.flatten() if action == "discrete" else given
+        log_probs = model.policy.evaluate_actions(torch.zeros(len(every), 3), given)[1]
+    probabilities = log_probs.exp().double().numpy()
+    assert probabilities.sum() == pytest.approx(1, abs=1e-5)
+    expected = probabilities / probabilities.sum() * len(actions)
+    assert stats.chisquare(counts, expected).pvalue > 1e-4
+
+
+def test_continuous_actions_are_normal() -> None:
+    model = model_on("box", "gae", fast=True, policy_kwargs={"log_std_init": -1.0})
+    model.path.begin(256)
+    observation = torch.ones(4, 3)
+    actions = np.concatenate([model.path.act(observation)[0] for _ in range(5_000)])
+    with torch.no_grad():
+        mean = model.policy.get_distribution(observation).distribution.mean[0].numpy()  # type: ignore[union-attr]
+    standard = (actions - mean) / np.exp(-1.0)
+    assert all(stats.kstest(column, "norm").pvalue > 1e-4 for column in standard.T)
+
+
+# ---------------------------------------------------------------- one place decides
+
+
+class OwnPolicy(PolicyGradient.policy_aliases["MlpPolicy"]):  # type: ignore[misc]
+    """A subclass, which may override anything."""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, "mlp"),
+        ({"fast": False}, "plain (fast=False)"),
+        ({"use_sde": True}, "plain (gSDE)"),
+        ({"policy": OwnPolicy}, "plain (the policy OwnPolicy)"),
+        ({"policy_kwargs": {"activation_fn": torch.nn.ELU}}, "batched (the activation ELU)"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.LBFGS}}, "batched (the optimizer LBFGS)"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.Adagrad}}, "batched (the optimizer Adagrad)"),
+    ],
+)
+def test_the_choice_and_its_reason(options: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = options.pop("policy", "MlpPolicy")
+    model = PolicyGradient(policy, "Pendulum-v1", "gae", device="cpu", verbose=1, **options)
+    assert str(model.path) == expected
+    assert f"on the path {expected}" in capsys.readouterr().out
+
+
+def test_fast_or_an_error() -> None:
+    with pytest.raises(ConfigError, match="fast=True does not go with gSDE; fast='auto' takes what goes"):
+        PolicyGradient("MlpPolicy", "Pendulum-v1", "gae", use_sde=True, fast=True, device="cpu")
+
+
+# ---------------------------------------------------------------- saving, loading, changing what is underneath
+
+
+def test_files_are_the_same(tmp_path: Path) -> None:
+    """A2C opens both; every tensor has memory of its own; a model goes on as if it had not been saved."""
+    fast, plain = pair("discrete", "a2c")
+    train(fast, 2)
+    train(plain, 2)
+    for name, model in (("fast", fast), ("plain", plain)):
+        model.save(tmp_path / name)
+    loaded = {name: A2C.load(tmp_path / name, device="cpu") for name in ("fast", "plain")}
+    mine, theirs = (loaded[name].policy.optimizer.state_dict() for name in ("fast", "plain"))
+    for number, state in theirs["state"].items():
+        for key, value in state.items():
+            assert mine["state"][number][key].shape == value.shape
+            torch.testing.assert_close(mine["state"][number][key], value, rtol=1e-3, atol=1e-6)
+            assert mine["state"][number][key].untyped_storage().nbytes() == value.untyped_storage().nbytes()
+    sizes = [(tmp_path / f"{name}.zip").stat().st_size for name in ("fast", "plain")]
+    assert sizes[0] == pytest.approx(sizes[1], rel=0.02)
+    again = PolicyGradient.load(tmp_path / "fast", env=fast.env, device="cpu")
+    again.set_logger(Logger(None, []))
+    again.rollout, again.rollout_buffer, again.returns = fast.rollout, fast.rollout_buffer, fast.returns
+    again._current_progress_remaining = fast._current_progress_remaining
+    torch.testing.assert_close(train(again), train(fast), rtol=0, atol=0)
+
+
+def test_parameters_that_are_set_are_taken() -> None:
+    """`set_parameters` in the middle: the actor sees it at once, the optimizer goes on from its state."""
+    fast, plain = pair("box", "ppo", n_steps=16)
+    train(fast, 2)
+    train(plain, 1)
+    kept = plain.get_parameters()
+    fast.set_parameters(kept)
+    torch.testing.assert_close(train(fast), train(plain), rtol=1e-4, atol=1e-6)
+    sampled(fast)
+    samples = to_samples(fast)
+    with torch.no_grad():
+        log_probs = fast.policy.evaluate_actions(samples.observations, samples.actions)[1]
+    torch.testing.assert_close(samples.old_log_probs, log_probs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_policy_that_is_replaced_is_followed() -> None:
+    model, other = model_on("discrete", "gae"), model_on("discrete", "gae", policy_kwargs={"net_arch": [5]})
+    model.policy = other.policy
+    samples = to_samples(sampled(model))
+    with torch.no_grad():
+        expected = other.policy.evaluate_actions(samples.observations, samples.actions)[1]
+    torch.testing.assert_close(samples.old_log_probs, expected, rtol=1e-4, atol=1e-5)

@@ -382,7 +382,7 @@ class PolicyGradient(PluginAlgorithm):
     def _log(self, log: Mapping[str, list[Any]], loss: torch.Tensor) -> None:
         record = self.logger.record
         for name, values in log.items():
-            record(f"train/{name}", float(np.mean([float(value) for value in values])))
+            record(f"train/{name}", sum(map(float, values)) / len(values))
         record("train/loss", loss.item())
         record("train/advantage_std", float(np.std(self.rollout.flat(self.rollout_buffer.advantages))))
         if self.has_critic:

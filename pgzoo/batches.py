@@ -25,7 +25,7 @@ def to_samples(model: PolicyGradient) -> Samples:
     rollout, buffer = model.rollout, model.rollout_buffer
 
     def tensor(x: Array) -> torch.Tensor:
-        return torch.as_tensor(rollout.flat(x).astype(np.float32), device=model.device)
+        return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=model.device)
 
     weights = model.objective.weights(rollout)
     samples = Samples(
@@ -44,7 +44,7 @@ def to_samples(model: PolicyGradient) -> Samples:
 
 def policy_actions(policy: ActorCriticPolicy, rollout: Rollout) -> torch.Tensor:
     """Return the rollout's actions (M, …) as the policy's `evaluate_actions` takes them."""
-    actions = torch.as_tensor(rollout.flat(rollout.actions).astype(np.float32), device=policy.device)
+    actions = torch.as_tensor(rollout.flat(rollout.actions).astype(np.float32, copy=False), device=policy.device)
     return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions
 
 

@@ -267,10 +267,18 @@ class MlpPath(Path):
         return self.head.draw(y, self._noise[self._row - 1], self._log_std), None, None
 
     def complete(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Put V and log π into the buffer; V only where a critic is trained."""
+        """Put V and log π into the buffer; V only where a critic is trained. Raises ConfigError if they diverged."""
         shape = (n_steps, buffer.n_envs)
         x = _flat_floats(buffer.observations[:n_steps].reshape(n_steps * buffer.n_envs, -1))
-        log_probs, *_ = self.head.measure(self.actor(x), buffer.actions[:n_steps].reshape(len(x), -1), self._log_std)
+        with np.errstate(all="ignore"):  # numbers that are not finite are refused
+            log_probs, *_ = self.head.measure(
+                self.actor(x), buffer.actions[:n_steps].reshape(len(x), -1), self._log_std
+            )
+        if not np.isfinite(log_probs).all():
+            raise ConfigError(
+                f"training diverged: after {self.model.num_timesteps:,} steps log π of sampled actions is not finite; "
+                "lower learning_rate, or set max_grad_norm"
+            )
         buffer.log_probs[:n_steps] = log_probs.reshape(shape)
         if self.model.has_critic:
             buffer.values[:n_steps] = self.critic(x).reshape(shape)
@@ -288,8 +296,9 @@ class MlpPath(Path):
         """Return the steps with log-probs, values and entropies, where autograd ends."""
         x = _flat_floats(samples.observations.numpy())
         self._tapes: tuple[list[Array], list[Array]] = ([], [])
-        y = self.actor(x, self._tapes[0])
-        log_probs, entropy, self._pull = self.head.measure(y, samples.actions.numpy(), self._log_std)
+        with np.errstate(all="ignore"):
+            y = self.actor(x, self._tapes[0])
+            log_probs, entropy, self._pull = self.head.measure(y, samples.actions.numpy(), self._log_std)
         leaves = [torch.from_numpy(log_probs), torch.from_numpy(entropy)]
         if self.model.has_critic:
             leaves.append(torch.from_numpy(self.critic(x, self._tapes[1])[:, 0]))

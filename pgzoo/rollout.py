@@ -7,7 +7,7 @@ converted once, in `pgzoo.sampling`; nobody after it looks at infos.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -29,17 +29,19 @@ FLOAT_EPS = 1e-8
 def reverse_scan(x: Array, decay: Array) -> Array:
     """Return y (T, N) with y_t = x_t + decay_t · y_{t+1}, and y_T = x_T at the last row.
 
-    The recursion behind every discounted return: a decay of 0 stops it, at the end of an episode.
+    The recursion behind every discounted return: a decay of 0 stops it, at the end of an episode. By doubling
+    (Hillis & Steele 1986): once y_t is the sum up to t + k, y_t + d_t · y_{t+k} is the one up to t + 2k, where d_t is
+    the product of k decays; so log₂ T passes over whole arrays, not T over rows.
 
     Args:
         x: (T, N), what each step adds.
         decay: (T, N), what the next step's result is multiplied by.
     """
-    y = np.empty_like(x)
-    carry = np.zeros_like(x[0])
-    for t in range(len(x) - 1, -1, -1):
-        carry = x[t] + decay[t] * carry
-        y[t] = carry
+    y, d, k = x.copy(), decay.copy(), 1
+    while k < len(x):
+        y[:-k] += d[:-k] * y[k:]
+        d[:-k] *= d[k:]
+        k *= 2
     return y
 
 
@@ -94,8 +96,9 @@ class Rollout:
     _ratios: Callable[[], Array] | None = None
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            object.__setattr__(self, field.name, _frozen(getattr(self, field.name)))
+        for name, value in vars(self).items():
+            if isinstance(value, (np.ndarray, dict)):
+                self.__dict__[name] = _frozen(value)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -206,7 +209,7 @@ class Rollout:
         return bool(self.mask.all())
 
     def flat(self, x: Array) -> Array:
-        """Return (M, …): the M steps that are no padding, environment by environment."""
+        """Return (M, …), a copy: the M steps that are no padding, environment by environment."""
         if self._full:
             return np.array(x.swapaxes(0, 1), order="C").reshape(-1, *x.shape[2:])
         return x.swapaxes(0, 1)[self.mask.T]

@@ -93,6 +93,20 @@ def test_generalized_advantages_across_an_end() -> None:
     close(advantages[:, 0], [3, 2, 1, 0, -4.9], atol=1e-6)
 
 
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 7, 64, 100])
+def test_reverse_scan_is_the_recursion(n_steps: int) -> None:
+    rng = np.random.default_rng(n_steps)
+    x, decay = rng.normal(size=(n_steps, 3)), rng.choice([0.0, 0.5, 0.99, 1.0], (n_steps, 3))
+    carry, expected = np.zeros(3), np.empty_like(x)
+    for t in reversed(range(n_steps)):
+        carry = x[t] + decay[t] * carry
+        expected[t] = carry
+    given = x.copy(), decay.copy()
+    np.testing.assert_allclose(reverse_scan(x, decay), expected, rtol=1e-12, atol=1e-12)
+    assert np.array_equal(x, given[0])
+    assert np.array_equal(decay, given[1])
+
+
 def test_reverse_scan_with_a_discount_a_step() -> None:
     discounts = np.array([[0.5], [0.9], [1.0], [0.5], [0.8]])
     rewards = np.array([[1.0], [0], [-1], [0], [1 + 0.8 * 3]])  # a bootstrap of 3

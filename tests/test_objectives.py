@@ -295,7 +295,7 @@ def test_a_reference_for_any_policy(env: str) -> None:
 def test_a_reference_begins_as_the_policy_that_training_begins_with() -> None:
     model = small("grpo", learning_rate=0.0)
     updates(model, 1)
-    assert model.logger.name_to_value["train/reference_kl"] == pytest.approx(0, abs=1e-9)
+    assert model.logger.name_to_value["train/reference_kl"] == pytest.approx(0, abs=1e-6)
 
 
 def test_an_adapted_coefficient_is_saved(tmp_path: Any) -> None:

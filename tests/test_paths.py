@@ -214,6 +214,14 @@ def test_fast_or_an_error() -> None:
         PolicyGradient("MlpPolicy", "Pendulum-v1", "gae", use_sde=True, fast=True, device="cpu")
 
 
+def test_divergence_is_told() -> None:
+    model = model_on("box", "gae", fast=True, n_steps=8)
+    with torch.no_grad():
+        model.policy.action_net.bias.fill_(float("nan"))
+    with pytest.raises(ConfigError, match=r"training diverged: after 32 steps log π .* lower learning_rate"):
+        sampled(model)
+
+
 # ---------------------------------------------------------------- saving, loading, changing what is underneath
 
 

@@ -111,7 +111,8 @@ def train_once(
             )
             course.finish()
         except Exception as error:
-            if not _finite(model) or "found invalid values" in str(error):  # so torch's distributions refuse NaN
+            words = "found invalid values", "training diverged"  # so torch's distributions refuse NaN, and so do we
+            if not _finite(model) or any(some in str(error) for some in words):
                 raise Diverged(model.num_timesteps) from error
             raise
         return course.points

@@ -25,6 +25,7 @@ from pgzoo.environments import build, describe, load_object, make_env, named
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.params import plain_fields
+from pgzoo.paths import Fast
 from pgzoo.registry import Registry
 from pgzoo.runfolder import RunFolder, read_yaml, write_details
 
@@ -45,6 +46,7 @@ class TrainOptions:
     seed: int
     vec_env: str = "dummy"
     device: str = "auto"
+    fast: Fast = "auto"
     eval_freq: int = 10_000
     eval_episodes: int = 5
     n_eval_envs: int = 1
@@ -62,6 +64,7 @@ class Result:
         training: returns of the last episodes of training (100 at most).
         final: the final model, deterministic, on fresh seeds; None if the run was interrupted.
         seconds: wall time of training.
+        path: how it was sampled and updated, and why not faster.
     """
 
     folder: RunFolder
@@ -70,6 +73,7 @@ class Result:
     interrupted: bool
     training: Evaluation | None
     final: Evaluation | None
+    path: str
 
 
 def train(
@@ -131,7 +135,7 @@ def train(
         seconds = time.perf_counter() - began
         save(model, folder)
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
-        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final)
+        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, str(model.path))
 
 
 def _close(env: VecEnv) -> None:
@@ -179,6 +183,7 @@ def make_model(
             policy_kwargs=policy_kwargs,
             seed=options.seed,
             device=options.device,
+            fast=options.fast,
             verbose=options.verbose,
         )
     except (TypeError, AssertionError, RuntimeError) as error:

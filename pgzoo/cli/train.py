@@ -39,6 +39,8 @@ INTERRUPTED = 130
 @click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
               help="Begin with a saved model: pgzoo's, or SB3's A2C or PPO.")  # fmt: skip
 @options.device
+@click.option("--fast/--no-fast", default=None, help="Sample and update on the fast path, or by SB3's own calls; by "
+              "default fast where the policy allows it.")  # fmt: skip
 @click.option("--tensorboard-log", type=click.Path(), help="TensorBoard's folder.")
 @options.num_threads
 @click.option("--track", is_flag=True, help="Track with Weights & Biases, where it is installed.")
@@ -111,6 +113,7 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
         seed=seed,
         vec_env=given["vec_env"],
         device=given["device"],
+        fast="auto" if given["fast"] is None else given["fast"],
         eval_freq=given["eval_freq"],
         eval_episodes=given["eval_episodes"],
         n_eval_envs=given["n_eval_envs"],
@@ -189,6 +192,7 @@ def _show(result: Result) -> None:
             table.add_row(name, *evaluation_row(evaluation, shown))
     if shown:
         console.print(table)
+    click.echo(f"Path: {result.path}")
     if result.interrupted:
         click.echo(f"Interrupted after {result.n_timesteps:,} steps; the model so far is saved.")
     click.echo(f"Saved in {result.folder.path}")

@@ -58,6 +58,9 @@ def minibatches(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
 def _steps(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
     n = len(samples)
     size = model.batch_size or n
+    if size >= n and not model.path.exact:
+        yield samples
+        return
     shuffled = samples.select(torch.as_tensor(np.random.permutation(n), device=model.device), 1.0)
     if size >= n:
         yield shuffled

@@ -29,23 +29,21 @@ class Network:
     """Linear layers with an activation between, on the policy's own memory."""
 
     def __init__(self, body: torch.nn.Sequential, head: torch.nn.Linear) -> None:
-        self.layers = [*(layer for layer in body if isinstance(layer, torch.nn.Linear)), head]
+        layers = [*(layer for layer in body if isinstance(layer, torch.nn.Linear)), head]
+        self.parameters = [p for layer in layers for p in layer.parameters()]  # weight, bias, weight, …
         self.tanh = any(isinstance(layer, torch.nn.Tanh) for layer in body)
-
-    @property
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """Weight and bias of each layer."""
-        return [p for layer in self.layers for p in layer.parameters()]
+        self._places: list[int] = []
 
     def look(self) -> None:
         """Take weights, and gradients where there are any, from where they are now, without a copy."""
-        layers = self.layers
-        self._weights = [(layer.weight.detach().numpy().T, layer.bias.detach().numpy()) for layer in layers]
-        self._slopes = [
-            (layer.weight.grad.numpy(), layer.bias.grad.numpy())
-            for layer in layers
-            if layer.weight.grad is not None and layer.bias.grad is not None
-        ]
+        gradients = [p.grad for p in self.parameters]
+        places = [x.data_ptr() for x in (*self.parameters, *gradients) if x is not None]
+        if places == self._places:
+            return
+        self._places = places
+        arrays = [p.detach().numpy() for p in self.parameters]
+        self._weights = [(weight.T, bias) for weight, bias in _pairs(arrays)]
+        self._slopes = _pairs([x.numpy() for x in gradients if x is not None])
 
     def __call__(self, x: Array, tape: list[Array] | None = None) -> Array:
         """Return y (B, …) for x (B, D); the tape gets every layer's input."""
@@ -68,6 +66,10 @@ class Network:
             if number:
                 slope = np.dot(slope, self._weights[number][0].T)
                 slope *= 1 - x * x if self.tanh else x > 0
+
+
+def _pairs(arrays: list[Array]) -> list[tuple[Array, Array]]:
+    return list(zip(arrays[::2], arrays[1::2], strict=True))
 
 
 def _relu(x: Array, out: Array) -> None:

@@ -96,10 +96,12 @@ class Path(ABC):
         name: "plain", "batched" or "mlp".
         reason: why it is not a faster one; empty if it is the fastest.
         deferred: whether values and log-probs come from `complete`, after the rollout, and not from `act`.
+        exact: whether it is SB3's to the last bit, so that the order of additions counts.
     """
 
     name: str
     deferred = True
+    exact = False
 
     def __init__(self, model: PolicyGradient, reason: str = "") -> None:
         self.model, self.reason = model, reason
@@ -158,6 +160,7 @@ class PlainPath(Path):
 
     name = "plain"
     deferred = False
+    exact = True
 
     def act(self, observations: Any) -> tuple[Array, Any, Any]:
         """Return actions, V and log π of one forward pass."""
@@ -184,6 +187,7 @@ class BatchedPath(PlainPath):
 
     name = "batched"
     deferred = True
+    exact = False
 
     def begin(self, n_steps: int) -> None:
         """Forget the last rollout's features."""

@@ -36,12 +36,15 @@ class _Record:
 
     def add(self, dones: Array, infos: list[dict[str, Any]], plan: Plan, step: Array) -> None:
         active = plan.active
-        truncated = np.zeros_like(dones)
-        for n in np.flatnonzero(dones & active):
-            truncated[n] = infos[n].get("TimeLimit.truncated", False)
-            if (observation := infos[n].get("terminal_observation")) is not None:
-                self.terminal_observations[len(self.mask), int(n)] = observation
-        self.terminated.append(dones & active & ~truncated)
+        terminated = truncated = nothing = np.zeros_like(dones)
+        if dones.any():
+            truncated = nothing.copy()
+            for n in np.flatnonzero(dones & active):
+                truncated[n] = infos[n].get("TimeLimit.truncated", False)
+                if (observation := infos[n].get("terminal_observation")) is not None:
+                    self.terminal_observations[len(self.mask), int(n)] = observation
+            terminated = dones & active & ~truncated
+        self.terminated.append(terminated)
         self.truncated.append(truncated)
         self.mask.append(active)
         self.step.append(step.copy())
@@ -73,7 +76,7 @@ def collect(
     callback.on_rollout_start()
     n_steps = 0
     while not plan.finished:
-        if (observations := plan.reset(env, bool(model._last_episode_starts.all()))) is not None:  # type: ignore[union-attr]
+        if plan.whole_episodes and (observations := plan.reset(env, _fresh(model))) is not None:
             _stand(model, observations, np.ones(env.num_envs, dtype=bool))
             model._episode_steps[:] = 0
         if model.use_sde:
@@ -89,8 +92,10 @@ def collect(
         if not callback.on_step():
             _advance(model, new_obs, dones)
             return None
-        sampled_infos = [info if sampled else {} for info, sampled in zip(infos, active, strict=True)]
-        model._update_info_buffer(sampled_infos, dones)
+        if not plan.whole_episodes or active.all():
+            model._update_info_buffer(infos, dones)
+        else:
+            model._update_info_buffer([info if a else {} for info, a in zip(infos, active, strict=True)], dones)
         n_steps += 1
 
         if rollout_buffer.full:
@@ -125,6 +130,12 @@ def _advance(model: PolicyGradient, new_obs: Any, dones: Array) -> None:
     model._episode_steps += 1
     model._episode_steps[dones] = 0
     _stand(model, new_obs, dones)
+
+
+def _fresh(model: PolicyGradient) -> bool:
+    """Whether all environments stand at the beginning of an episode."""
+    assert model._last_episode_starts is not None
+    return bool(model._last_episode_starts.all())
 
 
 def _stand(model: PolicyGradient, observations: Any, starts: Array) -> None:
@@ -192,8 +203,9 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan
     group, step = np.array(record.group), np.array(record.step)
     _refuse_nan(buffer.rewards, np.array(record.mask), step)
     mask = np.array(record.mask) & plan.kept(group)
-    for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
-        array[~mask] = 0
+    if not mask.all():
+        for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
+            array[~mask] = 0
     observations = buffer.observations  # the buffer makes new arrays for the next rollout
     terminated, truncated = np.array(record.terminated) & mask, np.array(record.truncated) & mask
     next_values = None
@@ -218,6 +230,8 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan
 
 
 def _refuse_nan(rewards: Array, mask: Array, step: Array) -> None:
+    if np.isfinite(rewards).all():
+        return
     wrong = ~np.isfinite(rewards) & mask
     if wrong.any():
         t, n = np.argwhere(wrong)[0]

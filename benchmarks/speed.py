@@ -52,8 +52,7 @@ class Cell:
     @property
     def contestants(self) -> list[str]:
         """Who takes turns; the first is compared with the second."""
-        peer = ["sb3"] if self.algorithm in ("a2c", "ppo") else []
-        return ["pgzoo", *peer, "plain", "raw"]
+        return ["pgzoo", "sb3" if self.algorithm in ("a2c", "ppo") else "plain", "raw"]
 
 
 PPO4, PPO10 = {"n_steps": 128, "n_epochs": 4, "batch_size": 256}, {"n_steps": 128, "n_epochs": 10, "batch_size": 256}

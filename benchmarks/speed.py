@@ -42,12 +42,14 @@ class Cell:
         algorithm: the recipe; SB3's class of that name is the peer, else the plain path is.
         env: registered in Gymnasium, or "image" for random images.
         n_envs, options: of both sides.
+        columns: who steps the environments as arrays (`--vec-env vector`); the others have DummyVecEnv.
     """
 
     algorithm: str
     env: str
     n_envs: int
     options: dict[str, Any] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     @property
     def contestants(self) -> list[str]:
@@ -62,12 +64,14 @@ LISTED = {
     "ppo4-8x128": Cell("ppo", "CartPole-v1", 8, PPO4),
     "ppo10-8x128": Cell("ppo", "CartPole-v1", 8, PPO10),
     "a2c-1x256": Cell("a2c", "CartPole-v1", 1, {"n_steps": 256}),
-    "ppo10-pendulum": Cell("ppo", "Pendulum-v1", 8, PPO10),
+    "a2c-256-vector": Cell("a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo", "raw")),
     "reinforce-8": Cell("reinforce", "CartPole-v1", 8),
     "grpo-8": Cell("grpo", "CartPole-v1", 8),
 }
 CELLS = {
     **LISTED,
+    "ppo10-pendulum": Cell("ppo", "Pendulum-v1", 8, PPO10),
+    "a2c-256-vector-both": Cell("a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo", "sb3", "raw")),
     **{f"a2c-{n}x256": Cell("a2c", "CartPole-v1", n, {"n_steps": 256}) for n in (4, 16, 64, 256)},
     "ppo10-halfcheetah": Cell("ppo", "HalfCheetah-v5", 8, PPO10),
     "ppo4-image": Cell("ppo", "image", 8, PPO4),
@@ -82,7 +86,7 @@ def measure(cell: Cell, who: str, seconds: float) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(1)
-    env = make_env(cell)
+    env = make_env(cell, columns=who in cell.columns)
     if who == "raw":
         run, phases = raw(env), dict[str, float]()
     else:
@@ -105,11 +109,18 @@ def measure(cell: Cell, who: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def make_env(cell: Cell) -> Any:
-    """Return stock environments, seeded."""
+def make_env(cell: Cell, *, columns: bool) -> Any:
+    """Return stock environments, seeded; or the same as columns."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.envs import FakeImageEnv
+    from stable_baselines3.common.vec_env import VecMonitor
 
+    if columns:
+        from pgzoo.vecenvs import make_columns
+
+        env = make_columns(cell.env, cell.n_envs, {})
+        env.seed(0)
+        return VecMonitor(env)
     return make_vec_env(FakeImageEnv if cell.env == "image" else cell.env, n_envs=cell.n_envs, seed=0)
 
 

@@ -11,12 +11,14 @@ from typing import Any
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo.config import RunConfig
 from pgzoo.errors import ConfigError
+from pgzoo.vecenvs import make_columns
 
-VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv, "vector": None}
+"""Where environments are stepped: one after the other, each in a process, or together as Gymnasium's columns."""
 
 
 def make_env(
@@ -36,7 +38,7 @@ def make_env(
         config: the run.
         n_envs: environments side by side.
         seed: of the first environment; the i-th gets seed + i.
-        vec_env: "dummy" or "subproc".
+        vec_env: one of VEC_ENVS.
         monitor_dir: where Monitor writes its files, if anywhere.
         training: whether VecNormalize updates its statistics and normalises rewards.
         statistics: a saved VecNormalize to begin with.
@@ -56,18 +58,16 @@ def make_env(
     atari = "stable_baselines3.common.atari_wrappers.AtariWrapper"
     if (config.env.startswith("ALE/") or "NoFrameskip" in config.env) and atari not in dict(named(run.env_wrapper)):
         wrappers.insert(0, load_object(atari, {}))
-    spec = gym.registry[config.env.rpartition(":")[2]]  # itself, since another process may not have registered it
+    arguments = {**(run.env_kwargs or {}), **(env_kwargs or {})}
     try:
-        venv: VecEnv = make_vec_env(
-            lambda **kwargs: gym.make(spec, **kwargs),
-            n_envs=n_envs,
-            seed=seed,
-            monitor_dir=str(monitor_dir) if monitor_dir else None,
-            wrapper_class=wrapped if wrappers else None,
-            env_kwargs={**(run.env_kwargs or {}), **(env_kwargs or {})},
-            vec_env_cls=VEC_ENVS[vec_env],
-            monitor_kwargs=run.monitor_kwargs or {},
-        )
+        if vec_env == "vector":
+            if wrappers:
+                raise ConfigError(
+                    "--vec-env vector steps arrays, which env_wrapper cannot wrap; use --vec-env dummy or subproc"
+                )
+            venv = _vector(config, n_envs, seed, monitor_dir, arguments)
+        else:
+            venv = _separate(config, n_envs, seed, vec_env, monitor_dir, arguments, wrapped if wrappers else None)
     except (gym.error.Error, TypeError, ImportError, AssertionError) as error:
         raise ConfigError(f"cannot make {config.env}: {describe(error)}") from error
     for path, kwargs in named(run.vec_env_wrapper):
@@ -77,6 +77,38 @@ def make_env(
     if run.frame_stack is not None:
         venv = VecFrameStack(venv, run.frame_stack)
     return OnPolicyAlgorithm._wrap_env(venv)  # images with channels first, as the model will see them
+
+
+def _separate(
+    config: RunConfig,
+    n_envs: int,
+    seed: int | None,
+    vec_env: str,
+    monitor_dir: Path | None,
+    arguments: Mapping[str, Any],
+    wrapped: Any,
+) -> VecEnv:
+    spec = gym.registry[config.env.rpartition(":")[2]]  # itself, since another process may not have registered it
+    return make_vec_env(
+        lambda **kwargs: gym.make(spec, **kwargs),
+        n_envs=n_envs,
+        seed=seed,
+        monitor_dir=str(monitor_dir) if monitor_dir else None,
+        wrapper_class=wrapped,
+        env_kwargs=dict(arguments),
+        vec_env_cls=VEC_ENVS[vec_env],
+        monitor_kwargs=config.run.monitor_kwargs or {},
+    )
+
+
+def _vector(
+    config: RunConfig, n_envs: int, seed: int | None, monitor_dir: Path | None, arguments: Mapping[str, Any]
+) -> VecEnv:
+    columns = make_columns(config.env, n_envs, arguments)
+    columns.seed(seed)
+    columns.action_space.seed(seed)
+    keywords = (config.run.monitor_kwargs or {}).get("info_keywords", ())
+    return VecMonitor(columns, str(monitor_dir / "0") if monitor_dir else None, info_keywords=tuple(keywords))
 
 
 def _normalized(venv: VecEnv, config: RunConfig, training: bool, statistics: Path | None) -> VecNormalize:

@@ -17,7 +17,7 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 LAYERS = [
     ["errors", "params", "interfaces", "hookspecs"],
     ["registry", "schedules", "rollout", "settings", "envs"],
-    ["spec", "learners", "plans", "scores", "reference", "credit", "scaffold", "mlp"],
+    ["spec", "learners", "plans", "scores", "reference", "credit", "scaffold", "mlp", "vecenvs"],
     ["paths"],
     ["batches", "sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],

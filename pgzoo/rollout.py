@@ -26,7 +26,7 @@ FLOAT_EPS = 1e-8
 """What SB3 adds to the standard deviation when it normalises advantages."""
 
 
-def reverse_scan(x: Array, decay: Array) -> Array:
+def reverse_scan(x: Array, decay: Array, *, sequential: bool = False) -> Array:
     """Return y (T, N) with y_t = x_t + decay_t · y_{t+1}, and y_T = x_T at the last row.
 
     The recursion behind every discounted return: a decay of 0 stops it, at the end of an episode. By doubling
@@ -36,8 +36,15 @@ def reverse_scan(x: Array, decay: Array) -> Array:
     Args:
         x: (T, N), what each step adds.
         decay: (T, N), what the next step's result is multiplied by.
+        sequential: add row by row, ten times slower, for who must be another loop's equal to the last bit.
     """
     y, d, k = x.copy(), decay.copy(), 1
+    if sequential:
+        carry = np.zeros_like(x[0])
+        for row, product in zip(reversed(list(y)), reversed(list(d)), strict=True):
+            np.multiply(product, carry, out=product)
+            carry = np.add(row, product, out=row)
+        return y
     while k < len(x):
         y[:-k] += d[:-k] * y[k:]
         d[:-k] *= d[k:]

@@ -103,6 +103,7 @@ def test_reverse_scan_is_the_recursion(n_steps: int) -> None:
         expected[t] = carry
     given = x.copy(), decay.copy()
     np.testing.assert_allclose(reverse_scan(x, decay), expected, rtol=1e-12, atol=1e-12)
+    assert np.array_equal(reverse_scan(x, decay, sequential=True), expected)
     assert np.array_equal(x, given[0])
     assert np.array_equal(decay, given[1])
 

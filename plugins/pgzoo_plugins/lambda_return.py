@@ -27,12 +27,12 @@ class LambdaReturn(Estimator):
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) as V + A with A_t = δ_t + γλ A_{t+1}.
 
-        A is summed in float32, as SB3 does it: another order or precision parts from its A2C and PPO.
+        A is summed in float32 and in SB3's order: rounding that differs grows until it parts from its A2C and PPO.
         """
         values = rollout.values
         delta = rollout.rewards + rollout.gamma * rollout.next_values - values
         going_on = 1.0 - rollout.last.astype(np.float32)
-        advantages = reverse_scan(delta, rollout.gamma * self.gae_lambda * going_on)
+        advantages = reverse_scan(delta, rollout.gamma * self.gae_lambda * going_on, sequential=True)
         return advantages.astype(np.float64) + values
 
 

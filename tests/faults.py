@@ -428,6 +428,29 @@ class WritesWhatIsKept(Baseline):
         return 0.0, 1.0
 
 
+@dataclass(frozen=True)
+class FixedDiscount(Estimator):
+    """γ = 0.9, whatever the algorithm's is."""
+
+    name = "fixed_discount"
+    needs = frozenset({Need.COMPLETE_EPISODES})
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        return reverse_scan(rollout.rewards.astype(np.float64), np.where(rollout.last, 0.0, 0.9))
+
+
+@dataclass(frozen=True)
+class Exits(Baseline):
+    """It ends the program."""
+
+    name = "exits"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        raise SystemExit(0)
+
+
 FAULTS: list[tuple[Any, str, str]] = [
     (OwnMean, "causality", "declared unbiased, but b_t or c_t changes with the own episode's return"),
     (
@@ -457,6 +480,8 @@ FAULTS: list[tuple[Any, str, str]] = [
     (WrongShape, "shapes", "b has shape (12,); it must be a number or (12, 6)"),
     (BadSearch, "search space", "draws 2.0, which is refused"),
     (DiscountsTheBootstrapTwice, "agrees with V", "a power of γ or an index is off"),
+    (FixedDiscount, "discount", "it does not follow rollout.gamma"),
+    (Exits, "shapes", "SystemExit"),
     (ForgetsTheRest, "truncation", "declare Need.COMPLETE_EPISODES, or bootstrap"),
     (NoValueAtTheLimit, "truncation", "it takes truncation for termination"),
     (WritesWhatIsKept, "no mutation", "it changes its input in place"),

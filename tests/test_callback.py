@@ -71,6 +71,7 @@ def test_which_baselines_are_compared() -> None:
     _, rows = trained("rtg", GradientNoise(every_steps=1))
     assert others(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "leave_one_out", "optimal"}
     assert rows[0]["lab/variance_if/none"] == pytest.approx(rows[0]["lab/gradient_variance"])
+    assert others(trained("grpo", GradientNoise(every_steps=1))[1][0]) == set()  # whose scale is its own
     _, rows = trained("gae", GradientNoise(every_steps=1))
     assert others(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "value"}
     assert rows[0]["lab/variance_if/value"] == pytest.approx(rows[0]["lab/gradient_variance"], rel=1e-4)

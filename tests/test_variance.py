@@ -109,6 +109,13 @@ def test_a_cosine_has_the_uncertainty_of_its_reference() -> None:
     assert estimated.cosine.high - estimated.cosine.low > 0.02
 
 
+def test_too_few_batches_have_no_intervals() -> None:
+    shares = resamples(9, np.random.default_rng(0), 50)
+    summary, _ = summarize(np.random.default_rng(1).normal(size=(9, 3)), np.ones(9), exactly(np.ones(3), 51), shares)
+    assert np.isfinite(summary.variance.value)
+    assert np.isnan([summary.variance.low, summary.snr.high]).all()
+
+
 def test_without_signal_the_snr_is_zero_and_the_steps_endless() -> None:
     gradients = np.array([[1.0], [-1.0]])
     shares = resamples(2, np.random.default_rng(0), 5)

@@ -127,6 +127,16 @@ class AdvantageWeighted(Objective):
         return -batch.aggregate((batch.advantages / 5).clamp(max=3).exp() * batch.log_probs), {}
 
 
+@dataclass(frozen=True, kw_only=True)
+class NormalizesItself(Objective):
+    """The policy gradient with Ψ over its sample standard deviation."""
+
+    name = "normalizes_itself"
+
+    def __call__(self, batch: Batch, state: State = None) -> Any:
+        return -batch.aggregate(batch.advantages / (batch.advantages.std() + 1e-8) * batch.log_probs), {}
+
+
 # class, what the kit says: check, status, part of the message
 UNUSUAL: list[tuple[Any, str, str, str]] = [
     (ScaledByTheBatch, "boundaries", "note", "it is made of the batch's statistics"),
@@ -138,4 +148,5 @@ UNUSUAL: list[tuple[Any, str, str, str]] = [
     (ContinuousOnly, "unbiased", "skipped", "the tabular MDPs have discrete actions"),
     (NeedsAPartner, "unbiased", "note", "4 measurements"),
     (AdvantageWeighted, "direction", "ok", ""),
+    (NormalizesItself, "aggregate", "ok", ""),
 ]

@@ -77,7 +77,7 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
 @click.option("--mdps", default="all", show_default=True, help="Where bias is measured: names with commas.")
 @click.option("--episodes", type=click.IntRange(min=160), default=200_000, show_default=True,
               help="On each MDP, for each combination declared unbiased.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
 @options.plugin_files

@@ -50,7 +50,7 @@ WIDTH = 100
               help="For each batch, those of the independent reference, where no exact gradient is known.")  # fmt: skip
 @click.option("--n-envs", type=click.IntRange(min=1), default=64, show_default=True, help="Environments side by side, "
               "rounded to whole batches; it changes the speed.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure: .png, .pdf or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
@@ -199,6 +199,8 @@ def _show(report: Report, snr: float) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
+    from pgzoo.lab.statistics import ENOUGH_BATCHES
+
     console = Console()
     if not console.is_terminal:
         console = Console(width=WIDTH)
@@ -224,6 +226,8 @@ def _show(report: Report, snr: float) -> None:
     console.print(table)
     if any(math.isnan(s.cosine.value) for s in report.summaries.values()):
         console.print("The reference is lost in its own noise: nothing to measure bias by; take more --batches.")
+    elif report.n_batches < ENOUGH_BATCHES:
+        console.print(f"Intervals need {ENOUGH_BATCHES} batches.")
     elif any(math.isnan(s.cosine.low) for s in report.summaries.values()):
         console.print("The reference is hardly above its own noise: no intervals by it; take more --batches.")
     rate = report.n_gradients / max(report.gradient_seconds, 1e-9)

@@ -35,8 +35,9 @@ class GradientNoise(BaseCallback):
         Var(g) = 1/(k(k−1)) Σ_j ‖g_j − g‖²,    SNR = √(max(‖g‖² − Var(g), 0) / Var(g)),    g = (1/k) Σ_j g_j
 
     One rollout tells little; the mean over many tells which baseline serves. A baseline stands in the comparison if
-    it needs nothing that is not sampled anyway, and leaves the scale as it is (c = 1); one that raises is left out,
-    with a warning. Training is not changed.
+    it needs nothing that is not sampled anyway, and leaves the scale as it is (c = 1), as the trained one must too; one
+    that raises is left out, with a warning. Training is not changed. A baseline made of the whole batch, and stretches
+    of one environment's time, couple the parts somewhat.
 
     Parts are equal, of ⌊n/k⌋ of the rollout's n groups, episodes, environments or rows each; the rest is left out,
     and the variance, that of k⌊n/k⌋ of them, is scaled to that of n.
@@ -85,8 +86,10 @@ class GradientNoise(BaseCallback):
 
     def _log(self, rollout: Rollout, returns: Array) -> None:
         credits = {"": self.model.rollout_buffer.advantages.astype(np.float64)}
-        given = Given(returns, self.model.estimator.credit)
-        for name, other in list(self._others.items()):
+        model, given = self.model, Given(returns, self.model.estimator.credit)
+        own_scale = credit(given, model.baseline, rollout, model.learners).scale
+        others = list(self._others.items()) if np.all(own_scale == 1.0) else []  # else there is nothing to compare with
+        for name, other in others:
             psi = self._guarded(name, lambda other=other: other.advantages(rollout, given, self.model.discount_states))  # type: ignore[misc]
             if psi is not None:
                 credits[name] = psi

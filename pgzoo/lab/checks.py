@@ -238,6 +238,6 @@ def run(part: CreditPart) -> list[Finding]:
         probe = probe_of(part)
     except PgzooError as error:
         return [Finding("declared needs", "failed", str(error))]
-    except Exception as error:  # a stranger's code may raise anything, and that is a finding
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and that is a finding
         return [Finding("shapes", "failed", describe(error))]
     return [judge(name, check, probe) for name, check in CHECKS[part.kind].items()]

@@ -186,5 +186,30 @@ def _shorter(given: Specimen, t: int, n: int) -> Specimen | None:
     return Specimen({**given.arrays, "mask": mask & ~later, "terminated": terminated})
 
 
-ESTIMATOR: Checks = {"boundaries": boundaries, "truncation": truncation, "agrees with V": consistency}
+def discount(probe: Probe) -> None:
+    """Where it looks at later rewards, R̂ follows γ."""
+    for seed in SEEDS:
+        given = probe.specimen(seed)
+        mask, base = given.arrays["mask"], probe(given)
+        less = probe(Specimen(given.arrays, gamma=0.5))
+        if differs(base, less, mask) or not _sees_later_rewards(probe, given, base):
+            return
+    message = "R̂ sums later rewards and is the same for γ = 0.9 and γ = 0.5: it does not follow rollout.gamma"
+    if probe.part.unbiased:
+        raise Fault(message)
+    raise Note(message)
+
+
+def _sees_later_rewards(probe: Probe, given: Specimen, base: Array) -> bool:
+    last = given.last()
+    before = np.isin(given.episode(), given.episode()[last]) & ~last
+    return differs(base, probe(given, rewards=given.arrays["rewards"] + 3.0 * last), before)
+
+
+ESTIMATOR: Checks = {
+    "boundaries": boundaries,
+    "discount": discount,
+    "truncation": truncation,
+    "agrees with V": consistency,
+}
 BASELINE: Checks = {"causality": causality}

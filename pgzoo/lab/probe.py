@@ -62,7 +62,7 @@ def judge(name: str, check: Callable[[Subject], None], subject: Subject) -> Find
         return Finding(name, "note", str(note))
     except (Fault, PgzooError) as error:
         return Finding(name, "failed", str(error).splitlines()[0])
-    except Exception as error:  # a stranger's code may raise anything, and that is a finding
+    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and that is a finding
         return Finding(name, "failed", describe(error))
     return Finding(name)
 

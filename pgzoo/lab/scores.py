@@ -45,11 +45,16 @@ class PolicyScores:
 
 
 class TableScores:
-    """Scores on a tabular MDP: weights are summed by state and action, then meet the exact table of scores."""
+    """Scores on a tabular MDP: weights are summed by state and action, then meet the exact table of scores.
+
+    Attributes:
+        rank: of the table, and so the most directions that gradients can have.
+    """
 
     def __init__(self, mdp: TabularMDP, policy: ActorCriticPolicy) -> None:
         self._table = score_table(mdp, policy).reshape(mdp.n_states * mdp.n_actions, -1)
         self._n_actions = mdp.n_actions
+        self.rank = int(np.linalg.matrix_rank(self._table))
 
     def gradients(self, rollout: Rollout, weights: Sequence[Array]) -> Array:
         """Return (K, P), float64."""

@@ -26,6 +26,8 @@ WORK = 2e10
 CHUNK = 50
 """Replicates at once, which bounds the memory."""
 CONFIDENCE = 0.95
+ENOUGH_BATCHES = 10
+"""With fewer, bootstrap intervals are much too narrow: they are nan."""
 
 
 @dataclass(frozen=True)
@@ -155,19 +157,25 @@ def summarize(
     cosine = np.einsum("bp,bp->b", shares @ directions, reference.mean) / np.sqrt(target)
     per_batch = shares.astype(np.float64) @ steps
     bias = np.sqrt(np.maximum(signal - 2 * along + reference.squared_norm, 0.0) / target)
+    enough = len(gradients) >= ENOUGH_BATCHES
+
+    def estimate(replicates: Array) -> Estimate:
+        found = _estimate(replicates)
+        return found if enough else Estimate(found.value, np.nan, np.nan)
+
     summary = Summary(
         n_batches=len(gradients),
         steps=float(steps.mean()),
-        variance=_estimate(noise),
-        variance_per_parameter=_estimate(noise / gradients.shape[1]),
-        relative_variance=_estimate(relative),
-        variance_ratio=_estimate(ratio),
-        snr=_estimate(snr),
-        steps_for_snr=_estimate(per_batch * relative),
-        cosine=_estimate(np.clip(cosine, -1.0, 1.0)),
-        mean_cosine=_estimate(np.clip(mean_cosine, -1.0, 1.0)),
-        bias=_estimate(bias),
-        scale=_estimate(along / target),
+        variance=estimate(noise),
+        variance_per_parameter=estimate(noise / gradients.shape[1]),
+        relative_variance=estimate(relative),
+        variance_ratio=estimate(ratio),
+        snr=estimate(snr),
+        steps_for_snr=estimate(per_batch * relative),
+        cosine=estimate(np.clip(cosine, -1.0, 1.0)),
+        mean_cosine=estimate(np.clip(mean_cosine, -1.0, 1.0)),
+        bias=estimate(bias),
+        scale=estimate(along / target),
     )
     return summary, own
 

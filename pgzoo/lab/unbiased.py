@@ -266,7 +266,7 @@ def _on(
     for i, entry in enumerate(chosen):
         first = base.get(entry.spec.estimator.name) if isinstance(entry.part, Baseline) else None
         summary, _ = summarize(g[:, i], np.array(steps), reference, shares, first=first)
-        p_value, power = hotelling(g[:, i], exact, level)
+        p_value, power = hotelling(g[:, i], exact, level, scores.rank)
         found.append(
             Bias(
                 entry=entry,
@@ -287,13 +287,16 @@ def _bare(registry: Registry, entry: Entry) -> Spec:
     return resolve(registry, f"{entry.spec.estimator.name}+none", overrides=_sampling(entry.grouped))
 
 
-def hotelling(gradients: Array, exact: Array, level: float) -> tuple[float, float]:
+def hotelling(gradients: Array, exact: Array, level: float, rank: int | None = None) -> tuple[float, float]:
     """Return the p-value that the mean of gradients (n, P) is `exact`, and the power at `level` for EFFECT.
 
     In directions without variance, such as that of a state's logits all together, the mean is known: there the
-    least deviation refutes. Too few gradients, n ≤ p + 1, tell nothing: a p-value of 1 and a power of 0.
+    least deviation refutes. Too few gradients tell nothing, a p-value of 1 and a power of 0: with n no more than the
+    `rank` that the covariance can have (by default P) and one, directions lack variance by accident.
     """
     n = len(gradients)
+    if n <= (len(exact) if rank is None else rank) + 1:
+        return 1.0, 0.0
     values, vectors = np.linalg.eigh(np.cov(gradients.T))
     kept = values > 1e-9 * max(values[-1], np.finfo(float).tiny)
     p = int(kept.sum())
@@ -302,8 +305,6 @@ def hotelling(gradients: Array, exact: Array, level: float) -> tuple[float, floa
         return 0.0, 1.0
     if p == 0:
         return 1.0, 1.0
-    if n <= p + 1:
-        return 1.0, 0.0
     scaled = (n - p) / (p * (n - 1))
     statistic = n * float(np.sum(gap[kept] ** 2 / values[kept]))
     threshold = stats.f.isf(level, p, n - p)

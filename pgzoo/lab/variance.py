@@ -131,6 +131,10 @@ class Lab:
         statistics: Path | None = None,
     ) -> None:
         self.config, self.registry, self.measurement = config, registry, measurement
+        if config.spec.settings.use_sde:
+            raise ConfigError(
+                "gSDE shares its noise between steps, so that no gradient of single steps can be measured"
+            )
         self._start, self._statistics = start, statistics
         if measurement.batch % measurement.group_size:
             raise ConfigError(
@@ -226,7 +230,7 @@ def _warm_up(lab: Lab, contenders: Sequence[Contender]) -> float:
     explained = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))
     for contender in contenders:
         source = lab.groups if contender.grouped else lab.episodes
-        if any(contender.learners[kind] is not None for kind in ("estimator", "baseline")):
+        if any(contender.learners[kind] is not None for kind in ("estimator", "baseline", "objective")):
             for rollout in islice(source.batches(), warmup):
                 contender.learn(rollout)
     return explained

@@ -39,7 +39,9 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
     class Episodes(BaseCallback):
         """Keeps every episode's return."""
 
-        returns: list[float] = []  # noqa: RUF012 (one a process)
+        def __init__(self) -> None:
+            super().__init__()
+            self.returns: list[float] = []
 
         def _on_step(self) -> bool:
             self.returns += [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
@@ -47,7 +49,6 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     registry, episodes = Registry.discover(), Episodes()
-    episodes.returns = []
     config = load_config(registry, "ppo", env, overrides={"use_sde": False, "sde_sample_freq": -1})
     venv = make_env(config, n_envs=config.run.n_envs, seed=seed)
     model: PolicyGradient = make_model(config, registry, venv, TrainOptions(seed=seed, device="cpu", fast=fast))

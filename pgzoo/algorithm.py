@@ -90,6 +90,8 @@ class PolicyGradient(PluginAlgorithm):
         target_kl: stop an update's epochs once the approximate KL exceeds 1.5 times this.
         discount_states: multiply Ψ_t by γ^t, as the gradient of the discounted objective asks.
         log_interval: updates between two logs, unless `learn` says otherwise.
+        fast: "auto": sample and update on the fastest path that goes; False: by SB3's own calls; True: fast or an
+            error.
 
     Raises:
         PgzooError: an unknown plugin or hyperparameter, a value out of range, parts that contradict each

@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.interfaces import Array
-from pgzoo.paths import to_device
+from pgzoo.paths import policy_actions, to_device
 from pgzoo.rollout import Rollout, Samples
 from pgzoo.scores import score_sq_norms
 
@@ -30,7 +28,7 @@ def to_samples(model: PolicyGradient) -> Samples:
     weights = model.objective.weights(rollout)
     samples = Samples(
         observations=rollout.tensors(rollout.observations, "cpu"),
-        actions=policy_actions(model.policy, rollout),
+        actions=policy_actions(model.policy, rollout.flat(rollout.actions)),
         advantages=tensor(buffer.advantages),
         returns=tensor(buffer.returns),
         old_values=tensor(rollout.values if model.has_critic else np.zeros(rollout.shape)),
@@ -40,12 +38,6 @@ def to_samples(model: PolicyGradient) -> Samples:
         progress_remaining=model._current_progress_remaining,
     )
     return samples.normalized() if model.normalize_advantage == "rollout" else samples
-
-
-def policy_actions(policy: ActorCriticPolicy, rollout: Rollout) -> torch.Tensor:
-    """Return the rollout's actions (M, …) as the policy's `evaluate_actions` takes them."""
-    actions = torch.as_tensor(rollout.flat(rollout.actions).astype(np.float32, copy=False), device=policy.device)
-    return actions.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else actions
 
 
 def minibatches(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
@@ -82,7 +74,7 @@ def _episodes(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
 def reviewed(model: PolicyGradient) -> Rollout:
     """Return the rollout as the policy sees it now: V, and ρ = π/π_old."""
     rollout = model.rollout
-    model.path.begin(0)
+    model.path.begin_review()
     with torch.no_grad():
         batch = model.path.evaluated(to_samples(model))
         ratios = rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())

@@ -17,8 +17,8 @@ from pgzoo.config import RunConfig
 from pgzoo.errors import ConfigError
 from pgzoo.vecenvs import make_columns
 
-VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv, "vector": None}
-"""Where environments are stepped: one after the other, each in a process, or together as Gymnasium's columns."""
+VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+"""Of separate environments; "vector" are Gymnasium's columns, stepped together."""
 
 
 def make_env(
@@ -38,7 +38,7 @@ def make_env(
         config: the run.
         n_envs: environments side by side.
         seed: of the first environment; the i-th gets seed + i.
-        vec_env: one of VEC_ENVS.
+        vec_env: "dummy", "subproc" or "vector".
         monitor_dir: where Monitor writes its files, if anywhere.
         training: whether VecNormalize updates its statistics and normalises rewards.
         statistics: a saved VecNormalize to begin with.

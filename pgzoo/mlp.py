@@ -11,6 +11,7 @@ objective in terms of these works; each distribution says how to go on from ther
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -242,6 +243,10 @@ def make_head(space: spaces.Space[Any]) -> Head:
 class Flat:
     """Parameters laid end to end in one tensor, and their optimizer on it; they, `grad` and state become views of it.
 
+    Attributes:
+        slopes: the gradient of all parts, to be filled before a step.
+        flats: each part's tensor.
+
     Args:
         parts: of which one may be updated without the others.
         optimizer: the policy's own, whose state stays true, so that saved files are SB3's.
@@ -250,10 +255,9 @@ class Flat:
     def __init__(self, parts: Sequence[list[torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
         self.own = optimizer
         self.parts = [part for part in parts if part]
-        self.sizes = [sum(p.numel() for p in part) for part in self.parts]
-        gradient = torch.zeros(sum(self.sizes))
-        self.slopes = gradient.numpy()
-        self._gradients = torch.split(gradient, self.sizes)
+        sizes = [sum(p.numel() for p in part) for part in self.parts]
+        whole = torch.zeros(sum(sizes))
+        self.slopes, self._gradients = whole.numpy(), torch.split(whole, sizes)
         self.flats: list[torch.nn.Parameter] = []
         for part, gradient in zip(self.parts, self._gradients, strict=True):
             flat = torch.cat([p.detach().flatten() for p in part])
@@ -279,7 +283,7 @@ class Flat:
 
     def _take_state(self) -> None:
         """Join what the optimizer remembers of each parameter, and let it remember views of that."""
-        self._steps: list[tuple[torch.Tensor, torch.nn.Parameter]] = []
+        self._steps: dict[torch.nn.Parameter, torch.Tensor] = {}
         for part, flat in zip(self.parts, self.flats, strict=True):
             states = [self.own.state.get(p, {}) for p in part]
             if states[0]:
@@ -290,14 +294,12 @@ class Flat:
     def _publish(self, part: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
         state = self.optimizer.state[flat]
         for key, value in state.items():
-            if key == "step":
-                steps = torch.full((len(part),), float(value))
-                self._steps.append((steps, flat))
-                places: list[Any] = list(steps.unbind())
+            places: list[Any] = [value] * len(part)
+            if key == "step" and isinstance(value, torch.Tensor):  # one a parameter, as each optimizer has it
+                self._steps[flat] = value.repeat(len(part))
+                places = list(self._steps[flat].unbind())
             elif isinstance(value, torch.Tensor):
                 places = _views(value, part)
-            else:
-                places = [value] * len(part)
             for p, place in zip(part, places, strict=True):
                 self.own.state[p][key] = place
 
@@ -316,8 +318,16 @@ class Flat:
             if some and not self.own.state.get(part[0]) and self.optimizer.state[flat]:
                 self._publish(part, flat)
                 self._published = self.own.state[self.parts[0][0]]
-        for steps, flat in self._steps:
-            steps.fill_(self.optimizer.state[flat]["step"].item())
+            self._count(part, flat)
+
+    def _count(self, part: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
+        """Let the policy's optimizer know how many steps there were, in a tensor or, as RMSpropTFLike, a number."""
+        step = self.optimizer.state.get(flat, {}).get("step")
+        if flat in self._steps:
+            self._steps[flat].copy_(step)
+        elif step is not None:
+            for p in part:
+                self.own.state[p]["step"] = step
 
 
 def _views(flat: torch.Tensor, part: list[torch.nn.Parameter]) -> list[torch.Tensor]:
@@ -337,7 +347,5 @@ def _joined(states: list[dict[str, Any]], part: list[torch.nn.Parameter]) -> dic
 
 
 def _known(cls: type, options: dict[str, Any]) -> dict[str, Any]:
-    import inspect
-
     names = inspect.signature(cls).parameters
     return {key: value for key, value in options.items() if key in names}

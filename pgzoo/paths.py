@@ -112,6 +112,10 @@ class Path(ABC):
 
     def begin(self, n_steps: int) -> None:
         """Prepare for a rollout of about n_steps."""
+        self.begin_review()
+
+    def begin_review(self) -> None:
+        """Prepare to look at the policy without changing it."""
         self.policy.set_training_mode(False)
 
     def begin_update(self) -> None:
@@ -132,7 +136,7 @@ class Path(ABC):
 
     @abstractmethod
     def values_of(self, observations: Sequence[Any]) -> Array:
-        """Return V of single observations."""
+        """Return V of single observations, of one at least."""
 
     def evaluated(self, samples: Samples) -> Batch:
         """Return the steps with the present policy's log-probs, values and entropy."""
@@ -213,9 +217,8 @@ class BatchedPath(PlainPath):
             stop = min(start + rows, n_steps)
             with torch.no_grad():
                 latent_pi, latent_vf = policy.mlp_extractor(torch.cat(self._features[start:stop]))
-                actions = torch.as_tensor(buffer.actions[start:stop], device=self.model.device).float().flatten(0, 1)
-                if isinstance(self.model.action_space, spaces.Discrete):
-                    actions = actions.long().flatten()
+                some = buffer.actions[start:stop]
+                actions = policy_actions(policy, some.reshape(-1, some.shape[2]))
                 log_probs = policy._get_action_dist_from_latent(latent_pi).log_prob(actions)
                 values = policy.value_net(latent_vf)
             shape = (stop - start, n_envs)
@@ -237,7 +240,7 @@ class BatchedPath(PlainPath):
 
 
 class MlpPath(Path):
-    """Numpy for the actor, the networks' forward and backward pass; torch from their outputs to the loss."""
+    """Numpy for the networks and log-probs, forward and backward; torch from there to the loss, and to step."""
 
     name = "mlp"
 
@@ -251,13 +254,17 @@ class MlpPath(Path):
         self._flat: Flat | None = None
 
     def begin(self, n_steps: int) -> None:
-        """Look at the weights, and forget old noise; the training mode makes no difference here."""
-        self.begin_update()
+        """Look at the weights, and forget old noise."""
+        super().begin(n_steps)
         self._noise: Array = np.zeros((0,))
         self._row, self._rows = 0, min(n_steps, NOISE_ROWS)
 
     def begin_update(self) -> None:
         """Look at the weights."""
+        self.begin_review()
+
+    def begin_review(self) -> None:
+        """Look at the weights; the training mode makes no difference here."""
         self.actor.look()
         self.critic.look()
         self._log_std = None if self.log_std is None else self.log_std.detach().numpy()
@@ -294,7 +301,7 @@ class MlpPath(Path):
 
     def values_of(self, observations: Sequence[Any]) -> Array:
         """Return V of each, together."""
-        return self.values(np.stack(observations)) if observations else np.zeros(0, dtype=np.float32)
+        return self.values(np.stack(observations))
 
     def evaluated(self, samples: Samples) -> Batch:
         """Return the steps with log-probs, values and entropies, where autograd ends."""
@@ -342,8 +349,14 @@ class MlpPath(Path):
             if not self.model.n_critic_updates:
                 parts = [[*parts[0], *parts[1]]]
         flat = Flat(parts, self.policy.optimizer)
-        self.begin_update()
+        self.begin_review()
         return flat
+
+
+def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
+    """Return actions (M, A) as a buffer holds them as the policy's `evaluate_actions` takes them, (M, …)."""
+    tensor = torch.as_tensor(actions.astype(np.float32, copy=False), device=policy.device)
+    return tensor.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else tensor
 
 
 def to_device(x: Any, device: torch.device) -> Any:

@@ -36,9 +36,8 @@ class _Record:
 
     def add(self, dones: Array, infos: list[dict[str, Any]], plan: Plan, step: Array) -> None:
         active = plan.active
-        terminated = truncated = nothing = np.zeros_like(dones)
+        terminated, truncated = np.zeros_like(dones), np.zeros_like(dones)
         if dones.any():
-            truncated = nothing.copy()
             for n in np.flatnonzero(dones & active):
                 truncated[n] = infos[n].get("TimeLimit.truncated", False)
                 if (observation := infos[n].get("terminal_observation")) is not None:
@@ -92,10 +91,8 @@ def collect(
         if not callback.on_step():
             _advance(model, new_obs, dones)
             return None
-        if not plan.whole_episodes or active.all():
-            model._update_info_buffer(infos, dones)
-        else:
-            model._update_info_buffer([info if a else {} for info, a in zip(infos, active, strict=True)], dones)
+        sampled = infos if active.all() else [info if a else {} for info, a in zip(infos, active, strict=True)]
+        model._update_info_buffer(sampled, dones)
         n_steps += 1
 
         if rollout_buffer.full:
@@ -230,8 +227,6 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan
 
 
 def _refuse_nan(rewards: Array, mask: Array, step: Array) -> None:
-    if np.isfinite(rewards).all():
-        return
     wrong = ~np.isfinite(rewards) & mask
     if wrong.any():
         t, n = np.argwhere(wrong)[0]

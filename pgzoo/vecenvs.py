@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -68,7 +69,7 @@ class GymnasiumVecEnv(VecEnv):
         self.reset_infos = self._split(infos)
         self._reset_seeds()
         self._reset_options()
-        return _copy(observations)
+        return deepcopy(observations)
 
     def step_async(self, actions: Array) -> None:
         """Take the actions (N, …)."""
@@ -84,17 +85,17 @@ class GymnasiumVecEnv(VecEnv):
         infos = self._split(vector_infos)
         if dones.any():
             if self.mode != AutoresetMode.SAME_STEP:
-                final, observations = _copy(observations), self._reset_some(dones, observations)
+                final, observations = deepcopy(observations), self._reset_some(dones, observations)
             lasts = self._split(final_infos)
             for n in np.flatnonzero(dones).tolist():
                 infos[n] |= lasts[n]
                 infos[n]["terminal_observation"] = _row(final, n)
                 infos[n]["TimeLimit.truncated"] = bool(truncated[n] and not terminated[n])
-        return _copy(observations), np.asarray(rewards, dtype=np.float32), dones, infos
+        return deepcopy(observations), np.asarray(rewards, dtype=np.float32), dones, infos
 
     def _reset_some(self, dones: Array, before: Any) -> Any:
         """Return observations after the columns that ended were reset; raises ConfigError if others were too."""
-        before = _copy(before)
+        before = deepcopy(before)
         observations, _ = self.columns.reset(options={"reset_mask": dones.copy()})
         for old, new in zip(_leaves(before), _leaves(observations), strict=True):
             if not np.array_equal(old[~dones], new[~dones], equal_nan=np.issubdtype(old.dtype, np.inexact)):
@@ -164,7 +165,3 @@ def _row(x: Any, n: int) -> Any:
 
 def _leaves(x: Any) -> list[Array]:
     return [leaf for value in x.values() for leaf in _leaves(value)] if isinstance(x, Mapping) else [x]
-
-
-def _copy(x: Any) -> Any:
-    return {key: _copy(value) for key, value in x.items()} if isinstance(x, Mapping) else np.array(x)

@@ -58,8 +58,7 @@ def train(make_model: Any, env: str, n_envs: int, normalize: bool, updates: int,
         keys = {"norm_obs_keys": ["position", "noise"]} if env == "dict" else {}
         venv = VecNormalize(venv, **keys)
     policy = "MultiInputPolicy" if env == "dict" else "MlpPolicy"
-    options = {"fast": False} if getattr(make_model, "func", None) is PolicyGradient else {}
-    model = make_model(policy, venv, seed=3, device="cpu", **options)
+    model = make_model(policy, venv, seed=3, device="cpu")
     return model.learn(updates * n_steps * n_envs)
 
 
@@ -81,7 +80,7 @@ def test_a2c(env: str, n_envs: int, normalize: bool, n_steps: int) -> None:
     updates = 10
     theirs = train(partial(A2C, n_steps=n_steps), env, n_envs, normalize, updates, n_steps)
     given = {} if n_steps == 5 else {"n_steps": n_steps}  # 5 is the recipe's own default
-    ours = train(partial(PolicyGradient, plugin="a2c", **given), env, n_envs, normalize, updates, n_steps)
+    ours = train(partial(PolicyGradient, fast=False, plugin="a2c", **given), env, n_envs, normalize, updates, n_steps)
     assert_equal_parameters(ours, theirs)
 
 
@@ -97,7 +96,7 @@ HALF = [
 def test_ppo_defaults(env: str, n_envs: int, normalize: bool) -> None:
     updates = 5  # 320 minibatches an update and environment
     theirs = train(PPO, env, n_envs, normalize, updates, 2048)
-    ours = train(partial(PolicyGradient, plugin="ppo"), env, n_envs, normalize, updates, 2048)
+    ours = train(partial(PolicyGradient, fast=False, plugin="ppo"), env, n_envs, normalize, updates, 2048)
     assert_equal_parameters(ours, theirs)
 
 
@@ -112,11 +111,11 @@ def test_ppo_defaults(env: str, n_envs: int, normalize: bool) -> None:
 def test_ppo_options(options: dict[str, Any]) -> None:
     env = "pendulum"
     theirs = train(partial(PPO, **options), env, 2, True, 10, options["n_steps"])
-    ours = train(partial(PolicyGradient, plugin="ppo", **options), env, 2, True, 10, options["n_steps"])
+    ours = train(partial(PolicyGradient, fast=False, plugin="ppo", **options), env, 2, True, 10, options["n_steps"])
     assert_equal_parameters(ours, theirs)
 
 
 def test_time_limits_occur_in_the_long_a2c_runs() -> None:
     """Ten updates of 64 steps pass Pendulum's limit of 200, so truncation is part of the comparison."""
-    model = train(partial(PolicyGradient, plugin="a2c", n_steps=64), "pendulum", 1, False, 10, 64)
+    model = train(partial(PolicyGradient, fast=False, plugin="a2c", n_steps=64), "pendulum", 1, False, 10, 64)
     assert len(model.ep_info_buffer) == 3

@@ -5,15 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from envs import AnySpaces
 from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
 from scipy import stats
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PolicyGradient, Registry
@@ -33,29 +35,9 @@ OBSERVATIONS = {
 }
 
 
-class Space(gym.Env[Any, Any]):
-    """Random observations; the reward is the actions' sum and a random number; three steps, or cut after five."""
-
-    def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        if seed is not None:
-            self.observation_space.seed(seed)
-        self._t, self._n = 0, getattr(self, "_n", 0) + 1
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        self._t += 1
-        cut = self._n % 2 == 0
-        reward = self.np_random.normal() + float(np.sum(action))
-        return self.observation_space.sample(), reward, self._t == 3 and not cut, self._t == 5, {}
-
-
 def model_on(action: str, plugin: str, *, observation: str = "vector", **options: Any) -> PolicyGradient:
     space, policy = OBSERVATIONS[observation]
-    env = DummyVecEnv([lambda: Space(space, ACTIONS[action])] * 4)
+    env = DummyVecEnv([lambda: TimeLimit(AnySpaces(space, ACTIONS[action]), 3)] * 4)
     model = PolicyGradient(policy, env, plugin, seed=0, device="cpu", **options)
     model.set_logger(Logger(None, []))
     model._setup_learn(1, None)
@@ -110,6 +92,7 @@ def test_gradients_are_the_same(plugin: str, action: str) -> None:
         (torch.optim.AdamW, {"weight_decay": 0.1, "amsgrad": True}),
         (torch.optim.RMSprop, {"eps": 1e-5, "momentum": 0.5}),
         (torch.optim.SGD, {"momentum": 0.9, "nesterov": True}),
+        (RMSpropTFLike, {"eps": 1e-5}),
     ],
 )
 @pytest.mark.parametrize("n_critic_updates", [0, 2])

@@ -9,10 +9,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from envs import AnySpaces
 from gymnasium import spaces
 from lab import contender, frozen
 from stable_baselines3 import A2C
@@ -154,29 +154,12 @@ SPACES = {
 }
 
 
-class Space(gym.Env[Any, Any]):
-    """Random observations of a space, rewards 1, three steps."""
-
-    def __init__(self, observation: spaces.Space[Any], action: spaces.Space[Any]) -> None:
-        self.observation_space, self.action_space = observation, action
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
-        super().reset(seed=seed)
-        self.observation_space.seed(seed)
-        self._t = 0
-        return self.observation_space.sample(), {}
-
-    def step(self, action: Any) -> Any:
-        self._t += 1
-        return self.observation_space.sample(), 1.0, self._t == 3, False, {}
-
-
 @pytest.mark.parametrize("name", SPACES)
 def test_scores_of_every_space_are_finite_differences(name: str) -> None:
     """A small step along a direction changes Σ w log π by its product with the gradient."""
     observation, action, policy, options = SPACES[name]
     arguments = sampling.arguments(4, 0.9)
-    env = DummyVecEnv([lambda: Space(observation, action)] * 2)
+    env = DummyVecEnv([lambda: AnySpaces(observation, action)] * 2)
     model = PolicyGradient(policy, env, **arguments, **options, seed=0, device="cpu")
     rollout = next(Sampler(model, 4).batches())
     rng = np.random.default_rng(0)

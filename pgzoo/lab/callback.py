@@ -30,7 +30,7 @@ EVERY_STEPS = 1024
 class GradientNoise(BaseCallback):
     """Logs `lab/gradient_variance`, `lab/snr` and `lab/variance_if/<baseline>` of every rollout.
 
-    The rollout is split in k parts, whose gradients g_j of the mean over steps are independent:
+    The rollout is split in k parts, whose gradients g_j of the mean over steps are as good as independent:
 
         Var(g) = 1/(k(k−1)) Σ_j ‖g_j − g‖²,    SNR = √(max(‖g‖² − Var(g), 0) / Var(g)),    g = (1/k) Σ_j g_j
 
@@ -85,12 +85,13 @@ class GradientNoise(BaseCallback):
                 self._guarded(name, lambda other=other: other.learners.update(rollout, returns))  # type: ignore[misc]
 
     def _log(self, rollout: Rollout, returns: Array) -> None:
-        credits = {"": self.model.rollout_buffer.advantages.astype(np.float64)}
-        model, given = self.model, Given(returns, self.model.estimator.credit)
+        model = self.model
+        credits = {"": model.rollout_buffer.advantages.astype(np.float64)}
+        given = Given(returns, model.estimator.credit)
         own_scale = credit(given, model.baseline, rollout, model.learners).scale
         others = list(self._others.items()) if np.all(own_scale == 1.0) else []  # else there is nothing to compare with
         for name, other in others:
-            psi = self._guarded(name, lambda other=other: other.advantages(rollout, given, self.model.discount_states))  # type: ignore[misc]
+            psi = self._guarded(name, lambda other=other: other.advantages(rollout, given, model.discount_states))  # type: ignore[misc]
             if psi is not None:
                 credits[name] = psi
         part, kept = self._split(rollout)

@@ -82,11 +82,11 @@ def truncation(probe: Probe) -> None:
             )
 
 
-def _looks_ahead(probe: Probe, given: Specimen, base: Array, cut: Array) -> bool:
-    """Whether R̂ of a step before the cut follows the reward at the cut."""
+def _looks_ahead(probe: Probe, given: Specimen, base: Array, ends: Array) -> bool:
+    """Whether R̂ of a step before an end follows the reward at the end."""
     episode = given.episode()
-    before = np.isin(episode, episode[cut]) & ~cut
-    return differs(base, probe(given, rewards=given.arrays["rewards"] + 3.0 * cut), before)
+    before = np.isin(episode, episode[ends]) & ~ends
+    return differs(base, probe(given, **_raised(given, ("rewards",), ends)), before)
 
 
 def consistency(probe: Probe) -> None:
@@ -192,18 +192,12 @@ def discount(probe: Probe) -> None:
         given = probe.specimen(seed)
         mask, base = given.arrays["mask"], probe(given)
         less = probe(Specimen(given.arrays, gamma=0.5))
-        if differs(base, less, mask) or not _sees_later_rewards(probe, given, base):
+        if differs(base, less, mask) or not _looks_ahead(probe, given, base, given.last()):
             return
     message = "R̂ sums later rewards and is the same for γ = 0.9 and γ = 0.5: it does not follow rollout.gamma"
     if probe.part.unbiased:
         raise Fault(message)
     raise Note(message)
-
-
-def _sees_later_rewards(probe: Probe, given: Specimen, base: Array) -> bool:
-    last = given.last()
-    before = np.isin(given.episode(), given.episode()[last]) & ~last
-    return differs(base, probe(given, rewards=given.arrays["rewards"] + 3.0 * last), before)
 
 
 ESTIMATOR: Checks = {

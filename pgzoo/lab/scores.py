@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.batches import policy_actions
 from pgzoo.interfaces import Array
 from pgzoo.lab.exact import TabularMDP, actor_parameters, score_table
+from pgzoo.paths import policy_actions
 from pgzoo.rollout import Rollout
 
 
@@ -68,4 +68,5 @@ class TableScores:
 
 def policy_inputs(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Any, torch.Tensor]:
     """Return observations and actions (M, …) as the policy's `evaluate_actions` takes them."""
-    return rollout.tensors(rollout.observations, policy.device), policy_actions(policy, rollout)
+    actions = policy_actions(policy, rollout.flat(rollout.actions))
+    return rollout.tensors(rollout.observations, policy.device), actions

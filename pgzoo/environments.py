@@ -15,10 +15,12 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 
 from pgzoo.config import RunConfig
 from pgzoo.errors import ConfigError
-from pgzoo.vecenvs import make_columns
+from pgzoo.vecenvs import make_columns, make_envpool
 
 VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
-"""Of separate environments; "vector" are Gymnasium's columns, stepped together."""
+"""Of separate environments."""
+COLUMNS: dict[str, Any] = {"vector": make_columns, "envpool": make_envpool}
+"""Of arrays, stepped together."""
 
 
 def make_env(
@@ -38,7 +40,7 @@ def make_env(
         config: the run.
         n_envs: environments side by side.
         seed: of the first environment; the i-th gets seed + i.
-        vec_env: "dummy", "subproc" or "vector".
+        vec_env: "dummy", "subproc", "vector" or "envpool".
         monitor_dir: where Monitor writes its files, if anywhere.
         training: whether VecNormalize updates its statistics and normalises rewards.
         statistics: a saved VecNormalize to begin with.
@@ -60,12 +62,12 @@ def make_env(
         wrappers.insert(0, load_object(atari, {}))
     arguments = {**(run.env_kwargs or {}), **(env_kwargs or {})}
     try:
-        if vec_env == "vector":
+        if vec_env in COLUMNS:
             if wrappers:
                 raise ConfigError(
-                    "--vec-env vector steps arrays, which env_wrapper cannot wrap; use --vec-env dummy or subproc"
+                    f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap; use --vec-env dummy or subproc"
                 )
-            venv = _vector(config, n_envs, seed, monitor_dir, arguments)
+            venv = _columns(config, n_envs, seed, vec_env, monitor_dir, arguments)
         else:
             venv = _separate(config, n_envs, seed, vec_env, monitor_dir, arguments, wrapped if wrappers else None)
     except (gym.error.Error, TypeError, ImportError, AssertionError) as error:
@@ -101,10 +103,15 @@ def _separate(
     )
 
 
-def _vector(
-    config: RunConfig, n_envs: int, seed: int | None, monitor_dir: Path | None, arguments: Mapping[str, Any]
+def _columns(
+    config: RunConfig,
+    n_envs: int,
+    seed: int | None,
+    vec_env: str,
+    monitor_dir: Path | None,
+    arguments: Mapping[str, Any],
 ) -> VecEnv:
-    columns = make_columns(config.env, n_envs, arguments)
+    columns = COLUMNS[vec_env](config.env, n_envs, arguments)
     columns.seed(seed)
     columns.action_space.seed(seed)
     keywords = (config.run.monitor_kwargs or {}).get("info_keywords", ())

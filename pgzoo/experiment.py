@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.config import RunConfig, config_from_entry, resolved_entry
-from pgzoo.environments import build, describe, load_object, make_env, named
+from pgzoo.environments import VEC_ENVS, build, describe, load_object, make_env, named
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.params import plain_fields
@@ -310,6 +311,8 @@ def _callbacks(config: RunConfig, options: TrainOptions, folder: RunFolder, eval
             )
         )
     if options.eval_freq > 0:
+        if options.vec_env not in VEC_ENVS:  # that columns train and DummyVecEnv evaluates is meant so
+            warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
         callbacks.append(
             EvalCallback(
                 eval_env,

@@ -1,9 +1,11 @@
-"""Gymnasium's vector environments as SB3's VecEnv."""
+"""Gymnasium's vector environments and EnvPool's as SB3's VecEnv."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -41,6 +43,84 @@ def make_columns(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymnasi
     if not has_own:
         mode = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     return GymnasiumVecEnv(gym.make_vec(name, num_envs, **mode, **kwargs), gym.spec(name))
+
+
+def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> GymnasiumVecEnv:
+    """Return EnvPool's environments of this name (of "ALE/Pong-v5" its "Pong-v5").
+
+    Raises:
+        ConfigError: EnvPool is not installed, or has no such environment.
+    """
+    try:
+        import envpool
+    except ImportError as error:
+        raise ConfigError(f"--vec-env envpool needs EnvPool: pip install 'pgzoo[envpool]' ({error})") from error
+    known = envpool.list_all_envs()
+    found = next((each for each in (name, name.rpartition("/")[2]) if each in known), None)
+    if found is None:
+        raise ConfigError(f"EnvPool has no {name} (envpool.list_all_envs() names what it has); take --vec-env vector")
+    return GymnasiumVecEnv(EnvPoolColumns(found, num_envs, **kwargs), gym.registry.get(name))
+
+
+class EnvPoolColumns(VectorEnv[Any, Any, Any]):
+    """EnvPool's environments (Weng et al. 2022) with a seed for each and a reset of some.
+
+    EnvPool takes seeds only when it is made, so that a reset with seeds makes it anew; and it resets what ended at
+    the next step, but not what was reset before that. An episode that ends by itself at the step of its time limit
+    is told as truncated, which Gymnasium tells as both.
+
+    Args:
+        name: as EnvPool has it.
+        num_envs: environments side by side.
+        kwargs: of `envpool.make`, as num_threads or max_episode_steps.
+    """
+
+    def __init__(self, name: str, num_envs: int, **kwargs: Any) -> None:
+        import envpool
+
+        self._make = partial(envpool.make, name, env_type="gymnasium", num_envs=num_envs, **kwargs)
+        self._begin(np.random.randint(2**31, size=num_envs).tolist())
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self.num_envs, self.render_mode = num_envs, self._pool.render_mode
+        self.observation_space = self.single_observation_space = self._pool.observation_space
+        self.action_space = self.single_action_space = self._pool.action_space
+
+    def _begin(self, seeds: Sequence[int]) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the bounds of its spaces are float64
+            self._pool: Any = self._make(env_seed=[seed % 2**31 for seed in seeds])
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode in every column, or in those of options["reset_mask"] (N,)."""
+        if seed is not None:
+            self._begin(seed)
+        mask = (options or {}).get("reset_mask")
+        if mask is None:
+            observations, infos = self._pool.reset()
+            self._observations = observations
+        else:
+            some, infos = self._pool.reset(np.flatnonzero(mask).astype(np.int32))
+            for whole, part in zip(_leaves(self._observations), _leaves(some), strict=True):
+                whole[mask] = part
+            infos = {}
+        return self._observations, self._kept(infos)
+
+    def step(self, actions: Array) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """Step every column."""
+        self._observations, rewards, terminated, truncated, infos = self._pool.step(actions)
+        return self._observations, rewards, terminated, truncated, self._kept(infos)
+
+    def render(self) -> Any:
+        """Return pictures, where EnvPool draws them."""
+        return self._pool.render()
+
+    def _kept(self, infos: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what infos say of each column beside its number and its steps."""
+        return {
+            key: value
+            for key, value in infos.items()
+            if key not in ("env_id", "players", "elapsed_step") and len(value) == self.num_envs
+        }
 
 
 class GymnasiumVecEnv(VecEnv):

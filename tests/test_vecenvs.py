@@ -16,9 +16,22 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient
-from pgzoo.vecenvs import COLUMNS, GymnasiumVecEnv, make_columns
+from pgzoo.vecenvs import COLUMNS, EnvPoolColumns, GymnasiumVecEnv, make_columns, make_envpool
 
 N = 5
+KINDS = {
+    "dummy": lambda name, kwargs: dummy(name, **kwargs),
+    "vector": lambda name, kwargs: make_columns(name, N, kwargs),
+    "envpool": lambda name, kwargs: make_envpool(name, N, kwargs),
+}
+
+
+@pytest.fixture(params=KINDS)
+def make(request: pytest.FixtureRequest) -> Any:
+    """What makes N environments of a name, of every kind."""
+    if request.param == "envpool":
+        pytest.importorskip("envpool")
+    return KINDS[request.param]
 
 
 def dummy(name: str, **kwargs: Any) -> DummyVecEnv:
@@ -110,16 +123,6 @@ def test_groups_begin_alike_on_columns() -> None:
         assert not (first[0] == first[4]).all()
 
 
-def test_wrappers_statistics_and_sb3_on_top() -> None:
-    env = VecNormalize(VecMonitor(make_columns("Pendulum-v1", N, {})))
-    model = PPO("MlpPolicy", env, n_steps=220, batch_size=100, n_epochs=1, device="cpu", seed=0).learn(2200)
-    assert [episode["l"] for episode in model.ep_info_buffer] == [200] * 2 * N  # type: ignore[union-attr]
-    env.training = False
-    mean, _ = evaluate_policy(model, env, n_eval_episodes=N)
-    assert -2500 < float(mean) < 0
-    assert env.get_attr("spec")[0].id == "Pendulum-v1"
-
-
 def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pgzoo", "train", "--vec-env", "vector", "--plugin", "gae", "-n", "2000",
                "-P", "n_envs:16", "--no-progress", "--eval-freq", "-1", "--eval-episodes", "2"]  # fmt: skip
@@ -132,6 +135,85 @@ def test_the_command(tmp_path: Path) -> None:
                             capture_output=True, text=True, timeout=120)  # fmt: skip
     assert result.returncode == 2
     assert "--vec-env vector steps arrays, which env_wrapper cannot wrap" in result.stderr
+
+
+# ---------------------------------------------------------------- what SB3 expects of every kind
+
+
+@pytest.mark.parametrize(("name", "limit"), [("CartPole-v1", 12), ("Pendulum-v1", 12)])
+def test_what_is_told_is_what_gymnasium_plays(make: Any, name: str, limit: int) -> None:
+    """Each column's steps, played over from its first observation in a scalar environment.
+
+    What the scalar one says of rewards and of both ends holds; at an end the infos tell the true successor and why, and
+    the observation is the beginning of a new episode.
+    """
+    env, scalar = make(name, {"max_episode_steps": limit}), gym.make(name, max_episode_steps=limit)
+    game: Any = scalar.unwrapped
+    env.seed(1)
+    observations, rng, ends = env.reset(), np.random.default_rng(0), {True: 0, False: 0}
+
+    def stand(observation: Any) -> None:
+        scalar.reset()
+        angle = (np.arctan2(observation[1], observation[0]), observation[2]) if name == "Pendulum-v1" else observation
+        game.state = np.array(angle, dtype=np.float64)
+
+    for n in range(N):
+        starts = [observations[n]]
+        stand(observations[n])
+        for _ in range(100):
+            low, high = (0, 2) if name == "CartPole-v1" else (-2, 2)
+            actions = rng.integers(low, high, N) if name == "CartPole-v1" else rng.uniform(low, high, (N, 1))
+            observations, rewards, dones, infos = env.step(actions.astype(env.action_space.dtype))
+            expected, reward, terminated, truncated, _ = scalar.step(actions[n].astype(env.action_space.dtype))
+            np.testing.assert_allclose(rewards[n], reward, rtol=1e-3)
+            assert dones[n] == (terminated or truncated)
+            seen = infos[n]["terminal_observation"] if dones[n] else observations[n]
+            np.testing.assert_allclose(seen, expected, atol=5e-3)
+            if dones[n]:
+                both_are_truncations = isinstance(getattr(env, "columns", None), EnvPoolColumns)
+                assert infos[n]["TimeLimit.truncated"] == (truncated and (not terminated or both_are_truncations))
+                ends[infos[n]["TimeLimit.truncated"]] += 1
+                starts.append(observations[n])
+                stand(observations[n])
+        assert len(np.unique(np.array(starts), axis=0)) == len(starts)
+        if n + 1 < N:
+            observations = env.reset()
+    assert ends[True] > 0
+    assert (ends[False] > 0) == (name == "CartPole-v1")
+
+
+def test_seeds_are_one_a_column_and_hold_for_one_reset(make: Any) -> None:
+    env = make("CartPole-v1", {})
+    env.seed(3)
+    first, second = env.reset(), env.reset()
+    assert not np.isclose(first, second).any()
+    env.seed(4)
+    np.testing.assert_array_equal(env.reset()[:-1], first[1:])
+    env.seed(3)
+    np.testing.assert_array_equal(env.reset(), first)
+    env.close()
+
+
+def test_training_statistics_and_evaluation_go_on_top(make: Any) -> None:
+    env = VecNormalize(VecMonitor(make("Pendulum-v1", {})))
+    model = PPO("MlpPolicy", env, n_steps=220, batch_size=100, n_epochs=1, device="cpu", seed=0).learn(2200)
+    assert [episode["l"] for episode in model.ep_info_buffer] == [200] * 2 * N  # type: ignore[union-attr]
+    assert all(-2000 < episode["r"] < -200 for episode in model.ep_info_buffer)  # type: ignore[union-attr]
+    env.training = False
+    mean, _ = evaluate_policy(model, env, n_eval_episodes=N)
+    assert -2500 < float(mean) < 0
+    assert env.get_attr("spec")[0].id == "Pendulum-v1"
+
+
+def test_what_envpool_has_not_is_refused() -> None:
+    try:
+        import envpool  # noqa: F401
+    except ImportError:
+        with pytest.raises(ConfigError, match=r"--vec-env envpool needs EnvPool: pip install 'pgzoo\[envpool\]'"):
+            make_envpool("CartPole-v1", N, {})
+    else:
+        with pytest.raises(ConfigError, match=r"EnvPool has no pgzoo/Addition-v0 .* take --vec-env vector"):
+            make_envpool("pgzoo/Addition-v0", N, {})
 
 
 def test_every_name_is_registered() -> None:

@@ -26,8 +26,8 @@ INTERRUPTED = 130
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
 @click.option("-n", "--n-timesteps", type=click.IntRange(min=1), help="Steps of training, over all environments.")
 @click.option("--n-envs", type=click.IntRange(min=1), help="Environments side by side.")
-@click.option("--vec-env", type=click.Choice(["dummy", "subproc", "vector"]), default="dummy", show_default=True,
-              help="vector: all environments in one, stepped as arrays.")  # fmt: skip
+@click.option("--vec-env", type=click.Choice(["dummy", "subproc", "vector", "envpool"]), default="dummy",
+              show_default=True, help="vector, envpool: all environments in one, stepped as arrays.")  # fmt: skip
 @click.option("--seed", type=int, default=None, help="By default a random one, which is shown and kept.")
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated).")  # fmt: skip

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
     ActorCriticPolicy,
@@ -19,7 +21,7 @@ from stable_baselines3.common.policies import (
     MultiInputActorCriticPolicy,
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
-from stable_baselines3.common.utils import explained_variance
+from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
@@ -33,7 +35,7 @@ from pgzoo.paths import Fast, Path, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry import Registry, default_registry
-from pgzoo.rollout import Batch, Rollout
+from pgzoo.rollout import Rollout
 from pgzoo.sampling import collect
 from pgzoo.settings import Settings
 from pgzoo.spec import resolve
@@ -117,6 +119,7 @@ class PolicyGradient(PluginAlgorithm):
     group_seed: int
     groups_drawn: int
     log_interval: int
+    _unsaid: dict[str, Callable[[], float]]
 
     def __init__(
         self,
@@ -220,6 +223,7 @@ class PolicyGradient(PluginAlgorithm):
         self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.groups_drawn = 0
         self._changes = {}
+        self._unsaid = {}
         self._adopt(spec)
         if _init_setup_model:
             self._setup_model()
@@ -310,9 +314,9 @@ class PolicyGradient(PluginAlgorithm):
             rollout = replace(rollout, _scores=lambda: scores(self))
         self.rollout = rollout
         if self._plan.whole_episodes:
-            self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
+            self._logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
         for name, metric in self._plan.metrics().items():
-            self.logger.record(f"rollout/{name}", metric)
+            self._logger.record(f"rollout/{name}", metric)
         if rollout.mask.any():  # else every group was dropped
             self._credit(rollout)
         callback.on_rollout_end()
@@ -336,7 +340,8 @@ class PolicyGradient(PluginAlgorithm):
         if not self.rollout.mask.any():
             return
         self.path.begin_update()
-        self._update_learning_rate(self.policy.optimizer)
+        update_learning_rate(self.policy.optimizer, rate := self.lr_schedule(self._current_progress_remaining))
+        self._logger.record("train/learning_rate", rate)
         samples = to_samples(self)
         log: dict[str, list[Any]] = {}
         continue_training = True
@@ -357,14 +362,15 @@ class PolicyGradient(PluginAlgorithm):
                     loss = loss + self.vf_coef * value_loss
                     metrics = {**metrics, "value_loss": value_loss}
 
-                approx_kl = _approx_kl(batch)
-                metrics = {"entropy_loss": -batch.entropy.detach().mean(), "approx_kl": approx_kl, **metrics}
+                approx_kl = partial(_approx_kl, batch.log_probs.detach(), batch.old_log_probs)
+                entropy_loss = partial(_entropy_loss, batch.entropy.detach())
+                metrics = {"entropy_loss": entropy_loss, "approx_kl": approx_kl, **metrics}
                 for name, value in metrics.items():
                     log.setdefault(name, []).append(_detached(value))
-                if self.target_kl is not None and approx_kl > 1.5 * self.target_kl:
+                if self.target_kl is not None and (kl := approx_kl()) > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
-                        print(f"Early stopping at epoch {epoch} due to reaching max kl: {approx_kl:.2f}")
+                        print(f"Early stopping at epoch {epoch} due to reaching max kl: {kl:.2f}")
                     break
 
                 self.path.descend(loss)
@@ -382,18 +388,26 @@ class PolicyGradient(PluginAlgorithm):
         self._log(log, loss)
 
     def _log(self, log: Mapping[str, list[Any]], loss: torch.Tensor) -> None:
-        record = self.logger.record
-        for name, values in log.items():
-            record(f"train/{name}", sum(map(float, values)) / len(values))
-        record("train/loss", loss.item())
-        record("train/advantage_std", float(np.std(self.rollout.flat(self.rollout_buffer.advantages))))
+        """Keep what the update has to say until the logger is asked for: mostly it is not before the next one."""
+        mask, advantages, targets = self.rollout.mask, self.rollout_buffer.advantages, self.rollout_buffer.returns
+        self._unsaid |= {name: partial(_mean, values) for name, values in log.items()}
+        self._unsaid["loss"] = loss.detach().item
+        self._unsaid["advantage_std"] = lambda: float(np.std(advantages[mask]))
         if self.has_critic:
-            flat = self.rollout.flat
-            targets = flat(self.rollout_buffer.returns)
-            record("train/explained_variance", explained_variance(flat(self.rollout.values), targets))
+            values = self.rollout.values
+            self._unsaid["explained_variance"] = lambda: explained_variance(values[mask], targets[mask])
         if hasattr(self.policy, "log_std"):
-            record("train/std", torch.exp(self.policy.log_std).mean().item())
-        record("train/n_updates", self._n_updates, exclude="tensorboard")
+            std = torch.exp(self.policy.log_std.detach())
+            self._unsaid["std"] = lambda: std.mean().item()
+        self._logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
+
+    @property
+    def logger(self) -> Logger:
+        """SB3's logger, which by now holds what the last update had to say."""
+        unsaid, self._unsaid = self._unsaid, {}
+        for name, number in unsaid.items():
+            self._logger.record(f"train/{name}", number())
+        return self._logger
 
     # ---------------------------------------------------------------- learn
 
@@ -417,10 +431,18 @@ class PolicyGradient(PluginAlgorithm):
         )
 
 
-def _approx_kl(batch: Batch) -> float:
+def _approx_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> float:
     """Return the mean of (ρ − 1) − log ρ, which estimates KL(π_old ‖ π) (Schulman 2020)."""
-    log_ratio = batch.log_probs.detach().cpu().numpy() - batch.old_log_probs.cpu().numpy()
+    log_ratio = log_probs.cpu().numpy() - old_log_probs.cpu().numpy()
     return float(np.mean((np.exp(log_ratio) - 1) - log_ratio))
+
+
+def _entropy_loss(entropy: torch.Tensor) -> float:
+    return -entropy.mean().item()
+
+
+def _mean(values: list[Any]) -> float:
+    return sum(float(value() if callable(value) else value) for value in values) / len(values)
 
 
 def _detached(value: Any) -> Any:

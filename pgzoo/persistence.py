@@ -97,7 +97,15 @@ class PluginAlgorithm(OnPolicyAlgorithm):
 
     def _excluded_save_params(self) -> list[str]:
         derived = "registry spec estimator baseline objective learners rollout returns has_critic"
-        return [*super()._excluded_save_params(), *derived.split(), "_classes", "_plan", "_path", "_episode_steps"]
+        return [
+            *super()._excluded_save_params(),
+            *derived.split(),
+            "_classes",
+            "_plan",
+            "_path",
+            "_episode_steps",
+            "_unsaid",
+        ]
 
     def save(
         self,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 class _Record:
     """What SB3's rollout buffer does not keep: how steps ended, and terminal observations."""
 
+    nobody: Array
     terminated: list[Array] = field(default_factory=list)
     truncated: list[Array] = field(default_factory=list)
     mask: list[Array] = field(default_factory=list)
@@ -36,8 +37,9 @@ class _Record:
 
     def add(self, dones: Array, infos: list[dict[str, Any]], plan: Plan, step: Array) -> None:
         active = plan.active
-        terminated, truncated = np.zeros_like(dones), np.zeros_like(dones)
-        if dones.any():
+        terminated = truncated = self.nobody
+        if np.count_nonzero(dones):
+            truncated = np.zeros_like(dones)
             for n in np.flatnonzero(dones & active):
                 truncated[n] = infos[n].get("TimeLimit.truncated", False)
                 if (observation := infos[n].get("terminal_observation")) is not None:
@@ -71,7 +73,7 @@ def collect(
     policy, path = model.policy, model.path
     _begin(model, env, rollout_buffer, plan)
     path.begin(n_rollout_steps)
-    record = _Record()
+    record = _Record(np.zeros(env.num_envs, dtype=bool))
     callback.on_rollout_start()
     n_steps = 0
     while not plan.finished:
@@ -91,7 +93,8 @@ def collect(
         if not callback.on_step():
             _advance(model, new_obs, dones)
             return None
-        sampled = infos if active.all() else [info if a else {} for info, a in zip(infos, active, strict=True)]
+        everybody = np.count_nonzero(active) == env.num_envs
+        sampled = infos if everybody else [info if a else {} for info, a in zip(infos, active, strict=True)]
         model._update_info_buffer(sampled, dones)
         n_steps += 1
 

@@ -31,7 +31,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.interfaces import Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
 from pgzoo.params import Schedule, declared
-from pgzoo.paths import Fast, Path, choose_path
+from pgzoo.paths import Fast, Path, Terms, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry import Registry, default_registry
@@ -354,12 +354,12 @@ class PolicyGradient(PluginAlgorithm):
             for minibatch in minibatches(self, samples):
                 batch = self.path.evaluated(minibatch)
                 policy_loss, metrics = self.objective(batch, self.learners["objective"])
-                loss = policy_loss
+                loss = [(1.0, policy_loss)]
                 if self.ent_coef:
-                    loss = loss - self.ent_coef * batch.aggregate(batch.entropy)
+                    loss.append((-self.ent_coef, batch.aggregate(batch.entropy)))
                 if self.has_critic:
                     value_loss = self.objective.value_loss(batch)
-                    loss = loss + self.vf_coef * value_loss
+                    loss.append((self.vf_coef, value_loss))
                     metrics = {**metrics, "value_loss": value_loss}
 
                 approx_kl = partial(_approx_kl, batch.log_probs.detach(), batch.old_log_probs)
@@ -381,17 +381,17 @@ class PolicyGradient(PluginAlgorithm):
         for _ in range(self.n_critic_updates):
             for minibatch in minibatches(self, samples):
                 batch = self.path.evaluated(minibatch)
-                self.path.descend(self.vf_coef * self.objective.value_loss(batch))
+                self.path.descend([(self.vf_coef, self.objective.value_loss(batch))])
         rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
         for name, value in self.learners.update(rollout, self.returns).items():
             log[name] = [value]
         self._log(log, loss)
 
-    def _log(self, log: Mapping[str, list[Any]], loss: torch.Tensor) -> None:
+    def _log(self, log: Mapping[str, list[Any]], loss: Terms) -> None:
         """Keep what the update has to say until the logger is asked for: mostly it is not before the next one."""
         mask, advantages, targets = self.rollout.mask, self.rollout_buffer.advantages, self.rollout_buffer.returns
         self._unsaid |= {name: partial(_mean, values) for name, values in log.items()}
-        self._unsaid["loss"] = loss.detach().item
+        self._unsaid["loss"] = partial(_total, [(weight, term.detach()) for weight, term in loss])
         self._unsaid["advantage_std"] = lambda: float(np.std(advantages[mask]))
         if self.has_critic:
             values = self.rollout.values
@@ -439,6 +439,10 @@ def _approx_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> float:
 
 def _entropy_loss(entropy: torch.Tensor) -> float:
     return -entropy.mean().item()
+
+
+def _total(loss: Terms) -> float:
+    return sum(weight * term.item() for weight, term in loss)
 
 
 def _mean(values: list[Any]) -> float:

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pgzoo.algorithm import PolicyGradient
 
 Fast: TypeAlias = "bool | Literal['auto']"
+Terms: TypeAlias = Sequence[tuple[float, torch.Tensor]]
+"""A loss as what is added up: a weight and a number, each."""
 OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD, RMSpropTFLike)
 """Those that treat each number by itself, so that one flat parameter gives what many give."""
 NOISE_ROWS = 256
@@ -149,11 +151,12 @@ class Path(ABC):
             entropy=-log_probs if entropy is None else entropy,
         )
 
-    def descend(self, loss: torch.Tensor) -> None:
+    def descend(self, loss: Terms) -> None:
         """Take one step of the policy's optimizer against the gradient of a loss of the last `evaluated` batch."""
         policy, limit = self.policy, self.model.max_grad_norm
         policy.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        total: Any = sum(term if weight == 1 else weight * term for weight, term in loss)
+        total.backward()
         if limit is not None:
             torch.nn.utils.clip_grad_norm_(policy.parameters(), limit)
         policy.optimizer.step()
@@ -319,12 +322,15 @@ class MlpPath(Path):
         values = leaves[2] if self.model.has_critic else torch.zeros(len(x))
         return Batch(**vars(samples), log_probs=leaves[0], values=values, entropy=leaves[1])
 
-    def descend(self, loss: torch.Tensor) -> None:
+    def descend(self, loss: Terms) -> None:
         """Take one step: autograd to log-probs, entropies and values, by hand from there."""
         flat = self._flat
         if flat is None or flat.stale(self.policy.optimizer):
             flat = self._flat = self._lay_flat()
-        found = torch.autograd.grad(loss, self._leaves, allow_unused=True)
+        loss = [part for part in loss if part[1].requires_grad] or loss
+        terms = [term for _, term in loss]
+        weights = [torch.tensor(weight, dtype=term.dtype) for weight, term in loss]
+        found = torch.autograd.grad(terms, self._leaves, weights, allow_unused=True)
         d_log_prob, d_entropy, d_value = [None if x is None else x.numpy() for x in (*found, None)[:3]]
         acts = d_log_prob is not None or d_entropy is not None
         flat.slopes[:] = 0

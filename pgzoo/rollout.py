@@ -336,7 +336,7 @@ class Batch(Samples):
         ratio = self.ratio if ratio is None else ratio
         lowest, highest = 1 - self.scheduled(low), 1 + self.scheduled(high)
         clipped = ratio.clamp(lowest, highest)
-        outside = ((ratio < lowest) | (ratio > highest)).float().mean()
+        outside = (clipped.detach() != ratio.detach()).float().mean()
         return (self.advantages * ratio).min(self.advantages * clipped), outside
 
     def episode_means(self, x: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ class Rollout:
         log_probs: log π(a_t | s_t) of the policy that sampled, float32.
         gamma: γ.
         actions: (T, N, action dimension).
+        sequential: whether a sum over time must be SB3's to the last bit, see `reverse_scan`.
     """
 
     rewards: Array
@@ -101,6 +102,7 @@ class Rollout:
     _group: Array | None = None
     _scores: Callable[[], Array] | None = None
     _ratios: Callable[[], Array] | None = None
+    sequential: bool = False
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

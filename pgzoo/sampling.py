@@ -226,6 +226,7 @@ def _rollout(model: PolicyGradient, buffer: RolloutBuffer, record: _Record, plan
         _values=buffer.values if model.has_critic else None,
         _next_values=next_values,
         _group=group,
+        sequential=model.path.exact,
     )
 
 

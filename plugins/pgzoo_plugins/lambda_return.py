@@ -27,12 +27,13 @@ class LambdaReturn(Estimator):
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) as V + A with A_t = δ_t + γλ A_{t+1}.
 
-        A is summed in float32 and in SB3's order: rounding that differs grows until it parts from its A2C and PPO.
+        A is summed in float32, and on the plain path in SB3's order: rounding that differs grows until a training
+        parts from its A2C and PPO.
         """
         values = rollout.values
         delta = rollout.rewards + rollout.gamma * rollout.next_values - values
         going_on = 1.0 - rollout.last.astype(np.float32)
-        advantages = reverse_scan(delta, rollout.gamma * self.gae_lambda * going_on, sequential=True)
+        advantages = reverse_scan(delta, rollout.gamma * self.gae_lambda * going_on, sequential=rollout.sequential)
         return advantages.astype(np.float64) + values
 
 

@@ -1,4 +1,4 @@
-"""Start-up: help, refusals and lists against `python -m rl_zoo3.train --help`, in one run.
+"""Start-up: help, refusals, lists and the way to the first update, against RL Zoo's help and torch's import.
 
     python benchmarks/startup.py [--rounds 5]
 
@@ -12,12 +12,28 @@ import importlib.util
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import click
 
 PGZOO = [sys.executable, "-m", "pgzoo"]
 IMPORTS = "import click, pluggy, rich.table, rich.console, numpy"
+FIRST_UPDATE = """
+import os
+from pgzoo.algorithm import PolicyGradient
+from pgzoo.cli import main
+
+update = PolicyGradient.train
+
+def first(self):
+    update(self)
+    os._exit(0)
+
+PolicyGradient.train = first
+main(["train", "--plugin", "{plugin}", "--log-folder", "{folder}"])
+"""
 COMMANDS = {
     "pgzoo --help": [*PGZOO, "--help"],
     "pgzoo train --help": [*PGZOO, "train", "--help"],
@@ -25,6 +41,14 @@ COMMANDS = {
     "pgzoo train --plugin rtg_valu (refused)": [*PGZOO, "train", "--plugin", "rtg_valu"],
     "pgzoo plugins list": [*PGZOO, "plugins", "list"],
     "what the plugins import": [sys.executable, "-c", IMPORTS],
+    **{
+        f"pgzoo train --plugin {plugin}, to its first update": [
+            sys.executable,
+            "-c",
+            FIRST_UPDATE.format(plugin=plugin, folder=Path(tempfile.gettempdir(), "pgzoo-startup")),
+        ]
+        for plugin in ("rtg_value", "a2c", "ppo")
+    },
     "import torch": [sys.executable, "-c", "import torch"],
     "python -m rl_zoo3.train --help": [sys.executable, "-m", "rl_zoo3.train", "--help"],
 }

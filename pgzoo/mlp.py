@@ -20,8 +20,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from gymnasium import spaces
-from torch.optim.adam import adam
-from torch.optim.rmsprop import rmsprop
 
 from pgzoo.interfaces import Array
 
@@ -267,9 +265,9 @@ class Flat:
                 p.data, p.grad = place, slope
             self.flats.append(torch.nn.Parameter(flat))
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-        if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
-            options |= {"fused": True, "foreach": False}
+        options |= {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
         self.optimizer = type(optimizer)(self.flats, **_known(type(optimizer), options))
+        self._bare_step = inspect.unwrap(type(self.optimizer).step)  # without hooks and profiling: half the time
         self._shared = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
         self._take_state()
 
@@ -305,6 +303,7 @@ class Flat:
             for p, place in zip(part, places, strict=True):
                 self.own.state[p][key] = place
 
+    @torch.no_grad()
     def step(self, limit: float | None, moved: Sequence[bool]) -> None:
         """Clip the gradient to a norm, and take a step with the parts that moved."""
         if limit is not None:
@@ -313,24 +312,14 @@ class Flat:
                 self.slopes *= np.float32(scale)
         own = self.own.param_groups[0]
         self.optimizer.param_groups[0].update((name, own[name]) for name in self._shared)
-        for part, flat, slope, some in zip(self.parts, self.flats, self._gradients, moved, strict=True):
-            if some:
-                self._step(part, flat, slope)
-
-    @torch.no_grad()
-    def _step(self, part: list[torch.nn.Parameter], flat: torch.nn.Parameter, slope: torch.Tensor) -> None:
-        state = self.optimizer.state.get(flat, {})
-        call = CALLS.get(type(self.optimizer)) if state else None
-        if call is not None:
-            call(flat, slope, state, self.optimizer.param_groups[0])
-        else:
-            flat.grad = slope
-            self.optimizer.step()  # of this part only: the others have no gradient
-            flat.grad = None
-        if self.optimizer.state[flat] and not self.own.state.get(part[0]):
-            self._publish(part, flat)
-            self._published = self.own.state[self.parts[0][0]]
-        self._count(part, flat)
+        for flat, slope, some in zip(self.flats, self._gradients, moved, strict=True):
+            flat.grad = slope if some else None
+        self._bare_step(self.optimizer)
+        for part, flat, some in zip(self.parts, self.flats, moved, strict=True):
+            if some and not self.own.state.get(part[0]) and self.optimizer.state[flat]:
+                self._publish(part, flat)
+                self._published = self.own.state[self.parts[0][0]]
+            self._count(part, flat)
 
     def _count(self, part: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
         """Let the policy's optimizer know how many steps there were, in a tensor or, as RMSpropTFLike, a number."""
@@ -340,31 +329,6 @@ class Flat:
         elif step is not None:
             for p in part:
                 self.own.state[p]["step"] = step
-
-
-def _adam(flat: torch.Tensor, slope: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    maxima = [state["max_exp_avg_sq"]] if group["amsgrad"] else []
-    beta1, beta2 = group["betas"]
-    means = [state["exp_avg"]], [state["exp_avg_sq"]]
-    options = {"beta1": beta1, "beta2": beta2, "foreach": False, **_taken(adam, group)}
-    adam([flat], [slope], *means, maxima, [state["step"]], **options)
-
-
-def _rmsprop(flat: torch.Tensor, slope: torch.Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    means = [state["grad_avg"]] if group["centered"] else []
-    momenta = [state["momentum_buffer"]] if group["momentum"] > 0 else []
-    squares, steps = [state["square_avg"]], [state["step"]]
-    rmsprop([flat], [slope], squares, means, momenta, steps, foreach=False, **_taken(rmsprop, group))
-
-
-def _taken(function: Callable[..., Any], group: dict[str, Any]) -> dict[str, Any]:
-    """Return the options that a function of torch takes."""
-    return {name: group[name] for name in TAKEN[function] if name in group}
-
-
-TAKEN = {function: set(inspect.signature(function).parameters) - {"foreach", "params"} for function in (adam, rmsprop)}
-CALLS = {torch.optim.Adam: _adam, torch.optim.AdamW: _adam, torch.optim.RMSprop: _rmsprop}
-"""What `optimizer.step` comes to; it alone takes a third as long as all that surrounds it there."""
 
 
 def _views(flat: torch.Tensor, part: list[torch.nn.Parameter]) -> list[torch.Tensor]:

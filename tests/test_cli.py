@@ -372,3 +372,13 @@ def test_a_new_plugin_is_refused_before_anything_is_written(arguments: list[str]
     assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]
+
+
+def test_a_training_does_without_torch_dynamo(tmp_path: Path) -> None:
+    """Its import takes as long as all the rest of the start; any optimizer of torch asks for it."""
+    arguments = ["train", "--plugin", "a2c", "-n", "200", "--no-progress", "--eval-freq", "100"]
+    tell = "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    ask = f"import atexit, sys; atexit.register(lambda: {tell}); from pgzoo.cli import main; main({arguments})"
+    result = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines()[-1] == "True False"

@@ -35,6 +35,7 @@ def open_run(
     check_environment(str(args["env"]))
     options.set_threads(given["num_threads"])
     options.check_device(given["device"])
+    options.spare_dynamo()
 
     import gymnasium
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -83,6 +85,21 @@ def set_threads(number: int | None) -> None:
         import torch
 
         torch.set_num_threads(number)
+
+
+def spare_dynamo() -> None:
+    """Let optimizers do without torch._dynamo, which only torch.compile needs and whose import takes a second.
+
+    Four of their methods import it at the first call, to ask it for a version of themselves that is not compiled, and
+    keep that as an attribute of the function; here it is the function itself.
+    """
+    import torch
+
+    if "torch._dynamo" not in sys.modules:
+        for method in vars(torch.optim.Optimizer).values():
+            function = inspect.unwrap(method) if inspect.isfunction(method) else method
+            if function is not method:
+                function.__dict__.setdefault("__dynamo_disable", function)
 
 
 def check_device(name: str) -> None:

@@ -109,6 +109,7 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
 
     options.set_threads(given["num_threads"])
     options.check_device(given["device"])
+    options.spare_dynamo()
     seed = seed_or_random(given["seed"])
     run = TrainOptions(
         seed=seed,

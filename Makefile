@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: demo test test-slow check bench peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pgzoo train --plugin rtg_value --env CartPole-v1 --seed 0 --log-folder logs/demo
@@ -23,6 +23,16 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/speed.py
+
+# Others to compare with, several gigabytes; the benchmarks leave out who is absent.
+peers: .venv-sbx/.installed .venv-tianshou/.installed .venv-cleanrl/.installed
+	.venv-cleanrl/bin/python -m pip install --quiet --no-deps --ignore-requires-python cleanrl==1.2.0
+
+.venv-%/.installed: benchmarks/requirements-%.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --requirement $<
+	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -30,4 +40,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info logs
+	rm -rf $(VENV) .venv-* build dist *.egg-info logs

@@ -27,13 +27,18 @@ from pgzoo.interfaces import Array
 
 
 class Network:
-    """Linear layers with an activation between, on the policy's own memory."""
+    """Linear layers with an activation between, on the policy's own memory.
+
+    What hidden layers give and get stands in memory that is kept from call to call, since fresh pages cost more than
+    the multiplication that fills them: it is good until the next call.
+    """
 
     def __init__(self, body: torch.nn.Sequential, head: torch.nn.Linear) -> None:
         layers = [*(layer for layer in body if isinstance(layer, torch.nn.Linear)), head]
         self.parameters = [p for layer in layers for p in layer.parameters()]  # weight, bias, weight, …
         self.tanh = any(isinstance(layer, torch.nn.Tanh) for layer in body)
         self._places: list[int] = []
+        self._kept: dict[tuple[str, int], Array] = {}
 
     def look(self) -> None:
         """Take weights, and gradients where there are any, from where they are now, without a copy."""
@@ -52,21 +57,34 @@ class Network:
         for number, (weight, bias) in enumerate(self._weights):
             if tape is not None:
                 tape.append(x)
-            x = np.dot(x, weight)
+            hidden = number < last
+            x = np.dot(x, weight, out=self._room("value", number, len(x)) if hidden else None)
             x += bias
-            if number < last:
+            if hidden:
                 (np.tanh if self.tanh else _relu)(x, out=x)
         return x
 
     def backward(self, tape: list[Array], slope: Array) -> None:
-        """Put the gradients into the parameters' `grad`, from ∂loss/∂y (B, …)."""
+        """Put the gradients into the parameters' `grad`, from ∂loss/∂y (B, …); the tape is used up."""
         for number in range(len(tape) - 1, -1, -1):
             x, (weight, bias) = tape[number], self._slopes[number]
             np.dot(slope.T, x, out=weight)
             np.add.reduce(slope, axis=0, out=bias)
             if number:
-                slope = np.dot(slope, self._weights[number][0].T)
-                slope *= 1 - x * x if self.tanh else x > 0
+                slope = np.dot(slope, self._weights[number][0].T, out=self._room("slope", number - 1, len(x)))
+                if self.tanh:
+                    np.multiply(x, x, out=x)
+                    np.subtract(1, x, out=x)
+                    slope *= x
+                else:
+                    slope *= x > 0
+
+    def _room(self, kind: str, number: int, rows: int) -> Array:
+        """Return memory for a hidden layer's (rows, width)."""
+        kept = self._kept.get((kind, number))
+        if kept is None or len(kept) < rows:
+            kept = self._kept[kind, number] = np.empty((rows, self._weights[number][0].shape[1]), dtype=np.float32)
+        return kept[:rows]
 
 
 def _pairs(arrays: list[Array]) -> list[tuple[Array, Array]]:
@@ -120,21 +138,25 @@ class Categorical(Head):
         return found
 
     def measure(self, y: Array, actions: Array, log_std: Array | None) -> tuple[Array, Array, Pull]:
-        """Return log π, H and their pull."""
-        chosen = np.arange(len(y)), actions.reshape(-1).astype(np.intp)
-        log_p = y - y.max(axis=1, keepdims=True)
+        """Return log π, H and their pull; in between an action is a row, since sums over few columns are slow."""
+        n = len(y)
+        chosen = actions.reshape(-1).astype(np.intp) * n + np.arange(n)
+        log_p = np.subtract(y.T, np.maximum.reduce(y.T, axis=0), order="C")
         p = np.exp(log_p)
-        total = p.sum(axis=1, keepdims=True)
+        total = np.add.reduce(p, axis=0)
         p /= total
         log_p -= np.log(total)
-        entropy = -(p * log_p).sum(axis=1)
+        entropy = -np.add.reduce(p * log_p, axis=0)
 
         def pull(d_log_prob: Array, d_entropy: Array) -> Slopes:
-            slope = p * -(d_log_prob[:, None] + d_entropy[:, None] * (log_p + entropy[:, None]))
-            slope[chosen] += d_log_prob
-            return slope, None
+            slope = log_p + entropy
+            slope *= d_entropy
+            slope += d_log_prob
+            slope *= -p
+            slope.reshape(-1)[chosen] += d_log_prob
+            return slope.T, None
 
-        return log_p[chosen], entropy, pull
+        return log_p.reshape(-1).take(chosen), entropy, pull
 
 
 class MultiCategorical(Categorical):

@@ -7,6 +7,7 @@ random numbers; plugins cannot tell them apart.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -281,21 +282,27 @@ class MlpPath(Path):
         return self.head.draw(y, self._noise[self._row - 1], self._log_std), None, None
 
     def complete(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Put V and log π into the buffer; V only where a critic is trained. Raises ConfigError if they diverged."""
-        shape = (n_steps, buffer.n_envs)
-        x = _flat_floats(buffer.observations[:n_steps].reshape(n_steps * buffer.n_envs, -1))
-        with np.errstate(all="ignore"):  # numbers that are not finite are refused
-            log_probs, *_ = self.head.measure(
-                self.actor(x), buffer.actions[:n_steps].reshape(len(x), -1), self._log_std
-            )
-        if not np.isfinite(log_probs).all():
-            raise ConfigError(
-                f"training diverged: after {self.model.num_timesteps:,} steps log π of sampled actions is not finite; "
-                "lower learning_rate, or set max_grad_norm"
-            )
-        buffer.log_probs[:n_steps] = log_probs.reshape(shape)
-        if self.model.has_critic:
-            buffer.values[:n_steps] = self.critic(x).reshape(shape)
+        """Put V and log π into the buffer, some steps at a time; V only where a critic is trained.
+
+        Raises:
+            ConfigError: log π is not finite, since training diverged.
+        """
+        rows = max(1, CHUNK // buffer.n_envs)
+        for some in (slice(start, min(start + rows, n_steps)) for start in range(0, n_steps, rows)):
+            shape = buffer.log_probs[some].shape
+            x = _flat_floats(buffer.observations[some].reshape(math.prod(shape), -1))
+            with np.errstate(all="ignore"):  # numbers that are not finite are refused
+                log_probs, *_ = self.head.measure(
+                    self.actor(x), buffer.actions[some].reshape(len(x), -1), self._log_std
+                )
+            if not np.isfinite(log_probs).all():
+                raise ConfigError(
+                    f"training diverged: after {self.model.num_timesteps:,} steps log π of sampled actions is not "
+                    "finite; lower learning_rate, or set max_grad_norm"
+                )
+            buffer.log_probs[some] = log_probs.reshape(shape)
+            if self.model.has_critic:
+                buffer.values[some] = self.critic(x).reshape(shape)
 
     def values(self, observations: Any) -> Array:
         """Return V (N,)."""

@@ -1,0 +1,262 @@
+"""One sample of speed.py: a contestant trains, in a process and, where it needs one, a virtual environment of its own.
+
+    python benchmarks/contestants.py '{"algorithm": "ppo", "env": "CartPole-v1", "n_envs": 8, "options": {}}' pgzoo 5
+
+It trains until policy, environments and caches are warm, then counts steps for so many seconds, on one core and with
+one thread, and prints steps a second, peak memory, the shares of the time, and what other processes used meanwhile.
+Imports stand in the functions, since no environment has all of them.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import resource
+import runpy
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+WARM_SECONDS = 1.0
+GAMMA, GAE_LAMBDA, CLIP, MAX_GRAD_NORM, LEARNING_RATE = 0.99, 0.95, 0.2, 0.5, 3e-4
+"""SB3's defaults for PPO, said to those that have others."""
+
+
+class Clock:
+    """Counts steps from when everything is warm; `add` says when it is enough."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.phases = seconds, dict[str, float]()
+        self._first, self._began = time.perf_counter(), 0.0
+
+    def add(self, n_steps: int) -> bool:
+        """Take in that n_steps were trained; return whether the sample is complete."""
+        now = time.perf_counter()
+        if not self._began:
+            if now - self._first >= WARM_SECONDS:
+                self.phases.update(dict.fromkeys(self.phases, 0.0))
+                self._began, self._done = now, 0
+                self._own, self._busy = _own_seconds(), _busy_seconds()
+            return False
+        self._done += n_steps
+        self._taken = now - self._began
+        return self._taken >= self.seconds
+
+    def result(self) -> dict[str, Any]:
+        """Return the sample."""
+        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        return {
+            "steps_per_second": self._done / self._taken,
+            "seconds": self._taken,
+            "others": others / self._taken,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "phases": {name: spent / self._taken for name, spent in self.phases.items()},
+        }
+
+
+def _own_seconds() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def _busy_seconds() -> float:
+    """Return the CPU seconds that all processes used; 0 where /proc does not tell."""
+    try:
+        user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    except OSError:
+        return 0.0
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+# ---------------------------------------------------------------- SB3's interface: pgzoo, SB3, sbx
+
+
+def make_env(cell: dict[str, Any], *, columns: bool) -> Any:
+    """Return SB3's stock environments, seeded; or pgzoo's columns of the same."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.envs import FakeImageEnv
+    from stable_baselines3.common.vec_env import VecMonitor
+
+    if columns:
+        from pgzoo.vecenvs import make_columns
+
+        env = make_columns(cell["env"], cell["n_envs"], {})
+        env.seed(0)
+        return VecMonitor(env)
+    return make_vec_env(FakeImageEnv if cell["env"] == "image" else cell["env"], n_envs=cell["n_envs"], seed=0)
+
+
+def learn(cell: dict[str, Any], who: str, clock: Clock) -> None:
+    """Train pgzoo, SB3 or sbx."""
+    name, _, how = who.partition("/")
+    env = make_env(cell, columns=how == "vector")
+    policy = "CnnPolicy" if cell["env"] == "image" else "MlpPolicy"
+    options = {"seed": 0, **cell["options"]}
+    if name == "sbx":
+        import sbx
+
+        model = getattr(sbx, cell["algorithm"].upper())(policy, env, **options)
+    elif name == "sb3":
+        import stable_baselines3
+
+        model = getattr(stable_baselines3, cell["algorithm"].upper())(policy, env, device="cpu", **options)
+    else:
+        from pgzoo import PolicyGradient
+
+        fast = {"pgzoo": "auto", "plain": False}[name]
+        model = PolicyGradient(policy, env, cell["algorithm"], device="cpu", fast=fast, **options)
+    clock.phases = {"environments": 0.0, "sampling": 0.0, "update": 0.0}
+    _timed(model.env, "step", clock.phases, "environments")
+    _timed(model, "collect_rollouts", clock.phases, "sampling")
+    _timed(model, "train", clock.phases, "update")
+    model.learn(1)
+    enough = False
+    while not enough:
+        before = model.num_timesteps
+        model.learn(max(2000, 2 * cell["n_envs"] * model.n_steps), reset_num_timesteps=False)
+        enough = clock.add(model.num_timesteps - before)
+
+
+def _timed(owner: Any, name: str, phases: dict[str, float], phase: str) -> None:
+    call = getattr(owner, name)
+
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        began = time.perf_counter()
+        try:
+            return call(*args, **kwargs)
+        finally:
+            phases[phase] += time.perf_counter() - began
+
+    setattr(owner, name, wrapped)
+
+
+def step(cell: dict[str, Any], who: str, clock: Clock) -> None:
+    """Step the environments with random actions, the ceiling of all."""
+    import numpy as np
+
+    env = make_env(cell, columns=who == "raw/vector")
+    env.reset()
+    actions = [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(64)]
+    enough = False
+    while not enough:
+        for action in actions:
+            env.step(action)
+        enough = clock.add(len(actions) * env.num_envs)
+
+
+# ---------------------------------------------------------------- others, on PPO
+
+
+def tianshou(cell: dict[str, Any], who: str, clock: Clock) -> None:
+    """Train Tianshou's PPO by its procedural interface."""
+    import gymnasium as gym
+    import torch
+    from tianshou.algorithm import PPO
+    from tianshou.algorithm.algorithm_base import policy_within_training_step
+    from tianshou.algorithm.modelfree.reinforce import ProbabilisticActorPolicy
+    from tianshou.algorithm.optim import AdamOptimizerFactory
+    from tianshou.data import Collector, CollectStats, VectorReplayBuffer
+    from tianshou.env import DummyVectorEnv
+    from tianshou.utils.net.common import Net
+    from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
+
+    envs = DummyVectorEnv([lambda: gym.make(cell["env"])] * cell["n_envs"])
+    envs.seed(0)
+    observations, actions = envs.observation_space[0], envs.action_space[0]
+    bodies = [Net(state_shape=observations.shape, hidden_sizes=(64, 64), activation=torch.nn.Tanh) for _ in range(2)]
+    policy = ProbabilisticActorPolicy(
+        actor=DiscreteActor(preprocess_net=bodies[0], action_shape=actions.n, softmax_output=False),
+        dist_fn=lambda logits: torch.distributions.Categorical(logits=logits),
+        action_space=actions,
+        action_scaling=False,
+    )
+    algorithm = PPO(
+        policy=policy,
+        critic=DiscreteCritic(preprocess_net=bodies[1]),
+        optim=AdamOptimizerFactory(lr=LEARNING_RATE),
+        eps_clip=CLIP,
+        ent_coef=0.0,
+        max_grad_norm=MAX_GRAD_NORM,
+        gae_lambda=GAE_LAMBDA,
+        gamma=GAMMA,
+    )
+    options = cell["options"]
+    n_steps = cell["n_envs"] * options["n_steps"]
+    buffer = VectorReplayBuffer(n_steps, cell["n_envs"])
+    collector = Collector[CollectStats](algorithm, envs, buffer)
+    collector.reset()
+    enough = False
+    while not enough:
+        with policy_within_training_step(algorithm.policy):
+            collector.collect(n_step=n_steps)
+            algorithm.update(buffer=buffer, batch_size=options["batch_size"], repeat=options["n_epochs"])
+        collector.reset_buffer(keep_statistics=True)
+        enough = clock.add(n_steps)
+
+
+class _EnoughError(Exception):
+    """Ends a script that has no other end."""
+
+
+def cleanrl(cell: dict[str, Any], who: str, clock: Clock) -> None:
+    """Run CleanRL's ppo.py as it is; it prints its speed after each update, which is when a clock is looked at."""
+    options = cell["options"]
+    n_steps = cell["n_envs"] * options["n_steps"]
+    given = {
+        "env-id": cell["env"],
+        "num-envs": cell["n_envs"],
+        "num-steps": options["n_steps"],
+        "num-minibatches": n_steps // options["batch_size"],
+        "update-epochs": options["n_epochs"],
+        "learning-rate": LEARNING_RATE,
+        "ent-coef": 0.0,
+        "clip-vloss": False,
+        "cuda": False,
+        "total-timesteps": 10**9,
+    }
+
+    def tell(*words: Any, **_: Any) -> None:
+        if words and words[0] == "SPS:" and clock.add(n_steps):
+            raise _EnoughError
+
+    sys.argv = ["ppo.py", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
+    printed = builtins.print
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)  # it writes runs/ there
+        builtins.print = tell
+        try:
+            runpy.run_module("cleanrl.ppo", run_name="__main__")
+        except _EnoughError:
+            pass
+        finally:
+            builtins.print = printed
+            os.chdir("/")
+
+
+CONTESTANTS: dict[str, Callable[[dict[str, Any], str, Clock], None]] = {
+    **dict.fromkeys(("pgzoo", "pgzoo/vector", "plain", "sb3", "sb3/vector", "sbx"), learn),
+    **dict.fromkeys(("raw", "raw/vector"), step),
+    "tianshou": tianshou,
+    "cleanrl": cleanrl,
+}
+
+
+def main() -> None:
+    """Print a sample as JSON."""
+    cell, who, seconds = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    import torch
+
+    torch.set_num_threads(1)
+    clock = Clock(seconds)
+    CONTESTANTS[who](cell, who, clock)
+    print(json.dumps(clock.result()))
+
+
+if __name__ == "__main__":
+    main()

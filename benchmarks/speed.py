@@ -61,23 +61,23 @@ LISTED = {
     "a2c-8x5": Cell("a2c", "CartPole-v1", 8, {"n_steps": 5}),
     "a2c-8x256": Cell("a2c", "CartPole-v1", 8, {"n_steps": 256}),
     "ppo4-8x128": Cell("ppo", "CartPole-v1", 8, PPO4, ALL),
-    "ppo10-8x128": Cell("ppo", "CartPole-v1", 8, PPO10, ALL),
+    "ppo10-8x128": Cell("ppo", "CartPole-v1", 8, PPO10),
     "a2c-1x256": Cell("a2c", "CartPole-v1", 1, {"n_steps": 256}),
-    "a2c-256-vector": Cell(
-        "a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo/vector", "sb3", "sb3/vector", "raw/vector")
-    ),
+    "a2c-256-vector": Cell("a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo/vector", "sb3", "raw/vector")),
     "reinforce-8": Cell("reinforce", "CartPole-v1", 8, {}, PLAIN),
     "grpo-8": Cell("grpo", "CartPole-v1", 8, {}, PLAIN),
 }
 ENVS = {
-    f"a2c-{n}": Cell(
-        "a2c", "CartPole-v1", n, {"n_steps": 64}, ("pgzoo", "pgzoo/vector", "sb3", "sb3/vector", "raw/vector", "raw")
-    )
+    f"a2c-{n}": Cell("a2c", "CartPole-v1", n, {"n_steps": 64}, ("pgzoo", "sb3", "pgzoo/vector", "raw/vector", "raw"))
     for n in (1, 4, 16, 64, 256)
 }
 CELLS = {
     **LISTED,
     **ENVS,
+    "ppo10-peers": Cell("ppo", "CartPole-v1", 8, PPO10, ALL),
+    "a2c-256-vector-sb3": Cell(
+        "a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo/vector", "sb3/vector", "raw/vector")
+    ),
     "ppo10-pendulum": Cell("ppo", "Pendulum-v1", 8, PPO10),
     "ppo10-halfcheetah": Cell("ppo", "HalfCheetah-v5", 8, PPO10),
     "ppo4-image": Cell("ppo", "image", 8, PPO4),
@@ -167,16 +167,15 @@ def draw(samples: list[dict[str, Any]], path: Path) -> None:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    labels = {
-        "sb3": "SB3's A2C",
-        "pgzoo": "pgzoo a2c",
-        "raw": "environments alone",
-        "sb3/vector": "SB3's A2C on columns",
-        "pgzoo/vector": "pgzoo a2c --vec-env vector",
-        "raw/vector": "columns alone",
+    styles = {
+        "sb3": ("SB3's A2C", "C0"),
+        "pgzoo": ("pgzoo a2c", "C1"),
+        "raw": ("environments alone", "C2"),
+        "pgzoo/vector": ("pgzoo a2c --vec-env vector", "C1"),
+        "raw/vector": ("columns alone", "C2"),
     }
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for number, (who, label) in enumerate(labels.items()):
+    for who, (label, colour) in styles.items():
         costs = {
             cell.n_envs: found
             for name, cell in ENVS.items()
@@ -187,7 +186,7 @@ def draw(samples: list[dict[str, Any]], path: Path) -> None:
         middle = [statistics.median(found) for found in costs.values()]
         below = [m - min(found) for m, found in zip(middle, costs.values(), strict=True)]
         above = [max(found) - m for m, found in zip(middle, costs.values(), strict=True)]
-        style = {"marker": "o", "color": f"C{number % 3}", "linestyle": "--" if "/" in who else "-", "capsize": 3}
+        style = {"marker": "o", "color": colour, "linestyle": "--" if "/" in who else "-", "capsize": 3}
         axes.errorbar(list(costs), middle, yerr=[below, above], label=label, **style)  # type: ignore[arg-type]
     axes.set(xscale="log", yscale="log", xlabel="environments side by side", ylabel="µs a step")
     axes.set_xticks([cell.n_envs for cell in ENVS.values()], [str(cell.n_envs) for cell in ENVS.values()])

@@ -25,13 +25,14 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/speed.py
 
-# Others to compare with, several gigabytes; the benchmarks leave out who is absent.
+# Others to compare with, several gigabytes, for Python 3.11 or 3.12; the benchmarks leave out who is absent.
 peers: .venv-sbx/.installed .venv-tianshou/.installed .venv-cleanrl/.installed
-	.venv-cleanrl/bin/python -m pip install --quiet --no-deps --ignore-requires-python cleanrl==1.2.0
 
+.venv-cleanrl/.installed: UNCHECKED = cleanrl==1.2.0
 .venv-%/.installed: benchmarks/requirements-%.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --requirement $<
+	test -z "$(UNCHECKED)" || $(@D)/bin/python -m pip install --quiet --no-deps --ignore-requires-python $(UNCHECKED)
 	touch $@
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,4 +41,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-* build dist *.egg-info logs
+	rm -rf $(VENV) .venv-sbx .venv-tianshou .venv-cleanrl build dist *.egg-info logs

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import platform
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -32,6 +33,16 @@ def fingerprint(config: Any, *more: Any) -> str:
     }
     text = json.dumps([entry, *more], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def source() -> dict[str, str]:
+    """Return what must be the same for samples of speed to be compared: the code that runs, and the machine."""
+    root = Path(__file__).parents[1]
+    files = [file for folder in ("pgzoo", "plugins") for file in (root / folder).rglob("*.py")]
+    digest = hashlib.sha256()
+    for file in sorted([*files, root / "benchmarks" / "contestants.py"]):
+        digest.update(file.read_bytes())
+    return {"code": digest.hexdigest()[:12], "host": platform.node()}
 
 
 def run_missing(

@@ -22,8 +22,10 @@ from pathlib import Path
 from typing import Any
 
 WARM_SECONDS = 1.0
-GAMMA, GAE_LAMBDA, CLIP, MAX_GRAD_NORM, LEARNING_RATE = 0.99, 0.95, 0.2, 0.5, 3e-4
+GAMMA, GAE_LAMBDA, CLIP, MAX_GRAD_NORM = 0.99, 0.95, 0.2, 0.5
 """SB3's defaults for PPO, said to those that have others."""
+LEARNING_RATE = 0.0
+"""Of all: an update costs what it costs, and nobody's episodes grow longer, and cheaper, the faster it is."""
 
 
 class Clock:
@@ -31,12 +33,13 @@ class Clock:
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.phases = seconds, dict[str, float]()
-        self._first, self._began = time.perf_counter(), 0.0
+        self._first, self._began = 0.0, 0.0
 
     def add(self, n_steps: int) -> bool:
         """Take in that n_steps were trained; return whether the sample is complete."""
         now = time.perf_counter()
         if not self._began:
+            self._first = self._first or now
             if now - self._first >= WARM_SECONDS:
                 self.phases.update(dict.fromkeys(self.phases, 0.0))
                 self._began, self._done = now, 0
@@ -95,7 +98,7 @@ def learn(cell: dict[str, Any], who: str, clock: Clock) -> None:
     name, _, how = who.partition("/")
     env = make_env(cell, columns=how == "vector")
     policy = "CnnPolicy" if cell["env"] == "image" else "MlpPolicy"
-    options = {"seed": 0, **cell["options"]}
+    options = {"seed": 0, "learning_rate": LEARNING_RATE, **cell["options"]}
     if name == "sbx":
         import sbx
 

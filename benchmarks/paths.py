@@ -3,9 +3,9 @@
     python benchmarks/paths.py [--seeds 10] [--jobs 1] [--out benchmarks/results/paths.jsonl]
 
 A cell is one training of `ppo` with its hyperparameters for the environment, without gSDE; its figures are the mean
-return over all of training's episodes, the area under the learning curve, and that of the final model over 50 fresh
-episodes. The paths have different random numbers, so that seeds are not pairs: the interval is Welch's, as a share of
-the plain path's mean. A run that was stopped goes on.
+return over all of training's episodes, and that of the final model over 50 fresh episodes. The paths have different
+random numbers, so that seeds are not pairs: the interval is Welch's, as a share of the plain path's mean. A run that
+was stopped goes on; cells of other code do not count.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 import numpy as np
+from cells import source
 from scipy import stats
 
 RESULTS = Path(__file__).parent / "results" / "paths.jsonl"
@@ -65,7 +66,9 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
 def main(seeds: int, jobs: int, out: Path) -> None:
     """Train what is missing, and print the differences."""
+    here = source()
     cells = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    cells = [cell for cell in cells if cell["code"] == here["code"]]
     done = {(cell["env"], cell["path"], cell["seed"]) for cell in cells}
     names = {True: "mlp", False: "plain"}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +81,7 @@ def main(seeds: int, jobs: int, out: Path) -> None:
             if (env, names[fast], seed) not in done
         ]
         for future in as_completed(running):
-            cells.append(future.result())
+            cells.append({**future.result(), **here})
             file.write(json.dumps(cells[-1]) + "\n")
             file.flush()
     click.echo("| environment | figure | fast | plain | difference, % of plain |\n|---|---|---|---|---|")

@@ -7,10 +7,11 @@
 
 Every sample is a fresh process on one core with one torch thread (contestants.py): it trains until the policy, the
 environments and the caches are warm, then for five seconds or more. The contestants take turns, A B C A B C; the result
-is the median and the range of each round's ratio. The environments are the same class on both sides: SB3's
-`make_vec_env`, which is DummyVecEnv and Monitor; "/vector" are pgzoo's columns (`--vec-env vector`). `raw` steps them
-with random actions, the ceiling. A sample during which other processes used more than a tenth of a core is taken again,
-three times at most, then kept and marked.
+is the median and the range of each round's ratio. The learning rate is 0, so that an update costs the same and nobody's
+episodes grow longer. The environments of pgzoo, SB3 and sbx are the same class, SB3's `make_vec_env`, which is
+DummyVecEnv and Monitor; "/vector" are pgzoo's columns (`--vec-env vector`); CleanRL and Tianshou have their own. `raw`
+steps them with random actions, the ceiling. A sample during which other processes used more than a tenth of a core is
+taken again, three times at most, then kept and marked. Samples of other code or another machine do not count.
 
 sbx, CleanRL and Tianshou take part where `make peers` installed them, each in a virtual environment of its own.
 """
@@ -19,7 +20,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from cells import source
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "speed.jsonl"
@@ -63,7 +64,9 @@ LISTED = {
     "ppo4-8x128": Cell("ppo", "CartPole-v1", 8, PPO4, ALL),
     "ppo10-8x128": Cell("ppo", "CartPole-v1", 8, PPO10),
     "a2c-1x256": Cell("a2c", "CartPole-v1", 1, {"n_steps": 256}),
-    "a2c-256-vector": Cell("a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo/vector", "sb3", "raw/vector")),
+    "a2c-256-vector": Cell(
+        "a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo/vector", "sb3", "sb3/vector", "raw/vector")
+    ),
     "reinforce-8": Cell("reinforce", "CartPole-v1", 8, {}, PLAIN),
     "grpo-8": Cell("grpo", "CartPole-v1", 8, {}, PLAIN),
 }
@@ -75,9 +78,6 @@ CELLS = {
     **LISTED,
     **ENVS,
     "ppo10-peers": Cell("ppo", "CartPole-v1", 8, PPO10, ALL),
-    "a2c-256-vector-sb3": Cell(
-        "a2c", "CartPole-v1", 256, {"n_steps": 32}, ("pgzoo/vector", "sb3/vector", "raw/vector")
-    ),
     "ppo10-pendulum": Cell("ppo", "Pendulum-v1", 8, PPO10),
     "ppo10-halfcheetah": Cell("ppo", "HalfCheetah-v5", 8, PPO10),
     "ppo4-image": Cell("ppo", "image", 8, PPO4),
@@ -106,9 +106,16 @@ def take(name: str, who: str, seconds: float) -> dict[str, Any]:
     return {"cell": name, "who": who, **found}
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    """Return the samples of a file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+def read(path: Path, where: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the samples of a file that were taken there."""
+    samples = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return [s for s in samples if all(s.get(key) == value for key, value in where.items())]
+
+
+def newest(path: Path) -> list[dict[str, Any]]:
+    """Return the samples of the code and the machine that were measured last."""
+    samples = read(path, {})
+    return read(path, {key: samples[-1][key] for key in ("code", "host", "asked")}) if samples else []
 
 
 @contextmanager
@@ -140,7 +147,7 @@ def report(samples: list[dict[str, Any]], names: list[str]) -> None:
     for name in names:
         own = [s for s in samples if s["cell"] == name]
         first, *others, raw = CELLS[name].contestants
-        for peer in others:
+        for peer in (other for other in others if not other.startswith("raw")):
             if found := ratios(own, first, peer):
                 speed = statistics.median(s["steps_per_second"] for s in own if s["who"] == first)
                 ceiling = statistics.median(ratios(own, first, raw) or [float("nan")])
@@ -222,16 +229,17 @@ def main(
     if unknown := [name for name in names if name not in CELLS]:
         raise click.UsageError(f"unknown cell {unknown[0]!r}; there are {', '.join(CELLS)}")
     if figure:
-        return draw(read(out), figure)
+        return draw(newest(out), figure)
     if not only_report:
         measure(list(names or LISTED), rounds, seconds, out)
-    report(read(out), list(names or CELLS if only_report else names or LISTED))
+    report(newest(out), list(names or CELLS if only_report else names or LISTED))
 
 
 def measure(names: list[str], rounds: int, seconds: float, out: Path) -> None:
     """Take the samples that are missing."""
-    done = {(s["cell"], s["who"], s["round"]) for s in read(out)}
-    absent = [peer for peer, python in PEERS.items() if not python.exists()]
+    here = {**source(), "asked": seconds}
+    done = {(s["cell"], s["who"], s["round"]) for s in read(out, here)}
+    absent = [peer for peer in PEERS if not (ROOT / f".venv-{peer}" / ".installed").exists()]
     if absent and any(set(absent) & set(CELLS[name].contestants) for name in names):
         click.echo(f"left out, since `make peers` was not run: {', '.join(absent)}", err=True)
     with appended(out) as write:
@@ -240,7 +248,7 @@ def measure(names: list[str], rounds: int, seconds: float, out: Path) -> None:
                 for who in CELLS[name].contestants:
                     if who not in absent and (name, who, round_) not in done:
                         found = take(name, who, seconds)
-                        write({**found, "round": round_, "machine": platform.processor() or platform.machine()})
+                        write({**found, "round": round_, **here})
                         click.echo(f"{name} {who} {found['steps_per_second']:,.0f} steps/s", err=True)
 
 

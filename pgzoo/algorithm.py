@@ -27,7 +27,7 @@ from stable_baselines3.common.vec_env import VecEnv
 import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.batches import minibatches, reviewed, scores, to_samples
 from pgzoo.credit import credit
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interfaces import Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.learners import Learners
 from pgzoo.params import Schedule, declared
@@ -245,15 +245,18 @@ class PolicyGradient(PluginAlgorithm):
         self.make_learners()
         self.learners.load_arrays(self.learner_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
+        self._choose_path()
+
+    def _choose_path(self) -> None:
         self._path = choose_path(self)
         if self.verbose >= 1:
             print(f"Sampling and updating on the path {self._path}")
 
     @property
     def path(self) -> Path:
-        """How it samples and updates: chosen anew where the policy was replaced."""
-        if self._path.policy is not self.policy:
-            self._path = choose_path(self)
+        """How it samples and updates: chosen anew where the policy or its optimizer was replaced, or frozen in part."""
+        if not self._path.holds():
+            self._choose_path()
         return self._path
 
     def make_learners(self) -> None:
@@ -339,7 +342,8 @@ class PolicyGradient(PluginAlgorithm):
         """Update the policy with the rollout, then what the plugins learn."""
         if not self.rollout.mask.any():
             return
-        self.path.begin_update()
+        path = self.path
+        path.begin_update()
         update_learning_rate(self.policy.optimizer, rate := self.lr_schedule(self._current_progress_remaining))
         self._logger.record("train/learning_rate", rate)
         samples = to_samples(self)
@@ -352,7 +356,7 @@ class PolicyGradient(PluginAlgorithm):
                 samples = to_samples(self)
             log["approx_kl"] = []
             for minibatch in minibatches(self, samples):
-                batch = self.path.evaluated(minibatch)
+                batch = path.evaluated(minibatch)
                 policy_loss, metrics = self.objective(batch, self.learners["objective"])
                 loss = [(1.0, policy_loss)]
                 if self.ent_coef:
@@ -366,25 +370,25 @@ class PolicyGradient(PluginAlgorithm):
                 entropy_loss = partial(_entropy_loss, batch.entropy.detach())
                 metrics = {"entropy_loss": entropy_loss, "approx_kl": approx_kl, **metrics}
                 for name, value in metrics.items():
-                    log.setdefault(name, []).append(_detached(value))
+                    log.setdefault(name, []).append(_number(name, value))
                 if self.target_kl is not None and (kl := approx_kl()) > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
                         print(f"Early stopping at epoch {epoch} due to reaching max kl: {kl:.2f}")
                     break
 
-                self.path.descend(loss)
+                path.descend(loss)
             self._n_updates += 1
             if not continue_training:
                 break
 
         for _ in range(self.n_critic_updates):
             for minibatch in minibatches(self, samples):
-                batch = self.path.evaluated(minibatch)
-                self.path.descend([(self.vf_coef, self.objective.value_loss(batch))])
+                batch = path.evaluated(minibatch)
+                path.descend([(self.vf_coef, self.objective.value_loss(batch))])
         rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
         for name, value in self.learners.update(rollout, self.returns).items():
-            log[name] = [value]
+            log[name] = [_number(name, value)]
         self._log(log, loss)
 
     def _log(self, log: Mapping[str, list[Any]], loss: Terms) -> None:
@@ -404,10 +408,14 @@ class PolicyGradient(PluginAlgorithm):
     @property
     def logger(self) -> Logger:
         """SB3's logger, which by now holds what the last update had to say."""
-        unsaid, self._unsaid = self._unsaid, {}
-        for name, number in unsaid.items():
-            self._logger.record(f"train/{name}", number())
+        for name in list(self._unsaid):
+            self._logger.record(f"train/{name}", self._unsaid.pop(name)())
         return self._logger
+
+    def set_logger(self, logger: Logger) -> None:
+        """Log there from now on."""
+        self._unsaid = {}
+        super().set_logger(logger)
 
     # ---------------------------------------------------------------- learn
 
@@ -421,7 +429,8 @@ class PolicyGradient(PluginAlgorithm):
         progress_bar: bool = False,
     ) -> Self:
         """Train as SB3's `learn` does; `log_interval` and `tb_log_name` default to the recipe's."""
-        return super().learn(
+        self._unsaid = {}
+        super().learn(
             total_timesteps,
             callback,
             self.log_interval if log_interval is UNSET else log_interval,  # type: ignore[arg-type]
@@ -429,6 +438,8 @@ class PolicyGradient(PluginAlgorithm):
             reset_num_timesteps,
             progress_bar,
         )
+        _ = self.logger  # which somebody may hold
+        return self
 
 
 def _approx_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> float:
@@ -449,5 +460,13 @@ def _mean(values: list[Any]) -> float:
     return sum(float(value() if callable(value) else value) for value in values) / len(values)
 
 
-def _detached(value: Any) -> Any:
+def _number(name: str, value: Any) -> Any:
+    """Return a metric as it is worked out later: a number, a tensor of one without its graph, or what gives one."""
+    if callable(value) and not isinstance(value, torch.Tensor):
+        return value
+    shape = getattr(value, "shape", ())
+    if max(shape, default=1) > 1:
+        raise PluginError(f"the metric {name!r} has shape {tuple(shape)}; it must be one number")
+    if not isinstance(value, (int, float, np.generic, np.ndarray, torch.Tensor)):
+        raise PluginError(f"the metric {name!r} is {value!r}, not a number")
     return value.detach() if isinstance(value, torch.Tensor) else value

@@ -64,8 +64,10 @@ def make_env(
     try:
         if vec_env in COLUMNS:
             if wrappers:
+                names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
                 raise ConfigError(
-                    f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap; use --vec-env dummy or subproc"
+                    f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap ({names}); "
+                    "use --vec-env dummy or subproc"
                 )
             venv = _columns(config, n_envs, seed, vec_env, monitor_dir, arguments)
         else:

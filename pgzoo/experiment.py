@@ -114,6 +114,7 @@ def train(
         stack.callback(_close, env)
         eval_env = _eval_env(config, options.seed, options.n_eval_envs)
         stack.callback(_close, eval_env)
+        _compare_spaces(env, eval_env, options.vec_env)
         model = make_model(config, registry, env, options, start)
         _set_logger(model, folder, options)
         sources = [part["distribution"] for part in model.parts.values()]
@@ -340,6 +341,14 @@ def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainOptions)
             raise ConfigError("--tensorboard-log needs TensorBoard: pip install 'pgzoo[tensorboard]'") from error
         except OSError as error:
             raise ConfigError(f"cannot write to --tensorboard-log {target}: {error.strerror or error}") from error
+
+
+def _compare_spaces(env: VecEnv, eval_env: VecEnv, vec_env: str) -> None:
+    """Refuse environments that go by one name and differ: columns train, and separate ones evaluate."""
+    for what in ("observation_space", "action_space"):
+        trained, evaluated = getattr(env, what), getattr(eval_env, what)
+        if (type(trained), trained.shape, trained.dtype) != (type(evaluated), evaluated.shape, evaluated.dtype):
+            raise ConfigError(f"--vec-env {vec_env} has the {what} {trained}, and Gymnasium, to evaluate, {evaluated}")
 
 
 def _training(model: PolicyGradient) -> Evaluation | None:

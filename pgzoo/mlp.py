@@ -30,7 +30,7 @@ class Network:
     """Linear layers with an activation between, on the policy's own memory.
 
     What hidden layers give and get stands in memory that is kept from call to call, since fresh pages cost more than
-    the multiplication that fills them: it is good until the next call.
+    the multiplication that fills them: a tape is good until the next call. The result y is the caller's own.
     """
 
     def __init__(self, body: torch.nn.Sequential, head: torch.nn.Linear) -> None:
@@ -263,7 +263,10 @@ def make_head(space: spaces.Space[Any]) -> Head:
 
 
 class Flat:
-    """Parameters laid end to end in one tensor, and their optimizer on it; they, `grad` and state become views of it.
+    """Parameters laid end to end in one tensor, and an optimizer on it.
+
+    The parameters, their gradients, and what the policy's own optimizer remembers of them become views of that tensor,
+    of its gradient, and of what the optimizer here remembers: nobody else can tell the difference.
 
     Attributes:
         slopes: the gradient of all parts, to be filled before a step.
@@ -290,18 +293,22 @@ class Flat:
         options |= {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
         self.optimizer = type(optimizer)(self.flats, **_known(type(optimizer), options))
         self._bare_step = inspect.unwrap(type(self.optimizer).step)  # without hooks and profiling: half the time
-        self._shared = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
+        self._shared = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}  # lr and the like
         self._take_state()
+        self._parameters = [p for part in self.parts for p in part]
+        self._places = self._find()
 
     def stale(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether somebody gave a parameter or the optimizer other memory, as loading does."""
-        first = self.parts[0][0]
+        """Whether somebody gave a parameter, a gradient or the optimizer other memory, as loading does."""
         return (
             optimizer is not self.own
-            or first.data_ptr() != self.flats[0].data_ptr()
-            or first.grad is None
-            or self.own.state.get(first) is not self._published
+            or self._find() != self._places
+            or self.own.state.get(self._parameters[0]) is not self._published
         )
+
+    def _find(self) -> list[int]:
+        tensors = [x for p in self._parameters for x in (p, p.grad)]
+        return [0 if x is None else x.data_ptr() for x in tensors]
 
     def _take_state(self) -> None:
         """Join what the optimizer remembers of each parameter, and let it remember views of that."""

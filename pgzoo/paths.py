@@ -2,7 +2,7 @@
 
 The plain path calls `policy.forward`, `evaluate_actions` and the optimizer as SB3 does, and is what parity with SB3 is
 shown on. The others give the same distribution of actions, values, log-probs and gradients (up to rounding) from other
-random numbers; plugins cannot tell them apart.
+random numbers; plugins need not know.
 """
 
 from __future__ import annotations
@@ -109,6 +109,10 @@ class Path(ABC):
     def __init__(self, model: PolicyGradient, reason: str = "") -> None:
         self.model, self.reason = model, reason
         self.policy: ActorCriticPolicy = model.policy
+
+    def holds(self) -> bool:
+        """Whether the reasons for this path are what they were when it was chosen."""
+        return self.policy is self.model.policy
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})" if self.reason else self.name
@@ -256,6 +260,24 @@ class MlpPath(Path):
         self.head = make_head(model.action_space)
         self.log_std: torch.nn.Parameter | None = getattr(policy, "log_std", None)
         self._flat: Flat | None = None
+        self._parameters = list(policy.parameters())
+        self._forget()
+
+    def holds(self) -> bool:
+        """Whether policy and optimizer are still of the kind that this path knows, and all parameters learn."""
+        optimizer = self.policy.optimizer
+        return (
+            super().holds()
+            and type(optimizer) in OPTIMIZERS
+            and len(optimizer.param_groups) == 1
+            and all(p.requires_grad for p in self._parameters)
+        )
+
+    def _forget(self) -> None:
+        """Let go of the last batch: it was descended on once."""
+        self._tapes: tuple[list[Array], list[Array]] = ([], [])
+        self._leaves: list[torch.Tensor] = []
+        self._pull: Any = None
 
     def begin(self, n_steps: int) -> None:
         """Look at the weights, and forget old noise."""
@@ -316,7 +338,7 @@ class MlpPath(Path):
     def evaluated(self, samples: Samples) -> Batch:
         """Return the steps with log-probs, values and entropies, where autograd ends."""
         x = _flat_floats(samples.observations.numpy())
-        self._tapes: tuple[list[Array], list[Array]] = ([], [])
+        self._forget()
         with np.errstate(all="ignore"):
             y = self.actor(x, self._tapes[0])
             log_probs, entropy, self._pull = self.head.measure(y, samples.actions.numpy(), self._log_std)
@@ -330,14 +352,20 @@ class MlpPath(Path):
         return Batch(**vars(samples), log_probs=leaves[0], values=values, entropy=leaves[1])
 
     def descend(self, loss: Terms) -> None:
-        """Take one step: autograd to log-probs, entropies and values, by hand from there."""
+        """Take one step: autograd to log-probs, entropies and values, by hand from there.
+
+        Raises:
+            RuntimeError: the loss is not of the last `evaluated` batch, or that was descended on before.
+        """
         flat = self._flat
         if flat is None or flat.stale(self.policy.optimizer):
             flat = self._flat = self._lay_flat()
         loss = [part for part in loss if part[1].requires_grad] or loss
         terms = [term for _, term in loss]
-        weights = [torch.tensor(weight, dtype=term.dtype) for weight, term in loss]
-        found = torch.autograd.grad(terms, self._leaves, weights, allow_unused=True)
+        weights = [torch.full_like(term, weight) for weight, term in loss]
+        found = torch.autograd.grad(terms, self._leaves, weights, allow_unused=True) if self._leaves else ()
+        if all(x is None for x in found):
+            raise RuntimeError("a loss to descend on is made of the batch that was evaluated last, once")
         d_log_prob, d_entropy, d_value = [None if x is None else x.numpy() for x in (*found, None)[:3]]
         acts = d_log_prob is not None or d_entropy is not None
         flat.slopes[:] = 0
@@ -353,15 +381,19 @@ class MlpPath(Path):
         if d_value is not None:
             self.critic.backward(self._tapes[1], d_value[:, None])
         flat.step(self.model.max_grad_norm, [acts, d_value is not None] if len(flat.flats) == 2 else [True])
+        self._forget()
 
     def _lay_flat(self) -> Flat:
-        """Return the parameters that learn as one tensor, or two where the critic is also updated alone."""
+        """Return the parameters that learn as one tensor, or two where the critic took other steps than the actor."""
+        optimizer = self.policy.optimizer
         parts = [[*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]]
         if self.model.has_critic:
             parts.append(self.critic.parameters)
-            if not self.model.n_critic_updates:
+            steps = {float(optimizer.state.get(p, {}).get("step", 0)) for part in parts for p in part}
+            remembered = {len(optimizer.state.get(p, {})) for part in parts for p in part}
+            if not self.model.n_critic_updates and len(steps) == len(remembered) == 1:
                 parts = [[*parts[0], *parts[1]]]
-        flat = Flat(parts, self.policy.optimizer)
+        flat = Flat(parts, optimizer)
         self.begin_review()
         return flat
 

@@ -46,7 +46,7 @@ def make_columns(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymnasi
 
 
 def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> GymnasiumVecEnv:
-    """Return EnvPool's environments of this name (of "ALE/Pong-v5" its "Pong-v5").
+    """Return EnvPool's environments of this name.
 
     Raises:
         ConfigError: EnvPool is not installed, or has no such environment.
@@ -55,11 +55,9 @@ def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymnasi
         import envpool
     except ImportError as error:
         raise ConfigError(f"--vec-env envpool needs EnvPool: pip install 'pgzoo[envpool]' ({error})") from error
-    known = envpool.list_all_envs()
-    found = next((each for each in (name, name.rpartition("/")[2]) if each in known), None)
-    if found is None:
+    if name not in envpool.list_all_envs():
         raise ConfigError(f"EnvPool has no {name} (envpool.list_all_envs() names what it has); take --vec-env vector")
-    return GymnasiumVecEnv(EnvPoolColumns(found, num_envs, **kwargs), gym.registry.get(name))
+    return GymnasiumVecEnv(EnvPoolColumns(name, num_envs, **kwargs), gym.registry.get(name))
 
 
 class EnvPoolColumns(VectorEnv[Any, Any, Any]):
@@ -72,26 +70,31 @@ class EnvPoolColumns(VectorEnv[Any, Any, Any]):
     Args:
         name: as EnvPool has it.
         num_envs: environments side by side.
-        kwargs: of `envpool.make`, as num_threads or max_episode_steps.
+        kwargs: of `envpool.make`, such as max_episode_steps.
     """
 
     def __init__(self, name: str, num_envs: int, **kwargs: Any) -> None:
         import envpool
 
         self._make = partial(envpool.make, name, env_type="gymnasium", num_envs=num_envs, **kwargs)
-        self._begin(np.random.randint(2**31, size=num_envs).tolist())
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
+        self._pool: Any
+        self._begin([None] * num_envs)
         self.num_envs, self.render_mode = num_envs, self._pool.render_mode
         self.observation_space = self.single_observation_space = self._pool.observation_space
         self.action_space = self.single_action_space = self._pool.action_space
 
-    def _begin(self, seeds: Sequence[int]) -> None:
+    def _begin(self, seeds: Sequence[int | None]) -> None:
+        self.close_extras()
+        given = [np.random.randint(2**31) if seed is None else seed % 2**31 for seed in seeds]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the bounds of its spaces are float64
-            self._pool: Any = self._make(env_seed=[seed % 2**31 for seed in seeds])
+            self._pool = self._make(env_seed=given)
 
     def reset(self, *, seed: Any = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
-        """Begin an episode in every column, or in those of options["reset_mask"] (N,)."""
+        """Begin an episode in every column, or in those of options["reset_mask"] (N,); it has no other options."""
+        if unknown := set(options or {}) - {"reset_mask"}:
+            raise ValueError(f"EnvPool's reset takes no options, and was given {', '.join(sorted(unknown))}")
         if seed is not None:
             self._begin(seed)
         mask = (options or {}).get("reset_mask")
@@ -113,6 +116,10 @@ class EnvPoolColumns(VectorEnv[Any, Any, Any]):
     def render(self) -> Any:
         """Return pictures, where EnvPool draws them."""
         return self._pool.render()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Let go of the environments, and so of their threads."""
+        self._pool = None
 
     def _kept(self, infos: Mapping[str, Any]) -> dict[str, Any]:
         """Return what infos say of each column beside its number and its steps."""

@@ -18,6 +18,7 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
@@ -574,3 +575,27 @@ def test_evaluate_policy_and_set_env() -> None:
     model.learn(64, reset_num_timesteps=False)
     with pytest.raises(ValueError, match="Observation spaces do not match"):
         model.set_env(Clock())
+
+
+def test_a_logger_that_somebody_holds_has_the_last_update() -> None:
+    held = Logger(None, [])
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu")
+    model.set_logger(held)
+    model.learn(20)
+    assert held.name_to_value["train/loss"] == model.logger.name_to_value["train/loss"] != 0
+    other = Logger(None, [])
+    model.set_logger(other)
+    assert not model.logger.name_to_value
+
+
+@pytest.mark.parametrize(("metric", "message"), [
+    (None, "the metric 'mine' is None, not a number"),
+    (np.zeros(3), r"the metric 'mine' has shape \(3,\); it must be one number"),
+    (torch.zeros(2, 2), r"the metric 'mine' has shape \(2, 2\)"),
+])  # fmt: skip
+def test_a_metric_is_one_number(metric: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu")
+    own = type(model.objective).__call__
+    monkeypatch.setattr(type(model.objective), "__call__", lambda *given: (own(*given)[0], {"mine": metric}))
+    with pytest.raises(PluginError, match=message):
+        model.learn(5)

@@ -253,3 +253,54 @@ def test_a_policy_that_is_replaced_is_followed() -> None:
     with torch.no_grad():
         expected = other.policy.evaluate_actions(samples.observations, samples.actions)[1]
     torch.testing.assert_close(samples.old_log_probs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_frozen_part_or_another_optimizer_takes_another_path() -> None:
+    """What is frozen after the model was made does not learn, on any path; nor is an optimizer's second group lost."""
+    model = model_on("box", "a2c")
+    assert model.path.name == "mlp"
+    model.policy.log_std.requires_grad_(False)
+    before = model.policy.log_std.clone()
+    assert str(model.path) == "batched (frozen or double-precision parameters)"
+    after = train(sampled(model))
+    assert torch.equal(model.policy.log_std, before)
+    assert not torch.equal(after, train(model))
+    model.policy.log_std.requires_grad_(True)
+    groups = [{"params": [p]} for p in model.policy.parameters()]
+    model.policy.optimizer = torch.optim.Adam(groups, lr=1e-3)  # type: ignore[arg-type]
+    assert str(model._path) != "mlp"
+    model = model_on("box", "a2c")
+    model.policy.optimizer = torch.optim.Adam([{"params": [p]} for p in model.policy.parameters()], lr=1e-3)  # type: ignore[arg-type]
+    assert str(model.path) == "batched (the optimizer Adam)"
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD])
+def test_a_state_of_the_actor_alone_goes_on_where_a_critic_learns_too(optimizer: Any) -> None:
+    options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    kwargs = {"policy_kwargs": {"optimizer_class": optimizer, "optimizer_kwargs": options}, "use_rms_prop": False}
+    start = model_on("discrete", "reinforce", **kwargs)
+    train(sampled(start))
+    fast, plain = pair("discrete", "gae", **kwargs)
+    for model in (fast, plain):
+        model.set_parameters(start.get_parameters())
+    torch.testing.assert_close(train(fast, 3), train(plain, 3), rtol=1e-4, atol=1e-6)
+
+
+def test_a_parameter_with_other_memory_learns_on() -> None:
+    fast, plain = pair("box", "a2c")
+    for model in (fast, plain):
+        train(model)
+        model.policy.log_std.data = torch.full_like(model.policy.log_std, -0.5)
+    torch.testing.assert_close(train(fast), train(plain), rtol=1e-4, atol=1e-6)
+    assert (fast.policy.log_std != -0.5).all()
+
+
+def test_a_batch_serves_one_step() -> None:
+    fast, _ = pair("discrete", "a2c")
+    first = fast.path.evaluated(to_samples(fast))
+    second = fast.path.evaluated(to_samples(fast))
+    with pytest.raises(RuntimeError, match="made of the batch that was evaluated last"):
+        fast.path.descend([(1.0, first.log_probs.mean())])
+    fast.path.descend([(1.0, second.log_probs.mean())])
+    with pytest.raises(RuntimeError, match="once"):
+        fast.path.descend([(1.0, second.log_probs.mean())])

@@ -113,16 +113,6 @@ def test_one_that_loses_its_successors_is_refused() -> None:
         play()
 
 
-def test_groups_begin_alike_on_columns() -> None:
-    for name in ("CartPole-v1", "pgzoo/Addition-v0"):
-        model = PolicyGradient("MlpPolicy", make_columns(name, 8, {}), "rloo", group_size=4, n_episodes=8, seed=0)
-        model.learn(1)
-        first: Any = model.rollout.observations[0]  # type: ignore[index]
-        assert (first[:4] == first[0]).all()
-        assert (first[4:] == first[4]).all()
-        assert not (first[0] == first[4]).all()
-
-
 def test_the_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pgzoo", "train", "--vec-env", "vector", "--plugin", "gae", "-n", "2000",
                "-P", "n_envs:16", "--no-progress", "--eval-freq", "-1", "--eval-episodes", "2"]  # fmt: skip
@@ -134,7 +124,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = subprocess.run([*command, "-P", "env_wrapper:gymnasium.wrappers.FlattenObservation"], cwd=tmp_path,
                             capture_output=True, text=True, timeout=120)  # fmt: skip
     assert result.returncode == 2
-    assert "--vec-env vector steps arrays, which env_wrapper cannot wrap" in result.stderr
+    assert "--vec-env vector steps arrays, which env_wrapper cannot wrap (FlattenObservation)" in result.stderr
 
 
 # ---------------------------------------------------------------- what SB3 expects of every kind
@@ -203,6 +193,34 @@ def test_training_statistics_and_evaluation_go_on_top(make: Any) -> None:
     mean, _ = evaluate_policy(model, env, n_eval_episodes=N)
     assert -2500 < float(mean) < 0
     assert env.get_attr("spec")[0].id == "Pendulum-v1"
+
+
+def test_groups_begin_alike(make: Any) -> None:
+    """Five environments for two groups of four, so that in the second round two of them have no seed."""
+    model = PolicyGradient("MlpPolicy", make("CartPole-v1", {}), "rloo", group_size=4, n_episodes=8, seed=0)
+    model.learn(1)
+    starts = model.rollout.step == 0
+    firsts = {g: model.rollout.observations[starts & (model.rollout.group == g)] for g in (0, 1)}  # type: ignore[index]
+    assert [len(found) for found in firsts.values()] == [4, 4]
+    assert all((found == found[0]).all() for found in firsts.values())
+    assert not (firsts[0][0] == firsts[1][0]).all()
+
+
+def test_groups_begin_alike_where_columns_play_several_rounds() -> None:
+    model = PolicyGradient("MlpPolicy", make_columns("pgzoo/Addition-v0", 8, {}), "rloo", group_size=4, n_episodes=8)
+    model.learn(1)
+    first: Any = model.rollout.observations[0]  # type: ignore[index]
+    assert (first[:4] == first[0]).all()
+    assert (first[4:] == first[4]).all()
+    assert not (first[0] == first[4]).all()
+
+
+def test_envpool_takes_no_options_of_a_reset() -> None:
+    pytest.importorskip("envpool")
+    env = make_envpool("CartPole-v1", N, {})
+    model = PolicyGradient("MlpPolicy", env, "rloo", group_size=5, n_episodes=5, group_options={"low": 0.1})
+    with pytest.raises(ConfigError, match=r"does not take group_options .*low"):
+        model.learn(1)
 
 
 def test_what_envpool_has_not_is_refused() -> None:

@@ -88,10 +88,11 @@ def set_threads(number: int | None) -> None:
 
 
 def spare_dynamo() -> None:
-    """Let optimizers do without torch._dynamo, which only torch.compile needs and whose import takes a second.
+    """Let optimizers be made without torch._dynamo, which only torch.compile needs and whose import takes a second.
 
     Four of their methods import it at the first call, to ask it for a version of themselves that is not compiled, and
-    keep that as an attribute of the function; here it is the function itself.
+    keep that as an attribute of the function; here it is the function itself. `step` imports it too: only a training
+    that calls it without what surrounds it, as the mlp path does, is spared.
     """
     import torch
 

@@ -68,7 +68,7 @@ def main(seeds: int, jobs: int, out: Path) -> None:
     """Train what is missing, and print the differences."""
     here = source()
     cells = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    cells = [cell for cell in cells if cell["code"] == here["code"]]
+    cells = [cell for cell in cells if cell.get("code") == here["code"]]
     done = {(cell["env"], cell["path"], cell["seed"]) for cell in cells}
     names = {True: "mlp", False: "plain"}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -53,13 +53,10 @@ def _steps(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
     if size >= n and not model.path.exact:
         yield samples
         return
-    shuffled = samples.select(torch.as_tensor(np.random.permutation(n), device=model.device), 1.0)
-    if size >= n:
-        yield shuffled
-        return
+    order = torch.as_tensor(np.random.permutation(n), device=model.device)
     for start in range(0, n, size):
-        stop = min(start + size, n)
-        yield shuffled.select(slice(start, stop), (stop - start) / n)
+        some = order[start : start + size]
+        yield samples.select(some, len(some) / n)
 
 
 def _episodes(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:

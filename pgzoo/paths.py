@@ -205,6 +205,7 @@ class BatchedPath(PlainPath):
         """Forget the last rollout's features."""
         super().begin(n_steps)
         self._features: list[torch.Tensor] = []
+        self._steps = 0
 
     def act(self, observations: Any) -> tuple[Array, Any, Any]:
         """Return actions, and keep the features."""
@@ -213,25 +214,34 @@ class BatchedPath(PlainPath):
             features = policy.extract_features(observations)
             latent = policy.mlp_extractor.forward_actor(features)
             actions = policy._get_action_dist_from_latent(latent).get_actions()
-        self._features.append(features)
+        self._keep(features)
         return actions.cpu().numpy().reshape(-1, *self.model.action_space.shape), None, None  # type: ignore[misc]
 
+    def _keep(self, features: torch.Tensor) -> None:
+        """Copy a step's features (N, D) to one block of memory for many steps: small ones lie in the way of others."""
+        rows = max(1, CHUNK // len(features))
+        if self._steps % rows == 0:
+            self._features.append(features.new_empty(rows, *features.shape))
+        self._features[-1][self._steps % rows] = features
+        self._steps += 1
+
     def complete(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Put V and log π into the buffer, a chunk of steps at a time."""
+        """Put V and log π into the buffer, a block of steps at a time."""
         policy: Any = self.policy
-        n_envs = buffer.n_envs
-        rows = max(1, CHUNK // n_envs)
-        for start in range(0, n_steps, rows):
-            stop = min(start + rows, n_steps)
+        start = 0
+        for block in self._features:
+            features = block[: n_steps - start].flatten(0, 1)
+            stop = start + len(features) // buffer.n_envs
             with torch.no_grad():
-                latent_pi, latent_vf = policy.mlp_extractor(torch.cat(self._features[start:stop]))
+                latent_pi, latent_vf = policy.mlp_extractor(features)
                 some = buffer.actions[start:stop]
                 actions = policy_actions(policy, some.reshape(-1, some.shape[2]))
                 log_probs = policy._get_action_dist_from_latent(latent_pi).log_prob(actions)
                 values = policy.value_net(latent_vf)
-            shape = (stop - start, n_envs)
+            shape = (stop - start, buffer.n_envs)
             buffer.log_probs[start:stop] = log_probs.cpu().numpy().reshape(shape)
             buffer.values[start:stop] = values.cpu().numpy().reshape(shape)
+            start = stop
         self._features = []
 
     def values_of(self, observations: Sequence[Any]) -> Array:

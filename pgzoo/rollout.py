@@ -279,14 +279,14 @@ class Samples:
     def __len__(self) -> int:
         return len(self.advantages)
 
-    def select(self, index: Tensor | slice, share: float) -> Samples:
+    def select(self, index: Tensor, share: float) -> Samples:
         """Return the steps at (B,) indices, a share of the rollout; weights grow by 1/share to keep their scale."""
-        weights = None if self.weights is None else self.weights[index] / share
+        weights = None if self.weights is None else index_rows(self.weights, index) / share
         return replace(
             self,
             observations=index_rows(self.observations, index),
             weights=weights,
-            **{name: getattr(self, name)[index] for name in _PER_STEP},
+            **{name: index_rows(getattr(self, name), index) for name in _PER_STEP},
         )
 
     def normalized(self) -> Samples:
@@ -357,8 +357,8 @@ class Batch(Samples):
         return float(as_schedule(value)(self.progress_remaining))
 
 
-def index_rows(x: Any, index: Tensor | slice) -> Any:
+def index_rows(x: Any, index: Tensor) -> Any:
     """Return the rows of a tensor, or of each of a dict of them."""
     if isinstance(x, Mapping):
         return {key: index_rows(value, index) for key, value in x.items()}
-    return x[index if isinstance(index, slice) else index.to(x.device)]
+    return x.index_select(0, index.to(x.device))

@@ -111,9 +111,8 @@ def collect(
     if plan.whole_episodes:
         resize(rollout_buffer, n_steps)
     path.complete(rollout_buffer, n_steps)
-    rollout = _rollout(model, rollout_buffer, record, plan, new_obs)
     callback.update_locals(locals())
-    return rollout
+    return _rollout(model, rollout_buffer, record, plan, new_obs)
 
 
 def _begin(model: PolicyGradient, env: VecEnv, buffer: RolloutBuffer, plan: Plan) -> None:

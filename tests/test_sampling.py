@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from envs import Clock
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import (
@@ -209,6 +212,28 @@ def test_locals_that_callbacks_find(fast: bool) -> None:
     model.learn(5, callback=look)
     names = "env callback rollout_buffer n_rollout_steps n_steps obs_tensor actions values log_probs"
     assert set(f"{names} clipped_actions new_obs rewards dones infos".split()) <= seen[0]
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_rollout_is_let_go_when_the_next_is_there(fast: bool) -> None:
+    kept: list[weakref.ref[Any]] = []
+
+    class Watch(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            kept.append(weakref.ref(self.model.rollout))  # type: ignore[attr-defined]
+
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu", fast=fast)
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(2):
+            model.learn(10, callback=Watch())
+    finally:
+        gc.enable()
+    assert [ref() is not None for ref in kept] == [False, False, False, True]
 
 
 def test_a_callback_can_stop_in_the_middle_of_episodes() -> None:

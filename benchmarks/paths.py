@@ -1,6 +1,6 @@
 """Do the fast and the plain path learn alike? The same recipe, environments and number of seeds on both.
 
-    python benchmarks/paths.py [--seeds 10] [--jobs 1] [--out benchmarks/results/paths.jsonl]
+    python benchmarks/paths.py [--env Pendulum-v1] [--seeds 10] [--jobs 1] [--out FILE]
 
 A cell is one training of `ppo` with its hyperparameters for the environment, without gSDE; its figures are the mean
 return over all of training's episodes, and that of the final model over 50 fresh episodes. The paths have different
@@ -61,10 +61,11 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
 
 
 @click.command()
+@click.option("--env", "envs", type=click.Choice(list(ENVS)), multiple=True, help="Of these only.")
 @click.option("--seeds", default=10, show_default=True)
 @click.option("--jobs", default=1, show_default=True, help="Processes.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
-def main(seeds: int, jobs: int, out: Path) -> None:
+def main(envs: tuple[str, ...], seeds: int, jobs: int, out: Path) -> None:
     """Train what is missing, and print the differences."""
     here = source()
     cells = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
@@ -74,9 +75,9 @@ def main(seeds: int, jobs: int, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
         running = [
-            pool.submit(train, env, fast, seed, n_timesteps)
+            pool.submit(train, env, fast, seed, ENVS[env])
             for seed in range(seeds)
-            for env, n_timesteps in ENVS.items()
+            for env in envs or ENVS
             for fast in (True, False)
             if (env, names[fast], seed) not in done
         ]
@@ -84,14 +85,14 @@ def main(seeds: int, jobs: int, out: Path) -> None:
             cells.append({**future.result(), **here})
             file.write(json.dumps(cells[-1]) + "\n")
             file.flush()
-    click.echo("| environment | figure | fast | plain | difference, % of plain |\n|---|---|---|---|---|")
-    for env in ENVS:
+    click.echo("| environment | figure | seeds | fast | plain | difference, % of plain |\n|---|---|---|---|---|---|")
+    for env in envs or ENVS:
         for figure in FIGURES:
             fast, plain = ([c[figure] for c in cells if (c["env"], c["path"]) == (env, p)] for p in ("mlp", "plain"))
             low, high = stats.ttest_ind(fast, plain, equal_var=False).confidence_interval(0.95)
             share = 100 / abs(float(np.mean(plain)))
             click.echo(
-                f"| {env} | {figure} | {np.mean(fast):.1f} | {np.mean(plain):.1f} | "
+                f"| {env} | {figure} | {len(fast)} | {np.mean(fast):.1f} | {np.mean(plain):.1f} | "
                 f"{(np.mean(fast) - np.mean(plain)) * share:.1f} ({low * share:.1f} to {high * share:.1f}) |"
             )
 

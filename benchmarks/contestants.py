@@ -3,7 +3,8 @@
     python benchmarks/contestants.py '{"algorithm": "ppo", "env": "CartPole-v1", "n_envs": 8, "options": {}}' pgzoo 5
 
 It trains until policy, environments and caches are warm, then counts steps for so many seconds, on one core and with
-one thread, and prints steps a second, peak memory, the shares of the time, and what other processes used meanwhile.
+one thread unless the cell says otherwise, and prints steps a second, peak memory, the shares of the time, and what
+other processes used meanwhile.
 Imports stand in the functions, since no environment has all of them.
 """
 
@@ -251,11 +252,12 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any], str, Clock], None]] = {
 def main() -> None:
     """Print a sample as JSON."""
     cell, who, seconds = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    import torch
+    if cell.get("one_thread", True):
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+        import torch
 
-    torch.set_num_threads(1)
+        torch.set_num_threads(1)
     clock = Clock(seconds)
     CONTESTANTS[who](cell, who, clock)
     print(json.dumps(clock.result()))

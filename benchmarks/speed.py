@@ -5,13 +5,14 @@
     python benchmarks/speed.py --report              # tables of what there is
     python benchmarks/speed.py --figure speed.png    # cost against the number of environments, of what there is
 
-Every sample is a fresh process on one core with one torch thread (contestants.py): it trains until the policy, the
-environments and the caches are warm, then for five seconds or more. The contestants take turns, A B C A B C; the result
-is the median and the range of each round's ratio. The learning rate is 0, so that an update costs the same and nobody's
-episodes grow longer. The environments of pgzoo, SB3 and sbx are the same class, SB3's `make_vec_env`, which is
-DummyVecEnv and Monitor; "/vector" are pgzoo's columns (`--vec-env vector`); CleanRL and Tianshou have their own. `raw`
-steps them with random actions, the ceiling. A sample during which other processes used more than a tenth of a core is
-taken again, three times at most, then kept and marked. Samples of other code or another machine do not count.
+Every sample is a fresh process on one core with one thread (contestants.py), but for the cells "-threads", which have
+all cores and the threads that torch and numpy take by themselves: it trains until the policy, the environments and the
+caches are warm, then for five seconds or more. The contestants take turns, A B C A B C; the result is the median and
+the range of each round's ratio. The learning rate is 0, so that an update costs the same and nobody's episodes grow
+longer. The environments of pgzoo, SB3 and sbx are the same class, SB3's `make_vec_env`, which is DummyVecEnv and
+Monitor; "/vector" are pgzoo's columns (`--vec-env vector`); CleanRL and Tianshou have their own. `raw` steps them with
+random actions, the ceiling. A sample during which other processes used more than a tenth of a core is taken again,
+three times at most, then kept and marked. Samples of other code or another machine do not count.
 
 sbx, CleanRL and Tianshou take part where `make peers` installed them, each in a virtual environment of its own.
 """
@@ -47,6 +48,7 @@ class Cell:
         env: registered in Gymnasium, or "image" for random images.
         n_envs, options: of all.
         contestants: who takes turns; the first is compared with the others, and with the last, which only steps.
+        one_thread: and one core; else as many as torch and numpy's BLAS take by themselves.
     """
 
     algorithm: str
@@ -54,6 +56,7 @@ class Cell:
     n_envs: int
     options: dict[str, Any] = field(default_factory=dict)
     contestants: tuple[str, ...] = ("pgzoo", "sb3", "raw")
+    one_thread: bool = True
 
 
 ALL, PLAIN = ("pgzoo", "sb3", *PEERS, "raw"), ("pgzoo", "plain", "raw")
@@ -81,6 +84,8 @@ CELLS = {
     "ppo10-pendulum": Cell("ppo", "Pendulum-v1", 8, PPO10),
     "ppo10-halfcheetah": Cell("ppo", "HalfCheetah-v5", 8, PPO10),
     "ppo4-image": Cell("ppo", "image", 8, PPO4),
+    "a2c-threads": Cell("a2c", "CartPole-v1", 8, {"n_steps": 256}, one_thread=False),
+    "ppo10-threads": Cell("ppo", "CartPole-v1", 8, PPO10, one_thread=False),
 }
 
 
@@ -95,7 +100,9 @@ def take(name: str, who: str, seconds: float) -> dict[str, Any]:
         str(seconds),
     ]
     for attempt in range(1, AGAIN + 2):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "JAX_PLATFORMS": "cpu"}
+        environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
+        if not CELLS[name].one_thread:
+            del environment["OMP_NUM_THREADS"]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode:
             raise click.ClickException(f"{name} {who}: {(result.stderr.strip().splitlines() or ['?'])[-1]}")

@@ -342,10 +342,19 @@ class PolicyGradient(PluginAlgorithm):
         """Update the policy with the rollout, then what the plugins learn."""
         if not self.rollout.mask.any():
             return
-        path = self.path
-        path.begin_update()
+        self.path.begin_update()
         update_learning_rate(self.policy.optimizer, rate := self.lr_schedule(self._current_progress_remaining))
         self._logger.record("train/learning_rate", rate)
+        with self.path.threads():
+            log, loss = self._update()
+        rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
+        for name, value in self.learners.update(rollout, self.returns).items():
+            log[name] = [_number(name, value)]
+        self._log(log, loss)
+
+    def _update(self) -> tuple[dict[str, list[Any]], Terms]:
+        """Go through the minibatches; return what there is to log of each, and the last one's loss."""
+        path = self.path
         samples = to_samples(self)
         log: dict[str, list[Any]] = {}
         continue_training = True
@@ -386,10 +395,7 @@ class PolicyGradient(PluginAlgorithm):
             for minibatch in minibatches(self, samples):
                 batch = path.evaluated(minibatch)
                 path.descend([(self.vf_coef, self.objective.value_loss(batch))])
-        rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
-        for name, value in self.learners.update(rollout, self.returns).items():
-            log[name] = [_number(name, value)]
-        self._log(log, loss)
+        return log, loss
 
     def _log(self, log: Mapping[str, list[Any]], loss: Terms) -> None:
         """Keep what the update has to say until the logger is asked for: mostly it is not before the next one."""

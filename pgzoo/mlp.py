@@ -22,6 +22,7 @@ import torch
 from gymnasium import spaces
 
 from pgzoo.interfaces import Array
+from pgzoo.threads import blas_on_one_thread, blas_threads_for
 
 # ---------------------------------------------------------------- the network
 
@@ -37,6 +38,7 @@ class Network:
         layers = [*(layer for layer in body if isinstance(layer, torch.nn.Linear)), head]
         self.parameters = [p for layer in layers for p in layer.parameters()]  # weight, bias, weight, …
         self.tanh = any(isinstance(layer, torch.nn.Tanh) for layer in body)
+        self._largest = max(p.numel() for p in self.parameters)
         self._places: list[int] = []
         self._kept: dict[tuple[str, int], Array] = {}
 
@@ -54,30 +56,32 @@ class Network:
     def __call__(self, x: Array, tape: list[Array] | None = None) -> Array:
         """Return y (B, …) for x (B, D); the tape gets every layer's input."""
         last = len(self._weights) - 1
-        for number, (weight, bias) in enumerate(self._weights):
-            if tape is not None:
-                tape.append(x)
-            hidden = number < last
-            x = np.dot(x, weight, out=self._room("value", number, len(x)) if hidden else None)
-            x += bias
-            if hidden:
-                (np.tanh if self.tanh else _relu)(x, out=x)
+        with blas_threads_for(len(x) * self._largest):
+            for number, (weight, bias) in enumerate(self._weights):
+                if tape is not None:
+                    tape.append(x)
+                hidden = number < last
+                x = np.dot(x, weight, out=self._room("value", number, len(x)) if hidden else None)
+                x += bias
+                if hidden:
+                    (np.tanh if self.tanh else _relu)(x, out=x)
         return x
 
     def backward(self, tape: list[Array], slope: Array) -> None:
         """Put the gradients into the parameters' `grad`, from ∂loss/∂y (B, …); the tape is used up."""
-        for number in range(len(tape) - 1, -1, -1):
-            x, (weight, bias) = tape[number], self._slopes[number]
-            np.dot(slope.T, x, out=weight)
-            np.add.reduce(slope, axis=0, out=bias)
-            if number:
-                slope = np.dot(slope, self._weights[number][0].T, out=self._room("slope", number - 1, len(x)))
-                if self.tanh:
-                    np.multiply(x, x, out=x)
-                    np.subtract(1, x, out=x)
-                    slope *= x
-                else:
-                    slope *= x > 0
+        with blas_threads_for(len(slope) * self._largest):
+            for number in range(len(tape) - 1, -1, -1):
+                x, (weight, bias) = tape[number], self._slopes[number]
+                np.dot(slope.T, x, out=weight)
+                np.add.reduce(slope, axis=0, out=bias)
+                if number:
+                    slope = np.dot(slope, self._weights[number][0].T, out=self._room("slope", number - 1, len(x)))
+                    if self.tanh:
+                        np.multiply(x, x, out=x)
+                        np.subtract(1, x, out=x)
+                        slope *= x
+                    else:
+                        slope *= x > 0
 
     def _room(self, kind: str, number: int, rows: int) -> Array:
         """Return memory for a hidden layer's (rows, width)."""
@@ -336,8 +340,9 @@ class Flat:
     def step(self, limit: float | None, moved: Sequence[bool]) -> None:
         """Clip the gradient to a norm, and take a step with the parts that moved."""
         if limit is not None:
-            scale = limit / (math.sqrt(np.dot(self.slopes, self.slopes)) + 1e-6)
-            if scale < 1:
+            with blas_on_one_thread():
+                norm = math.sqrt(np.dot(self.slopes, self.slopes))
+            if (scale := limit / (norm + 1e-6)) < 1:
                 self.slopes *= np.float32(scale)
         own = self.own.param_groups[0]
         self.optimizer.param_groups[0].update((name, own[name]) for name in self._shared)

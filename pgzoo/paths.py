@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
@@ -30,6 +31,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.interfaces import Array
 from pgzoo.mlp import Flat, Network, make_head
 from pgzoo.rollout import Batch, Samples
+from pgzoo.threads import torch_on_one_thread
 
 if TYPE_CHECKING:
     from pgzoo.algorithm import PolicyGradient
@@ -128,6 +130,10 @@ class Path(ABC):
     def begin_update(self) -> None:
         """Prepare for an update."""
         self.policy.set_training_mode(True)
+
+    def threads(self) -> AbstractContextManager[None]:
+        """Return a context for an update, with as many of torch's threads as are good for it."""
+        return nullcontext()
 
     @abstractmethod
     def act(self, observations: Any) -> tuple[Array, Any, Any]:
@@ -304,6 +310,10 @@ class MlpPath(Path):
         self.actor.look()
         self.critic.look()
         self._log_std = None if self.log_std is None else self.log_std.detach().numpy()
+
+    def threads(self) -> AbstractContextManager[None]:
+        """One: what is left to torch is small, and its threads are in the way of BLAS's."""
+        return torch_on_one_thread()
 
     def act(self, observations: Any) -> tuple[Array, Any, Any]:
         """Return actions (N, …)."""

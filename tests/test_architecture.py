@@ -16,7 +16,7 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 # A module may import those of its own layer above it in this list, and all of lower layers.
 LAYERS = [
     ["errors", "params", "interfaces", "hookspecs"],
-    ["registry", "schedules", "rollout", "settings", "envs"],
+    ["registry", "schedules", "rollout", "settings", "envs", "threads"],
     ["spec", "learners", "plans", "scores", "reference", "credit", "scaffold", "mlp", "vecenvs"],
     ["paths"],
     ["batches", "sampling", "persistence", "config"],

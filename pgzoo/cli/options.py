@@ -35,7 +35,7 @@ storage = click.option(
 )
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
 num_threads = click.option(
-    "--num-threads", type=click.IntRange(min=1), help="Torch threads; by default torch's own choice."
+    "--num-threads", type=click.IntRange(min=1), help="Threads of torch and BLAS; by default their own choice."
 )
 log_folder = click.option(
     "-f",
@@ -80,11 +80,13 @@ def find_registry(files: tuple[Path, ...]) -> Registry:
 
 
 def set_threads(number: int | None) -> None:
-    """Set torch's threads, where a number was given."""
+    """Set torch's threads and those of numpy's BLAS, where a number was given."""
     if number is not None:
         import torch
+        from threadpoolctl import threadpool_limits
 
         torch.set_num_threads(number)
+        threadpool_limits(number, user_api="blas")
 
 
 def spare_dynamo() -> None:

@@ -53,7 +53,9 @@ WIDTH = 100
 @click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure: .png, .pdf or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--num-threads", type=click.IntRange(min=1), default=1, show_default=True, help="Torch threads.")
+@click.option(
+    "--num-threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of torch and BLAS."
+)
 @options.gym_packages
 @options.plugin_files
 @click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")

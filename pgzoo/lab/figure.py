@@ -55,11 +55,12 @@ def _dots(axes: Any, estimates: list[Estimate], *, log: bool = False, factor: fl
         axes.plot([low, high], [row, row], color=COLOUR, linewidth=2, alpha=0.5, solid_capstyle="butt")
         axes.plot([value], [row], "o" if np.isfinite(estimate.value) else ">", color=COLOUR, markersize=6)
     if log:
-        from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+        from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullFormatter
 
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        thousands = EngFormatter(sep="")  # 30k; what is below 1 it would call 300m
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x) if x >= 1 else f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_xlim(left=min(0.0, *axes.get_xlim()))

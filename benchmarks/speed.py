@@ -102,7 +102,7 @@ def take(name: str, who: str, seconds: float) -> dict[str, Any]:
     for attempt in range(1, AGAIN + 2):
         environment = {**os.environ, "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
         if not CELLS[name].one_thread:
-            del environment["OMP_NUM_THREADS"]
+            del environment["OMP_NUM_THREADS"]  # which make sets
         result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         if result.returncode:
             raise click.ClickException(f"{name} {who}: {(result.stderr.strip().splitlines() or ['?'])[-1]}")

@@ -342,19 +342,19 @@ class PolicyGradient(PluginAlgorithm):
         """Update the policy with the rollout, then what the plugins learn."""
         if not self.rollout.mask.any():
             return
-        self.path.begin_update()
+        path = self.path
+        path.begin_update()
         update_learning_rate(self.policy.optimizer, rate := self.lr_schedule(self._current_progress_remaining))
         self._logger.record("train/learning_rate", rate)
-        with self.path.threads():
-            log, loss = self._update()
+        with path.threads():
+            log, loss = self._update(path)
         rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
         for name, value in self.learners.update(rollout, self.returns).items():
             log[name] = [_number(name, value)]
         self._log(log, loss)
 
-    def _update(self) -> tuple[dict[str, list[Any]], Terms]:
+    def _update(self, path: Path) -> tuple[dict[str, list[Any]], Terms]:
         """Go through the minibatches; return what there is to log of each, and the last one's loss."""
-        path = self.path
         samples = to_samples(self)
         log: dict[str, list[Any]] = {}
         continue_training = True

@@ -62,13 +62,16 @@ def make(registry_with: Callable[..., Registry]) -> Callable[..., PolicyGradient
 
 
 def test_an_update_takes_one_thread(make: Callable[..., PolicyGradient], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update has products of some hundred rows with 64 x 64 weights, which BLAS would share out."""
+    """An update has products of some hundred rows with 64 x 64 weights, which BLAS would share out, and a norm."""
     products: list[tuple[int, int]] = []
+    norms: list[int] = []
     dot = np.dot
 
     def spy(a: Any, b: Any, **options: Any) -> Any:
         if a.ndim == 2:
             products.append((a.shape[0] * a.shape[1] * b.shape[1], blas_threads()))
+        elif a is b:
+            norms.append(blas_threads())
         return dot(a, b, **options)
 
     monkeypatch.setattr(np, "dot", spy)
@@ -77,6 +80,7 @@ def test_an_update_takes_one_thread(make: Callable[..., PolicyGradient], monkeyp
     model.learn(512)
     assert set(Spy.seen) == {1}
     assert {threads for size, threads in products if size > TINY} == {1}
+    assert set(norms) == {1}
     assert (torch.get_num_threads(), blas_threads()) == (2, 2)
 
 

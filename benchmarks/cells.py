@@ -24,7 +24,7 @@ def fingerprint(config: Any, *more: Any) -> str:
     Those that stand at their default are left out, so that a new hyperparameter does not make old results void.
     """
     from pgzoo.config import RunSettings, resolved_entry
-    from pgzoo.params import declared
+    from pgzoo.interface.hyperparameters import declared
     from pgzoo.settings import Settings
 
     defaults = {name: param.default for cls in (RunSettings, Settings) for name, param in declared(cls).items()}

@@ -92,7 +92,7 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
     """Return SB3's own PPO with the hyperparameters of the recipe `ppo`."""
     from stable_baselines3 import PPO
 
-    from pgzoo.schedules import as_schedule
+    from pgzoo.interface.schedules import as_schedule
 
     spec, settings = config.spec, config.spec.settings
     same = (

@@ -14,26 +14,26 @@ if TYPE_CHECKING:
     from pgzoo.errors import ConfigError as ConfigError
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
-    from pgzoo.hookspecs import hookimpl as hookimpl
-    from pgzoo.interfaces import PLUGIN_API as PLUGIN_API
-    from pgzoo.interfaces import AggregateParam as AggregateParam
-    from pgzoo.interfaces import Array as Array
-    from pgzoo.interfaces import Baseline as Baseline
-    from pgzoo.interfaces import Estimator as Estimator
-    from pgzoo.interfaces import Metrics as Metrics
-    from pgzoo.interfaces import Need as Need
-    from pgzoo.interfaces import Objective as Objective
-    from pgzoo.interfaces import Recipe as Recipe
-    from pgzoo.interfaces import Spaces as Spaces
-    from pgzoo.interfaces import State as State
-    from pgzoo.params import Range as Range
-    from pgzoo.params import Schedule as Schedule
-    from pgzoo.params import Search as Search
-    from pgzoo.reference import ReferencePolicy as ReferencePolicy
+    from pgzoo.interface.hookspecs import hookimpl as hookimpl
+    from pgzoo.interface.hyperparameters import Range as Range
+    from pgzoo.interface.hyperparameters import Schedule as Schedule
+    from pgzoo.interface.hyperparameters import Search as Search
+    from pgzoo.interface.parts import PLUGIN_API as PLUGIN_API
+    from pgzoo.interface.parts import AggregateParam as AggregateParam
+    from pgzoo.interface.parts import Array as Array
+    from pgzoo.interface.parts import Baseline as Baseline
+    from pgzoo.interface.parts import Estimator as Estimator
+    from pgzoo.interface.parts import Metrics as Metrics
+    from pgzoo.interface.parts import Need as Need
+    from pgzoo.interface.parts import Objective as Objective
+    from pgzoo.interface.parts import Recipe as Recipe
+    from pgzoo.interface.parts import Spaces as Spaces
+    from pgzoo.interface.parts import State as State
+    from pgzoo.interface.reference_policy import ReferencePolicy as ReferencePolicy
+    from pgzoo.interface.rollout import Batch as Batch
+    from pgzoo.interface.rollout import Rollout as Rollout
+    from pgzoo.interface.rollout import reverse_scan as reverse_scan
     from pgzoo.registry import Registry as Registry
-    from pgzoo.rollout import Batch as Batch
-    from pgzoo.rollout import Rollout as Rollout
-    from pgzoo.rollout import reverse_scan as reverse_scan
 
 __version__ = "0.1.0"
 
@@ -42,26 +42,26 @@ _HOME = {
     "ConfigError": "errors",
     "PgzooError": "errors",
     "PluginError": "errors",
-    "hookimpl": "hookspecs",
-    "PLUGIN_API": "interfaces",
-    "AggregateParam": "interfaces",
-    "Array": "interfaces",
-    "Baseline": "interfaces",
-    "Estimator": "interfaces",
-    "Metrics": "interfaces",
-    "Need": "interfaces",
-    "Objective": "interfaces",
-    "Recipe": "interfaces",
-    "Spaces": "interfaces",
-    "State": "interfaces",
-    "Range": "params",
-    "Schedule": "params",
-    "Search": "params",
-    "ReferencePolicy": "reference",
+    "hookimpl": "interface.hookspecs",
+    "PLUGIN_API": "interface.parts",
+    "AggregateParam": "interface.parts",
+    "Array": "interface.parts",
+    "Baseline": "interface.parts",
+    "Estimator": "interface.parts",
+    "Metrics": "interface.parts",
+    "Need": "interface.parts",
+    "Objective": "interface.parts",
+    "Recipe": "interface.parts",
+    "Spaces": "interface.parts",
+    "State": "interface.parts",
+    "Range": "interface.hyperparameters",
+    "Schedule": "interface.hyperparameters",
+    "Search": "interface.hyperparameters",
+    "ReferencePolicy": "interface.reference_policy",
     "Registry": "registry",
-    "Batch": "rollout",
-    "Rollout": "rollout",
-    "reverse_scan": "rollout",
+    "Batch": "interface.rollout",
+    "Rollout": "interface.rollout",
+    "reverse_scan": "interface.rollout",
 }
 __all__ = sorted(_HOME)
 

@@ -28,14 +28,14 @@ import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.batches import minibatches, reviewed, scores, to_samples
 from pgzoo.credit import credit
 from pgzoo.errors import ConfigError, PluginError
-from pgzoo.interfaces import Baseline, Estimator, Need, Objective, PartSpec, Spaces
+from pgzoo.interface.hyperparameters import Schedule, declared
+from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, PartSpec, Spaces
+from pgzoo.interface.rollout import Rollout
 from pgzoo.learners import Learners
-from pgzoo.params import Schedule, declared
 from pgzoo.paths import Fast, Path, Terms, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry import Registry, default_registry
-from pgzoo.rollout import Rollout
 from pgzoo.sampling import collect
 from pgzoo.settings import Settings
 from pgzoo.spec import resolve

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
-from pgzoo.params import Range, declared, plain_fields
+from pgzoo.interface.hyperparameters import Range, declared, plain_fields
 from pgzoo.registry import PARTS, Registry
 from pgzoo.spec import Spec, resolve
 

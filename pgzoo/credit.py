@@ -8,8 +8,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from pgzoo.errors import PluginError
-from pgzoo.interfaces import Array, Baseline, Estimator
-from pgzoo.rollout import Rollout
+from pgzoo.interface.parts import Array, Baseline, Estimator
+from pgzoo.interface.rollout import Rollout
 
 
 class States(Protocol):

@@ -25,7 +25,7 @@ from pgzoo.config import RunConfig, config_from_entry, resolved_entry
 from pgzoo.environments import VEC_ENVS, build, describe, load_object, make_env, named
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
-from pgzoo.params import plain_fields
+from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.paths import Fast
 from pgzoo.registry import Registry
 from pgzoo.runfolder import RunFolder, read_yaml, write_details

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgzoo.interfaces import Array, Part, Spaces
+from pgzoo.interface.parts import Array, Part, Spaces
+from pgzoo.interface.rollout import Rollout
 from pgzoo.registry import Kind
-from pgzoo.rollout import Rollout
 
 
 class Learners:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
 from pgzoo.threads import blas_on_one_thread, blas_threads_for
 
 # ---------------------------------------------------------------- the network

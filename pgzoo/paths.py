@@ -28,9 +28,9 @@ from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 
 from pgzoo.errors import ConfigError
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
+from pgzoo.interface.rollout import Batch, Samples
 from pgzoo.mlp import Flat, Network, make_head
-from pgzoo.rollout import Batch, Samples
 from pgzoo.threads import torch_on_one_thread
 
 if TYPE_CHECKING:

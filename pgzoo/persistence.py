@@ -16,12 +16,12 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
 from pgzoo.errors import ConfigError, PluginError
-from pgzoo.interfaces import Part
+from pgzoo.interface.hyperparameters import declared, plain_fields
+from pgzoo.interface.parts import Part
+from pgzoo.interface.schedules import as_schedule
 from pgzoo.learners import Learners, map_nested
-from pgzoo.params import declared, plain_fields
 from pgzoo.paths import Fast
 from pgzoo.registry import Kind, Registry
-from pgzoo.schedules import as_schedule
 from pgzoo.settings import Settings
 from pgzoo.spec import Spec, resolve
 

@@ -18,7 +18,7 @@ import torch
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from pgzoo.errors import ConfigError
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
 
 NO_GROUP = -1
 

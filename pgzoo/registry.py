@@ -15,10 +15,10 @@ from typing import Any, Final, Literal, TypeAlias
 
 import pluggy
 
-from pgzoo import hookspecs
 from pgzoo.errors import ConfigError, PluginError, unknown
-from pgzoo.interfaces import PLUGIN_API, Baseline, Estimator, Objective, Part, Recipe
-from pgzoo.params import declared
+from pgzoo.interface import hookspecs
+from pgzoo.interface.hyperparameters import declared
+from pgzoo.interface.parts import PLUGIN_API, Baseline, Estimator, Objective, Part, Recipe
 
 GROUP: Final = "pgzoo"
 RESERVED: Final = frozenset({"name", "kind", "needs", "unbiased", "bias", "credit", "multi_epoch", "plugin_api"})

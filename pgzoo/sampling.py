@@ -15,9 +15,9 @@ from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.errors import ConfigError
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
+from pgzoo.interface.rollout import Rollout
 from pgzoo.plans import Plan
-from pgzoo.rollout import Rollout
 
 if TYPE_CHECKING:
     from pgzoo.algorithm import PolicyGradient

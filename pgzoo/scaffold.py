@@ -12,7 +12,7 @@ from typing import Final
 
 from pgzoo import __version__
 from pgzoo.errors import ConfigError
-from pgzoo.interfaces import PLUGIN_API
+from pgzoo.interface.parts import PLUGIN_API
 from pgzoo.registry import Kind, Registry
 
 

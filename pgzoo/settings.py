@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pgzoo.params import Range, Schedule, Search
+from pgzoo.interface.hyperparameters import Range, Schedule, Search
 
 POSITIVE = Range(1)
 NOT_NEGATIVE = Range(0)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgzoo.errors import ConfigError, unknown
-from pgzoo.interfaces import Baseline, Estimator, Need, Objective, Part, PartSpec, Recipe
-from pgzoo.params import Param, declared, plain_fields
+from pgzoo.interface.hyperparameters import Param, declared, plain_fields
+from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, Part, PartSpec, Recipe
 from pgzoo.registry import PARTS, Kind, Registry
 from pgzoo.settings import Settings
 

@@ -15,9 +15,9 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 
 # A module may import those of its own layer above it in this list, and all of lower layers.
 LAYERS = [
-    ["errors", "params", "interfaces", "hookspecs"],
-    ["registry", "schedules", "rollout", "settings", "envs", "threads"],
-    ["spec", "learners", "plans", "scores", "reference", "credit", "scaffold", "mlp", "vecenvs"],
+    ["errors", "interface.hyperparameters", "interface.parts", "interface.hookspecs"],
+    ["registry", "interface.schedules", "interface.rollout", "settings", "envs", "threads"],
+    ["spec", "learners", "plans", "scores", "interface.reference_policy", "credit", "scaffold", "mlp", "vecenvs"],
     ["paths"],
     ["batches", "sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
@@ -46,17 +46,23 @@ def imports(path: Path, *, typing_too: bool = False) -> set[str]:
 
 def core_modules(path: Path) -> set[str]:
     """Return the modules of pgzoo that a file imports."""
-    parts = (name.split(".") for name in imports(path))
-    return {p[1] for p in parts if p[0] == "pgzoo" and len(p) > 1 and p[1] in RANK}
+    names = (name.removeprefix("pgzoo.") for name in imports(path) if name.startswith("pgzoo."))
+    return {found for name in names if (found := known(name)) is not None}
+
+
+def known(name: str) -> str | None:
+    """Return the longest prefix of a dotted name that has a layer."""
+    parts = name.split(".")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
+    return next((prefix for prefix in prefixes if prefix in RANK), None)
 
 
 def layer_of(path: Path) -> str:
-    return path.parent.name if path.parent.name in ("cli", "envs", "lab", "tuning") else path.stem
+    name = ".".join(path.relative_to(CORE).with_suffix("").parts)
+    return known(name) or name
 
 
-FILES = [
-    path for path in sorted(CORE.rglob("*.py")) if path.stem not in ("__init__", "__main__") or path.parent != CORE
-]
+FILES = [path for path in sorted(CORE.rglob("*.py")) if path.stem not in ("__init__", "__main__")]
 
 
 def test_every_module_has_its_layer() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pgzoo import ConfigError, Registry
 from pgzoo.config import config_from_entry, load_config, parse_pairs, resolved_entry
-from pgzoo.params import declared
+from pgzoo.interface.hyperparameters import declared
 from pgzoo.settings import Settings
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 
 from pgzoo import Baseline, PluginError, Range, Registry, hookimpl
-from pgzoo.params import declared
+from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry import PARTS, Source
 
 GOOD = '''

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pgzoo.interfaces import Part, Recipe
+    from pgzoo.interface.parts import Part, Recipe
     from pgzoo.registry import Kind, Registry
 
 
@@ -178,7 +178,7 @@ def _params_table() -> Table:
 
 
 def _add_params(table: Table, cls: type, values: Any, prefix: str) -> None:
-    from pgzoo.params import declared
+    from pgzoo.interface.hyperparameters import declared
 
     for param in declared(cls).values():
         allowed = f"{param.type_name} {param.range or ''}".strip()

@@ -153,7 +153,7 @@ def _specs(registry: Registry, names: list[str], pairs: tuple[str, ...]) -> dict
     """Return each plugin's parts, with the values that they have a field for; refuse one that none has."""
     from pgzoo.config import parse_pairs
     from pgzoo.errors import ConfigError
-    from pgzoo.params import declared
+    from pgzoo.interface.hyperparameters import declared
     from pgzoo.spec import resolve
 
     values = parse_pairs(pairs, "-P")

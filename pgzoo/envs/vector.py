@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
 
 
 class Columns(VectorEnv[Array, Array, Array]):

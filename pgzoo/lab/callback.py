@@ -17,10 +17,10 @@ from pgzoo.algorithm import PolicyGradient
 from pgzoo.batches import scores
 from pgzoo.credit import Given, credit
 from pgzoo.errors import PluginError
-from pgzoo.interfaces import Array, Baseline, Need, Spaces
+from pgzoo.interface.parts import Array, Baseline, Need, Spaces
+from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.scores import PolicyScores
 from pgzoo.learners import Learners
-from pgzoo.rollout import Rollout
 
 PARTS = 4
 EVERY_STEPS = 1024

@@ -12,7 +12,8 @@ import torch
 
 from pgzoo.credit import Given, credit
 from pgzoo.errors import PgzooError
-from pgzoo.interfaces import Array, Baseline, CreditPart, Estimator, Part
+from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Part
+from pgzoo.interface.rollout import Rollout
 from pgzoo.lab import credit_checks
 from pgzoo.lab.credit_checks import Checks
 from pgzoo.lab.probe import (
@@ -30,7 +31,6 @@ from pgzoo.lab.probe import (
     same,
 )
 from pgzoo.lab.specimens import GROUP_SIZE, Specimen
-from pgzoo.rollout import Rollout
 
 
 def shapes(probe: Probe) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from pgzoo import __version__
 from pgzoo.errors import PgzooError
-from pgzoo.interfaces import PLUGIN_API, CreditPart, Objective, Part
+from pgzoo.interface.parts import PLUGIN_API, CreditPart, Objective, Part
 from pgzoo.lab import checks, objective_checks, unbiased
 from pgzoo.lab.mdps import MDPS
 from pgzoo.lab.probe import Finding, describe, learners_of, probe_of

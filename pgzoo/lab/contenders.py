@@ -7,10 +7,10 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.credit import credit
-from pgzoo.interfaces import Array, Objective, Spaces
+from pgzoo.interface.parts import Array, Objective, Spaces
+from pgzoo.interface.rollout import Batch, Rollout, Samples
 from pgzoo.lab.scores import policy_inputs
 from pgzoo.learners import Learners
-from pgzoo.rollout import Batch, Rollout, Samples
 from pgzoo.spec import Spec
 
 

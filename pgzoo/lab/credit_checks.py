@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pgzoo.interfaces import Array, Need
+from pgzoo.interface.parts import Array, Need
 from pgzoo.lab.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
 from pgzoo.lab.specimens import Specimen
 

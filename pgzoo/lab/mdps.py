@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pgzoo.errors import ConfigError, unknown
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
 from pgzoo.lab.exact import TabularMDP
 
 

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 
 from pgzoo.errors import ConfigError
-from pgzoo.interfaces import Objective
+from pgzoo.interface.hyperparameters import declared
+from pgzoo.interface.parts import Objective
+from pgzoo.interface.rollout import Batch, Rollout
 from pgzoo.lab.checks import plain_fields
 from pgzoo.lab.contenders import sampled_batch
 from pgzoo.lab.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, learners_of
 from pgzoo.lab.scores import policy_inputs
 from pgzoo.lab.specimens import make_spaces, specimen
-from pgzoo.params import declared
-from pgzoo.rollout import Batch, Rollout
 
 
 class Loss:

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 
 from pgzoo.errors import ConfigError, PgzooError
-from pgzoo.interfaces import Array, Baseline, CreditPart, Estimator, Need, Part, Spaces
+from pgzoo.interface.hyperparameters import Param, declared
+from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Part, Spaces
+from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.specimens import Specimen, make_spaces, specimen
 from pgzoo.learners import Learners
-from pgzoo.params import Param, declared
-from pgzoo.rollout import Rollout
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6

@@ -13,8 +13,8 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.algorithm import PolicyGradient
-from pgzoo.interfaces import Array, Estimator, Need, State
-from pgzoo.rollout import Rollout, index_rows, reverse_scan
+from pgzoo.interface.parts import Array, Estimator, Need, State
+from pgzoo.interface.rollout import Rollout, index_rows, reverse_scan
 
 LEARNING_RATE = 5e-3
 """Of Adam that fits a critic, at first; it falls to 0."""

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.interfaces import Array, Need, Part, Spaces
-from pgzoo.rollout import Rollout, reverse_scan
+from pgzoo.interface.parts import Array, Need, Part, Spaces
+from pgzoo.interface.rollout import Rollout, reverse_scan
 
 N_STATES, N_ACTIONS = 4, 3
 GROUP_SIZE = 3

@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
 from pgzoo.lab.exact import TabularMDP
 from pgzoo.lab.mdps import make_mdp
 

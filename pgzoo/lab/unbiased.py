@@ -22,7 +22,8 @@ from scipy import stats
 
 from pgzoo.algorithm import PolicyGradient
 from pgzoo.errors import ConfigError, PgzooError
-from pgzoo.interfaces import Array, Baseline, CreditPart, Estimator, Need, Spaces
+from pgzoo.interface.hyperparameters import declared
+from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Spaces
 from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import TabularMDP, exact_gradient, exact_values
 from pgzoo.lab.mdps import make_mdp
@@ -30,7 +31,6 @@ from pgzoo.lab.sampler import Sampler, arguments
 from pgzoo.lab.scores import TableScores
 from pgzoo.lab.statistics import Estimate, exactly, resamples, summarize
 from pgzoo.lab.tabular import TabularVecEnv
-from pgzoo.params import declared
 from pgzoo.registry import Registry
 from pgzoo.spec import Spec, resolve
 

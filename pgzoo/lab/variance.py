@@ -18,7 +18,8 @@ from pgzoo.environments import make_env
 from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
 from pgzoo.experiment import Start, TrainOptions, make_model
-from pgzoo.interfaces import Array, Spaces
+from pgzoo.interface.parts import Array, Spaces
+from pgzoo.interface.rollout import Rollout
 from pgzoo.lab import sampler as sampling
 from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import exact_gradient
@@ -27,7 +28,6 @@ from pgzoo.lab.sampler import Sampler
 from pgzoo.lab.scores import PolicyScores, Scores, TableScores
 from pgzoo.lab.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
 from pgzoo.lab.tabular import TabularVecEnv
-from pgzoo.rollout import Rollout
 from pgzoo.spec import Spec, resolve
 
 REFERENCE = "reward_to_go+value"

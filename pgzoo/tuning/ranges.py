@@ -9,7 +9,7 @@ from typing import Any
 
 from pgzoo.config import parse_pairs, read_yaml_mapping
 from pgzoo.errors import ConfigError, unknown
-from pgzoo.params import Search
+from pgzoo.interface.hyperparameters import Search
 
 FORM = "low..high, low..high:log, or values with commas"
 KEYS = ("low", "high", "log", "choices")

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from pgzoo.config import RunConfig, config_from_entry
 from pgzoo.errors import ConfigError
-from pgzoo.interfaces import Array
+from pgzoo.interface.parts import Array
 from pgzoo.registry import Registry
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.storage import open_existing, storage_errors

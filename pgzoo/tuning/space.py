@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.config import RunConfig, load_config
 from pgzoo.errors import ConfigError, PgzooError, unknown
-from pgzoo.params import Param, Search, declared
+from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry import PARTS, Registry
 from pgzoo.settings import Settings
 from pgzoo.spec import ALGORITHM, Spec

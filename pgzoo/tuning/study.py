@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError, unknown
-from pgzoo.params import Search
+from pgzoo.interface.hyperparameters import Search
 from pgzoo.registry import Registry
 from pgzoo.runfolder import plain
 from pgzoo.tuning.metrics import Metric, parse_metric

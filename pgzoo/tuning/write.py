@@ -13,7 +13,7 @@ import optuna
 
 from pgzoo.config import RunConfig, config_from_entry, load_config
 from pgzoo.errors import ConfigError
-from pgzoo.params import plain_fields
+from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.registry import PARTS, Registry
 from pgzoo.tuning.results import (
     Retrained,

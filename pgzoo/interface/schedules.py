@@ -6,7 +6,7 @@ from typing import Any
 
 from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
-from pgzoo.params import Schedule
+from pgzoo.interface.hyperparameters import Schedule
 
 
 def as_schedule(value: Any) -> Schedule:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from pgzoo.interfaces import Baseline, Estimator, Objective, Recipe
+from pgzoo.interface.parts import Baseline, Estimator, Objective, Recipe
 
 PROJECT = "pgzoo"
 hookspec = pluggy.HookspecMarker(PROJECT)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 
 from pgzoo.errors import PluginError
-from pgzoo.interfaces import Aggregate, Array
+from pgzoo.interface.parts import Aggregate, Array
 
 if TYPE_CHECKING:
     import torch
@@ -352,7 +352,7 @@ class Batch(Samples):
 
     def scheduled(self, value: Any) -> float:
         """Return the present value of a hyperparameter that may be a schedule."""
-        from pgzoo.schedules import as_schedule
+        from pgzoo.interface.schedules import as_schedule
 
         return float(as_schedule(value)(self.progress_remaining))
 

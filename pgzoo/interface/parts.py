@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from pgzoo.rollout import Batch, Rollout
+    from pgzoo.interface.rollout import Batch, Rollout
 
 PLUGIN_API = "1.0"
 """Version of this interface, major.minor. A plugin that states another major one is refused by name."""

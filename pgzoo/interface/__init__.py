@@ -1,0 +1,1 @@
+"""The contract with plugin authors: rollouts, parts, hyperparameters and hooks."""

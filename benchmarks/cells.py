@@ -25,7 +25,7 @@ def fingerprint(config: Any, *more: Any) -> str:
     """
     from pgzoo.config import RunSettings, resolved_entry
     from pgzoo.interface.hyperparameters import declared
-    from pgzoo.settings import Settings
+    from pgzoo.registry.settings import Settings
 
     defaults = {name: param.default for cls in (RunSettings, Settings) for name, param in declared(cls).items()}
     entry = {

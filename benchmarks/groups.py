@@ -73,7 +73,7 @@ def run_cell(recipe: str, env: str, seed: int) -> Cell:
 def configured(recipe: str, env: str) -> Any:
     """Return a recipe's configuration for the benchmark's number of steps."""
     from pgzoo.config import load_config
-    from pgzoo.registry import default_registry
+    from pgzoo.registry.plugins import default_registry
 
     plugin = "ppo" if recipe == "sb3_ppo" else recipe
     same = {"n_timesteps": STEPS[env], "env_kwargs": ENV_KWARGS.get(env)}
@@ -83,7 +83,7 @@ def configured(recipe: str, env: str) -> Any:
 
 def ours(config: Any, venv: Any, seed: int) -> Any:
     from pgzoo.experiment import TrainOptions, make_model
-    from pgzoo.registry import default_registry
+    from pgzoo.registry.plugins import default_registry
 
     return make_model(config, default_registry(), venv, TrainOptions(seed=seed, device="cpu"))
 

@@ -29,7 +29,7 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
 
     from pgzoo.config import load_config, parse_pairs
     from pgzoo.experiment import TrainOptions, train
-    from pgzoo.registry import default_registry
+    from pgzoo.registry.plugins import default_registry
     from pgzoo.runfolder import new_folder
 
     torch.set_num_threads(1)
@@ -121,7 +121,7 @@ def main(
     """Run the cells that are missing, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
     from pgzoo.config import load_config, parse_pairs
-    from pgzoo.registry import default_registry
+    from pgzoo.registry.plugins import default_registry
 
     registry, overrides = default_registry(), parse_pairs(pairs, "-P")
     configs = {

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pgzoo.interface.rollout import Batch as Batch
     from pgzoo.interface.rollout import Rollout as Rollout
     from pgzoo.interface.rollout import reverse_scan as reverse_scan
-    from pgzoo.registry import Registry as Registry
+    from pgzoo.registry.plugins import Registry as Registry
 
 __version__ = "0.1.0"
 
@@ -58,7 +58,7 @@ _HOME = {
     "Schedule": "interface.hyperparameters",
     "Search": "interface.hyperparameters",
     "ReferencePolicy": "interface.reference_policy",
-    "Registry": "registry",
+    "Registry": "registry.plugins",
     "Batch": "interface.rollout",
     "Rollout": "interface.rollout",
     "reverse_scan": "interface.rollout",

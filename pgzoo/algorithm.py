@@ -35,10 +35,10 @@ from pgzoo.learners import Learners
 from pgzoo.paths import Fast, Path, Terms, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.plans import Episodes, Groups, Plan, Steps
-from pgzoo.registry import Registry, default_registry
+from pgzoo.registry.combination import resolve
+from pgzoo.registry.plugins import Registry, default_registry
+from pgzoo.registry.settings import Settings
 from pgzoo.sampling import collect
-from pgzoo.settings import Settings
-from pgzoo.spec import resolve
 
 Self = TypeVar("Self", bound="PolicyGradient")
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields
-from pgzoo.registry import PARTS, Registry
-from pgzoo.spec import Spec, resolve
+from pgzoo.registry.combination import Spec, resolve
+from pgzoo.registry.plugins import PARTS, Registry
 
 
 @dataclass(frozen=True, kw_only=True)

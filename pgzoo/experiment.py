@@ -27,7 +27,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.paths import Fast
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.runfolder import RunFolder, read_yaml, write_details
 
 EVAL_SEED_OFFSET = 1_000_000

@@ -10,7 +10,7 @@ import torch
 
 from pgzoo.interface.parts import Array, Part, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.registry import Kind
+from pgzoo.registry.plugins import Kind
 
 
 class Learners:

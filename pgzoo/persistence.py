@@ -21,9 +21,9 @@ from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.learners import Learners, map_nested
 from pgzoo.paths import Fast
-from pgzoo.registry import Kind, Registry
-from pgzoo.settings import Settings
-from pgzoo.spec import Spec, resolve
+from pgzoo.registry.combination import Spec, resolve
+from pgzoo.registry.plugins import Kind, Registry
+from pgzoo.registry.settings import Settings
 
 Self = TypeVar("Self", bound="PluginAlgorithm")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pgzoo import Recipe, Registry, hookimpl
-from pgzoo.registry import Source
+from pgzoo.registry.plugins import Source
 
 torch.set_num_threads(1)
 

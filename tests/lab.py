@@ -11,7 +11,7 @@ from pgzoo.lab.contenders import Contender
 from pgzoo.lab.exact import TabularMDP
 from pgzoo.lab.sampler import Sampler, arguments
 from pgzoo.lab.tabular import TabularVecEnv
-from pgzoo.spec import resolve
+from pgzoo.registry.combination import resolve
 
 
 def frozen(

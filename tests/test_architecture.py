@@ -16,8 +16,18 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 # A module may import those of its own layer above it in this list, and all of lower layers.
 LAYERS = [
     ["errors", "interface.hyperparameters", "interface.parts", "interface.hookspecs"],
-    ["registry", "interface.schedules", "interface.rollout", "settings", "envs", "threads"],
-    ["spec", "learners", "plans", "scores", "interface.reference_policy", "credit", "scaffold", "mlp", "vecenvs"],
+    ["registry.plugins", "interface.schedules", "interface.rollout", "registry.settings", "envs", "threads"],
+    [
+        "registry.combination",
+        "learners",
+        "plans",
+        "scores",
+        "interface.reference_policy",
+        "credit",
+        "registry.scaffold",
+        "mlp",
+        "vecenvs",
+    ],
     ["paths"],
     ["batches", "sampling", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
@@ -103,9 +113,9 @@ def test_plugin_files_are_short(path: Path) -> None:
     ("statement", "absent"),
     [
         ("import pgzoo", ("torch", "numpy", "gymnasium")),
-        ("from pgzoo.registry import Registry; Registry.discover()", ("torch", "gymnasium")),
+        ("from pgzoo.registry.plugins import Registry; Registry.discover()", ("torch", "gymnasium")),
         (
-            "from pgzoo.registry import Registry; from pgzoo.config import load_config;"
+            "from pgzoo.registry.plugins import Registry; from pgzoo.config import load_config;"
             "load_config(Registry.discover(), 'ppo', 'any')",
             ("torch", "gymnasium"),
         ),

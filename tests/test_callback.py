@@ -27,7 +27,7 @@ from pgzoo import (
 from pgzoo.lab.callback import GradientNoise
 from pgzoo.lab.mdps import make_mdp
 from pgzoo.lab.tabular import TabularVecEnv
-from pgzoo.registry import Source
+from pgzoo.registry.plugins import Source
 
 
 class Kept(KVWriter):

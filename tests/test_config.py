@@ -10,7 +10,7 @@ import pytest
 from pgzoo import ConfigError, Registry
 from pgzoo.config import config_from_entry, load_config, parse_pairs, resolved_entry
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.settings import Settings
+from pgzoo.registry.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from pgzoo.lab import checks, unbiased
 from pgzoo.lab.conformance import assert_conforms, check
 from pgzoo.lab.probe import Finding
 from pgzoo.lab.unbiased import entries, hotelling, measure, variants
-from pgzoo.registry import PARTS
+from pgzoo.registry.plugins import PARTS
 
 REGISTRY = Registry.discover()
 BUILT_IN = [REGISTRY.part(kind, name) for kind in PARTS for name in REGISTRY.names(kind)]

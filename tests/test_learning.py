@@ -8,7 +8,7 @@ import pytest
 
 from pgzoo.config import load_config
 from pgzoo.experiment import TrainOptions, train
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.runfolder import new_folder
 
 

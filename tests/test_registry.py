@@ -12,7 +12,7 @@ import pytest
 
 from pgzoo import Baseline, PluginError, Range, Registry, hookimpl
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.registry import PARTS, Source
+from pgzoo.registry.plugins import PARTS, Source
 
 GOOD = '''
 """Half of the value."""
@@ -150,7 +150,7 @@ def test_a_broken_distribution_is_reported_and_takes_nobody_down(monkeypatch: py
 
 def test_two_parts_with_one_field_need_the_prefix(registry_with: Any) -> None:
     from pgzoo import ConfigError
-    from pgzoo.spec import resolve
+    from pgzoo.registry.combination import resolve
 
     @dataclass(frozen=True)
     class Shared(Baseline):

@@ -27,7 +27,7 @@ from pgzoo.lab.mdps import make_mdp
 from pgzoo.lab.sampler import Sampler
 from pgzoo.lab.scores import PolicyScores, TableScores, policy_inputs
 from pgzoo.lab.statistics import exactly, moments, resamples, summarize
-from pgzoo.spec import resolve
+from pgzoo.registry.combination import resolve
 
 
 @pytest.fixture(scope="module")

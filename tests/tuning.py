@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import StudySettings, open_study
 from pgzoo.tuning.tickets import fill

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Registry
+    from pgzoo.registry.plugins import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,7 +71,7 @@ def run_options(function: F) -> F:
 
 def find_registry(files: tuple[Path, ...]) -> Registry:
     """Return the installed plugins and those of the files; warn of the ones that failed."""
-    from pgzoo.registry import Registry
+    from pgzoo.registry.plugins import Registry
 
     registry = Registry.discover(files)
     for failure in registry.failures:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from pgzoo.interface.parts import Part, Recipe
-    from pgzoo.registry import Kind, Registry
+    from pgzoo.registry.plugins import Kind, Registry
 
 
 @click.group("plugins", short_help="List the plugins, or show one.")
@@ -28,7 +28,7 @@ def list_(plugin_files: tuple[Path, ...]) -> None:
     """List every recipe, estimator, baseline and objective, and where each comes from."""
     from rich.console import Console
 
-    from pgzoo.registry import PARTS
+    from pgzoo.registry.plugins import PARTS
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
@@ -55,7 +55,7 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
     from rich.console import Console
 
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry import PARTS
+    from pgzoo.registry.plugins import PARTS
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
@@ -112,8 +112,8 @@ def check(ctx: click.Context, /, names: tuple[str, ...], plugin_files: tuple[Pat
 def _parts(registry: Registry, names: tuple[str, ...]) -> list[Any]:
     """Return the parts of these names, of a recipe all of its own; each once."""
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry import PARTS
-    from pgzoo.spec import resolve
+    from pgzoo.registry.combination import resolve
+    from pgzoo.registry.plugins import PARTS
 
     every = {(kind, name): registry.part(kind, name) for kind in PARTS for name in registry.names(kind)}
     if names == ("all",):
@@ -135,7 +135,7 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[Any]:
 @click.option("--folder", type=click.Path(path_type=Path), help="Where to; by default pgzoo-NAME here.")
 def new(name: str, kind: str, folder: Path | None) -> None:
     """Write a package with a new plugin, its tests and its entry point."""
-    from pgzoo.scaffold import make_package
+    from pgzoo.registry.scaffold import make_package
 
     folder = folder or Path(f"pgzoo-{name.replace('_', '-')}")
     for path in make_package(options.find_registry(()), name, kind, folder):  # type: ignore[arg-type]
@@ -144,8 +144,8 @@ def new(name: str, kind: str, folder: Path | None) -> None:
 
 
 def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
-    from pgzoo.settings import Settings
-    from pgzoo.spec import resolve
+    from pgzoo.registry.combination import resolve
+    from pgzoo.registry.settings import Settings
 
     console.print(f"recipe {recipe.name} ({registry.source('recipe', recipe.name)})", style="bold")
     console.print(recipe.doc)

@@ -11,7 +11,7 @@ from pgzoo.cli import options
 
 if TYPE_CHECKING:
     from pgzoo.experiment import Result
-    from pgzoo.registry import Registry
+    from pgzoo.registry.plugins import Registry
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""

@@ -12,7 +12,7 @@ from pgzoo.cli import options
 from pgzoo.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
-    from pgzoo.registry import Registry
+    from pgzoo.registry.plugins import Registry
     from pgzoo.tuning.study import StudySettings
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pgzoo.config import RunConfig
     from pgzoo.lab.statistics import Estimate
     from pgzoo.lab.variance import Lab, Report
-    from pgzoo.registry import Registry
+    from pgzoo.registry.plugins import Registry
 
 FIGURES = (".png", ".pdf", ".svg")
 WIDTH = 100
@@ -139,7 +139,7 @@ def _lab(given: dict[str, Any]) -> Any:
 
 def _names(registry: Registry, text: str) -> list[str]:
     from pgzoo.errors import ConfigError
-    from pgzoo.spec import resolve
+    from pgzoo.registry.combination import resolve
 
     names = registry.recipes() if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
     if not names:
@@ -154,7 +154,7 @@ def _specs(registry: Registry, names: list[str], pairs: tuple[str, ...]) -> dict
     from pgzoo.config import parse_pairs
     from pgzoo.errors import ConfigError
     from pgzoo.interface.hyperparameters import declared
-    from pgzoo.spec import resolve
+    from pgzoo.registry.combination import resolve
 
     values = parse_pairs(pairs, "-P")
     specs, used = {}, set()

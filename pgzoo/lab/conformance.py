@@ -23,7 +23,7 @@ from pgzoo.lab.mdps import MDPS
 from pgzoo.lab.probe import Finding, describe, learners_of, probe_of
 from pgzoo.lab.specimens import make_spaces
 from pgzoo.lab.unbiased import EPISODES, Bias, Entry
-from pgzoo.registry import Registry, default_registry
+from pgzoo.registry.plugins import Registry, default_registry
 
 FEW_EPISODES = 20_000
 """For entries that are declared biased: how much, not whether."""

@@ -11,7 +11,7 @@ from pgzoo.interface.parts import Array, Objective, Spaces
 from pgzoo.interface.rollout import Batch, Rollout, Samples
 from pgzoo.lab.scores import policy_inputs
 from pgzoo.learners import Learners
-from pgzoo.spec import Spec
+from pgzoo.registry.combination import Spec
 
 
 class Contender:

@@ -31,8 +31,8 @@ from pgzoo.lab.sampler import Sampler, arguments
 from pgzoo.lab.scores import TableScores
 from pgzoo.lab.statistics import Estimate, exactly, resamples, summarize
 from pgzoo.lab.tabular import TabularVecEnv
-from pgzoo.registry import Registry
-from pgzoo.spec import Spec, resolve
+from pgzoo.registry.combination import Spec, resolve
+from pgzoo.registry.plugins import Registry
 
 FALSE_ALARM = 1e-4
 EFFECT = 0.05

@@ -28,7 +28,7 @@ from pgzoo.lab.sampler import Sampler
 from pgzoo.lab.scores import PolicyScores, Scores, TableScores
 from pgzoo.lab.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
 from pgzoo.lab.tabular import TabularVecEnv
-from pgzoo.spec import Spec, resolve
+from pgzoo.registry.combination import Spec, resolve
 
 REFERENCE = "reward_to_go+value"
 """What the reference is sampled with where no exact one is known: unbiased for every V, and little variance."""

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 
 from pgzoo.config import resolved_entry
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.runfolder import plain
 from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.results import CANDIDATES, best_trials

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.config import RunConfig, load_config
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
-from pgzoo.registry import PARTS, Registry
-from pgzoo.settings import Settings
-from pgzoo.spec import ALGORITHM, Spec
+from pgzoo.registry.combination import ALGORITHM, Spec
+from pgzoo.registry.plugins import PARTS, Registry
+from pgzoo.registry.settings import Settings
 
 if TYPE_CHECKING:
     import optuna

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Search
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.runfolder import plain
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.space import Space, make_space

@@ -22,7 +22,7 @@ from pgzoo.config import RunConfig
 from pgzoo.environments import make_env
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.experiment import EVAL_SEED_OFFSET, TrainOptions, make_model
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10

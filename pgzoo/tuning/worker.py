@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pgzoo.config import RunConfig, config_from_entry, load_config, register_packages, resolved_entry
 from pgzoo.evaluation import Evaluation
-from pgzoo.registry import Registry
+from pgzoo.registry.plugins import Registry
 from pgzoo.runfolder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage

@@ -14,7 +14,7 @@ import optuna
 from pgzoo.config import RunConfig, config_from_entry, load_config
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import plain_fields
-from pgzoo.registry import PARTS, Registry
+from pgzoo.registry.plugins import PARTS, Registry
 from pgzoo.tuning.results import (
     Retrained,
     count,

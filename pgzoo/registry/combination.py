@@ -10,8 +10,8 @@ from typing import Any
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields
 from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, Part, PartSpec, Recipe
-from pgzoo.registry import PARTS, Kind, Registry
-from pgzoo.settings import Settings
+from pgzoo.registry.plugins import PARTS, Kind, Registry
+from pgzoo.registry.settings import Settings
 
 DEFAULT_EPISODES = 8
 DEFAULT_GROUPS = 4

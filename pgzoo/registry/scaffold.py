@@ -13,7 +13,7 @@ from typing import Final
 from pgzoo import __version__
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import PLUGIN_API
-from pgzoo.registry import Kind, Registry
+from pgzoo.registry.plugins import Kind, Registry
 
 
 def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> list[Path]:

@@ -1,0 +1,1 @@
+"""From names to a checked combination of plugins."""

@@ -34,11 +34,11 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.learners import Learners
 from pgzoo.paths import Fast, Path, Terms, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
-from pgzoo.plans import Episodes, Groups, Plan, Steps
 from pgzoo.registry.combination import resolve
 from pgzoo.registry.plugins import Registry, default_registry
 from pgzoo.registry.settings import Settings
-from pgzoo.sampling import collect
+from pgzoo.sampling.collector import collect
+from pgzoo.sampling.modes import Episodes, Groups, Plan, Steps
 
 Self = TypeVar("Self", bound="PolicyGradient")
 

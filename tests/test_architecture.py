@@ -20,7 +20,7 @@ LAYERS = [
     [
         "registry.combination",
         "learners",
-        "plans",
+        "sampling.modes",
         "scores",
         "interface.reference_policy",
         "credit",
@@ -29,7 +29,7 @@ LAYERS = [
         "vecenvs",
     ],
     ["paths"],
-    ["batches", "sampling", "persistence", "config"],
+    ["batches", "sampling.collector", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],
     ["tuning"],

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient, Registry, Rollout
-from pgzoo.plans import Groups, reset_with_seeds
+from pgzoo.sampling.modes import Groups, reset_with_seeds
 
 
 class Walk(gym.Env[np.ndarray, Any]):

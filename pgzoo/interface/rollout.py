@@ -1,7 +1,7 @@
 """Rollout: what was sampled, as (T, N) arrays; Batch: the steps of one update, as tensors.
 
 T is time, N the environments, one column each. SB3's conventions (dones, infos, terminal observations) are
-converted once, in `pgzoo.sampling`; nobody after it looks at infos.
+converted once, in `pgzoo.sampling.collector`; nobody after it looks at infos.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Rollout
-from pgzoo.plans import Plan
+from pgzoo.sampling.modes import Plan
 
 if TYPE_CHECKING:
     from pgzoo.algorithm import PolicyGradient

@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
+from pgzoo.backends.choice import Fast, Path, Terms, choose_path
 from pgzoo.batches import minibatches, reviewed, scores, to_samples
 from pgzoo.credit import credit
 from pgzoo.errors import ConfigError, PluginError
@@ -32,7 +33,6 @@ from pgzoo.interface.hyperparameters import Schedule, declared
 from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.learners import Learners
-from pgzoo.paths import Fast, Path, Terms, choose_path
 from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.registry.combination import resolve
 from pgzoo.registry.plugins import Registry, default_registry

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pgzoo.backends.choice import policy_actions, to_device
 from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Rollout, Samples
-from pgzoo.paths import policy_actions, to_device
 from pgzoo.scores import score_sq_norms
 
 if TYPE_CHECKING:

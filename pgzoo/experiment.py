@@ -21,12 +21,12 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm import PolicyGradient
+from pgzoo.backends.choice import Fast
 from pgzoo.config import RunConfig, config_from_entry, resolved_entry
 from pgzoo.environments import VEC_ENVS, build, describe, load_object, make_env, named
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.interface.hyperparameters import plain_fields
-from pgzoo.paths import Fast
 from pgzoo.registry.plugins import Registry
 from pgzoo.runfolder import RunFolder, read_yaml, write_details
 

@@ -16,7 +16,7 @@ PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 # A module may import those of its own layer above it in this list, and all of lower layers.
 LAYERS = [
     ["errors", "interface.hyperparameters", "interface.parts", "interface.hookspecs"],
-    ["registry.plugins", "interface.schedules", "interface.rollout", "registry.settings", "envs", "threads"],
+    ["registry.plugins", "interface.schedules", "interface.rollout", "registry.settings", "envs", "backends.threads"],
     [
         "registry.combination",
         "learners",
@@ -25,10 +25,10 @@ LAYERS = [
         "interface.reference_policy",
         "credit",
         "registry.scaffold",
-        "mlp",
+        "backends.networks",
         "vecenvs",
     ],
-    ["paths"],
+    ["backends.choice"],
     ["batches", "sampling.collector", "persistence", "config"],
     ["algorithm", "environments", "evaluation", "runfolder"],
     ["experiment"],

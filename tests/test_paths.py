@@ -126,7 +126,7 @@ def test_values_and_log_probs_of_a_rollout_are_the_policys(
     observation: str, action: str, steps_together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """12 steps of 4 environments: two whole blocks and a part of one, or less than one."""
-    monkeypatch.setattr("pgzoo.paths.CHUNK", 4 * steps_together)
+    monkeypatch.setattr("pgzoo.backends.choice.CHUNK", 4 * steps_together)
     model = sampled(model_on(action, "gae", observation=observation, n_steps=12))
     assert model.path.name == ("mlp" if observation == "vector" else "batched")
     rollout, samples = model.rollout, to_samples(model)

@@ -12,8 +12,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from pgzoo import Batch, Objective, PolicyGradient, Recipe, Registry
+from pgzoo.backends.threads import LARGE, TINY, blas_threads_for
 from pgzoo.cli.options import set_threads
-from pgzoo.threads import LARGE, TINY, blas_threads_for
 
 
 def blas_threads() -> int:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo.backends.choice import policy_actions
 from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.exact import TabularMDP, actor_parameters, score_table
-from pgzoo.paths import policy_actions
 
 
 class Scores(Protocol):

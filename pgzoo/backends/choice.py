@@ -27,11 +27,11 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 
+from pgzoo.backends.networks import Flat, Network, make_head
+from pgzoo.backends.threads import torch_on_one_thread
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Batch, Samples
-from pgzoo.mlp import Flat, Network, make_head
-from pgzoo.threads import torch_on_one_thread
 
 if TYPE_CHECKING:
     from pgzoo.algorithm import PolicyGradient

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from gymnasium import spaces
 
+from pgzoo.backends.threads import blas_on_one_thread, blas_threads_for
 from pgzoo.interface.parts import Array
-from pgzoo.threads import blas_on_one_thread, blas_threads_for
 
 # ---------------------------------------------------------------- the network
 

@@ -1,0 +1,1 @@
+"""Backends: how a policy is evaluated and its parameters are stepped."""

@@ -22,7 +22,7 @@ PGZOO = [sys.executable, "-m", "pgzoo"]
 IMPORTS = "import click, pluggy, rich.table, rich.console, numpy"
 FIRST_UPDATE = """
 import os
-from pgzoo.algorithm import PolicyGradient
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.cli import main
 
 update = PolicyGradient.train

@@ -10,7 +10,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pgzoo.algorithm import PolicyGradient as PolicyGradient
+    from pgzoo.algorithm.policy_gradient import PolicyGradient as PolicyGradient
     from pgzoo.errors import ConfigError as ConfigError
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
-    "PolicyGradient": "algorithm",
+    "PolicyGradient": "algorithm.policy_gradient",
     "ConfigError": "errors",
     "PgzooError": "errors",
     "PluginError": "errors",

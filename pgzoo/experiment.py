@@ -20,7 +20,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.algorithm import PolicyGradient
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
 from pgzoo.config import RunConfig, config_from_entry, resolved_entry
 from pgzoo.environments import VEC_ENVS, build, describe, load_object, make_env, named

@@ -22,7 +22,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
-from pgzoo.batches import minibatches, reviewed, to_samples
+from pgzoo.algorithm.minibatches import minibatches, reviewed, to_samples
 
 RECIPES = Registry.discover().recipes()
 

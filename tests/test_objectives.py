@@ -19,7 +19,7 @@ from rollouts import make_rollout
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
-from pgzoo.batches import minibatches, to_samples
+from pgzoo.algorithm.minibatches import minibatches, to_samples
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)

@@ -19,7 +19,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PolicyGradient, Registry
-from pgzoo.batches import to_samples
+from pgzoo.algorithm.minibatches import to_samples
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 ACTIONS = {

@@ -11,8 +11,8 @@ from envs import AnySpaces
 from gymnasium import spaces
 
 from pgzoo import PolicyGradient
-from pgzoo.batches import to_samples
-from pgzoo.scores import score_sq_norms
+from pgzoo.algorithm.minibatches import to_samples
+from pgzoo.algorithm.score_norms import score_sq_norms
 
 ACTIONS: dict[str, Any] = {
     "discrete": spaces.Discrete(4),

@@ -34,7 +34,7 @@ from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Batch, Samples
 
 if TYPE_CHECKING:
-    from pgzoo.algorithm import PolicyGradient
+    from pgzoo.algorithm.policy_gradient import PolicyGradient
 
 Fast: TypeAlias = "bool | Literal['auto']"
 Terms: TypeAlias = Sequence[tuple[float, torch.Tensor]]

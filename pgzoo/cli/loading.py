@@ -12,7 +12,7 @@ from pgzoo.cli import options
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
-    from pgzoo.algorithm import PolicyGradient
+    from pgzoo.algorithm.policy_gradient import PolicyGradient
     from pgzoo.runfolder import RunFolder
 
 

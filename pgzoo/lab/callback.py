@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from pgzoo.algorithm import PolicyGradient
-from pgzoo.batches import scores
-from pgzoo.credit import Given, credit
+from pgzoo.algorithm.advantages import Given, credit
+from pgzoo.algorithm.minibatches import scores
+from pgzoo.algorithm.part_states import Learners
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import PluginError
 from pgzoo.interface.parts import Array, Baseline, Need, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.scores import PolicyScores
-from pgzoo.learners import Learners
 
 PARTS = 4
 EVERY_STEPS = 1024

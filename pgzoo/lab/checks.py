@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgzoo.credit import Given, credit
+from pgzoo.algorithm.advantages import Given, credit
 from pgzoo.errors import PgzooError
 from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Part
 from pgzoo.interface.rollout import Rollout

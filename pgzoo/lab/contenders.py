@@ -6,11 +6,11 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.credit import credit
+from pgzoo.algorithm.advantages import credit
+from pgzoo.algorithm.part_states import Learners
 from pgzoo.interface.parts import Array, Objective, Spaces
 from pgzoo.interface.rollout import Batch, Rollout, Samples
 from pgzoo.lab.scores import policy_inputs
-from pgzoo.learners import Learners
 from pgzoo.registry.combination import Spec
 
 

@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from pgzoo.algorithm.part_states import Learners
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import Param, declared
 from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Part, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.specimens import Specimen, make_spaces, specimen
-from pgzoo.learners import Learners
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6

@@ -12,7 +12,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm import PolicyGradient
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.interface.parts import Array, Estimator, Need, State
 from pgzoo.interface.rollout import Rollout, index_rows, reverse_scan
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from pgzoo.algorithm import PolicyGradient
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Spaces

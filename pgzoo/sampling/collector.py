@@ -20,7 +20,7 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.sampling.modes import Plan
 
 if TYPE_CHECKING:
-    from pgzoo.algorithm import PolicyGradient
+    from pgzoo.algorithm.policy_gradient import PolicyGradient
 
 
 @dataclass

@@ -17,7 +17,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
-from pgzoo.algorithm import PolicyGradient
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.config import RunConfig
 from pgzoo.environments import make_env
 from pgzoo.evaluation import Evaluation, evaluate

@@ -25,15 +25,15 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
+from pgzoo.algorithm.advantages import credit
+from pgzoo.algorithm.minibatches import minibatches, reviewed, scores, to_samples
+from pgzoo.algorithm.part_states import Learners
+from pgzoo.algorithm.saving import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.backends.choice import Fast, Path, Terms, choose_path
-from pgzoo.batches import minibatches, reviewed, scores, to_samples
-from pgzoo.credit import credit
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interface.hyperparameters import Schedule, declared
 from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, PartSpec, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.learners import Learners
-from pgzoo.persistence import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.registry.combination import resolve
 from pgzoo.registry.plugins import Registry, default_registry
 from pgzoo.registry.settings import Settings

@@ -15,12 +15,12 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
+from pgzoo.algorithm.part_states import Learners, map_nested
 from pgzoo.backends.choice import Fast
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interface.hyperparameters import declared, plain_fields
 from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule
-from pgzoo.learners import Learners, map_nested
 from pgzoo.registry.combination import Spec, resolve
 from pgzoo.registry.plugins import Kind, Registry
 from pgzoo.registry.settings import Settings

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pgzoo.algorithm.score_norms import score_sq_norms
 from pgzoo.backends.choice import policy_actions, to_device
 from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Rollout, Samples
-from pgzoo.scores import score_sq_norms
 
 if TYPE_CHECKING:
-    from pgzoo.algorithm import PolicyGradient
+    from pgzoo.algorithm.policy_gradient import PolicyGradient
 
 
 def to_samples(model: PolicyGradient) -> Samples:

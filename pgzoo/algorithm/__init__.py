@@ -1,0 +1,1 @@
+"""PolicyGradient, the SB3 algorithm that runs every combination of plugins."""

@@ -23,9 +23,9 @@ def fingerprint(config: Any, *more: Any) -> str:
 
     Those that stand at their default are left out, so that a new hyperparameter does not make old results void.
     """
-    from pgzoo.config import RunSettings, resolved_entry
     from pgzoo.interface.hyperparameters import declared
     from pgzoo.registry.settings import Settings
+    from pgzoo.training.config import RunSettings, resolved_entry
 
     defaults = {name: param.default for cls in (RunSettings, Settings) for name, param in declared(cls).items()}
     entry = {

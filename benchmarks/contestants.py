@@ -86,7 +86,7 @@ def make_env(cell: dict[str, Any], *, columns: bool) -> Any:
     from stable_baselines3.common.vec_env import VecMonitor
 
     if columns:
-        from pgzoo.vecenvs import make_columns
+        from pgzoo.training.vec_envs import make_columns
 
         env = make_columns(cell["env"], cell["n_envs"], {})
         env.seed(0)

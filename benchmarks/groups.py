@@ -39,9 +39,9 @@ def run_cell(recipe: str, env: str, seed: int) -> Cell:
     """Train and evaluate one cell; runs in a process of its own with one torch thread."""
     from stable_baselines3.common.vec_env import sync_envs_normalization
 
-    from pgzoo.environments import make_env
-    from pgzoo.evaluation import evaluate
-    from pgzoo.experiment import EVAL_SEED_OFFSET
+    from pgzoo.training.environments import make_env
+    from pgzoo.training.evaluation import evaluate
+    from pgzoo.training.experiment import EVAL_SEED_OFFSET
 
     torch.set_num_threads(1)
     config = configured(recipe, env)
@@ -72,8 +72,8 @@ def run_cell(recipe: str, env: str, seed: int) -> Cell:
 
 def configured(recipe: str, env: str) -> Any:
     """Return a recipe's configuration for the benchmark's number of steps."""
-    from pgzoo.config import load_config
     from pgzoo.registry.plugins import default_registry
+    from pgzoo.training.config import load_config
 
     plugin = "ppo" if recipe == "sb3_ppo" else recipe
     same = {"n_timesteps": STEPS[env], "env_kwargs": ENV_KWARGS.get(env)}
@@ -82,8 +82,8 @@ def configured(recipe: str, env: str) -> Any:
 
 
 def ours(config: Any, venv: Any, seed: int) -> Any:
-    from pgzoo.experiment import TrainOptions, make_model
     from pgzoo.registry.plugins import default_registry
+    from pgzoo.training.experiment import TrainOptions, make_model
 
     return make_model(config, default_registry(), venv, TrainOptions(seed=seed, device="cpu"))
 

@@ -27,10 +27,10 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
     """Train and evaluate one cell; runs in a process of its own with one torch thread."""
     import torch
 
-    from pgzoo.config import load_config, parse_pairs
-    from pgzoo.experiment import TrainOptions, train
     from pgzoo.registry.plugins import default_registry
-    from pgzoo.runfolder import new_folder
+    from pgzoo.training.config import load_config, parse_pairs
+    from pgzoo.training.experiment import TrainOptions, train
+    from pgzoo.training.run_folder import new_folder
 
     torch.set_num_threads(1)
     registry = default_registry()
@@ -120,8 +120,8 @@ def main(
 ) -> None:
     """Run the cells that are missing, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
-    from pgzoo.config import load_config, parse_pairs
     from pgzoo.registry.plugins import default_registry
+    from pgzoo.training.config import load_config, parse_pairs
 
     registry, overrides = default_registry(), parse_pairs(pairs, "-P")
     configs = {

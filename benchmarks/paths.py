@@ -33,9 +33,9 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
     from stable_baselines3.common.evaluation import evaluate_policy
 
     from pgzoo import PolicyGradient, Registry
-    from pgzoo.config import load_config
-    from pgzoo.environments import make_env
-    from pgzoo.experiment import TrainOptions, make_model
+    from pgzoo.training.config import load_config
+    from pgzoo.training.environments import make_env
+    from pgzoo.training.experiment import TrainOptions, make_model
 
     class Episodes(BaseCallback):
         """Keeps every episode's return."""

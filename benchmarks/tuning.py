@@ -89,7 +89,7 @@ def score(model: Path, env: str, theirs: bool) -> float:
     from stable_baselines3.common.env_util import make_vec_env
 
     from pgzoo import PolicyGradient
-    from pgzoo.evaluation import evaluate
+    from pgzoo.training.evaluation import evaluate
 
     venv = make_vec_env(env, n_envs=10, seed=2_000_000)
     return evaluate((PPO if theirs else PolicyGradient).load(model, device="cpu"), venv, EPISODES).mean

@@ -26,12 +26,12 @@ LAYERS = [
         "algorithm.advantages",
         "registry.scaffold",
         "backends.networks",
-        "vecenvs",
+        "training.vec_envs",
     ],
     ["backends.choice"],
-    ["algorithm.minibatches", "sampling.collector", "algorithm.saving", "config"],
-    ["algorithm.policy_gradient", "environments", "evaluation", "runfolder"],
-    ["experiment"],
+    ["algorithm.minibatches", "sampling.collector", "algorithm.saving", "training.config"],
+    ["algorithm.policy_gradient", "training.environments", "training.evaluation", "training.run_folder"],
+    ["training.experiment"],
     ["tuning"],
     ["lab"],
     ["cli"],
@@ -115,7 +115,7 @@ def test_plugin_files_are_short(path: Path) -> None:
         ("import pgzoo", ("torch", "numpy", "gymnasium")),
         ("from pgzoo.registry.plugins import Registry; Registry.discover()", ("torch", "gymnasium")),
         (
-            "from pgzoo.registry.plugins import Registry; from pgzoo.config import load_config;"
+            "from pgzoo.registry.plugins import Registry; from pgzoo.training.config import load_config;"
             "load_config(Registry.discover(), 'ppo', 'any')",
             ("torch", "gymnasium"),
         ),

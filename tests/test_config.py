@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from pgzoo import ConfigError, Registry
-from pgzoo.config import config_from_entry, load_config, parse_pairs, resolved_entry
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.settings import Settings
+from pgzoo.training.config import config_from_entry, load_config, parse_pairs, resolved_entry
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def test_the_command_line_beats_the_file(
 
 
 def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: Registry) -> None:
-    from pgzoo.runfolder import read_yaml, write_yaml
+    from pgzoo.training.run_folder import read_yaml, write_yaml
 
     config = load_config(registry, "ppo", "LunarLander-v3", overrides={"clip_range": "lin_0.2"})
     write_yaml(tmp_path / "config.yml", resolved_entry(config))

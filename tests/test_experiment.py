@@ -12,9 +12,9 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pgzoo import Registry
-from pgzoo.config import load_config
-from pgzoo.experiment import TrainOptions, train
-from pgzoo.runfolder import new_folder
+from pgzoo.training.config import load_config
+from pgzoo.training.experiment import TrainOptions, train
+from pgzoo.training.run_folder import new_folder
 
 
 class SeedNoting(gym.Env[np.ndarray, Any]):
@@ -54,10 +54,10 @@ def test_evaluation_has_fresh_seeds_and_the_statistics_of_training(
         seen.append((model.get_vec_normalize_env(), env))
         return original(model, env, n_episodes)
 
-    import pgzoo.experiment
+    import pgzoo.training.experiment
 
     original = pgzoo.experiment.evaluate
-    monkeypatch.setattr(pgzoo.experiment, "evaluate", watched)
+    monkeypatch.setattr(pgzoo.training.experiment, "evaluate", watched)
     SeedNoting.seeds.clear()
     options = TrainOptions(seed=3, device="cpu", eval_freq=-1, eval_episodes=2)
     result = train(config, registry, options, new_folder(tmp_path, "rtg", "SeedNoting-v0"))

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pgzoo.config import load_config
-from pgzoo.experiment import TrainOptions, train
 from pgzoo.registry.plugins import Registry
-from pgzoo.runfolder import new_folder
+from pgzoo.training.config import load_config
+from pgzoo.training.experiment import TrainOptions, train
+from pgzoo.training.run_folder import new_folder
 
 
 @pytest.mark.slow

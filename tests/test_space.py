@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from pgzoo import Baseline, ConfigError, PgzooError, Range, Registry, Search
-from pgzoo.config import load_config
+from pgzoo.training.config import load_config
 from pgzoo.tuning.space import PLUGIN, combinations, make_space
 
 REGISTRY = Registry.discover()

@@ -16,8 +16,8 @@ from optuna.trial import TrialState
 from tuning import REGISTRY, searched, small
 
 from pgzoo import ConfigError, PgzooError, PolicyGradient
-from pgzoo.config import load_config, resolved_entry
-from pgzoo.runfolder import plain
+from pgzoo.training.config import load_config, resolved_entry
+from pgzoo.training.run_folder import plain
 from pgzoo.tuning.metrics import Point
 from pgzoo.tuning.ranges import parse_range, parse_ranges, read_ranges
 from pgzoo.tuning.results import (

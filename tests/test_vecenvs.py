@@ -16,7 +16,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient
-from pgzoo.vecenvs import COLUMNS, EnvPoolColumns, GymnasiumVecEnv, make_columns, make_envpool
+from pgzoo.training.vec_envs import COLUMNS, EnvPoolColumns, GymnasiumVecEnv, make_columns, make_envpool
 
 N = 5
 KINDS = {

@@ -21,7 +21,7 @@ def command(n_episodes: int, no_render: bool, **given: Any) -> None:
     from pgzoo.cli.loading import open_run
 
     with open_run(n_envs=1, render_mode=None if no_render else "human", **given) as (_, model, env):
-        from pgzoo.evaluation import evaluate
+        from pgzoo.training.evaluation import evaluate
 
         for episode in range(1, n_episodes + 1):
             result = evaluate(model, env, 1, deterministic=not given["stochastic"], render=False)

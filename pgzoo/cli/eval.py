@@ -23,7 +23,7 @@ def command(n_episodes: int, n_envs: int, as_json: bool, **given: Any) -> None:
     from pgzoo.cli.loading import open_run
 
     with open_run(n_envs=n_envs, **given) as (folder, model, env):
-        from pgzoo.evaluation import evaluate
+        from pgzoo.training.evaluation import evaluate
 
         evaluation = evaluate(model, env, n_episodes, deterministic=not given["stochastic"])
     if as_json:

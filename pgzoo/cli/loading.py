@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from pgzoo.algorithm.policy_gradient import PolicyGradient
-    from pgzoo.runfolder import RunFolder
+    from pgzoo.training.run_folder import RunFolder
 
 
 @contextmanager
@@ -21,8 +21,8 @@ def open_run(
     *, path: Path | None, n_envs: int, render_mode: str | None = None, **given: Any
 ) -> Iterator[tuple[RunFolder, PolicyGradient, VecEnv]]:
     """Give a run's folder, model and a fresh environment, closed afterwards."""
-    from pgzoo.config import check_environment, register_packages
-    from pgzoo.runfolder import find_folder, open_folder, read_yaml
+    from pgzoo.training.config import check_environment, register_packages
+    from pgzoo.training.run_folder import find_folder, open_folder, read_yaml
 
     if path is not None:
         folder = open_folder(path)
@@ -39,9 +39,9 @@ def open_run(
 
     import gymnasium
 
-    from pgzoo.environments import make_env
     from pgzoo.errors import ConfigError
-    from pgzoo.experiment import load_run
+    from pgzoo.training.environments import make_env
+    from pgzoo.training.experiment import load_run
 
     file = path if path is not None and path.is_file() else folder.best_model if given["load_best"] else folder.model
     config, model = load_run(folder, registry, file, device=given["device"])

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pgzoo.evaluation import Evaluation
+    from pgzoo.training.evaluation import Evaluation
 
 
 def headers(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -10,8 +10,8 @@ import click
 from pgzoo.cli import options
 
 if TYPE_CHECKING:
-    from pgzoo.experiment import Result
     from pgzoo.registry.plugins import Registry
+    from pgzoo.training.experiment import Result
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
@@ -60,7 +60,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
     With no option at all: rtg_value on CartPole-v1.
     """
-    from pgzoo.config import check_environment, load_config, parse_pairs, register_packages
+    from pgzoo.training.config import check_environment, load_config, parse_pairs, register_packages
 
     registry = options.find_registry(given["plugin_files"])
     register_packages(given["gym_packages"])
@@ -82,7 +82,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any, Registry, dict[str, Any]]:
     """Return the run of a study's trial; whatever says otherwise is refused."""
-    from pgzoo.config import check_environment
+    from pgzoo.training.config import check_environment
     from pgzoo.tuning.results import trial_config
 
     source = click.core.ParameterSource.COMMANDLINE
@@ -104,8 +104,8 @@ def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any,
 
 def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
     from pgzoo.cli.progress import Progress
-    from pgzoo.experiment import TrainOptions, seed_or_random, train
-    from pgzoo.runfolder import new_folder
+    from pgzoo.training.experiment import TrainOptions, seed_or_random, train
+    from pgzoo.training.run_folder import new_folder
 
     options.set_threads(given["num_threads"])
     options.check_device(given["device"])

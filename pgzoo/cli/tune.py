@@ -84,7 +84,7 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from pgzoo.config import check_environment, register_packages
+    from pgzoo.training.config import check_environment, register_packages
 
     registry = options.find_registry(given["plugin_files"])
     register_packages(given["gym_packages"])
@@ -95,8 +95,8 @@ def command(ctx: click.Context, /, **given: Any) -> None:
 
 
 def _settings(registry: Registry, given: dict[str, Any]) -> StudySettings:
-    from pgzoo.config import parse_pairs
-    from pgzoo.runfolder import file_name
+    from pgzoo.training.config import parse_pairs
+    from pgzoo.training.run_folder import file_name
     from pgzoo.tuning.ranges import parse_ranges, read_ranges
     from pgzoo.tuning.study import StudySettings
 
@@ -150,7 +150,7 @@ def _words(text: str) -> list[str]:
 
 
 def _own_timesteps(registry: Registry, plugins: list[str], env: str) -> int:
-    from pgzoo.config import load_config
+    from pgzoo.training.config import load_config
 
     return min(load_config(registry, plugin, env).run.n_timesteps for plugin in plugins)
 

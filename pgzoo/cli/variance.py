@@ -13,10 +13,10 @@ from pgzoo.cli import options
 from pgzoo.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
-    from pgzoo.config import RunConfig
     from pgzoo.lab.statistics import Estimate
     from pgzoo.lab.variance import Lab, Report
     from pgzoo.registry.plugins import Registry
+    from pgzoo.training.config import RunConfig
 
 FIGURES = (".png", ".pdf", ".svg")
 WIDTH = 100
@@ -107,7 +107,7 @@ def _lab(given: dict[str, Any]) -> Any:
     """Return the frozen policy in a context that closes its environments."""
     from contextlib import closing
 
-    from pgzoo.config import check_environment, register_packages
+    from pgzoo.training.config import check_environment, register_packages
 
     registry = options.find_registry(given["plugin_files"])
     names = _names(registry, given["plugins"])
@@ -151,10 +151,10 @@ def _names(registry: Registry, text: str) -> list[str]:
 
 def _specs(registry: Registry, names: list[str], pairs: tuple[str, ...]) -> dict[str, Any]:
     """Return each plugin's parts, with the values that they have a field for; refuse one that none has."""
-    from pgzoo.config import parse_pairs
     from pgzoo.errors import ConfigError
     from pgzoo.interface.hyperparameters import declared
     from pgzoo.registry.combination import resolve
+    from pgzoo.training.config import parse_pairs
 
     values = parse_pairs(pairs, "-P")
     specs, used = {}, set()
@@ -171,14 +171,14 @@ def _specs(registry: Registry, names: list[str], pairs: tuple[str, ...]) -> dict
 
 def _frozen(registry: Registry, given: dict[str, Any]) -> tuple[RunConfig, Any, Path | None]:
     """Return how the environment is wrapped, the model to begin with, and its statistics."""
-    from pgzoo.config import config_from_entry, load_config
     from pgzoo.errors import ConfigError
-    from pgzoo.runfolder import open_folder, read_yaml
+    from pgzoo.training.config import config_from_entry, load_config
+    from pgzoo.training.run_folder import open_folder, read_yaml
 
     path = given["model"]
     if path is None:
         return load_config(registry, "rtg_value", given["env"] or "CartPole-v1"), None, None
-    from pgzoo.experiment import read_start
+    from pgzoo.training.experiment import read_start
 
     try:
         folder = open_folder(path)

@@ -69,7 +69,7 @@ def judge(name: str, check: Callable[[Subject], None], subject: Subject) -> Find
 
 def describe(error: BaseException) -> str:
     """Return an error in a line, with where it was raised."""
-    from pgzoo.environments import describe as place
+    from pgzoo.training.environments import describe as place
 
     if isinstance(error, ValueError) and "read-only" in str(error):
         return "it changes its input in place; work on a copy"

@@ -13,11 +13,8 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo import Registry
-from pgzoo.config import RunConfig
-from pgzoo.environments import make_env
 from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
-from pgzoo.experiment import Start, TrainOptions, make_model
 from pgzoo.interface.parts import Array, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.lab import sampler as sampling
@@ -29,6 +26,9 @@ from pgzoo.lab.scores import PolicyScores, Scores, TableScores
 from pgzoo.lab.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
 from pgzoo.lab.tabular import TabularVecEnv
 from pgzoo.registry.combination import Spec, resolve
+from pgzoo.training.config import RunConfig
+from pgzoo.training.environments import make_env
+from pgzoo.training.experiment import Start, TrainOptions, make_model
 
 REFERENCE = "reward_to_go+value"
 """What the reference is sampled with where no exact one is known: unbiased for every V, and little variance."""

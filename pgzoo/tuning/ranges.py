@@ -7,9 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pgzoo.config import parse_pairs, read_yaml_mapping
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Search
+from pgzoo.training.config import parse_pairs, read_yaml_mapping
 
 FORM = "low..high, low..high:log, or values with commas"
 KEYS = ("low", "high", "log", "choices")

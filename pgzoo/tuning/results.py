@@ -11,10 +11,10 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pgzoo.config import RunConfig, config_from_entry
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import Array
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.config import RunConfig, config_from_entry
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.storage import open_existing, storage_errors
 from pgzoo.tuning.study import DEFINITION, RETRAINED, TOTAL, find_study

@@ -10,9 +10,9 @@ from typing import Any
 
 import optuna
 
-from pgzoo.config import resolved_entry
 from pgzoo.registry.plugins import Registry
-from pgzoo.runfolder import plain
+from pgzoo.training.config import resolved_entry
+from pgzoo.training.run_folder import plain
 from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.results import CANDIDATES, best_trials
 from pgzoo.tuning.storage import open_storage, storage_errors

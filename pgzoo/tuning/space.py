@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.config import RunConfig, load_config
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry.combination import ALGORITHM, Spec
 from pgzoo.registry.plugins import PARTS, Registry
 from pgzoo.registry.settings import Settings
+from pgzoo.training.config import RunConfig, load_config
 
 if TYPE_CHECKING:
     import optuna

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Search
 from pgzoo.registry.plugins import Registry
-from pgzoo.runfolder import plain
+from pgzoo.training.run_folder import plain
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.space import Space, make_space
 from pgzoo.tuning.tickets import FIXED

@@ -18,11 +18,11 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
-from pgzoo.config import RunConfig
-from pgzoo.environments import make_env
-from pgzoo.evaluation import Evaluation, evaluate
-from pgzoo.experiment import EVAL_SEED_OFFSET, TrainOptions, make_model
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.config import RunConfig
+from pgzoo.training.environments import make_env
+from pgzoo.training.evaluation import Evaluation, evaluate
+from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainOptions, make_model
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10

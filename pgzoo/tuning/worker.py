@@ -21,10 +21,10 @@ import optuna
 from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
-from pgzoo.config import RunConfig, config_from_entry, load_config, register_packages, resolved_entry
-from pgzoo.evaluation import Evaluation
 from pgzoo.registry.plugins import Registry
-from pgzoo.runfolder import PACKAGES, package_version, plain
+from pgzoo.training.config import RunConfig, config_from_entry, load_config, register_packages, resolved_entry
+from pgzoo.training.evaluation import Evaluation
+from pgzoo.training.run_folder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import DEFAULT, IDENTITY, RETRAINED, StudySettings

@@ -11,10 +11,10 @@ from typing import Any
 
 import optuna
 
-from pgzoo.config import RunConfig, config_from_entry, load_config
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.registry.plugins import PARTS, Registry
+from pgzoo.training.config import RunConfig, config_from_entry, load_config
 from pgzoo.tuning.results import (
     Retrained,
     count,

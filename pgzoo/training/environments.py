@@ -13,9 +13,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from pgzoo.config import RunConfig
 from pgzoo.errors import ConfigError
-from pgzoo.vecenvs import make_columns, make_envpool
+from pgzoo.training.config import RunConfig
+from pgzoo.training.vec_envs import make_columns, make_envpool
 
 VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
 """Of separate environments."""

@@ -22,13 +22,13 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
-from pgzoo.config import RunConfig, config_from_entry, resolved_entry
-from pgzoo.environments import VEC_ENVS, build, describe, load_object, make_env, named
 from pgzoo.errors import ConfigError, PgzooError, unknown
-from pgzoo.evaluation import Evaluation, evaluate
 from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.registry.plugins import Registry
-from pgzoo.runfolder import RunFolder, read_yaml, write_details
+from pgzoo.training.config import RunConfig, config_from_entry, resolved_entry
+from pgzoo.training.environments import VEC_ENVS, build, describe, load_object, make_env, named
+from pgzoo.training.evaluation import Evaluation, evaluate
+from pgzoo.training.run_folder import RunFolder, read_yaml, write_details
 
 EVAL_SEED_OFFSET = 1_000_000
 """Added to the seed for evaluation, so that it never sees a training seed."""

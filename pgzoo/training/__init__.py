@@ -1,0 +1,1 @@
+"""Training runs: configuration, environments, evaluation and run folders."""

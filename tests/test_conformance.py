@@ -15,9 +15,10 @@ from scipy import stats
 from unusual import UNUSUAL
 
 from pgzoo import Registry
-from pgzoo.lab import checks, unbiased
-from pgzoo.lab.conformance import assert_conforms, check
-from pgzoo.lab.probe import Finding
+from pgzoo.lab import unbiased
+from pgzoo.lab.conformance import checks
+from pgzoo.lab.conformance.kit import assert_conforms, check
+from pgzoo.lab.conformance.probe import Finding
 from pgzoo.lab.unbiased import entries, hotelling, measure, variants
 from pgzoo.registry.plugins import PARTS
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 if TYPE_CHECKING:
-    from pgzoo.lab.conformance import Conformance
+    from pgzoo.lab.conformance.kit import Conformance
 
 MARKS = {"ok": "[green]ok[/]", "failed": "[red]FAILED[/]", "note": "note", "skipped": "[dim]–[/]"}
 

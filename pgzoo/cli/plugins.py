@@ -99,7 +99,7 @@ def check(ctx: click.Context, /, names: tuple[str, ...], plugin_files: tuple[Pat
 
     from pgzoo.cli import conformance
     from pgzoo.cli.progress import Counter
-    from pgzoo.lab.conformance import check as run
+    from pgzoo.lab.conformance.kit import check as run
 
     options.set_threads(1)
     with Counter("gradients", shown=given["progress"] and not given["as_json"]) as counter:

@@ -14,7 +14,7 @@ from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import Param, declared
 from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Part, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.lab.specimens import Specimen, make_spaces, specimen
+from pgzoo.lab.conformance.synthetic_rollout import Specimen, make_spaces, specimen
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6

@@ -14,9 +14,9 @@ from pgzoo.algorithm.advantages import Given, credit
 from pgzoo.errors import PgzooError
 from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Part
 from pgzoo.interface.rollout import Rollout
-from pgzoo.lab import credit_checks
-from pgzoo.lab.credit_checks import Checks
-from pgzoo.lab.probe import (
+from pgzoo.lab.conformance import advantage_checks
+from pgzoo.lab.conformance.advantage_checks import Checks
+from pgzoo.lab.conformance.probe import (
     SEEDS,
     Fault,
     Finding,
@@ -30,7 +30,7 @@ from pgzoo.lab.probe import (
     probe_of,
     same,
 )
-from pgzoo.lab.specimens import GROUP_SIZE, Specimen
+from pgzoo.lab.conformance.synthetic_rollout import GROUP_SIZE, Specimen
 
 
 def shapes(probe: Probe) -> None:
@@ -226,8 +226,8 @@ CALL: Checks = {
 }
 FIELDS: Checks = {"state": state, "search space": search_space, "plain fields": plain}
 CHECKS: Mapping[str, Checks] = {
-    "estimator": {**CALL, **credit_checks.ESTIMATOR, **FIELDS},
-    "baseline": {**CALL, **credit_checks.BASELINE, **FIELDS},
+    "estimator": {**CALL, **advantage_checks.ESTIMATOR, **FIELDS},
+    "baseline": {**CALL, **advantage_checks.BASELINE, **FIELDS},
 }
 """By kind and name, in the order in which they are reported."""
 

@@ -8,8 +8,8 @@ from typing import TypeAlias
 import numpy as np
 
 from pgzoo.interface.parts import Array, Need
-from pgzoo.lab.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
-from pgzoo.lab.specimens import Specimen
+from pgzoo.lab.conformance.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
+from pgzoo.lab.conformance.synthetic_rollout import Specimen
 
 Checks: TypeAlias = Mapping[str, Callable[[Probe], None]]
 

@@ -15,11 +15,11 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Objective
 from pgzoo.interface.rollout import Batch, Rollout
-from pgzoo.lab.checks import plain_fields
+from pgzoo.lab.conformance.checks import plain_fields
+from pgzoo.lab.conformance.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, learners_of
+from pgzoo.lab.conformance.synthetic_rollout import make_spaces, specimen
 from pgzoo.lab.contenders import sampled_batch
-from pgzoo.lab.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, learners_of
 from pgzoo.lab.scores import policy_inputs
-from pgzoo.lab.specimens import make_spaces, specimen
 
 
 class Loss:

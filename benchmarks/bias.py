@@ -16,8 +16,8 @@ import torch
 
 from pgzoo import Registry
 from pgzoo.cli.progress import Counter
-from pgzoo.lab.mdps import MDPS
-from pgzoo.lab.unbiased import EPISODES, FALSE_ALARM, Bias, entries, measure, variants
+from pgzoo.lab.measure.bias import EPISODES, FALSE_ALARM, Bias, entries, measure, variants
+from pgzoo.lab.measure.mdps import MDPS
 
 
 def cell(bias: Bias) -> str:

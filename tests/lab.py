@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from pgzoo import PolicyGradient, Registry, Spaces
-from pgzoo.lab.contenders import Contender
-from pgzoo.lab.exact import TabularMDP
-from pgzoo.lab.sampler import Sampler, arguments
-from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.lab.measure.exact import TabularMDP
+from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.sampler import Sampler, arguments
+from pgzoo.lab.measure.tabular import TabularVecEnv
 from pgzoo.registry.combination import resolve
 
 

@@ -24,9 +24,9 @@ from pgzoo import (
     State,
     hookimpl,
 )
-from pgzoo.lab.callback import GradientNoise
-from pgzoo.lab.mdps import make_mdp
-from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.lab.measure.mdps import make_mdp
+from pgzoo.lab.measure.noise_callback import GradientNoise
+from pgzoo.lab.measure.tabular import TabularVecEnv
 from pgzoo.registry.plugins import Source
 
 
@@ -96,7 +96,7 @@ def test_the_variance_is_that_of_many_rollouts(n_episodes: int) -> None:
         policy_kwargs={"net_arch": [], "optimizer_class": torch.optim.SGD},
         max_grad_norm=None,
     )
-    from pgzoo.lab.scores import PolicyScores
+    from pgzoo.lab.measure.score_gradients import PolicyScores
 
     scores = PolicyScores(model.policy)
     gradients = []

@@ -15,11 +15,11 @@ from scipy import stats
 from unusual import UNUSUAL
 
 from pgzoo import Registry
-from pgzoo.lab import unbiased
 from pgzoo.lab.conformance import checks
 from pgzoo.lab.conformance.kit import assert_conforms, check
 from pgzoo.lab.conformance.probe import Finding
-from pgzoo.lab.unbiased import entries, hotelling, measure, variants
+from pgzoo.lab.measure import bias as unbiased
+from pgzoo.lab.measure.bias import entries, hotelling, measure, variants
 from pgzoo.registry.plugins import PARTS
 
 REGISTRY = Registry.discover()

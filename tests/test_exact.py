@@ -15,7 +15,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
-from pgzoo.lab.exact import (
+from pgzoo.lab.measure.exact import (
     TabularMDP,
     action_probabilities,
     actor_parameters,
@@ -24,8 +24,8 @@ from pgzoo.lab.exact import (
     in_float64,
     score_table,
 )
-from pgzoo.lab.mdps import MDPS, make_mdp
-from pgzoo.lab.tabular import TabularEnv, TabularVecEnv
+from pgzoo.lab.measure.mdps import MDPS, make_mdp
+from pgzoo.lab.measure.tabular import TabularEnv, TabularVecEnv
 
 
 def make_policy(mdp: TabularMDP, **kwargs: Any) -> ActorCriticPolicy:

@@ -19,14 +19,14 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import PolicyGradient, Registry, Spaces
-from pgzoo.lab import sampler as sampling
-from pgzoo.lab import statistics
-from pgzoo.lab.contenders import Contender
-from pgzoo.lab.exact import actor_parameters, exact_gradient
-from pgzoo.lab.mdps import make_mdp
-from pgzoo.lab.sampler import Sampler
-from pgzoo.lab.scores import PolicyScores, TableScores, policy_inputs
-from pgzoo.lab.statistics import exactly, moments, resamples, summarize
+from pgzoo.lab.measure import sampler as sampling
+from pgzoo.lab.measure import statistics
+from pgzoo.lab.measure.exact import actor_parameters, exact_gradient
+from pgzoo.lab.measure.mdps import make_mdp
+from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.sampler import Sampler
+from pgzoo.lab.measure.score_gradients import PolicyScores, TableScores, policy_inputs
+from pgzoo.lab.measure.statistics import exactly, moments, resamples, summarize
 from pgzoo.registry.combination import resolve
 
 
@@ -187,7 +187,7 @@ def test_scores_of_every_space_are_finite_differences(name: str) -> None:
 
 
 def test_own_loss_discounts_states_as_the_recipe_does(registry: Registry) -> None:
-    from pgzoo.lab.variance import Measurement, _contender
+    from pgzoo.lab.measure.variance import Measurement, _contender
 
     sampler = frozen(make_mdp("noise"), columns=16)
     of = Spaces(sampler.policy.observation_space, sampler.policy.action_space, sampler.policy)
@@ -246,7 +246,7 @@ def test_columns_keep_what_belongs_to_them(registry: Registry) -> None:
     """A batch cut out of many columns is credited as it would be alone."""
     sampler = frozen(make_mdp("lengths"), columns=24, group_size=4)
     whole = sampler.rollout()
-    from pgzoo.lab.sampler import columns
+    from pgzoo.lab.measure.sampler import columns
 
     part = columns(whole, 8, 16)
     assert part.shape[1] == 8
@@ -271,7 +271,7 @@ def test_the_critic_is_fitted_and_the_actor_is_not_touched() -> None:
     explained = sampler.fit_critic(list(islice(sampler.batches(), 50)))
     assert torch.equal(actor, sampler.policy.action_net.weight)
     # V(s) of a tabular policy is known; the fitted one is near it where the policy goes.
-    from pgzoo.lab.exact import exact_values
+    from pgzoo.lab.measure.exact import exact_values
 
     exact = exact_values(make_mdp("noise"), sampler.policy, 0.9)
     with torch.no_grad():
@@ -286,7 +286,7 @@ def test_what_is_known_of_a_measured_variance(registry: Registry) -> None:
     Ψ ∇ log π has, by action, (1)(½, −½) or 0; its mean is (¼, −¼), its variance ½·½ − ⅛ = ⅛; a batch of 8 has an
     eighth of it: 1/64. With b = ½: (½)(½, −½) and (−½)(−½, ½), the same for both: no variance at all.
     """
-    from pgzoo.lab.exact import TabularMDP
+    from pgzoo.lab.measure.exact import TabularMDP
 
     rewards = np.array([[[0.0, 1.0], [0.0, 0.0]]])
     mdp = TabularMDP("bandit", np.array([[[0.0, 1.0], [0.0, 1.0]]]), rewards, np.ones(1))
@@ -367,7 +367,7 @@ def test_ctrl_c_reports_what_was_measured(
     after: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from pgzoo.cli import main
-    from pgzoo.lab import variance
+    from pgzoo.lab.measure import variance
 
     batch, done = variance._Run.batch, []
 
@@ -391,7 +391,7 @@ def test_ctrl_c_while_the_reference_is_sampled(
 ) -> None:
     """The plugins have a third batch by then, the reference has not."""
     from pgzoo.cli import main
-    from pgzoo.lab.contenders import Contender
+    from pgzoo.lab.measure.plugin_gradient import Contender
 
     weights, called = Contender.weights, []
 

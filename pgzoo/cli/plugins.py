@@ -91,7 +91,7 @@ def check(ctx: click.Context, /, names: tuple[str, ...], plugin_files: tuple[Pat
     registry = options.find_registry(plugin_files)
     parts = _parts(registry, names)
 
-    from pgzoo.lab.mdps import MDPS, make_mdp
+    from pgzoo.lab.measure.mdps import MDPS, make_mdp
 
     mdps = list(MDPS) if given["mdps"] == "all" else [name.strip() for name in given["mdps"].split(",")]
     for name in mdps:

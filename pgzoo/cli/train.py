@@ -143,7 +143,7 @@ def _callbacks(progress: Any, gradient_noise: bool) -> Any:
         return progress
     from stable_baselines3.common.callbacks import CallbackList
 
-    from pgzoo.lab.callback import GradientNoise
+    from pgzoo.lab.measure.noise_callback import GradientNoise
 
     return CallbackList([progress, GradientNoise()])
 

@@ -13,8 +13,8 @@ from pgzoo.cli import options
 from pgzoo.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
-    from pgzoo.lab.statistics import Estimate
-    from pgzoo.lab.variance import Lab, Report
+    from pgzoo.lab.measure.statistics import Estimate
+    from pgzoo.lab.measure.variance import Lab, Report
     from pgzoo.registry.plugins import Registry
     from pgzoo.training.config import RunConfig
 
@@ -70,13 +70,13 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     _check_figure(given["out"])
     with _lab(given) as lab:
         from pgzoo.cli.progress import Counter
-        from pgzoo.lab.variance import measure
+        from pgzoo.lab.measure.variance import measure
 
         with Counter("batches", shown=given["progress"] and not given["as_json"]) as counter:
             report = measure(lab, counter.show)
         name = lab.config.env
     if given["out"] is not None:
-        from pgzoo.lab.figure import draw
+        from pgzoo.lab.measure.figure import draw
 
         draw(report, f"{name}, one gradient of {given['episodes']} episodes", given["out"])
     if given["as_json"]:
@@ -118,7 +118,7 @@ def _lab(given: dict[str, Any]) -> Any:
     config, start, statistics = _frozen(registry, given)
     gamma = config.spec.settings.gamma if given["gamma"] is None else given["gamma"]
 
-    from pgzoo.lab.variance import Lab, Measurement
+    from pgzoo.lab.measure.variance import Lab, Measurement
 
     measurement = Measurement(
         plugins=_specs(registry, names, given["pairs"]),
@@ -201,7 +201,7 @@ def _show(report: Report, snr: float) -> None:
     from rich.console import Console
     from rich.table import Column, Table
 
-    from pgzoo.lab.statistics import ENOUGH_BATCHES
+    from pgzoo.lab.measure.statistics import ENOUGH_BATCHES
 
     console = Console()
     if not console.is_terminal:

@@ -23,7 +23,7 @@ def register() -> None:
     if "pgzoo/Addition-v0" not in registry:
         register("pgzoo/Addition-v0", entry_point="pgzoo.envs.addition:Addition")
         for name, mdp in TABULAR.items():
-            register(name, entry_point="pgzoo.lab.tabular:TabularEnv", kwargs={"mdp": mdp})
+            register(name, entry_point="pgzoo.lab.measure.tabular:TabularEnv", kwargs={"mdp": mdp})
 
 
 register()

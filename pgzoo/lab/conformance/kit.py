@@ -18,12 +18,12 @@ from typing import Any
 from pgzoo import __version__
 from pgzoo.errors import PgzooError
 from pgzoo.interface.parts import PLUGIN_API, CreditPart, Objective, Part
-from pgzoo.lab import unbiased
 from pgzoo.lab.conformance import checks, objective_checks
 from pgzoo.lab.conformance.probe import Finding, describe, learners_of, probe_of
 from pgzoo.lab.conformance.synthetic_rollout import make_spaces
-from pgzoo.lab.mdps import MDPS
-from pgzoo.lab.unbiased import EPISODES, Bias, Entry
+from pgzoo.lab.measure import bias as unbiased
+from pgzoo.lab.measure.bias import EPISODES, Bias, Entry
+from pgzoo.lab.measure.mdps import MDPS
 from pgzoo.registry.plugins import Registry, default_registry
 
 FEW_EPISODES = 20_000

@@ -18,8 +18,8 @@ from pgzoo.interface.rollout import Batch, Rollout
 from pgzoo.lab.conformance.checks import plain_fields
 from pgzoo.lab.conformance.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, learners_of
 from pgzoo.lab.conformance.synthetic_rollout import make_spaces, specimen
-from pgzoo.lab.contenders import sampled_batch
-from pgzoo.lab.scores import policy_inputs
+from pgzoo.lab.measure.plugin_gradient import sampled_batch
+from pgzoo.lab.measure.score_gradients import policy_inputs
 
 
 class Loss:

@@ -12,7 +12,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from pgzoo.backends.choice import policy_actions
 from pgzoo.interface.parts import Array
 from pgzoo.interface.rollout import Rollout
-from pgzoo.lab.exact import TabularMDP, actor_parameters, score_table
+from pgzoo.lab.measure.exact import TabularMDP, actor_parameters, score_table
 
 
 class Scores(Protocol):

@@ -20,7 +20,7 @@ from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import PluginError
 from pgzoo.interface.parts import Array, Baseline, Need, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.lab.scores import PolicyScores
+from pgzoo.lab.measure.score_gradients import PolicyScores
 
 PARTS = 4
 EVERY_STEPS = 1024

@@ -24,13 +24,13 @@ from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Spaces
-from pgzoo.lab.contenders import Contender
-from pgzoo.lab.exact import TabularMDP, exact_gradient, exact_values
-from pgzoo.lab.mdps import make_mdp
-from pgzoo.lab.sampler import Sampler, arguments
-from pgzoo.lab.scores import TableScores
-from pgzoo.lab.statistics import Estimate, exactly, resamples, summarize
-from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.lab.measure.exact import TabularMDP, exact_gradient, exact_values
+from pgzoo.lab.measure.mdps import make_mdp
+from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.sampler import Sampler, arguments
+from pgzoo.lab.measure.score_gradients import TableScores
+from pgzoo.lab.measure.statistics import Estimate, exactly, resamples, summarize
+from pgzoo.lab.measure.tabular import TabularVecEnv
 from pgzoo.registry.combination import Spec, resolve
 from pgzoo.registry.plugins import Registry
 

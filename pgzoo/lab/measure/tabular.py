@@ -11,8 +11,8 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.interface.parts import Array
-from pgzoo.lab.exact import TabularMDP
-from pgzoo.lab.mdps import make_mdp
+from pgzoo.lab.measure.exact import TabularMDP
+from pgzoo.lab.measure.mdps import make_mdp
 
 
 class TabularEnv(gym.Env[Array, int]):

@@ -10,7 +10,7 @@ from pgzoo.algorithm.advantages import credit
 from pgzoo.algorithm.part_states import Learners
 from pgzoo.interface.parts import Array, Objective, Spaces
 from pgzoo.interface.rollout import Batch, Rollout, Samples
-from pgzoo.lab.scores import policy_inputs
+from pgzoo.lab.measure.score_gradients import policy_inputs
 from pgzoo.registry.combination import Spec
 
 

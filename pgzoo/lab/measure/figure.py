@@ -11,8 +11,8 @@ import numpy as np
 from pgzoo.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pgzoo.lab.statistics import Estimate
-    from pgzoo.lab.variance import Report
+    from pgzoo.lab.measure.statistics import Estimate
+    from pgzoo.lab.measure.variance import Report
 
 COLOUR = "#1f5fa8"
 

@@ -125,7 +125,7 @@ def _regression(rollouts: Iterable[Rollout], device: Any) -> tuple[Any, torch.Te
 
 
 def _actor(sampler: Sampler, observations: Any) -> list[torch.nn.Parameter]:
-    from pgzoo.lab.exact import actor_parameters
+    from pgzoo.lab.measure.exact import actor_parameters
 
     few = index_rows(observations, torch.arange(2, device=sampler.policy.device))
     actions, *_ = sampler.policy(few)

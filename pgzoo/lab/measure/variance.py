@@ -17,14 +17,14 @@ from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import Array, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.lab import sampler as sampling
-from pgzoo.lab.contenders import Contender
-from pgzoo.lab.exact import exact_gradient
-from pgzoo.lab.mdps import make_mdp
-from pgzoo.lab.sampler import Sampler
-from pgzoo.lab.scores import PolicyScores, Scores, TableScores
-from pgzoo.lab.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
-from pgzoo.lab.tabular import TabularVecEnv
+from pgzoo.lab.measure import sampler as sampling
+from pgzoo.lab.measure.exact import exact_gradient
+from pgzoo.lab.measure.mdps import make_mdp
+from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.sampler import Sampler
+from pgzoo.lab.measure.score_gradients import PolicyScores, Scores, TableScores
+from pgzoo.lab.measure.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
+from pgzoo.lab.measure.tabular import TabularVecEnv
 from pgzoo.registry.combination import Spec, resolve
 from pgzoo.training.config import RunConfig
 from pgzoo.training.environments import make_env

@@ -8,7 +8,7 @@ import numpy as np
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.parts import Array
-from pgzoo.lab.exact import TabularMDP
+from pgzoo.lab.measure.exact import TabularMDP
 
 
 def chain() -> TabularMDP:

@@ -1,0 +1,1 @@
+"""Exact gradients, and the measured bias and variance of plugins."""

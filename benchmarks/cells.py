@@ -24,10 +24,10 @@ def fingerprint(config: Any, *more: Any) -> str:
     Those that stand at their default are left out, so that a new hyperparameter does not make old results void.
     """
     from pgzoo.interface.hyperparameters import declared
-    from pgzoo.registry.settings import Settings
-    from pgzoo.training.config import RunSettings, resolved_entry
+    from pgzoo.registry.settings import AlgorithmConfig
+    from pgzoo.training.config import RunConfig, resolved_entry
 
-    defaults = {name: param.default for cls in (RunSettings, Settings) for name, param in declared(cls).items()}
+    defaults = {name: param.default for cls in (RunConfig, AlgorithmConfig) for name, param in declared(cls).items()}
     entry = {
         key: value for key, value in resolved_entry(config).items() if key not in defaults or value != defaults[key]
     }

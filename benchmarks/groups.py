@@ -83,9 +83,9 @@ def configured(recipe: str, env: str) -> Any:
 
 def ours(config: Any, venv: Any, seed: int) -> Any:
     from pgzoo.registry.plugins import default_registry
-    from pgzoo.training.experiment import TrainOptions, make_model
+    from pgzoo.training.experiment import TrainConfig, make_model
 
-    return make_model(config, default_registry(), venv, TrainOptions(seed=seed, device="cpu"))
+    return make_model(config, default_registry(), venv, TrainConfig(seed=seed, device="cpu"))
 
 
 def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
@@ -94,7 +94,7 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
 
     from pgzoo.interface.schedules import as_schedule
 
-    spec, settings = config.spec, config.spec.settings
+    combination, settings = config.combination, config.combination.algorithm
     same = (
         "n_steps batch_size n_epochs gamma normalize_advantage ent_coef vf_coef max_grad_norm target_kl use_sde "
         "sde_sample_freq"
@@ -103,8 +103,8 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
         "MlpPolicy",
         venv,
         learning_rate=as_schedule(settings.learning_rate),
-        gae_lambda=spec.estimator.gae_lambda,
-        clip_range=as_schedule(spec.objective.clip_range),
+        gae_lambda=combination.estimator.gae_lambda,
+        clip_range=as_schedule(combination.objective.clip_range),
         policy_kwargs=dict(config.run.policy_kwargs or {}),
         seed=seed,
         device="cpu",

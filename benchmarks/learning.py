@@ -29,13 +29,13 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
 
     from pgzoo.registry.plugins import default_registry
     from pgzoo.training.config import load_config, parse_pairs
-    from pgzoo.training.experiment import TrainOptions, train
+    from pgzoo.training.experiment import TrainConfig, train
     from pgzoo.training.run_folder import new_folder
 
     torch.set_num_threads(1)
     registry = default_registry()
     config = load_config(registry, recipe, env, overrides=parse_pairs(pairs, "-P"))
-    options = TrainOptions(seed=seed, device="cpu", eval_freq=-1, eval_episodes=EVAL_EPISODES)
+    options = TrainConfig(seed=seed, device="cpu", eval_freq=-1, eval_episodes=EVAL_EPISODES)
     with tempfile.TemporaryDirectory() as directory:
         folder = new_folder(Path(directory), recipe, env)
         result = train(config, registry, options, folder)

@@ -35,7 +35,7 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
     from pgzoo import PolicyGradient, Registry
     from pgzoo.training.config import load_config
     from pgzoo.training.environments import make_env
-    from pgzoo.training.experiment import TrainOptions, make_model
+    from pgzoo.training.experiment import TrainConfig, make_model
 
     class Episodes(BaseCallback):
         """Keeps every episode's return."""
@@ -52,7 +52,7 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
     registry, episodes = Registry.discover(), Episodes()
     config = load_config(registry, "ppo", env, overrides={"use_sde": False, "sde_sample_freq": -1})
     venv = make_env(config, n_envs=config.run.n_envs, seed=seed)
-    model: PolicyGradient = make_model(config, registry, venv, TrainOptions(seed=seed, device="cpu", fast=fast))
+    model: PolicyGradient = make_model(config, registry, venv, TrainConfig(seed=seed, device="cpu", fast=fast))
     model.learn(n_timesteps, callback=episodes)
     fresh = make_env(config, n_envs=1, seed=seed + 1_000_000, training=False)
     final, _ = evaluate_policy(model, fresh, n_eval_episodes=50, deterministic=True)

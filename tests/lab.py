@@ -8,7 +8,7 @@ import torch
 
 from pgzoo import PolicyGradient, Registry, Spaces
 from pgzoo.lab.measure.exact import TabularMDP
-from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.plugin_gradient import PluginGradient
 from pgzoo.lab.measure.sampler import Sampler, arguments
 from pgzoo.lab.measure.tabular import TabularVecEnv
 from pgzoo.registry.combination import resolve
@@ -40,8 +40,10 @@ def frozen(
     return Sampler(model, batch)
 
 
-def contender(registry: Registry, sampler: Sampler, plugin: str, *, own_loss: bool = False, **overrides: Any) -> Any:
+def plugin_gradient(
+    registry: Registry, sampler: Sampler, plugin: str, *, own_loss: bool = False, **overrides: Any
+) -> Any:
     """Return a plugin on the sampler's policy."""
     policy = sampler.policy
     spaces = Spaces(policy.observation_space, policy.action_space, policy)
-    return Contender(plugin, resolve(registry, plugin, overrides=overrides), spaces, own_loss=own_loss)
+    return PluginGradient(plugin, resolve(registry, plugin, overrides=overrides), spaces, own_loss=own_loss)

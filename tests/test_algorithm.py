@@ -149,7 +149,7 @@ def test_parts_by_string_mapping_instance_and_flat_keyword() -> None:
         ("gae", {"gae_lambda": 0.5, "plugin_kwargs": {"estimator.gae_lambda": 0.6}}, "given twice"),
         ("gae", {"gae_lambda": 1.5}, r"gae_lambda must lie in \[0, 1\], not 1.5"),
         ("gae", {"gamma": "high"}, "gamma must be float, not 'high'"),
-        ("gae", {"n_epochs": 4}, "right for one epoch only"),
+        ("gae", {"n_epochs": 4}, "correct for one epoch only"),
         ("rtg", {"sampling": "steps"}, "needs complete episodes"),
         ("rtg", {"sampling": "stepz"}, "did you mean 'steps'"),
         ("gea", {}, "did you mean 'gae'"),
@@ -400,7 +400,7 @@ def test_save_and_load(plugin: str, tmp_path: Path) -> None:
     ).all()
     assert_same(model.get_parameters(), loaded.get_parameters())
     assert loaded.parts == model.parts
-    assert loaded.spec == model.spec
+    assert loaded.combination == model.combination
 
     for one in (model, loaded):
         one.set_env(make_vec_env("CartPole-v1", 1, seed=5))
@@ -429,7 +429,7 @@ def test_what_plugins_learned_survives(tmp_path: Path) -> None:
     average = small("rtg_moving_average")
     average.learn(200)
     average.save(tmp_path / "average")
-    state = PolicyGradient.load(tmp_path / "average", device="cpu").learners["baseline"]
+    state = PolicyGradient.load(tmp_path / "average", device="cpu").part_states["baseline"]
     assert state is not None
     assert float(state.total / state.weight) > 5  # type: ignore[arg-type,operator]
     q = small("advantage")
@@ -522,7 +522,7 @@ def test_files_of_other_algorithms_are_refused(tmp_path: Path) -> None:
 def test_a_learners_rate_can_be_changed_on_load(tmp_path: Path) -> None:
     small("advantage").learn(64).save(tmp_path / "model")
     loaded = PolicyGradient.load(tmp_path / "model", None, "cpu", plugin_kwargs={"q_learning_rate": 1e-5})
-    optimizer = loaded.learners.parameters()["estimator_state.optimizer"]
+    optimizer = loaded.part_states.parameters()["estimator_state.optimizer"]
     assert optimizer["param_groups"][0]["lr"] == 1e-5
     assert optimizer["state"]  # its moments were kept
 

@@ -116,7 +116,7 @@ def test_begin_with_a_saved_model(run: Path, tmp_path: Path) -> None:
     weights, counts = [], []
     for folder in (first, second):
         model = PolicyGradient.load(folder / "CartPole-v1.zip", device="cpu")
-        weights.append(float(model.learners["baseline"].weight))  # type: ignore[union-attr,arg-type]
+        weights.append(float(model.part_states["baseline"].weight))  # type: ignore[union-attr,arg-type]
         counts.append(pickle.loads((folder / "CartPole-v1" / "vecnormalize.pkl").read_bytes()).obs_rms.count)
     assert weights[1] > weights[0]
     assert counts[1] > 1.5 * counts[0]

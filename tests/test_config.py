@@ -9,7 +9,7 @@ import pytest
 
 from pgzoo import ConfigError, Registry
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.registry.settings import Settings
+from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.training.config import config_from_entry, load_config, parse_pairs, resolved_entry
 
 
@@ -33,7 +33,7 @@ def registry() -> Registry:
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: Any, expected: Any) -> None:
-    result = declared(Settings)[name].validate(value)
+    result = declared(AlgorithmConfig)[name].validate(value)
     assert result == expected
     assert type(result) is type(expected)
 
@@ -63,7 +63,7 @@ def test_values_are_read_as_people_write_them(name: str, value: Any, expected: A
 )
 def test_wrong_values(name: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        declared(Settings)[name].validate(value)
+        declared(AlgorithmConfig)[name].validate(value)
 
 
 YAML = """\
@@ -86,11 +86,11 @@ def test_entries(tmp_path: Path, registry: Registry) -> None:
     mine = load_config(registry, "gae", "CartPole-v1", file=file)
     assert (mine.run.n_timesteps, mine.run.n_envs) == (100_000, 4)
     assert mine.run.policy_kwargs == {"net_arch": [32, 32]}
-    assert mine.spec.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
-    assert load_config(registry, "gae", "Acrobot-v1", file=file).spec.estimator.gae_lambda == 0.95  # type: ignore[attr-defined]
+    assert mine.combination.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
+    assert load_config(registry, "gae", "Acrobot-v1", file=file).combination.estimator.gae_lambda == 0.95  # type: ignore[attr-defined]
     assert load_config(registry, "gae", "ALE/Pong-v5", file=file).run.n_envs == 16
     changed = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5, "n_envs": 2})
-    assert (changed.spec.estimator.gae_lambda, changed.run.n_envs) == (0.5, 2)  # type: ignore[attr-defined]
+    assert (changed.combination.estimator.gae_lambda, changed.run.n_envs) == (0.5, 2)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_command_line_beats_the_file(
 ) -> None:
     file = tmp_path / "gae.yml"
     file.write_text(YAML)
-    estimator = load_config(registry, "gae", "CartPole-v1", file=file, overrides=overrides).spec.estimator
+    estimator = load_config(registry, "gae", "CartPole-v1", file=file, overrides=overrides).combination.estimator
     assert (estimator.name, getattr(estimator, "gae_lambda", None)) == expected
 
 
@@ -117,7 +117,7 @@ def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: R
     config = load_config(registry, "ppo", "LunarLander-v3", overrides={"clip_range": "lin_0.2"})
     write_yaml(tmp_path / "config.yml", resolved_entry(config))
     again = config_from_entry(registry, "ppo", "LunarLander-v3", read_yaml(tmp_path / "config.yml"))
-    assert (again.spec, again.run) == (config.spec, config.run)
+    assert (again.combination, again.run) == (config.combination, config.run)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: R
         (YAML.replace("n_envs: 4", "n_envs: four"), r"gae.yml:\d: n_envs must be int, not 'four'"),
         (
             YAML.replace("gae_lambda: 0.9", "n_epochs: 4"),
-            "gae.yml:7: objective 'policy_gradient' is right for one epoch",
+            "gae.yml:7: objective 'policy_gradient' is correct for one epoch",
         ),
         (YAML.replace("gae_lambda: 0.9", "baseline: valu"), "unknown baseline 'valu'; did you mean 'value'"),
         (YAML.replace("{net_arch: [32, 32]}", "dict(net_arch=[32])"), "gae.yml:8: policy_kwargs must be dict"),

@@ -137,7 +137,7 @@ def test_the_test_can_fail(wrong: str, registry_with: Any) -> None:
         @dataclass(frozen=True)
         class TwiceDiscounted(FullReturn):
             name = "twice_discounted"
-            credit = "step"
+            discounted_from = "step"
 
         p = t_squared(*gradients("twice_discounted+none", 0.8, registry=registry_with(TwiceDiscounted)))
     assert p < FALSE_ALARM

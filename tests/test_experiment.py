@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from pgzoo import Registry
 from pgzoo.training.config import load_config
-from pgzoo.training.experiment import TrainOptions, train
+from pgzoo.training.experiment import TrainConfig, train
 from pgzoo.training.run_folder import new_folder
 
 
@@ -59,7 +59,7 @@ def test_evaluation_has_fresh_seeds_and_the_statistics_of_training(
     original = pgzoo.experiment.evaluate
     monkeypatch.setattr(pgzoo.training.experiment, "evaluate", watched)
     SeedNoting.seeds.clear()
-    options = TrainOptions(seed=3, device="cpu", eval_freq=-1, eval_episodes=2)
+    options = TrainConfig(seed=3, device="cpu", eval_freq=-1, eval_episodes=2)
     result = train(config, registry, options, new_folder(tmp_path, "rtg", "SeedNoting-v0"))
     assert set(SeedNoting.seeds) == {3, 4, 1_000_003}
     ((training, evaluation),) = seen

@@ -241,8 +241,8 @@ def test_group_options_reach_the_environment() -> None:
     ("options", "message"),
     [
         ({"group_options": {"plaze": 1}}, r"<Walk instance>> does not take group_options {'plaze': 1}"),
-        ({"group_options": {"place": 1}, "sampling": "episodes"}, "group_options goes with sampling='groups'"),
-        ({"baseline": {"name": "group", "form": "process"}}, r"baseline 'group' compares steps here.*use reward_to_go"),
+        ({"group_options": {"place": 1}, "sampling": "episodes"}, "group_options requires sampling='groups'"),
+        ({"baseline": {"name": "group", "form": "process"}}, r"baseline 'group' compares steps with these settings.*use reward_to_go"),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:

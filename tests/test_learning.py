@@ -8,7 +8,7 @@ import pytest
 
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import load_config
-from pgzoo.training.experiment import TrainOptions, train
+from pgzoo.training.experiment import TrainConfig, train
 from pgzoo.training.run_folder import new_folder
 
 
@@ -17,7 +17,7 @@ from pgzoo.training.run_folder import new_folder
 def test_cartpole(recipe: str, at_least: float, tmp_path: Path) -> None:
     registry = Registry.discover()
     config = load_config(registry, recipe, "CartPole-v1")
-    options = TrainOptions(seed=0, device="cpu", eval_freq=-1, eval_episodes=100)
+    options = TrainConfig(seed=0, device="cpu", eval_freq=-1, eval_episodes=100)
     result = train(config, registry, options, new_folder(tmp_path, recipe, "CartPole-v1"))
     assert result.final is not None
     assert result.final.mean >= at_least

@@ -137,7 +137,7 @@ def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
     ],
 )
 def test_gspo_refuses_several_advantages_in_an_episode(parts: Any, part: str) -> None:
-    with pytest.raises(ConfigError, match=f"objective 'gspo' takes one Ψ an episode, and {part} gives each step"):
+    with pytest.raises(ConfigError, match=f"objective 'gspo' needs one advantage per episode, but {part} gives each step"):
         PolicyGradient("MlpPolicy", "CartPole-v1", "gspo", device="cpu", **parts)
 
 
@@ -210,7 +210,7 @@ def action_weights(policy: Any) -> torch.Tensor:
 
 
 def reference_weights(model: PolicyGradient) -> torch.Tensor:
-    return action_weights(model.learners["objective"].policy)  # type: ignore[union-attr]
+    return action_weights(model.part_states["objective"].policy)  # type: ignore[union-attr]
 
 
 def updates(model: PolicyGradient, n: int) -> None:
@@ -281,7 +281,7 @@ def test_an_average_reference_follows() -> None:
 
 
 def test_without_a_penalty_there_is_no_reference() -> None:
-    assert small("grpo", plugin_kwargs={"kl_coef": 0}).learners["objective"] is None
+    assert small("grpo", plugin_kwargs={"kl_coef": 0}).part_states["objective"] is None
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
@@ -305,7 +305,7 @@ def test_an_adapted_coefficient_is_saved(tmp_path: Any) -> None:
     assert model.logger.name_to_value["train/kl_coef"] == 0.125  # nothing moves: halved three times
     model.save(tmp_path / "model")
     loaded = PolicyGradient.load(tmp_path / "model", make_vec_env("CartPole-v1", 4), device="cpu")
-    assert float(loaded.learners["objective"].kl_coef) == 0.125  # type: ignore[union-attr]
+    assert float(loaded.part_states["objective"].kl_coef) == 0.125  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])

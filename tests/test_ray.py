@@ -17,7 +17,7 @@ from tuning import REGISTRY, small
 
 from pgzoo.tuning.executors import Ray
 from pgzoo.tuning.results import count, counted_trials
-from pgzoo.tuning.run import TuneOptions, tune
+from pgzoo.tuning.run import TuneConfig, tune
 from pgzoo.tuning.storage import open_storage
 
 ray = pytest.importorskip("ray")
@@ -37,7 +37,7 @@ def address() -> Iterator[str]:
 def test_two_nodes_share_a_study_and_one_survives_the_others_worker(address: str, tmp_path: Path) -> None:
     settings = small(name="r", plugins=("a2c",), n_timesteps=15_000, n_evaluations=10, eval_episodes=1, pruner="none")
     url = f"{tmp_path}/s.db"
-    options = TuneOptions(storage=url, n_total=4, n_jobs=2, heartbeat=1, folder=tmp_path, n_best=0)
+    options = TuneConfig(storage=url, n_total=4, n_jobs=2, heartbeat=1, folder=tmp_path, n_best=0)
     killed: list[int] = []
 
     def kill_one(study: optuna.Study, _: Any) -> None:

@@ -165,8 +165,8 @@ def test_two_parts_with_one_field_need_the_prefix(registry_with: Any) -> None:
         ConfigError, match=r"gae_lambda belongs to estimator and baseline; write estimator.gae_lambda or"
     ):
         resolve(registry, "lambda_return+shared", overrides={"gae_lambda": 0.5})
-    spec = resolve(registry, "lambda_return+shared", overrides={"baseline.gae_lambda": 0.5})
-    assert (spec.estimator.gae_lambda, spec.baseline.gae_lambda) == (0.95, 0.5)  # type: ignore[attr-defined]
+    combination = resolve(registry, "lambda_return+shared", overrides={"baseline.gae_lambda": 0.5})
+    assert (combination.estimator.gae_lambda, combination.baseline.gae_lambda) == (0.95, 0.5)  # type: ignore[attr-defined]
 
 
 def test_registries_are_independent() -> None:

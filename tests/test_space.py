@@ -46,7 +46,7 @@ def test_every_trial_is_a_run_and_has_no_dangling_name(env: str) -> None:
     assert {plugin for _, plugin, _ in trials} == set(recipes)
     for trial, plugin, overrides in trials:
         config = load_config(REGISTRY, plugin, env, overrides=overrides)
-        config.spec.n_episodes(config.run.n_envs)  # raises if it is no multiple
+        config.combination.n_episodes(config.run.n_envs)  # raises if it is no multiple
         assert set(trial.params) == {PLUGIN, *(d.name for d in space.dimensions[plugin])}
 
 
@@ -71,10 +71,10 @@ def test_ranges_and_fixed_values() -> None:
     assert "lambda_return.gae_lambda" not in described
     for trial, plugin, overrides in drawn(space, 20):
         config = load_config(REGISTRY, plugin, ENV, overrides={"learning_rate": 1e-3, "gae_lambda": 0.9, **overrides})
-        assert config.spec.settings.learning_rate == 1e-3
+        assert config.combination.algorithm.learning_rate == 1e-3
         assert isinstance(trial.params["n_steps"], int)
-        assert 16 <= config.spec.settings.n_steps <= 64
-    assert space.bases["gae"].spec.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
+        assert 16 <= config.combination.algorithm.n_steps <= 64
+    assert space.bases["gae"].combination.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_combinations_leave_contradictions_out() -> None:
     assert "lambda_return+value+ppo_clip" in found
     assert "full_return+group+dapo" in found
     assert "full_return+group+gspo" in found
-    assert "reward_to_go+group+gspo" not in found  # gspo takes one Ψ an episode
+    assert "reward_to_go+group+gspo" not in found  # gspo needs one advantage per episode
     assert len(found) == len(set(found))
     for combination in found[::20]:
         load_config(REGISTRY, combination, ENV)

@@ -32,9 +32,9 @@ from pgzoo.tuning.results import (
     trial_config,
     winner,
 )
-from pgzoo.tuning.run import TuneOptions, retrain
+from pgzoo.tuning.run import TuneConfig, retrain
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
-from pgzoo.tuning.study import StudySettings, open_study
+from pgzoo.tuning.study import StudyConfig, open_study
 from pgzoo.tuning.tickets import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost, open_tickets
 from pgzoo.tuning.trial import TrialRun, train_once
 from pgzoo.tuning.worker import Job, work
@@ -106,7 +106,7 @@ def test_a_study_begins_with_the_defaults(tmp_path: Path) -> None:
         default = load_config(REGISTRY, plugin, "CartPole-v1", overrides=entry)
         assert trial.user_attrs["config"] == json.loads(json.dumps(plain(resolved_entry(default))))
         assert trial.params["plugin"] == plugin
-        assert trial.params["gamma"] == default.spec.settings.gamma
+        assert trial.params["gamma"] == default.combination.algorithm.gamma
     assert "learning_rate" not in study.trials[1].params  # a schedule lies in no range
     assert "default" not in study.trials[2].user_attrs
 
@@ -359,7 +359,7 @@ def test_a_lease_that_moves_is_alive(tmp_path: Path) -> None:
 def test_the_best_are_trained_again_beside_their_defaults(tmp_path: Path) -> None:
     settings = small(plugins=("rtg", "a2c"), sampler="random")
     study = searched(settings, f"{tmp_path}/a.db", tmp_path, 6)
-    options = TuneOptions(storage=f"{tmp_path}/a.db", n_total=6, folder=tmp_path, n_best=2, n_fresh=3)
+    options = TuneConfig(storage=f"{tmp_path}/a.db", n_total=6, folder=tmp_path, n_best=2, n_fresh=3)
     retrain(study, settings, REGISTRY, options, HereExecutor())
     found = find_retrained(study)
     trials = [f"trial {t.number}" for t in best_trials(study) if "default" not in t.user_attrs][:2]
@@ -389,7 +389,7 @@ def test_the_best_are_trained_again_beside_their_defaults(tmp_path: Path) -> Non
     assert "fresh seeds 10000 to 10002" in text
     written = load_config(REGISTRY, best.plugin, "CartPole-v1", file=file)
     meant, _ = trial_config(REGISTRY, f"{tmp_path}/a.db", f"small:{best.name.removeprefix('trial ')}")
-    assert written.spec.settings == meant.spec.settings
+    assert written.combination.algorithm == meant.combination.algorithm
     assert written.run == meant.run
     write_winner(study, REGISTRY, file)
     assert file.read_text() == text  # writing it again changes nothing
@@ -448,7 +448,7 @@ def test_a_study_that_is_another_one_is_refused_with_the_difference(tmp_path: Pa
     ],
 )
 def test_refused_settings(changes: Any, message: str) -> None:
-    settings: StudySettings = small(**changes)
+    settings: StudyConfig = small(**changes)
     with pytest.raises(ConfigError, match=message):
         settings.check()
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from envs import AnySpaces
 from gymnasium import spaces
-from lab import contender, frozen
+from lab import frozen, plugin_gradient
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -23,7 +23,7 @@ from pgzoo.lab.measure import sampler as sampling
 from pgzoo.lab.measure import statistics
 from pgzoo.lab.measure.exact import actor_parameters, exact_gradient
 from pgzoo.lab.measure.mdps import make_mdp
-from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.plugin_gradient import PluginGradient
 from pgzoo.lab.measure.sampler import Sampler
 from pgzoo.lab.measure.score_gradients import PolicyScores, TableScores, policy_inputs
 from pgzoo.lab.measure.statistics import exactly, moments, resamples, summarize
@@ -131,7 +131,7 @@ def test_both_kinds_of_scores_agree(registry: Registry) -> None:
     mdp = make_mdp("trap")
     sampler = frozen(mdp, columns=16, net_arch=[6])
     rollout = next(sampler.batches())
-    weights = [contender(registry, sampler, plugin).weights(rollout) for plugin in ("rtg", "gae")]
+    weights = [plugin_gradient(registry, sampler, plugin).weights(rollout) for plugin in ("rtg", "gae")]
     by_policy = PolicyScores(sampler.policy).gradients(rollout, weights)
     by_table = TableScores(mdp, sampler.policy).gradients(rollout, weights)
     np.testing.assert_allclose(by_policy, by_table, rtol=1e-3, atol=1e-5)
@@ -187,15 +187,21 @@ def test_scores_of_every_space_are_finite_differences(name: str) -> None:
 
 
 def test_own_loss_discounts_states_as_the_recipe_does(registry: Registry) -> None:
-    from pgzoo.lab.measure.variance import Measurement, _contender
+    from pgzoo.lab.measure.variance import MeasureConfig, _plugin_gradient
 
     sampler = frozen(make_mdp("noise"), columns=16)
     of = Spaces(sampler.policy.observation_space, sampler.policy.action_space, sampler.policy)
-    specs = {"rtg": resolve(registry, "rtg"), "true": resolve(registry, "rtg", overrides={"discount_states": True})}
+    combinations = {
+        "rtg": resolve(registry, "rtg"),
+        "true": resolve(registry, "rtg", overrides={"discount_states": True}),
+    }
 
     def discounts(**options: Any) -> list[bool]:
-        measurement = Measurement(specs, **options)
-        return [_contender(measurement, name, spec, of).discount_states for name, spec in specs.items()]
+        measurement = MeasureConfig(combinations, **options)
+        return [
+            _plugin_gradient(measurement, name, combination, of).discount_states
+            for name, combination in combinations.items()
+        ]
 
     assert discounts() == [True, True]
     assert discounts(own_loss=True) == [False, True]
@@ -223,8 +229,8 @@ def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registr
     model._setup_learn(1, None)
     model.collect_rollouts(model.env, _nothing(model), model.rollout_buffer, 64)
     spaces = Spaces(model.observation_space, model.action_space, model.policy)
-    measured = Contender(plugin, resolve(registry, plugin), spaces, discount_states=False, own_loss=True)
-    measured.learners = model.learners  # as they are before the update
+    measured = PluginGradient(plugin, resolve(registry, plugin), spaces, discount_states=False, own_loss=True)
+    measured.part_states = model.part_states  # as they are before the update
     expected = PolicyScores(model.policy).gradients(model.rollout, [measured.weights(model.rollout)])[0]
     actor = actor_parameters(model.policy, *policy_inputs(model.policy, model.rollout))
     before = torch.cat([p.detach().flatten().clone() for p in actor])
@@ -255,11 +261,11 @@ def test_columns_keep_what_belongs_to_them(registry: Registry) -> None:
     for name in ("rewards", "values", "next_values", "last", "mask", "score_sq_norms", "observations"):
         np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:t, 8:16])
     assert sorted(np.unique(part.group[part.mask])) == [0, 1]
-    rtg = contender(registry, sampler, "rtg")
+    rtg = plugin_gradient(registry, sampler, "rtg")
     np.testing.assert_allclose(part.n_episodes * rtg.weights(part), 24 * rtg.weights(whole)[:t, 8:16])
     # Two groups of four: the leave-one-out mean is over the own group alone.
-    rloo = contender(registry, sampler, "rloo").weights(part)
-    alone = [contender(registry, sampler, "rloo").weights(columns(whole, i, i + 4)) for i in (8, 12)]
+    rloo = plugin_gradient(registry, sampler, "rloo").weights(part)
+    alone = [plugin_gradient(registry, sampler, "rloo").weights(columns(whole, i, i + 4)) for i in (8, 12)]
     for i, weights in enumerate(alone):
         t = len(weights)
         np.testing.assert_allclose(2 * rloo[:t, 4 * i : 4 * i + 4], weights)
@@ -297,7 +303,7 @@ def test_what_is_known_of_a_measured_variance(registry: Registry) -> None:
         sampler.policy.value_net.weight.fill_(0.5)
         sampler.policy.value_net.bias.zero_()
     scores = TableScores(mdp, sampler.policy)
-    plugins = [contender(registry, sampler, name) for name in ("reinforce", "rtg_value")]
+    plugins = [plugin_gradient(registry, sampler, name) for name in ("reinforce", "rtg_value")]
     found = np.array([scores.gradients(r, [p.weights(r) for p in plugins]) for r in islice(sampler.batches(), 5000)])
     weights = found[:, :, :2]  # the one-hot's weights; the biases' gradients are the same again
     variance = weights.var(axis=0, ddof=1).sum(axis=1)
@@ -391,18 +397,18 @@ def test_ctrl_c_while_the_reference_is_sampled(
 ) -> None:
     """The plugins have a third batch by then, the reference has not."""
     from pgzoo.cli import main
-    from pgzoo.lab.measure.plugin_gradient import Contender
+    from pgzoo.lab.measure.plugin_gradient import PluginGradient
 
-    weights, called = Contender.weights, []
+    weights, called = PluginGradient.weights, []
 
-    def interrupted(contender: Contender, rollout: Any) -> Any:
-        if contender.name == "reward_to_go+value":
-            called.append(contender)
+    def interrupted(plugin_gradient: PluginGradient, rollout: Any) -> Any:
+        if plugin_gradient.name == "reward_to_go+value":
+            called.append(plugin_gradient)
             if len(called) > 2:
                 raise KeyboardInterrupt
-        return weights(contender, rollout)
+        return weights(plugin_gradient, rollout)
 
-    monkeypatch.setattr(Contender, "weights", interrupted)
+    monkeypatch.setattr(PluginGradient, "weights", interrupted)
     with pytest.raises(SystemExit) as ended:
         main(["variance", "--plugins", "rtg,gae", "--warmup", "1", "--reference-batches", "1", "--no-progress"])
     out, err = capsys.readouterr()

@@ -9,16 +9,16 @@ import optuna
 
 from pgzoo.registry.plugins import Registry
 from pgzoo.tuning.storage import open_storage
-from pgzoo.tuning.study import StudySettings, open_study
+from pgzoo.tuning.study import StudyConfig, open_study
 from pgzoo.tuning.tickets import fill
 from pgzoo.tuning.worker import Job, work
 
 REGISTRY = Registry.discover()
 
 
-def small(**changes: Any) -> StudySettings:
+def small(**changes: Any) -> StudyConfig:
     """Return a study whose trainings take a tenth of a second."""
-    return StudySettings(
+    return StudyConfig(
         **{
             "name": "small",
             "env": "CartPole-v1",
@@ -33,7 +33,7 @@ def small(**changes: Any) -> StudySettings:
     )
 
 
-def searched(settings: StudySettings, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
+def searched(settings: StudyConfig, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
     """Search in this process, and return the study."""
     registry = Registry.discover(settings.plugin_files)
     study = open_study(settings, registry, open_storage(storage, heartbeat))

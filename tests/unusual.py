@@ -59,7 +59,7 @@ class OfGroups(Estimator):
     name = "of_groups"
     needs = frozenset({Need.GROUPS})
     unbiased = True
-    credit = "start"
+    discounted_from = "start"
     per_episode = True
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:

@@ -13,14 +13,14 @@ from pgzoo.interface.rollout import Rollout
 
 
 class States(Protocol):
-    """What the parts learned, by kind: `Learners`, or a mapping."""
+    """What the parts learned, by kind: `PartStates`, or a mapping."""
 
     def __getitem__(self, kind: str) -> Any:
         """Return the state of "estimator" or "baseline", or None."""
 
 
 @dataclass(frozen=True, eq=False)
-class Credit:
+class Advantages:
     """What a rollout's steps are credited with, (T, N), float64; arbitrary on padding.
 
     Attributes:
@@ -34,9 +34,9 @@ class Credit:
     scale: Array | float
 
 
-def credit(
+def compute_advantages(
     estimator: Estimator, baseline: Baseline, rollout: Rollout, states: States, *, discount_states: bool = False
-) -> Credit:
+) -> Advantages:
     """Return R̂ and Ψ = (R̂ − b) / c, times γ^t with `discount_states` where the estimator credits by step.
 
     Raises:
@@ -57,18 +57,18 @@ def credit(
             )
     advantages = np.asarray((returns - b) / c, dtype=np.float64)
     _check(baseline, "(R̂ − b) / c", advantages, rollout)
-    if discount_states and estimator.credit == "step":
+    if discount_states and estimator.discounted_from == "step":
         advantages = advantages * rollout.gamma**rollout.step
-    return Credit(returns, advantages, c)
+    return Advantages(returns, advantages, c)
 
 
-class Given(Estimator):
+class FixedReturns(Estimator):
     """R̂ that is known already, so that a baseline can be credited with it."""
 
     name = "given"
 
-    def __init__(self, returns: Array, credit: Literal["step", "start"] = "step") -> None:
-        self._returns, self.credit = returns, credit  # type: ignore[misc]
+    def __init__(self, returns: Array, discounted_from: Literal["step", "start"] = "step") -> None:
+        self._returns, self.discounted_from = returns, discounted_from  # type: ignore[misc]
 
     def __call__(self, rollout: Rollout, state: Any = None) -> Array:
         """Return it."""

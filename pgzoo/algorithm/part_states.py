@@ -13,10 +13,10 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.registry.plugins import Kind
 
 
-class Learners:
+class PartStates:
     """The state and the optimizer of each part that has them.
 
-    `learners["baseline"]` is that part's state, or None. Parameters are named `baseline_state` and
+    `part_states["baseline"]` is that part's state, or None. Parameters are named `baseline_state` and
     `baseline_state.optimizer`.
     """
 

@@ -25,9 +25,9 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 import pgzoo.envs  # noqa: F401 (registers them)
-from pgzoo.algorithm.advantages import credit
+from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.minibatches import minibatches, reviewed, scores, to_samples
-from pgzoo.algorithm.part_states import Learners
+from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.saving import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.backends.choice import Fast, Path, Terms, choose_path
 from pgzoo.errors import ConfigError, PluginError
@@ -36,7 +36,7 @@ from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, PartSpec
 from pgzoo.interface.rollout import Rollout
 from pgzoo.registry.combination import resolve
 from pgzoo.registry.plugins import Registry, default_registry
-from pgzoo.registry.settings import Settings
+from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import collect
 from pgzoo.sampling.modes import Episodes, Groups, Plan, Steps
 
@@ -169,11 +169,11 @@ class PolicyGradient(PluginAlgorithm):
         _init_setup_model: bool = True,
     ) -> None:
         given = {name: value for name, value in locals().items() if value is not UNSET}
-        arguments = {f"algorithm.{name}": given[name] for name in declared(Settings) if name in given}
+        arguments = {f"algorithm.{name}": given[name] for name in declared(AlgorithmConfig) if name in given}
         arguments.update({name: given[name] for name in PART_KEYWORDS if name in given})
         overrides = merged(arguments, plugin_kwargs)
         self.registry = registry or default_registry()
-        spec = resolve(
+        combination = resolve(
             self.registry,
             plugin,
             estimator=estimator,
@@ -181,14 +181,14 @@ class PolicyGradient(PluginAlgorithm):
             objective=objective,
             overrides=overrides,
         )
-        settings = spec.settings
+        settings = combination.algorithm
         super().__init__(
             policy,
             env,  # type: ignore[arg-type]
             learning_rate=settings.learning_rate,
             n_steps=settings.n_steps,
             gamma=settings.gamma,
-            gae_lambda=getattr(spec.estimator, "gae_lambda", 1.0),
+            gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
             ent_coef=settings.ent_coef,
             vf_coef=settings.vf_coef,
             max_grad_norm=settings.max_grad_norm,  # type: ignore[arg-type]
@@ -218,32 +218,32 @@ class PolicyGradient(PluginAlgorithm):
                 "weight_decay": 0,
             }
         self.fast = fast
-        self.learner_arrays = {}
+        self.part_state_arrays = {}
         self.saved_by = ""
         self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.groups_drawn = 0
         self._changes = {}
         self._unsaid = {}
-        self._adopt(spec)
+        self._adopt(combination)
         if _init_setup_model:
             self._setup_model()
 
     # ---------------------------------------------------------------- set-up
 
     def _setup_model(self) -> None:
-        self.spec = self._resolved_spec()
-        self._adopt(self.spec)
+        self.combination = self._resolved_combination()
+        self._adopt(self.combination)
         self.estimator, self.baseline, self.objective = (
-            self.spec.estimator,
-            self.spec.baseline,
-            self.spec.objective,
+            self.combination.estimator,
+            self.combination.baseline,
+            self.combination.objective,
         )
-        self.has_critic = Need.VALUES in self.spec.needs
+        self.has_critic = Need.VALUES in self.combination.needs
         self._plan = self._make_plan()
         self._refuse_unusable_buffer()
         super()._setup_model()
-        self.make_learners()
-        self.learners.load_arrays(self.learner_arrays)
+        self.make_part_states()
+        self.part_states.load_arrays(self.part_state_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
         self._choose_path()
 
@@ -259,18 +259,18 @@ class PolicyGradient(PluginAlgorithm):
             self._choose_path()
         return self._path
 
-    def make_learners(self) -> None:
+    def make_part_states(self) -> None:
         """Build what the parts learn afresh, on the policy as it is now."""
         spaces = Spaces(self.observation_space, self.action_space, self.policy)
-        self.learners = Learners(self.spec.parts, spaces, self.device)
+        self.part_states = PartStates(self.combination.parts, spaces, self.device)
 
     def _make_plan(self) -> Plan:
-        if self.spec.sampling == "steps":
+        if self.combination.sampling == "steps":
             return Steps(self.n_steps)
-        n_episodes = self.spec.n_episodes(self.n_envs)
-        if self.spec.sampling == "episodes":
+        n_episodes = self.combination.n_episodes(self.n_envs)
+        if self.combination.sampling == "episodes":
             return Episodes(n_episodes, self.max_episode_steps)
-        if self.group_size == 1 and Need.GROUPS in self.spec.needs:
+        if self.group_size == 1 and Need.GROUPS in self.combination.needs:
             warnings.warn(f"with group_size=1 {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
         return Groups(
             n_episodes // self.group_size,
@@ -313,7 +313,7 @@ class PolicyGradient(PluginAlgorithm):
         rollout = collect(self, env, callback, rollout_buffer, n_rollout_steps, self._plan)
         if rollout is None:
             return False
-        if Need.SCORES in self.spec.needs:
+        if Need.SCORES in self.combination.needs:
             rollout = replace(rollout, _scores=lambda: scores(self))
         self.rollout = rollout
         if self._plan.whole_episodes:
@@ -327,11 +327,13 @@ class PolicyGradient(PluginAlgorithm):
 
     def _credit(self, rollout: Rollout) -> None:
         """Ψ_t = (R̂_t − b_t) / c_t; callbacks may change it in the buffer."""
-        found = credit(self.estimator, self.baseline, rollout, self.learners, discount_states=self.discount_states)
+        found = compute_advantages(
+            self.estimator, self.baseline, rollout, self.part_states, discount_states=self.discount_states
+        )
         advantages = found.advantages
         if not self.objective.multi_epoch:
             advantages = advantages * self.estimator.importance_weights(rollout)
-        targets = self.estimator.critic_targets(rollout, found.returns, self.learners["estimator"])
+        targets = self.estimator.critic_targets(rollout, found.returns, self.part_states["estimator"])
         self.returns = np.where(rollout.mask, found.returns, 0.0)
         self.rollout_buffer.returns = np.where(rollout.mask, targets, 0.0).astype(np.float32)
         self.rollout_buffer.advantages = np.where(rollout.mask, advantages, 0.0).astype(np.float32)
@@ -349,7 +351,7 @@ class PolicyGradient(PluginAlgorithm):
         with path.threads():
             log, loss = self._update(path)
         rollout = replace(self.rollout, _ratios=lambda: reviewed(self).ratios)
-        for name, value in self.learners.update(rollout, self.returns).items():
+        for name, value in self.part_states.update(rollout, self.returns).items():
             log[name] = [_number(name, value)]
         self._log(log, loss)
 
@@ -366,7 +368,7 @@ class PolicyGradient(PluginAlgorithm):
             log["approx_kl"] = []
             for minibatch in minibatches(self, samples):
                 batch = path.evaluated(minibatch)
-                policy_loss, metrics = self.objective(batch, self.learners["objective"])
+                policy_loss, metrics = self.objective(batch, self.part_states["objective"])
                 loss = [(1.0, policy_loss)]
                 if self.ent_coef:
                     loss.append((-self.ent_coef, batch.aggregate(batch.entropy)))

@@ -15,15 +15,15 @@ from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
-from pgzoo.algorithm.part_states import Learners, map_nested
+from pgzoo.algorithm.part_states import PartStates, map_nested
 from pgzoo.backends.choice import Fast
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interface.hyperparameters import declared, plain_fields
 from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule
-from pgzoo.registry.combination import Spec, resolve
+from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import Kind, Registry
-from pgzoo.registry.settings import Settings
+from pgzoo.registry.settings import AlgorithmConfig
 
 Self = TypeVar("Self", bound="PluginAlgorithm")
 
@@ -38,8 +38,8 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         registry: where the plugins come from; not saved.
         plugin: what was asked for, a recipe or `estimator+baseline[+objective]`.
         parts: by kind, a part's name, distribution and fields.
-        learners: what the parts learn.
-        learner_arrays: the same as plain arrays, as of the last save or load.
+        part_states: what the parts learn.
+        part_state_arrays: the same as plain arrays, as of the last save or load.
         fast: whether a faster path than SB3's own calls is taken: "auto" where it goes, True or an error, False.
         saved_by: pgzoo's name and version as of the last save; empty before.
     """
@@ -47,32 +47,32 @@ class PluginAlgorithm(OnPolicyAlgorithm):
     registry: Registry
     plugin: str
     parts: dict[Kind, dict[str, Any]]
-    learners: Learners
-    learner_arrays: dict[str, Any]
+    part_states: PartStates
+    part_state_arrays: dict[str, Any]
     fast: Fast = "auto"
     saved_by: str
     _changes: dict[str, Any]
     _classes: dict[Kind, type[Part]]
 
-    def _adopt(self, spec: Spec) -> None:
-        """Take a spec as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
-        self.plugin = spec.plugin
-        for name, value in plain_fields(spec.settings).items():
+    def _adopt(self, combination: Combination) -> None:
+        """Take a combination as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
+        self.plugin = combination.plugin
+        for name, value in plain_fields(combination.algorithm).items():
             setattr(self, name, value)
         if isinstance(self.learning_rate, dict):
             self.learning_rate = as_schedule(self.learning_rate)
-        self._classes = {kind: type(part) for kind, part in spec.parts.items()}
+        self._classes = {kind: type(part) for kind, part in combination.parts.items()}
         self.parts = {
             kind: {
                 "name": part.name,
                 "distribution": self.registry.origin(type(part)),
                 "fields": plain_fields(part),
             }
-            for kind, part in spec.parts.items()
+            for kind, part in combination.parts.items()
         }
-        self.gae_lambda = getattr(spec.estimator, "gae_lambda", 1.0)
+        self.gae_lambda = getattr(combination.estimator, "gae_lambda", 1.0)
 
-    def _resolved_spec(self) -> Spec:
+    def _resolved_combination(self) -> Combination:
         """Return what the attributes describe, and the changes that `load` was given."""
         if self.__dict__.pop("_loaded", False) and not self.saved_by:
             raise ConfigError(
@@ -90,13 +90,13 @@ class PluginAlgorithm(OnPolicyAlgorithm):
                 )
             parts[kind] = {"name": part["name"], **part["fields"]}
         names = "+".join(part["name"] for part in self.parts.values())
-        settings = {f"algorithm.{name}": getattr(self, name) for name in declared(Settings)}
-        spec = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
+        settings = {f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig)}
+        combination = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
         self._changes = {}
-        return replace(spec, plugin=self.plugin)
+        return replace(combination, plugin=self.plugin)
 
     def _excluded_save_params(self) -> list[str]:
-        derived = "registry spec estimator baseline objective learners rollout returns has_critic"
+        derived = "registry combination estimator baseline objective part_states rollout returns has_critic"
         return [
             *super()._excluded_save_params(),
             *derived.split(),
@@ -118,7 +118,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         What plugins learned goes in as plain arrays, since SB3 takes every parameter group in a zip for one
         of its own: so A2C.load opens the file.
         """
-        self.learner_arrays = self.learners.arrays()
+        self.part_state_arrays = self.part_states.arrays()
         self.saved_by = f"pgzoo {__version__}"
         if not isinstance(path, (str, pathlib.Path)):
             return self._save(path, exclude, include)
@@ -146,7 +146,7 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         parameters = super().get_parameters()
         if hasattr(self, "_only_policy"):  # a file has a copy of each tensor, not of the memory that it is a view of
             return map_nested(parameters, torch.Tensor, torch.Tensor.clone)  # type: ignore[no-any-return]
-        parameters.update(self.learners.parameters())
+        parameters.update(self.part_states.parameters())
         return parameters
 
     def set_parameters(
@@ -160,23 +160,23 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         From a zip, what a plugin learned is taken where this model has the same part.
         """
         if isinstance(load_path_or_dict, dict):
-            own = self.learners.parameters()
+            own = self.part_states.parameters()
             rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
             super().set_parameters(rest, exact_match, device)
-            self.learners.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
+            self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
             return
         super().set_parameters(load_path_or_dict, exact_match, device)
-        if self.learners.parameters():
+        if self.part_states.parameters():
             if hasattr(load_path_or_dict, "seek"):
                 load_path_or_dict.seek(0)
             data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
-            self.take_learned(data.get("parts", {}), data.get("learner_arrays", {}))
+            self.take_learned(data.get("parts", {}), data.get("part_state_arrays", {}))
 
     def take_learned(self, parts: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
         """Take what a saved model's plugins learned, for the parts that are the same here."""
         for kind, part in self.parts.items():
             if part["name"] == parts.get(kind, {}).get("name"):
-                self.learners.load_arrays({k: v for k, v in arrays.items() if k.startswith(f"{kind}_state")})
+                self.part_states.load_arrays({k: v for k, v in arrays.items() if k.startswith(f"{kind}_state")})
 
     @classmethod
     def load(  # type: ignore[override]

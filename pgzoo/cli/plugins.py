@@ -145,17 +145,17 @@ def new(name: str, kind: str, folder: Path | None) -> None:
 
 def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     from pgzoo.registry.combination import resolve
-    from pgzoo.registry.settings import Settings
+    from pgzoo.registry.settings import AlgorithmConfig
 
     console.print(f"recipe {recipe.name} ({registry.source('recipe', recipe.name)})", style="bold")
     console.print(recipe.doc)
-    spec = resolve(registry, recipe.name)
+    combination = resolve(registry, recipe.name)
     table = _params_table()
-    for kind, part in spec.parts.items():
+    for kind, part in combination.parts.items():
         console.print(f"{kind}: {part.name} – {_headline(part)}")
         _add_params(table, type(part), part, f"{kind}.")
-    console.print(f"sampling: {spec.sampling}")
-    _add_params(table, Settings, spec.settings, "")
+    console.print(f"sampling: {combination.sampling}")
+    _add_params(table, AlgorithmConfig, combination.algorithm, "")
     console.print(table)
 
 
@@ -197,8 +197,8 @@ def _table(title: str, *columns: str) -> Table:
     )  # fmt: skip
 
 
-def _part_name(spec: Any) -> str:
-    return spec if isinstance(spec, str) else str(spec["name"])
+def _part_name(combination: Any) -> str:
+    return combination if isinstance(combination, str) else str(combination["name"])
 
 
 def _headline(part: Part) -> str:

@@ -93,7 +93,7 @@ def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any,
         raise click.UsageError(f"--trial trains exactly that trial; {next(iter(overrides))} cannot be replaced", ctx)
     config, seed = trial_config(registry, ctx.params["storage"], ctx.params["trial"])
     check_environment(config.env)
-    given = {**ctx.params, "plugin": config.spec.plugin, "env": config.env}
+    given = {**ctx.params, "plugin": config.combination.plugin, "env": config.env}
     if given["seed"] is None:
         given["seed"] = seed
     if ctx.get_parameter_source("device") != source:
@@ -104,14 +104,14 @@ def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any,
 
 def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
     from pgzoo.cli.progress import Progress
-    from pgzoo.training.experiment import TrainOptions, seed_or_random, train
+    from pgzoo.training.experiment import TrainConfig, seed_or_random, train
     from pgzoo.training.run_folder import new_folder
 
     options.set_threads(given["num_threads"])
     options.check_device(given["device"])
     options.spare_dynamo()
     seed = seed_or_random(given["seed"])
-    run = TrainOptions(
+    run = TrainConfig(
         seed=seed,
         vec_env=given["vec_env"],
         device=given["device"],
@@ -127,7 +127,7 @@ def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
     if given["track"]:
         _wandb()
     folder = new_folder(given["log_folder"], given["plugin"], given["env"])
-    click.echo(f"{config.spec.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
+    click.echo(f"{config.combination.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
     progress = Progress(config.run.n_timesteps, shown=given["progress"] and not given["verbose"])
     args = {**{key: _plain(value) for key, value in given.items()}, "seed": seed}
     with _tracked(given, args, folder.path.name):

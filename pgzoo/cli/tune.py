@@ -13,7 +13,7 @@ from pgzoo.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from pgzoo.registry.plugins import Registry
-    from pgzoo.tuning.study import StudySettings
+    from pgzoo.tuning.study import StudyConfig
 
 
 class _WithShow(click.Group):
@@ -94,11 +94,11 @@ def command(ctx: click.Context, /, **given: Any) -> None:
     _run(settings, registry, given)
 
 
-def _settings(registry: Registry, given: dict[str, Any]) -> StudySettings:
+def _settings(registry: Registry, given: dict[str, Any]) -> StudyConfig:
     from pgzoo.training.config import parse_pairs
     from pgzoo.training.run_folder import file_name
     from pgzoo.tuning.ranges import parse_ranges, read_ranges
-    from pgzoo.tuning.study import StudySettings
+    from pgzoo.tuning.study import StudyConfig
 
     ranges = {
         **(read_ranges(given["space"]) if given["space"] else {}),
@@ -107,7 +107,7 @@ def _settings(registry: Registry, given: dict[str, Any]) -> StudySettings:
     plugins = _plugins(registry, given)
     several = len(given["metrics"]) > 1
     what = plugins[0] if len(plugins) == 1 else given["plugins"] or f"{given['plugin']}.{given['search']}"
-    return StudySettings(
+    return StudyConfig(
         name=given["study_name"] or f"{what}_{file_name(given['env'])}",
         env=given["env"],
         plugins=tuple(plugins),
@@ -155,14 +155,14 @@ def _own_timesteps(registry: Registry, plugins: list[str], env: str) -> int:
     return min(load_config(registry, plugin, env).run.n_timesteps for plugin in plugins)
 
 
-def _run(settings: StudySettings, registry: Registry, given: dict[str, Any]) -> None:
+def _run(settings: StudyConfig, registry: Registry, given: dict[str, Any]) -> None:
     from pgzoo.cli.tuning import Live, show_result
     from pgzoo.tuning.executors import make_executor
-    from pgzoo.tuning.run import TuneOptions, tune
+    from pgzoo.tuning.run import TuneConfig, tune
     from pgzoo.tuning.storage import without_password
 
     total, own = given["max_total_trials"], given["n_trials"]
-    run = TuneOptions(
+    run = TuneConfig(
         storage=given["storage"],
         n_total=total or own or 50,
         own_limit=own if total else None,

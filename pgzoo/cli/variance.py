@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pgzoo.lab.measure.statistics import Estimate
     from pgzoo.lab.measure.variance import Lab, Report
     from pgzoo.registry.plugins import Registry
-    from pgzoo.training.config import RunConfig
+    from pgzoo.training.config import ExperimentConfig
 
 FIGURES = (".png", ".pdf", ".svg")
 WIDTH = 100
@@ -116,11 +116,11 @@ def _lab(given: dict[str, Any]) -> Any:
         check_environment(given["env"])
     options.set_threads(given["num_threads"])  # batches are small: several only wait for each other
     config, start, statistics = _frozen(registry, given)
-    gamma = config.spec.settings.gamma if given["gamma"] is None else given["gamma"]
+    gamma = config.combination.algorithm.gamma if given["gamma"] is None else given["gamma"]
 
-    from pgzoo.lab.measure.variance import Lab, Measurement
+    from pgzoo.lab.measure.variance import Lab, MeasureConfig
 
-    measurement = Measurement(
+    measurement = MeasureConfig(
         plugins=_specs(registry, names, given["pairs"]),
         n_batches=given["batches"],
         batch=given["episodes"],
@@ -157,19 +157,19 @@ def _specs(registry: Registry, names: list[str], pairs: tuple[str, ...]) -> dict
     from pgzoo.training.config import parse_pairs
 
     values = parse_pairs(pairs, "-P")
-    specs, used = {}, set()
+    combinations, used = {}, set()
     for name in names:
         parts = resolve(registry, name).parts
         fields = {field for part in parts.values() for field in declared(type(part))}
         own = {key: value for key, value in values.items() if key.rpartition(".")[2] in fields}
         used |= set(own)
-        specs[name] = resolve(registry, name, overrides=own)
+        combinations[name] = resolve(registry, name, overrides=own)
     if unused := [key for key in values if key not in used]:
         raise ConfigError(f"-P {unused[0]}: none of {', '.join(names)} has this hyperparameter")
-    return specs
+    return combinations
 
 
-def _frozen(registry: Registry, given: dict[str, Any]) -> tuple[RunConfig, Any, Path | None]:
+def _frozen(registry: Registry, given: dict[str, Any]) -> tuple[ExperimentConfig, Any, Path | None]:
     """Return how the environment is wrapped, the model to begin with, and its statistics."""
     from pgzoo.errors import ConfigError
     from pgzoo.training.config import config_from_entry, load_config

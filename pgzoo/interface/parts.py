@@ -47,9 +47,9 @@ class Need(Enum):
     """Every sampled episode runs from a reset to its end."""
     GROUPS = "groups"
     """Whole episodes, `group_size` of them from each of several initial states: `rollout.group` tells them apart."""
-    EPISODE_CREDIT = "one Ψ an episode"
+    EPISODE_ADVANTAGES = "one Ψ an episode"
     """Estimator and baseline give all steps of an episode the same number."""
-    STEP_CREDIT = "a return a step"
+    STEP_RETURNS = "a return a step"
     """The estimator gives each step its own return."""
     SCORES = "scores"
     """`rollout.score_sq_norms` may be read."""
@@ -106,13 +106,13 @@ class Part(ABC):
         return {}
 
 
-class CreditPart(Part):
+class AdvantagePart(Part):
     """What estimators and baselines share: they make up Ψ_t, and either can bias the gradient.
 
     Attributes:
         unbiased: whether the gradient's expectation is the true one as far as this part goes (summed over each
             episode, advantages not normalised); if False, `bias` says why not.
-        per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_CREDIT` asks.
+        per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_ADVANTAGES` asks.
     """
 
     @property
@@ -131,18 +131,18 @@ class CreditPart(Part):
         return False
 
 
-class Estimator(CreditPart):
+class Estimator(AdvantagePart):
     """Which return R̂_t an action is credited with.
 
     Attributes:
-        credit: "step": R̂_t is discounted from t, so that `discount_states` multiplies Ψ_t by γ^t;
+        discounted_from: "step": R̂_t is discounted from t, so that `discount_states` multiplies Ψ_t by γ^t;
             "start": it is discounted from the episode's start already.
         recompute: "rollout": R̂ is estimated once; "epoch": again before each further epoch, with the
             `values` and `ratios` of the policy as it is then, so that several epochs are right.
     """
 
     kind = "estimator"
-    credit: ClassVar[Literal["step", "start"]] = "step"
+    discounted_from: ClassVar[Literal["step", "start"]] = "step"
     recompute: ClassVar[Literal["rollout", "epoch"]] = "rollout"
 
     @abstractmethod
@@ -158,7 +158,7 @@ class Estimator(CreditPart):
         return 1.0
 
 
-class Baseline(CreditPart):
+class Baseline(AdvantagePart):
     """What R̂_t is compared with, b_t, and at what scale, c_t.
 
     A baseline predicts before it learns: b_t comes from the state before this batch; one that uses the batch

@@ -11,7 +11,7 @@ from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields
 from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, Part, PartSpec, Recipe
 from pgzoo.registry.plugins import PARTS, Kind, Registry
-from pgzoo.registry.settings import Settings
+from pgzoo.registry.settings import AlgorithmConfig
 
 DEFAULT_EPISODES = 8
 DEFAULT_GROUPS = 4
@@ -20,7 +20,7 @@ ALGORITHM = "algorithm"
 
 
 @dataclass(frozen=True)
-class Spec:
+class Combination:
     """What a `PolicyGradient` is made of: three parts and the algorithm's settings, all checked.
 
     Attributes:
@@ -31,7 +31,7 @@ class Spec:
     estimator: Estimator
     baseline: Baseline
     objective: Objective
-    settings: Settings
+    algorithm: AlgorithmConfig
 
     @property
     def parts(self) -> dict[Kind, Part]:
@@ -43,11 +43,15 @@ class Spec:
         """What any of the parts needs."""
         return self.estimator.needs | self.baseline.needs | self.objective.needs
 
+    def part_that_needs(self, need: Need) -> Part | None:
+        """Return the first part that declares a need, or None."""
+        return next((part for part in self.parts.values() if need in part.needs), None)
+
     @property
     def sampling(self) -> str:
         """`steps`, `episodes` or `groups`: what was asked for, or what the parts need."""
-        if self.settings.sampling != "auto":
-            return self.settings.sampling
+        if self.algorithm.sampling != "auto":
+            return self.algorithm.sampling
         if Need.GROUPS in self.needs:
             return "groups"
         return "episodes" if Need.COMPLETE_EPISODES in self.needs else "steps"
@@ -72,9 +76,9 @@ class Spec:
         Raises:
             ConfigError: a number was given that is no such multiple.
         """
-        given = self.settings.n_episodes
+        given = self.algorithm.n_episodes
         if self.sampling == "groups":
-            size = self.settings.group_size
+            size = self.algorithm.group_size
             if given is None:
                 return DEFAULT_GROUPS * size
             unit, why = f"group_size={size}", "that every group is complete"
@@ -99,7 +103,7 @@ def resolve(
     baseline: PartSpec | Baseline | None = None,
     objective: PartSpec | Objective | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> Spec:
+) -> Combination:
     """Return the checked combination that a recipe, replaced parts and overriding values make.
 
     Args:
@@ -109,7 +113,7 @@ def resolve(
             recipe's part), or an instance; `baseline` and `objective` likewise.
         baseline: as estimator.
         objective: as estimator.
-        overrides: values by field, `gae_lambda` or `estimator.gae_lambda`, and of `Settings`.
+        overrides: values by field, `gae_lambda` or `estimator.gae_lambda`, and of `AlgorithmConfig`.
 
     Raises:
         PluginError: an unknown name.
@@ -123,13 +127,13 @@ def resolve(
         chosen[kind] = _choose(registry, kind, getattr(recipe, kind), replacements[kind])
     settings = dict(recipe.defaults)
     _assign(chosen, settings, dict(overrides or {}))
-    spec = Spec(
+    combination = Combination(
         plugin,
-        settings=_build(Settings, settings, ""),
+        algorithm=_build(AlgorithmConfig, settings, ""),
         **{kind: _build(cls, fields, f"{kind}.") for kind, (cls, fields) in chosen.items()},
     )
-    _check(spec)
-    return spec
+    _check(combination)
+    return combination
 
 
 def _recipe(registry: Registry, plugin: str) -> Recipe:
@@ -159,10 +163,10 @@ def _choose(
     return registry.part(kind, name), fields
 
 
-def _name_and_fields(kind: Kind, spec: PartSpec) -> tuple[str, dict[str, Any]]:
-    if isinstance(spec, str):
-        return spec, {}
-    fields = dict(spec)
+def _name_and_fields(kind: Kind, combination: PartSpec) -> tuple[str, dict[str, Any]]:
+    if isinstance(combination, str):
+        return combination, {}
+    fields = dict(combination)
     name = fields.pop("name", "")
     if not isinstance(name, str):
         raise ConfigError(f"{kind}.name must be a name, not {name!r}")
@@ -175,7 +179,7 @@ def _assign(
     overrides: dict[str, Any],
 ) -> None:
     """Hand each overriding value to its one owner."""
-    owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {ALGORITHM: (declared(Settings), settings)}
+    owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {ALGORITHM: (declared(AlgorithmConfig), settings)}
     for kind, (cls, fields) in chosen.items():
         owners[kind] = (declared(cls), fields)
     given: dict[tuple[str, str], Any] = {}
@@ -216,45 +220,64 @@ def _build(cls: Any, fields: Mapping[str, Any], where: str) -> Any:
     return cls(**{name: params[name].validate(value, where) for name, value in fields.items()})
 
 
-def _check(spec: Spec) -> None:
-    """Refuse parts that contradict the settings."""
-    if spec.settings.sampling not in ("auto", "groups") and Need.GROUPS in spec.needs:
-        needing = next(p for p in spec.parts.values() if Need.GROUPS in p.needs)
+def _check(combination: Combination) -> None:
+    """Refuse parts that contradict the settings or each other."""
+    _check_sampling(combination)
+    _check_advantages(combination)
+    _check_update(combination)
+
+
+def _check_sampling(combination: Combination) -> None:
+    requested, sampling = combination.algorithm.sampling, combination.sampling
+    if requested not in ("auto", "groups") and (part := combination.part_that_needs(Need.GROUPS)):
         raise ConfigError(
-            f"{needing.kind} {needing.name!r} compares episodes from the same initial state, which "
-            f"sampling={spec.settings.sampling!r} does not give; use sampling='groups' or 'auto'"
+            f"{part.kind} {part.name!r} compares episodes from the same initial state, which "
+            f"sampling={requested!r} does not provide; use sampling='groups' or 'auto'"
         )
-    if spec.settings.sampling == "steps" and Need.COMPLETE_EPISODES in spec.needs:
-        needing = next(p for p in spec.parts.values() if Need.COMPLETE_EPISODES in p.needs)
+    if requested == "steps" and (part := combination.part_that_needs(Need.COMPLETE_EPISODES)):
         raise ConfigError(
-            f"{needing.kind} {needing.name!r} needs complete episodes, which sampling='steps' cuts; "
+            f"{part.kind} {part.name!r} needs complete episodes, which sampling='steps' cuts; "
             "use sampling='episodes' or 'auto'"
         )
-    if Need.STEP_CREDIT in spec.needs and spec.estimator.per_episode:
+    if sampling == "groups":
+        return
+    if combination.algorithm.group_options is not None:
         raise ConfigError(
-            f"baseline {spec.baseline.name!r} compares steps here, and estimator {spec.estimator.name!r} credits them "
-            "all with the whole episode; use reward_to_go"
+            f"group_options requires sampling='groups', but {combination.plugin!r} uses sampling={sampling!r}"
         )
-    if spec.settings.group_options is not None and spec.sampling != "groups":
-        raise ConfigError(f"group_options goes with sampling='groups', and {spec.plugin!r} samples {spec.sampling}")
-    for part in (spec.estimator, spec.baseline):
-        if Need.EPISODE_CREDIT in spec.needs and not part.per_episode:
+    if combination.objective.resample_budget is not None:
+        raise ConfigError(
+            f"objective {combination.objective.name!r} drops and resamples groups, but sampling={sampling!r} has none; "
+            "use sampling='groups'"
+        )
+
+
+def _check_advantages(combination: Combination) -> None:
+    estimator, baseline, objective = combination.estimator, combination.baseline, combination.objective
+    if Need.STEP_RETURNS in combination.needs and estimator.per_episode:
+        raise ConfigError(
+            f"baseline {baseline.name!r} compares steps with these settings, but estimator {estimator.name!r} gives "
+            "all steps of an episode the same return; use reward_to_go"
+        )
+    for part in (estimator, baseline):
+        if Need.EPISODE_ADVANTAGES in combination.needs and not part.per_episode:
             raise ConfigError(
-                f"objective {spec.objective.name!r} takes one Ψ an episode, and {part.kind} {part.name!r} gives each "
-                "step its own; use full_return with group or leave_one_out"
+                f"objective {objective.name!r} needs one advantage per episode, but {part.kind} {part.name!r} gives "
+                "each step its own; use full_return with group or leave_one_out"
             )
-    if spec.objective.resample_budget is not None and spec.sampling != "groups":
+
+
+def _check_update(combination: Combination) -> None:
+    config, objective = combination.algorithm, combination.objective
+    reusable = objective.multi_epoch or combination.estimator.recompute == "epoch"
+    if config.n_epochs > 1 and not reusable:
         raise ConfigError(
-            f"objective {spec.objective.name!r} drops groups, which sampling={spec.sampling!r} has none of"
+            f"objective {objective.name!r} is correct for one epoch only, because the policy moves away from the one "
+            f"that sampled; n_epochs={config.n_epochs} needs an objective such as 'ppo_clip'"
         )
-    reusable = spec.objective.multi_epoch or spec.estimator.recompute == "epoch"
-    if spec.settings.n_epochs > 1 and not reusable:
+    if config.n_critic_updates and Need.VALUES not in combination.needs:
         raise ConfigError(
-            f"objective {spec.objective.name!r} is right for one epoch only, since the policy moves "
-            f"away from the one that sampled; n_epochs={spec.settings.n_epochs} needs an objective "
-            "such as 'ppo_clip'"
+            f"n_critic_updates trains V, which no part of {combination.plugin!r} reads; leave n_critic_updates at 0"
         )
-    if spec.settings.n_critic_updates and Need.VALUES not in spec.needs:
-        raise ConfigError(f"n_critic_updates trains V, which no part of {spec.plugin!r} reads; leave it at 0")
-    if spec.settings.batch_size == 1 and spec.settings.normalize_advantage in (True, "minibatch"):
+    if config.batch_size == 1 and config.normalize_advantage in (True, "minibatch"):
         raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")

@@ -21,7 +21,9 @@ from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import PLUGIN_API, Baseline, Estimator, Objective, Part, Recipe
 
 GROUP: Final = "pgzoo"
-RESERVED: Final = frozenset({"name", "kind", "needs", "unbiased", "bias", "credit", "multi_epoch", "plugin_api"})
+RESERVED: Final = frozenset(
+    {"name", "kind", "needs", "unbiased", "bias", "discounted_from", "multi_epoch", "plugin_api"}
+)
 Kind: TypeAlias = Literal["estimator", "baseline", "objective"]
 PARTS: Final[Mapping[Kind, type[Part]]] = {
     "estimator": Estimator,

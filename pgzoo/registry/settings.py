@@ -15,7 +15,7 @@ NOT_NEGATIVE = Range(0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class AlgorithmConfig:
     """How to sample, optimise and log; a recipe's defaults replace these."""
 
     sampling: Annotated[

@@ -14,12 +14,12 @@ from typing import Annotated, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields
-from pgzoo.registry.combination import Spec, resolve
+from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import PARTS, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSettings:
+class RunConfig:
     """The keys of a YAML entry that concern the run; names are RL Zoo's."""
 
     n_timesteps: Annotated[int, Range(1), "environment steps of training, over all environments"] = 100_000
@@ -36,20 +36,20 @@ class RunSettings:
 
 
 @dataclass(frozen=True)
-class RunConfig:
+class ExperimentConfig:
     """A checked run.
 
     Attributes:
         env: the environment's registered name.
-        spec: the parts and the algorithm's settings.
+        combination: the parts and the algorithm's settings.
         run: the run's settings.
         entry: the flat mapping that all this came from, as it is saved.
         source: where the entry came from, for people.
     """
 
     env: str
-    spec: Spec
-    run: RunSettings
+    combination: Combination
+    run: RunConfig
     entry: Mapping[str, Any]
     source: str
 
@@ -61,7 +61,7 @@ def load_config(
     *,
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
-) -> RunConfig:
+) -> ExperimentConfig:
     """Return the run of a plugin on an environment.
 
     The entry comes from `file`, or from pgzoo's own `hyperparams/<plugin>.yml`: the environment's key, else
@@ -80,21 +80,23 @@ def load_config(
     if overrides:
         config = _build(registry, plugin, env, _overridden(config, overrides), where)
         for name in overrides:
-            if name.removeprefix("algorithm.") in config.spec.unused:
-                raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.spec)}")
+            if name.removeprefix("algorithm.") in config.combination.unused:
+                raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.combination)}")
     return config
 
 
-def _why_unused(name: str, plugin: str, spec: Spec) -> str:
+def _why_unused(name: str, plugin: str, combination: Combination) -> str:
     if "vf_coef" in name or "critic" in name:
         return f"{plugin!r} has no critic"
     if "n_epochs" in name:
-        return f"objective {spec.objective.name!r} takes one pass over a rollout"
-    instead = {"steps": "n_steps", "episodes": "n_episodes", "groups": "n_episodes and group_size"}[spec.sampling]
-    return f"{plugin!r} samples {spec.sampling}, set by {instead}"
+        return f"objective {combination.objective.name!r} takes one pass over a rollout"
+    instead = {"steps": "n_steps", "episodes": "n_episodes", "groups": "n_episodes and group_size"}[
+        combination.sampling
+    ]
+    return f"{plugin!r} samples {combination.sampling}, set by {instead}"
 
 
-def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _overridden(config: ExperimentConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the entry with overriding values; an old value goes if a new one, or a new part, stands in its place.
 
     `estimator.gae_lambda` and `gae_lambda` are one name here, and a replaced part takes its values with it.
@@ -102,23 +104,23 @@ def _overridden(config: RunConfig, overrides: Mapping[str, Any]) -> dict[str, An
     gone = {name for name in overrides if "." not in name} | {name.rpartition(".")[2] for name in overrides}
     for kind in PARTS:
         if kind in overrides:
-            gone |= set(declared(type(config.spec.parts[kind])))
+            gone |= set(declared(type(config.combination.parts[kind])))
     kept = {key: value for key, value in config.entry.items() if key.rpartition(".")[2] not in gone}
     return {**kept, **overrides}
 
 
-def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> RunConfig:
+def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> ExperimentConfig:
     """Return the run that a resolved entry describes, as a run folder keeps it."""
     return _build(registry, plugin, env, entry, "the run's own config.yml")
 
 
-def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], where: str) -> RunConfig:
-    run_params = declared(RunSettings)
+def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], where: str) -> ExperimentConfig:
+    run_params = declared(RunConfig)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}
     parts = {key: value for key, value in entry.items() if key in PARTS}
     rest = {key: value for key, value in entry.items() if key not in run_params and key not in PARTS}
     try:
-        spec = resolve(registry, plugin, overrides=rest, **parts)
+        combination = resolve(registry, plugin, overrides=rest, **parts)
     except ConfigError as error:
         key = next((key for key in rest if f"unknown hyperparameter {key!r}" in str(error)), None)
         if key is not None and "did you mean" not in str(error):
@@ -126,7 +128,7 @@ def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], 
             if "did you mean" in hint:
                 raise ConfigError(hint) from error
         raise
-    return RunConfig(env, spec, RunSettings(**run), dict(entry), where)
+    return ExperimentConfig(env, combination, RunConfig(**run), dict(entry), where)
 
 
 def _entry(plugin: str, env: str, file: Path | None) -> tuple[dict[str, Any], str, dict[str, int]]:
@@ -274,9 +276,9 @@ def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
     return found
 
 
-def resolved_entry(config: RunConfig) -> dict[str, Any]:
+def resolved_entry(config: ExperimentConfig) -> dict[str, Any]:
     """Return everything that defines the run, defaults included, in plain data."""
-    entry = {**plain_fields(config.run), **plain_fields(config.spec.settings)}
-    for kind, part in config.spec.parts.items():
+    entry = {**plain_fields(config.run), **plain_fields(config.combination.algorithm)}
+    for kind, part in config.combination.parts.items():
         entry[kind] = {"name": part.name, **plain_fields(part)}
     return entry

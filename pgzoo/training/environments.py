@@ -14,7 +14,7 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo.errors import ConfigError
-from pgzoo.training.config import RunConfig
+from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.vec_envs import make_columns, make_envpool
 
 VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
@@ -24,7 +24,7 @@ COLUMNS: dict[str, Any] = {"vector": make_columns, "envpool": make_envpool}
 
 
 def make_env(
-    config: RunConfig,
+    config: ExperimentConfig,
     *,
     n_envs: int,
     seed: int | None,
@@ -84,7 +84,7 @@ def make_env(
 
 
 def _separate(
-    config: RunConfig,
+    config: ExperimentConfig,
     n_envs: int,
     seed: int | None,
     vec_env: str,
@@ -106,7 +106,7 @@ def _separate(
 
 
 def _columns(
-    config: RunConfig,
+    config: ExperimentConfig,
     n_envs: int,
     seed: int | None,
     vec_env: str,
@@ -120,13 +120,13 @@ def _columns(
     return VecMonitor(columns, str(monitor_dir / "0") if monitor_dir else None, info_keywords=tuple(keywords))
 
 
-def _normalized(venv: VecEnv, config: RunConfig, training: bool, statistics: Path | None) -> VecNormalize:
+def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecNormalize:
     if statistics is not None and statistics.is_file():
         normalized = VecNormalize.load(str(statistics), venv)
     else:
         given = config.run.normalize if isinstance(config.run.normalize, dict) else {}
         try:
-            normalized = VecNormalize(venv, **{"gamma": config.spec.settings.gamma, **given})
+            normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **given})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"normalize: {describe(error)}") from error
     normalized.training = training

@@ -25,7 +25,7 @@ from pgzoo.backends.choice import Fast
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import RunConfig, config_from_entry, resolved_entry
+from pgzoo.training.config import ExperimentConfig, config_from_entry, resolved_entry
 from pgzoo.training.environments import VEC_ENVS, build, describe, load_object, make_env, named
 from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.run_folder import RunFolder, read_yaml, write_details
@@ -35,8 +35,8 @@ EVAL_SEED_OFFSET = 1_000_000
 
 
 @dataclass(frozen=True)
-class TrainOptions:
-    """How a run is carried out; what it is stands in its `RunConfig`. Frequencies are in steps.
+class TrainConfig:
+    """How a run is carried out; what it is stands in its `ExperimentConfig`. Frequencies are in steps.
 
     Attributes:
         eval_freq: steps between two evaluations; 0 or less: none.
@@ -78,9 +78,9 @@ class Result:
 
 
 def train(
-    config: RunConfig,
+    config: ExperimentConfig,
     registry: Registry,
-    options: TrainOptions,
+    options: TrainConfig,
     folder: RunFolder,
     *,
     args: Mapping[str, Any] | None = None,
@@ -163,7 +163,7 @@ def _discard(folder: RunFolder) -> None:
 
 
 def make_model(
-    config: RunConfig, registry: Registry, env: VecEnv, options: TrainOptions, start: Start | None = None
+    config: ExperimentConfig, registry: Registry, env: VecEnv, options: TrainConfig, start: Start | None = None
 ) -> PolicyGradient:
     """Return the run's model, begun from a saved one if `start` is given.
 
@@ -178,9 +178,9 @@ def make_model(
         model = PolicyGradient(
             policy,
             env,
-            config.spec.plugin,
-            **config.spec.parts,  # type: ignore[arg-type]
-            **plain_fields(config.spec.settings),
+            config.combination.plugin,
+            **config.combination.parts,  # type: ignore[arg-type]
+            **plain_fields(config.combination.algorithm),
             registry=registry,
             policy_kwargs=policy_kwargs,
             seed=options.seed,
@@ -215,7 +215,7 @@ class Start:
     policy_kwargs: dict[str, Any]
     optimizer_class: type[torch.optim.Optimizer]
     parameters: dict[str, Any]
-    learner_arrays: dict[str, Any]
+    part_state_arrays: dict[str, Any]
     parts: dict[str, dict[str, Any]]
     statistics: Path | None
 
@@ -226,8 +226,8 @@ class Start:
             parameters.pop("policy.optimizer", None)
         try:
             model.set_parameters(parameters, exact_match=False, device=model.device)
-            model.make_learners()  # on the policy that was just set, such as a reference policy's
-            model.take_learned(self.parts, self.learner_arrays)
+            model.make_part_states()  # on the policy that was just set, such as a reference policy's
+            model.take_learned(self.parts, self.part_state_arrays)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"{self.path} does not fit this run: {describe(error)}") from error
 
@@ -249,7 +249,7 @@ def read_start(path: Path, device: str) -> Start:
         policy_kwargs=kwargs,
         optimizer_class=optimizer_class,
         parameters=parameters,
-        learner_arrays=data.get("learner_arrays", {}),
+        part_state_arrays=data.get("part_state_arrays", {}),
         parts=data.get("parts", {}),
         statistics=statistics if env else None,
     )
@@ -274,7 +274,7 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
 
 def load_run(
     folder: RunFolder, registry: Registry, path: Path, *, device: str = "auto"
-) -> tuple[RunConfig, PolicyGradient]:
+) -> tuple[ExperimentConfig, PolicyGradient]:
     """Return a run's configuration, and its model that is saved at the path.
 
     Raises:
@@ -293,11 +293,13 @@ def load_run(
 # ---------------------------------------------------------------- pieces of a run
 
 
-def _eval_env(config: RunConfig, seed: int, n_envs: int) -> VecEnv:
+def _eval_env(config: ExperimentConfig, seed: int, n_envs: int) -> VecEnv:
     return make_env(config, n_envs=n_envs, seed=seed + EVAL_SEED_OFFSET, training=False)
 
 
-def _callbacks(config: RunConfig, options: TrainOptions, folder: RunFolder, eval_env: VecEnv) -> list[BaseCallback]:
+def _callbacks(
+    config: ExperimentConfig, options: TrainConfig, folder: RunFolder, eval_env: VecEnv
+) -> list[BaseCallback]:
     n_envs = config.run.n_envs
     callbacks: list[BaseCallback] = []
     for path, kwargs in named(config.run.callback):
@@ -328,7 +330,7 @@ def _callbacks(config: RunConfig, options: TrainOptions, folder: RunFolder, eval
     return callbacks
 
 
-def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainOptions) -> None:
+def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) -> None:
     """Log to progress.csv; to the terminal and to TensorBoard where asked for."""
     model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if options.verbose else [])]))
     if options.tensorboard_log is not None:

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import Array
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import RunConfig, config_from_entry
+from pgzoo.training.config import ExperimentConfig, config_from_entry
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.storage import open_existing, storage_errors
 from pgzoo.tuning.study import DEFINITION, RETRAINED, TOTAL, find_study
@@ -119,7 +119,7 @@ def importances(study: optuna.Study) -> dict[str, float]:
         )
 
 
-def trial_config(registry: Registry, url: str, name: str) -> tuple[RunConfig, int]:
+def trial_config(registry: Registry, url: str, name: str) -> tuple[ExperimentConfig, int]:
     """Return what the trial STUDY:NUMBER trained, and its first seed.
 
     Raises:

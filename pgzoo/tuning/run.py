@@ -16,7 +16,7 @@ from pgzoo.training.run_folder import plain
 from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.results import CANDIDATES, best_trials
 from pgzoo.tuning.storage import open_storage, storage_errors
-from pgzoo.tuning.study import DEFAULT, TOTAL, StudySettings, open_retrained, open_study
+from pgzoo.tuning.study import DEFAULT, TOTAL, StudyConfig, open_retrained, open_study
 from pgzoo.tuning.tickets import open_tickets
 from pgzoo.tuning.worker import Job
 
@@ -24,7 +24,7 @@ POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneOptions:
+class TuneConfig:
     """How a study is carried out, here and now.
 
     Attributes:
@@ -54,9 +54,9 @@ OnUpdate = Callable[[optuna.Study, Iterable[str]], None]
 
 
 def tune(
-    settings: StudySettings,
+    settings: StudyConfig,
     registry: Registry,
-    options: TuneOptions,
+    options: TuneConfig,
     executor: Executor,
     on_update: OnUpdate = lambda study, tickets: None,
 ) -> optuna.Study:
@@ -90,9 +90,9 @@ def tune(
 
 def retrain(
     study: optuna.Study,
-    settings: StudySettings,
+    settings: StudyConfig,
     registry: Registry,
-    options: TuneOptions,
+    options: TuneConfig,
     executor: Executor,
     on_update: OnUpdate = lambda study, tickets: None,
 ) -> None:
@@ -111,7 +111,7 @@ def retrain(
 
 
 def choose(
-    study: optuna.Study, settings: StudySettings, registry: Registry, n_best: int, seeds: list[int]
+    study: optuna.Study, settings: StudyConfig, registry: Registry, n_best: int, seeds: list[int]
 ) -> list[dict[str, Any]]:
     """Return what is trained again, and keep it with the study: the n_best trials and their plugins' defaults."""
     best = best_trials(study)

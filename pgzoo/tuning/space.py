@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
-from pgzoo.registry.combination import ALGORITHM, Spec
+from pgzoo.registry.combination import ALGORITHM, Combination
 from pgzoo.registry.plugins import PARTS, Registry
-from pgzoo.registry.settings import Settings
-from pgzoo.training.config import RunConfig, load_config
+from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.training.config import ExperimentConfig, load_config
 
 if TYPE_CHECKING:
     import optuna
@@ -68,7 +68,7 @@ class Space:
         dimensions: by combination.
     """
 
-    bases: Mapping[str, RunConfig]
+    bases: Mapping[str, ExperimentConfig]
     dimensions: Mapping[str, tuple[Dimension, ...]]
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> tuple[str, dict[str, Any]]:
@@ -79,8 +79,8 @@ class Space:
 
     def default(self, plugin: str) -> dict[str, Any]:
         """Return the names and values of a combination's default, as far as they lie in the space."""
-        spec = self.bases[plugin].spec
-        owners: dict[str, Any] = {ALGORITHM: spec.settings, **dict(spec.parts.items())}
+        combination = self.bases[plugin].combination
+        owners: dict[str, Any] = {ALGORITHM: combination.algorithm, **dict(combination.parts.items())}
         found: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
         for dimension in self.dimensions[plugin]:
             kind, _, name = dimension.key.partition(".")
@@ -138,15 +138,17 @@ def make_space(
     return Space(bases, _apart(dimensions))
 
 
-def _dimensions(base: RunConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]) -> tuple[Dimension, ...]:
+def _dimensions(
+    base: ExperimentConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
+) -> tuple[Dimension, ...]:
     """Return what a combination searches, in the order of declaration."""
-    spec = base.spec
+    combination = base.combination
     found: list[Dimension] = []
-    for name, param in declared(Settings).items():
-        if name not in _ignored(spec):
+    for name, param in declared(AlgorithmConfig).items():
+        if name not in _ignored(combination):
             search = _possible(param.search, name, base) if param.search else None
             found += _dimension(name, f"{ALGORITHM}.{name}", param, search, ranges, fixed)
-    for kind, part in spec.parts.items():
+    for kind, part in combination.parts.items():
         for name, param in declared(type(part)).items():
             found += _dimension(f"{part.name}.{name}", f"{kind}.{name}", param, param.search, ranges, fixed)
     return tuple(found)
@@ -173,18 +175,18 @@ def _dimension(
     return [Dimension(name, key, param, search)]
 
 
-def _ignored(spec: Spec) -> frozenset[str]:
+def _ignored(combination: Combination) -> frozenset[str]:
     """Return the settings that are not searched: those of no use, and minibatches of a loss without a ratio."""
-    return spec.unused if spec.objective.multi_epoch else spec.unused | {"batch_size"}
+    return combination.unused if combination.objective.multi_epoch else combination.unused | {"batch_size"}
 
 
-def _possible(search: Search, name: str, base: RunConfig) -> Search | None:
+def _possible(search: Search, name: str, base: ExperimentConfig) -> Search | None:
     """Return the choices of n_episodes that n_envs, or every group_size, divides."""
     if name != "n_episodes":
         return search
     size = base.run.n_envs
-    if base.spec.sampling == "groups":
-        sizes = declared(Settings)["group_size"].search
+    if base.combination.sampling == "groups":
+        sizes = declared(AlgorithmConfig)["group_size"].search
         assert sizes is not None
         size = max(sizes.choices)
     choices = tuple(n for n in search.choices if n % size == 0)
@@ -218,7 +220,7 @@ def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) 
     for kind in kinds:
         if kind not in PARTS:
             raise ConfigError(unknown("kind of part", kind, PARTS))
-    own = load_config(registry, base, env).spec.parts
+    own = load_config(registry, base, env).combination.parts
     names = [registry.names(kind) if kind in kinds else [own[kind].name] for kind in PARTS]
     found = []
     for parts in itertools.product(*names):

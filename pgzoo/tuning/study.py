@@ -38,7 +38,7 @@ RETRAINED = "retrained"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudySettings:
+class StudyConfig:
     """A study, apart from where it runs.
 
     Attributes:
@@ -175,7 +175,7 @@ class StudySettings:
         return pruner
 
 
-def open_study(settings: StudySettings, registry: Registry, storage: BaseStorage) -> optuna.Study:
+def open_study(settings: StudyConfig, registry: Registry, storage: BaseStorage) -> optuna.Study:
     """Return the study, made if it is new.
 
     Raises:

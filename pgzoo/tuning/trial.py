@@ -19,10 +19,10 @@ from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import RunConfig
+from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import Evaluation, evaluate
-from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainOptions, make_model
+from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, make_model
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10
@@ -67,7 +67,7 @@ OnEvaluation = Callable[[list[Point], list[Evaluation]], None]
 
 
 def train_once(
-    config: RunConfig,
+    config: ExperimentConfig,
     registry: Registry,
     run: TrialRun,
     *,
@@ -100,7 +100,7 @@ def train_once(
         if checkpoint:
             model = PolicyGradient.load(checkpoint.path / "model.zip", env, device="cpu", registry=registry)
         else:
-            model = make_model(config, registry, env, TrainOptions(seed=run.seed, device="cpu"))
+            model = make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu"))
         course = _Course(run, config.run.n_timesteps, eval_env, on_evaluation, on_step, checkpoint)
         course.replay()
         if model.num_timesteps >= config.run.n_timesteps:  # its worker died after the last evaluation

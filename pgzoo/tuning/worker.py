@@ -22,12 +22,12 @@ from optuna.exceptions import StorageInternalError
 from sqlalchemy.exc import SQLAlchemyError
 
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import RunConfig, config_from_entry, load_config, register_packages, resolved_entry
+from pgzoo.training.config import ExperimentConfig, config_from_entry, load_config, register_packages, resolved_entry
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.run_folder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
-from pgzoo.tuning.study import DEFAULT, IDENTITY, RETRAINED, StudySettings
+from pgzoo.tuning.study import DEFAULT, IDENTITY, RETRAINED, StudyConfig
 from pgzoo.tuning.tickets import LOST, OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
 from pgzoo.tuning.trial import Diverged, TrialRun, as_data, slot, train_once
 
@@ -51,7 +51,7 @@ class Job:
         parent: the process that it ends with, if that is on this machine.
     """
 
-    settings: StudySettings
+    settings: StudyConfig
     storage: str
     heartbeat: int
     tickets: Tickets
@@ -202,7 +202,7 @@ class _Search:
                     raise optuna.TrialPruned
         return [sum(values) / len(values) for values in zip(*per_seed, strict=True)]
 
-    def _config(self, trial: optuna.Trial) -> RunConfig:
+    def _config(self, trial: optuna.Trial) -> ExperimentConfig:
         """Return what the trial trains: a plugin's default, or what the sampler draws."""
         settings = self.job.settings
         space = settings.space(self.registry)
@@ -222,7 +222,7 @@ class _Report:
 
     trial: optuna.Trial
     metric: Metric
-    settings: StudySettings
+    settings: StudyConfig
     index: int
     seed: int
 
@@ -265,7 +265,7 @@ class _Retraining:
 
 
 def _train(
-    job: Job, registry: Registry, config: RunConfig, trial: optuna.Trial, seed: int, stop: Any, report: Any
+    job: Job, registry: Registry, config: ExperimentConfig, trial: optuna.Trial, seed: int, stop: Any, report: Any
 ) -> list[Point]:
     settings = job.settings
     # The study's own number and the configuration are in the path: no other trial's checkpoint is ever taken for this.
@@ -276,9 +276,9 @@ def _train(
     return train_once(config, registry, run, on_evaluation=report, on_step=stop)
 
 
-def _describe(trial: optuna.Trial, config: RunConfig) -> None:
+def _describe(trial: optuna.Trial, config: ExperimentConfig) -> None:
     """Keep with the trial what reproduces it: plugin, full configuration, the entry's own values, versions."""
-    trial.set_user_attr("plugin", config.spec.plugin)
+    trial.set_user_attr("plugin", config.combination.plugin)
     trial.set_user_attr("config", plain(resolved_entry(config)))
     trial.set_user_attr("entry", plain(config.entry))
     versions = {name: package_version(name) for name in (*PACKAGES, "optuna")}

@@ -14,7 +14,7 @@ import optuna
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.registry.plugins import PARTS, Registry
-from pgzoo.training.config import RunConfig, config_from_entry, load_config
+from pgzoo.training.config import ExperimentConfig, config_from_entry, load_config
 from pgzoo.tuning.results import (
     Retrained,
     count,
@@ -135,8 +135,10 @@ def _trailing_comment(entry: Any) -> Any:
 
 def _check(registry: Registry, partial: Path, file: Path, env: str, plugin: str, trained: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the new file says what the trial trained."""
-    written: RunConfig = load_config(registry, plugin, env, file=partial)
+    written: ExperimentConfig = load_config(registry, plugin, env, file=partial)
     meant = config_from_entry(registry, plugin, env, trained)
-    same = written.run == meant.run and written.spec.settings == meant.spec.settings
-    if not same or any(plain_fields(written.spec.parts[k]) != plain_fields(meant.spec.parts[k]) for k in PARTS):
+    same = written.run == meant.run and written.combination.algorithm == meant.combination.algorithm
+    if not same or any(
+        plain_fields(written.combination.parts[k]) != plain_fields(meant.combination.parts[k]) for k in PARTS
+    ):
         raise ConfigError(f"{file} was left as it is: with the new entry it would not say what the trial trained")

@@ -16,7 +16,7 @@ class FullReturn(Estimator):
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
     per_episode = True
-    credit = "start"
+    discounted_from = "start"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N): the rewards, each discounted from the episode's start, summed."""

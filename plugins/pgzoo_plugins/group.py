@@ -38,7 +38,7 @@ class Group(Baseline):
     @property
     def needs(self) -> frozenset[Need]:
         """Groups; and returns to go for the process form."""
-        return frozenset({Need.GROUPS, Need.STEP_CREDIT} if self.form == "process" else {Need.GROUPS})
+        return frozenset({Need.GROUPS, Need.STEP_RETURNS} if self.form == "process" else {Need.GROUPS})
 
     @property
     def bias(self) -> str:

@@ -23,7 +23,7 @@ class GSPO(Objective):
     """
 
     name = "gspo"
-    needs = frozenset({Need.EPISODE_CREDIT})
+    needs = frozenset({Need.EPISODE_ADVANTAGES})
     multi_epoch = True
     whole_episodes = True
     aggregate: AggregateParam = "episode_mean"

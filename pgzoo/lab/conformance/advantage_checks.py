@@ -9,7 +9,7 @@ import numpy as np
 
 from pgzoo.interface.parts import Array, Need
 from pgzoo.lab.conformance.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
-from pgzoo.lab.conformance.synthetic_rollout import Specimen
+from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout
 
 Checks: TypeAlias = Mapping[str, Callable[[Probe], None]]
 
@@ -20,7 +20,7 @@ def boundaries(probe: Probe) -> None:
     """R̂ of an episode does not see rewards and V of the next one in its environment, nor V after a termination."""
     batch_statistics = ""
     for seed in SEEDS:
-        given = probe.specimen(seed)
+        given = probe.synthetic_rollout(seed)
         a, mask, episode = given.arrays, given.arrays["mask"], given.episode()
         base = probe(given)
         sources: dict[str, tuple[str, ...]] = {"rewards": ("rewards",)}
@@ -49,14 +49,14 @@ _LEAKS = {
 }
 
 
-def _raised(given: Specimen, names: tuple[str, ...], where: Array) -> dict[str, Array]:
+def _raised(given: SyntheticRollout, names: tuple[str, ...], where: Array) -> dict[str, Array]:
     return {name: given.arrays[name] + 3.0 * where for name in names}
 
 
 def truncation(probe: Probe) -> None:
     """Where it stops summing rewards it adds V, at a time limit as at a cut, unless the episode terminated."""
     for seed in SEEDS:
-        given = probe.specimen(seed)
+        given = probe.synthetic_rollout(seed)
         a, base = given.arrays, probe(given)
         limit, last = a["truncated"], given.last()
         cut = last & ~a["terminated"] & ~limit
@@ -82,7 +82,7 @@ def truncation(probe: Probe) -> None:
             )
 
 
-def _looks_ahead(probe: Probe, given: Specimen, base: Array, ends: Array) -> bool:
+def _looks_ahead(probe: Probe, given: SyntheticRollout, base: Array, ends: Array) -> bool:
     """Whether R̂ of a step before an end follows the reward at the end."""
     episode = given.episode()
     before = np.isin(episode, episode[ends]) & ~ends
@@ -93,11 +93,11 @@ def consistency(probe: Probe) -> None:
     """Where V and the rewards agree, r_t = V(s_t) − γ V(s_{t+1}), an estimator that trusts V returns V."""
     if Need.VALUES not in probe.part.needs:
         raise NotApplicable("it reads no critic")
-    if probe.learners["estimator"] is not None:
+    if probe.part_states["estimator"] is not None:
         raise NotApplicable("it has learned a critic of its own")
     worst, linear = 0.0, True
     for seed in SEEDS:
-        given = probe.specimen(seed)
+        given = probe.synthetic_rollout(seed)
         a = given.arrays
         following = np.where(a["terminated"], 0.0, a["next_values"])
         found = probe(given, rewards=a["values"] - given.gamma * following)
@@ -127,7 +127,7 @@ def causality(probe: Probe) -> None:
 def _first_sight(probe: Probe) -> str:
     """Return what of the own episode's present or future b_t or c_t depends on; empty if nothing."""
     for seed in SEEDS:
-        given = probe.specimen(seed)
+        given = probe.synthetic_rollout(seed)
         for per_episode in (False, True):
             for words, sees in _sights(probe, given, per_episode):
                 if sees:
@@ -135,7 +135,7 @@ def _first_sight(probe: Probe) -> str:
     return ""
 
 
-def _sights(probe: Probe, given: Specimen, per_episode: bool) -> Iterator[tuple[str, bool]]:
+def _sights(probe: Probe, given: SyntheticRollout, per_episode: bool) -> Iterator[tuple[str, bool]]:
     """Yield what is changed at and after one step of one episode, and whether b or c there follows."""
     a, mask, episode = given.arrays, given.arrays["mask"], given.episode()
     returns = given.returns(per_episode=per_episode)
@@ -174,7 +174,7 @@ def _other_action(actions: Array, continuous: bool) -> Array:
     return actions + 1.0 if continuous else (actions + 1) % 3
 
 
-def _shorter(given: Specimen, t: int, n: int) -> Specimen | None:
+def _shorter(given: SyntheticRollout, t: int, n: int) -> SyntheticRollout | None:
     """Return it with the episode of step t ended there, where that is its column's last one and longer."""
     mask = given.arrays["mask"]
     later = np.zeros_like(mask)
@@ -183,15 +183,15 @@ def _shorter(given: Specimen, t: int, n: int) -> Specimen | None:
         return None
     terminated = given.arrays["terminated"].copy()
     terminated[t, n] = True
-    return Specimen({**given.arrays, "mask": mask & ~later, "terminated": terminated})
+    return SyntheticRollout({**given.arrays, "mask": mask & ~later, "terminated": terminated})
 
 
 def discount(probe: Probe) -> None:
     """Where it looks at later rewards, R̂ follows γ."""
     for seed in SEEDS:
-        given = probe.specimen(seed)
+        given = probe.synthetic_rollout(seed)
         mask, base = given.arrays["mask"], probe(given)
-        less = probe(Specimen(given.arrays, gamma=0.5))
+        less = probe(SyntheticRollout(given.arrays, gamma=0.5))
         if differs(base, less, mask) or not _looks_ahead(probe, given, base, given.last()):
             return
     message = "R̂ sums later rewards and is the same for γ = 0.9 and γ = 0.5: it does not follow rollout.gamma"

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgzoo.algorithm.advantages import Given, credit
+from pgzoo.algorithm.advantages import FixedReturns, compute_advantages
 from pgzoo.errors import PgzooError
-from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Part
+from pgzoo.interface.parts import AdvantagePart, Array, Baseline, Estimator, Part
 from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.conformance import advantage_checks
 from pgzoo.lab.conformance.advantage_checks import Checks
@@ -30,7 +30,7 @@ from pgzoo.lab.conformance.probe import (
     probe_of,
     same,
 )
-from pgzoo.lab.conformance.synthetic_rollout import GROUP_SIZE, Specimen
+from pgzoo.lab.conformance.synthetic_rollout import GROUP_SIZE, SyntheticRollout
 
 
 def shapes(probe: Probe) -> None:
@@ -43,37 +43,37 @@ def shapes(probe: Probe) -> None:
             refused = f"it takes no {'continuous' if continuous else 'discrete'} actions: {error}"
             continue
         for options in ({}, {"n_envs": GROUP_SIZE, "n_steps": 5}, {"n_steps": 40}):
-            _credited(other, other.specimen(1, **options))
+            _credited(other, other.synthetic_rollout(1, **options))
     if refused:
         raise Note(refused)
 
 
-def _credited(probe: Probe, given: Specimen) -> None:
+def _credited(probe: Probe, given: SyntheticRollout) -> None:
     """Credit as training does, which checks shape and finiteness."""
     zero = _Zero()
     rollout = given.rollout(probe.part)
     if isinstance(probe.part, Estimator):
-        credit(probe.part, zero, rollout, probe.learners)
-        returns = probe.part(rollout, probe.learners["estimator"])
+        compute_advantages(probe.part, zero, rollout, probe.part_states)
+        returns = probe.part(rollout, probe.part_states["estimator"])
         if not isinstance(returns, np.ndarray):
             raise Fault(f"it returned {type(returns).__name__}, not a numpy array (T, N)")
         if returns.dtype != np.float64:
             raise Fault(f"R̂ is {returns.dtype}; it must be float64")
     else:
         assert isinstance(probe.part, Baseline)
-        credit(Given(given.returns()), probe.part, rollout, probe.learners)
+        compute_advantages(FixedReturns(given.returns()), probe.part, rollout, probe.part_states)
 
 
 def degenerate(probe: Probe) -> None:
     """Equal rewards, a single step, one episode and a group of one give numbers, not NaN."""
-    base = probe.specimen(1)
+    base = probe.synthetic_rollout(1)
     zeros = np.zeros_like(base.arrays["rewards"])
     cases = {
-        "all rewards are 0": Specimen({**base.arrays, "rewards": zeros}),
-        "all rewards are equal": Specimen({**base.arrays, "rewards": zeros + 2.0}),
-        "γ is 1": Specimen(base.arrays, gamma=1.0),
-        "γ is 0": Specimen(base.arrays, gamma=0.0),
-        "each episode is its own group": Specimen({**base.arrays, "group": base.episode()}),
+        "all rewards are 0": SyntheticRollout({**base.arrays, "rewards": zeros}),
+        "all rewards are equal": SyntheticRollout({**base.arrays, "rewards": zeros + 2.0}),
+        "γ is 1": SyntheticRollout(base.arrays, gamma=1.0),
+        "γ is 0": SyntheticRollout(base.arrays, gamma=0.0),
+        "each episode is its own group": SyntheticRollout({**base.arrays, "group": base.episode()}),
         "there is one step": _one_step(probe),
     }
     for words, given in cases.items():
@@ -84,36 +84,36 @@ def degenerate(probe: Probe) -> None:
                 raise Fault(f"where {words}: {error}") from error
 
 
-def _one_step(probe: Probe) -> Specimen:
+def _one_step(probe: Probe) -> SyntheticRollout:
     """An episode of one step, in one environment."""
-    base = probe.specimen(1)
+    base = probe.synthetic_rollout(1)
     arrays = {name: array[:1, :1] for name, array in base.arrays.items()}
     yes, no = np.ones((1, 1), dtype=bool), np.zeros((1, 1), dtype=bool)
-    return Specimen({**arrays, "terminated": yes, "truncated": no})
+    return SyntheticRollout({**arrays, "terminated": yes, "truncated": no})
 
 
 def undeclared(probe: Probe) -> None:
     """It reads no critic and no scores that it did not declare."""
     for seed in SEEDS:
-        probe(probe.specimen(seed))  # the rollout raises on its own
+        probe(probe.synthetic_rollout(seed))  # the rollout raises on its own
 
 
 def determinism(probe: Probe) -> None:
     """The same input gives the same output, whatever was called before; a baseline learns in `update` only."""
-    given = probe.specimen(1)
-    before = probe.learners.arrays()
+    given = probe.synthetic_rollout(1)
+    before = probe.part_states.arrays()
     first = probe(given)
     torch.rand(1)
     np.random.random()
     if differs(first, probe(given), given.arrays["mask"]):
         raise Fault("two calls with the same input differ; what it learns belongs into update()")
-    if not same(before, probe.learners.arrays()):
+    if not same(before, probe.part_states.arrays()):
         raise Fault("a call changed its state; what it learns belongs into update()")
 
 
 def mutation(probe: Probe) -> None:
     """It changes neither the rollout nor the returns."""
-    given = probe.specimen(1)
+    given = probe.synthetic_rollout(1)
     rollout, returns = given.rollout(probe.part), given.returns()
     kept = [x.copy() for x in _arrays(rollout)] + [returns.copy()]
     try:
@@ -141,7 +141,7 @@ def padding(probe: Probe) -> None:
     if not probe.whole:
         raise NotApplicable("it samples fragments, which have no padding")
     for seed in SEEDS:
-        plain, padded = probe.specimen(seed), probe.specimen(seed, padding=5)
+        plain, padded = probe.synthetic_rollout(seed), probe.synthetic_rollout(seed, padding=5)
         n = len(plain.arrays["mask"])
         if differs(probe(plain), probe(padded)[..., :n, :], plain.arrays["mask"]):
             raise Fault("more padding changes the result: it counts steps where mask is False")
@@ -152,13 +152,13 @@ def padding(probe: Probe) -> None:
 
 def state(probe: Probe) -> None:
     """What it learned is in its state: saved and restored, it says the same; another model's does not."""
-    if probe.learners[probe.part.kind] is None:
+    if probe.part_states[probe.part.kind] is None:
         _no_hidden_state(probe)
         return
-    given = probe.specimen(1)
+    given = probe.synthetic_rollout(1)
     rollout, returns, mask = given.rollout(probe.part), given.returns(), given.arrays["mask"]
     restored = probe.fresh()
-    restored.load_arrays(probe.learners.arrays())
+    restored.load_arrays(probe.part_states.arrays())
     if differs(probe.on(rollout, returns), probe.on(rollout, returns, restored), mask):
         raise Fault(
             "a saved and restored state says something else: what it learned must be in parameters or buffers "
@@ -166,15 +166,15 @@ def state(probe: Probe) -> None:
         )
     untaught = Probe(probe.part, taught=0)
     first = untaught.on(rollout, returns)
-    untaught.teach(untaught.learners, probe.specimen(5))
+    untaught.teach(untaught.part_states, probe.synthetic_rollout(5))
     if differs(first, untaught.on(rollout, returns, untaught.fresh()), mask):
         raise Fault("a fresh state knows what another one learned: it is kept outside the module")
 
 
 def _no_hidden_state(probe: Probe) -> None:
-    given = probe.specimen(1)
+    given = probe.synthetic_rollout(1)
     first = probe(given)
-    probe.teach(probe.learners, probe.specimen(5))
+    probe.teach(probe.part_states, probe.synthetic_rollout(5))
     if differs(first, probe(given), given.arrays["mask"]):
         raise Fault("it learns without a state: return a module from make_state(), else a saved model forgets it")
 
@@ -182,10 +182,10 @@ def _no_hidden_state(probe: Probe) -> None:
 def search_space(probe: Probe) -> None:
     """Every value that a tuner may draw is valid and works."""
     for words, part in drawn(probe.part):
-        assert isinstance(part, CreditPart)
+        assert isinstance(part, AdvantagePart)
         other = Probe(part, continuous=probe.continuous, taught=0)
         try:
-            _credited(other, other.specimen(1))
+            _credited(other, other.synthetic_rollout(1))
         except PgzooError as error:
             raise Fault(f"with {words}: {error}") from error
 
@@ -232,7 +232,7 @@ CHECKS: Mapping[str, Checks] = {
 """By kind and name, in the order in which they are reported."""
 
 
-def run(part: CreditPart) -> list[Finding]:
+def run(part: AdvantagePart) -> list[Finding]:
     """Return what every check says of a part."""
     try:
         probe = probe_of(part)

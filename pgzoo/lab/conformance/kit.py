@@ -17,9 +17,9 @@ from typing import Any
 
 from pgzoo import __version__
 from pgzoo.errors import PgzooError
-from pgzoo.interface.parts import PLUGIN_API, CreditPart, Objective, Part
+from pgzoo.interface.parts import PLUGIN_API, AdvantagePart, Objective, Part
 from pgzoo.lab.conformance import checks, objective_checks
-from pgzoo.lab.conformance.probe import Finding, describe, learners_of, probe_of
+from pgzoo.lab.conformance.probe import Finding, describe, part_states_of, probe_of
 from pgzoo.lab.conformance.synthetic_rollout import make_spaces
 from pgzoo.lab.measure import bias as unbiased
 from pgzoo.lab.measure.bias import EPISODES, Bias, Entry
@@ -103,14 +103,14 @@ def check(
         progress: told how many of how many gradients are done.
     """
     findings = {cls: _findings(cls) for cls in parts}
-    sound = [cls for cls in parts if issubclass(cls, CreditPart) and not _broken(findings[cls])]
+    sound = [cls for cls in parts if issubclass(cls, AdvantagePart) and not _broken(findings[cls])]
     biases = _measured(registry, sound, mdps, n_episodes, seed, progress)
     found = []
     for cls in parts:
         measured = biases.get(cls, [])
         more = measured if isinstance(measured, Finding) else None
         told = [*findings[cls], *([more] if more else _judged(measured))]  # type: ignore[arg-type]
-        seconds = _seconds(cls()) if issubclass(cls, CreditPart) and not _broken(findings[cls]) else None
+        seconds = _seconds(cls()) if issubclass(cls, AdvantagePart) and not _broken(findings[cls]) else None
         found.append(Conformance(cls.kind, cls.name, told, [] if more else measured, seconds))  # type: ignore[arg-type]
     return found
 
@@ -138,7 +138,7 @@ def _findings(cls: type[Part]) -> list[Finding]:
         return [Finding("shapes", "failed", describe(error))]
     if isinstance(part, Objective):
         return objective_checks.run(part)
-    assert isinstance(part, CreditPart)
+    assert isinstance(part, AdvantagePart)
     return checks.run(part)
 
 
@@ -192,7 +192,7 @@ def _measured(
 def _unmeasured(cls: Any, error: BaseException) -> Finding:
     """Return why there is no measurement: the MDPs' actions are discrete, or a fault."""
     try:
-        learners_of(cls(), make_spaces("discrete"))
+        part_states_of(cls(), make_spaces("discrete"))
     except PgzooError as refusal:
         return Finding("unbiased", "skipped", f"the tabular MDPs have discrete actions: {refusal}")
     return Finding("unbiased", "failed", describe(error))
@@ -240,10 +240,10 @@ def _how_much(label: str, biases: Sequence[Bias]) -> Finding:
     return Finding("bias", "note", f"{label}: {text} (declared: {(own[0].entry.part.bias.splitlines() or [''])[0]})")
 
 
-def _seconds(part: CreditPart) -> float:
+def _seconds(part: AdvantagePart) -> float:
     """Return how long a call takes."""
     probe = probe_of(part)
-    given = probe.specimen(1, n_steps=TIMED_STEPS, n_envs=TIMED_ENVS)
+    given = probe.synthetic_rollout(1, n_steps=TIMED_STEPS, n_envs=TIMED_ENVS)
     returns, taken = given.returns(), []
     for _ in range(7):
         rollout = given.rollout(part)

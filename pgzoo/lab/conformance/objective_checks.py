@@ -16,8 +16,8 @@ from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Objective
 from pgzoo.interface.rollout import Batch, Rollout
 from pgzoo.lab.conformance.checks import plain_fields
-from pgzoo.lab.conformance.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, learners_of
-from pgzoo.lab.conformance.synthetic_rollout import make_spaces, specimen
+from pgzoo.lab.conformance.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, part_states_of
+from pgzoo.lab.conformance.synthetic_rollout import make_spaces, synthetic_rollout
 from pgzoo.lab.measure.plugin_gradient import sampled_batch
 from pgzoo.lab.measure.score_gradients import policy_inputs
 
@@ -28,11 +28,11 @@ class Loss:
     def __init__(self, part: Objective) -> None:
         self.part = part
         self.spaces = make_spaces()
-        self.learners = learners_of(part, self.spaces)
+        self.part_states = part_states_of(part, self.spaces)
 
     def rollout(self, seed: int) -> Rollout:
         """Return whole episodes, sampled by the present policy."""
-        rollout = specimen(seed, whole=True).rollout(self.part)
+        rollout = synthetic_rollout(seed, whole=True).rollout(self.part)
         observations, actions = policy_inputs(self.spaces.policy, rollout)
         with torch.no_grad():
             log_probs = self.spaces.policy.evaluate_actions(observations, actions)[1]
@@ -48,11 +48,11 @@ class Loss:
     def teach(self, seed: int) -> None:
         """Let its state learn from a rollout."""
         rollout = self.rollout(seed)
-        self.learners.update(rollout, np.where(rollout.mask, specimen(seed, whole=True).returns(), 0.0))
+        self.part_states.update(rollout, np.where(rollout.mask, synthetic_rollout(seed, whole=True).returns(), 0.0))
 
     def __call__(self, batch: Batch) -> tuple[torch.Tensor, Mapping[str, Any]]:
         """Return the loss and what is logged."""
-        return self.part(batch, self.learners["objective"])
+        return self.part(batch, self.part_states["objective"])
 
     def slope(self, batch: Batch) -> torch.Tensor:
         """Return ∂loss/∂log π (B,)."""
@@ -145,14 +145,14 @@ def state(loss: Loss) -> None:
     for seed in SEEDS:
         loss.teach(seed)
     taught = loss(batch)[0].item()
-    if loss.learners["objective"] is None:
+    if loss.part_states["objective"] is None:
         if taught != first:
             raise Fault("it learns without a state: return a module from make_state(), else a saved model forgets it")
         return
     restored = Loss(loss.part)
     if restored(batch)[0].item() != first:
         raise Fault("a fresh state knows what another one learned: it is kept outside the module")
-    restored.learners.load_arrays(loss.learners.arrays())
+    restored.part_states.load_arrays(loss.part_states.arrays())
     if not np.isclose(restored(batch)[0].item(), taught):
         raise Fault(
             "a saved and restored state says something else: what it learned must be in parameters or buffers "

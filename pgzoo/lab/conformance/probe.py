@@ -9,12 +9,12 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from pgzoo.algorithm.part_states import Learners
+from pgzoo.algorithm.part_states import PartStates
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import Param, declared
-from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Part, Spaces
+from pgzoo.interface.parts import AdvantagePart, Array, Baseline, Estimator, Need, Part, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.lab.conformance.synthetic_rollout import Specimen, make_spaces, specimen
+from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_spaces, synthetic_rollout
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6
@@ -85,40 +85,40 @@ class Probe:
         taught: rollouts that its state learns from first.
     """
 
-    def __init__(self, part: CreditPart, *, continuous: bool = False, taught: int = 2) -> None:
+    def __init__(self, part: AdvantagePart, *, continuous: bool = False, taught: int = 2) -> None:
         self.part, self.continuous = part, continuous
         self.whole = bool(part.needs & {Need.COMPLETE_EPISODES, Need.GROUPS})
         self.spaces: Spaces = make_spaces("box" if continuous else "discrete")
-        self.learners = self.fresh()
+        self.part_states = self.fresh()
         for seed in range(taught):
-            self.teach(self.learners, self.specimen(100 + seed))
+            self.teach(self.part_states, self.synthetic_rollout(100 + seed))
 
-    def fresh(self) -> Learners:
+    def fresh(self) -> PartStates:
         """Return a state that has learned nothing."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            return learners_of(self.part, self.spaces)
+            return part_states_of(self.part, self.spaces)
 
-    def specimen(self, seed: int, **options: Any) -> Specimen:
-        """Return a specimen of what the part needs: whole episodes or fragments."""
-        return specimen(seed, whole=self.whole, continuous=self.continuous, **options)
+    def synthetic_rollout(self, seed: int, **options: Any) -> SyntheticRollout:
+        """Return a synthetic_rollout of what the part needs: whole episodes or fragments."""
+        return synthetic_rollout(seed, whole=self.whole, continuous=self.continuous, **options)
 
-    def teach(self, learners: Learners, given: Specimen) -> None:
-        """Let a state learn from a specimen."""
+    def teach(self, part_states: PartStates, given: SyntheticRollout) -> None:
+        """Let a state learn from a synthetic_rollout."""
         returns = given.returns()
         if isinstance(self.part, Estimator):
-            returns = np.asarray(self.part(given.rollout(self.part), learners["estimator"]), dtype=float)
+            returns = np.asarray(self.part(given.rollout(self.part), part_states["estimator"]), dtype=float)
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            learners.update(given.rollout(self.part), returns)
+            part_states.update(given.rollout(self.part), returns)
 
-    def __call__(self, given: Specimen, returns: Array | None = None, **changes: Array) -> Array:
+    def __call__(self, given: SyntheticRollout, returns: Array | None = None, **changes: Array) -> Array:
         """Return R̂ (T, N) of an estimator, or b and c (2, T, N) of a baseline, in float64; 0 on padding."""
         return self.on(given.rollout(self.part, **changes), given.returns() if returns is None else returns)
 
-    def on(self, rollout: Rollout, returns: Array, learners: Learners | None = None) -> Array:
+    def on(self, rollout: Rollout, returns: Array, part_states: PartStates | None = None) -> Array:
         """Return the same of a rollout."""
-        state = (learners or self.learners)[self.part.kind]
+        state = (part_states or self.part_states)[self.part.kind]
         if isinstance(self.part, Estimator):
             found: Any = np.asarray(self.part(rollout, state), dtype=np.float64)
         else:
@@ -136,7 +136,7 @@ def differs(a: Array, b: Array, where: Array) -> bool:
     return bool((np.abs(a - b) > TOLERANCE * scale)[..., where].any())
 
 
-def probe_of(part: CreditPart) -> Probe:
+def probe_of(part: AdvantagePart) -> Probe:
     """Return one with discrete actions, else with continuous ones."""
     try:
         return Probe(part)
@@ -147,10 +147,10 @@ def probe_of(part: CreditPart) -> Probe:
             raise refusal from None
 
 
-def learners_of(part: Part, spaces: Spaces) -> Learners:
+def part_states_of(part: Part, spaces: Spaces) -> PartStates:
     """Return what a part alone learns, having learned nothing."""
     parts: Any = {part.kind: part}
-    return Learners(parts, spaces, torch.device("cpu"))
+    return PartStates(parts, spaces, torch.device("cpu"))
 
 
 def drawn(part: Part) -> Iterator[tuple[str, Part]]:

@@ -33,7 +33,7 @@ def make_spaces(action: str = "discrete") -> Spaces:
 
 
 @dataclass(frozen=True, eq=False)
-class Specimen:
+class SyntheticRollout:
     """All that a rollout holds, as (T, N) arrays that may be replaced.
 
     Whole episodes: two or more a column, then padding; column j is of group j // 3. Fragments: episodes that end by
@@ -99,9 +99,9 @@ class Specimen:
         return np.where(a["mask"], index, -1)
 
 
-def specimen(
+def synthetic_rollout(
     seed: int, *, whole: bool, n_steps: int = 12, n_envs: int = 6, continuous: bool = False, padding: int = 0
-) -> Specimen:
+) -> SyntheticRollout:
     """Return a random one.
 
     Args:
@@ -155,4 +155,4 @@ def specimen(
     if padding:
         rows = {name: np.zeros((padding, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
         arrays = {name: np.concatenate([array, rows[name]]) for name, array in arrays.items()}
-    return Specimen(arrays)
+    return SyntheticRollout(arrays)

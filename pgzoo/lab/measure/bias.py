@@ -23,15 +23,15 @@ from scipy import stats
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.interface.parts import Array, Baseline, CreditPart, Estimator, Need, Spaces
+from pgzoo.interface.parts import AdvantagePart, Array, Baseline, Estimator, Need, Spaces
 from pgzoo.lab.measure.exact import TabularMDP, exact_gradient, exact_values
 from pgzoo.lab.measure.mdps import make_mdp
-from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.plugin_gradient import PluginGradient
 from pgzoo.lab.measure.sampler import Sampler, arguments
 from pgzoo.lab.measure.score_gradients import TableScores
 from pgzoo.lab.measure.statistics import Estimate, exactly, resamples, summarize
 from pgzoo.lab.measure.tabular import TabularVecEnv
-from pgzoo.registry.combination import Spec, resolve
+from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import Registry
 
 FALSE_ALARM = 1e-4
@@ -55,14 +55,14 @@ class Entry:
     Attributes:
         part: whose declaration is tested.
         label: the combination in words.
-        spec: the combination; the other part is unbiased.
+        combination: the combination; the other part is unbiased.
         grouped: whether episodes come in groups.
         exact_critic: whether V is the true one, in place of one that is wrong.
     """
 
-    part: CreditPart
+    part: AdvantagePart
     label: str
-    spec: Spec
+    combination: Combination
     grouped: bool = False
     exact_critic: bool = False
 
@@ -103,7 +103,7 @@ class Bias:
         return {**entry, **own, **estimates}
 
 
-def variants(cls: type[CreditPart]) -> list[CreditPart]:
+def variants(cls: type[AdvantagePart]) -> list[AdvantagePart]:
     """Return the part with its defaults, and with another value of one hyperparameter at a time.
 
     Switches and words take each of their values; numbers the ends of their Search, where that is declared unbiased.
@@ -126,7 +126,7 @@ def variants(cls: type[CreditPart]) -> list[CreditPart]:
     return found
 
 
-def entries(registry: Registry, parts: Iterable[CreditPart]) -> list[Entry]:
+def entries(registry: Registry, parts: Iterable[AdvantagePart]) -> list[Entry]:
     """Return the combinations that test these parts.
 
     An estimator stands alone, with a wrong critic and with the exact one; a baseline with reward-to-go in single
@@ -136,18 +136,18 @@ def entries(registry: Registry, parts: Iterable[CreditPart]) -> list[Entry]:
     for part in parts:
         if isinstance(part, Estimator):
             grouped = Need.GROUPS in part.needs
-            spec = resolve(registry, "reward_to_go+none", estimator=part, overrides=_sampling(grouped))
-            found.append(Entry(part, f"{label(part)} + none", spec, grouped))
+            combination = resolve(registry, "reward_to_go+none", estimator=part, overrides=_sampling(grouped))
+            found.append(Entry(part, f"{label(part)} + none", combination, grouped))
             if Need.VALUES in part.needs and not part.unbiased:
-                found.append(Entry(part, f"{label(part)} + none, exact V", spec, grouped, exact_critic=True))
+                found.append(Entry(part, f"{label(part)} + none, exact V", combination, grouped, exact_critic=True))
         elif isinstance(part, Baseline):
             for estimator, grouped in (("reward_to_go", Need.GROUPS in part.needs), ("full_return", True)):
                 try:
-                    spec = resolve(registry, f"{estimator}+none", baseline=part, overrides=_sampling(grouped))
+                    combination = resolve(registry, f"{estimator}+none", baseline=part, overrides=_sampling(grouped))
                 except ConfigError:  # a combination that contradicts itself says nothing
                     continue
                 groups = " in groups" if grouped else ""
-                found.append(Entry(part, f"{estimator} + {label(part)}{groups}", spec, grouped))
+                found.append(Entry(part, f"{estimator} + {label(part)}{groups}", combination, grouped))
     return found
 
 
@@ -155,7 +155,7 @@ def _sampling(grouped: bool) -> dict[str, Any]:
     return {"sampling": "groups", "group_size": GROUP_SIZE} if grouped else {"sampling": "episodes"}
 
 
-def label(part: CreditPart) -> str:
+def label(part: AdvantagePart) -> str:
     """Return its name, with the fields that are not default: `time_mean(leave_one_out=True)`."""
     changed = [
         f"{f.name}={getattr(part, f.name)}"
@@ -244,16 +244,20 @@ def _on(
     """Return the biases of entries that share one sampler."""
     policy = sampler.policy
     spaces = Spaces(policy.observation_space, policy.action_space, policy)
-    bare = {entry.spec.estimator.name: _bare(registry, entry) for entry in chosen if isinstance(entry.part, Baseline)}
-    contenders = [Contender(entry.label, entry.spec, spaces) for entry in chosen]
-    contenders += [Contender(name, spec, spaces) for name, spec in bare.items()]
+    bare = {
+        entry.combination.estimator.name: _bare(registry, entry) for entry in chosen if isinstance(entry.part, Baseline)
+    }
+    plugin_gradients = [PluginGradient(entry.label, entry.combination, spaces) for entry in chosen]
+    plugin_gradients += [PluginGradient(name, combination, spaces) for name, combination in bare.items()]
     for rollout in islice(sampler.batches(), WARMUP):
-        for contender in contenders:
-            contender.learn(rollout)
+        for plugin_gradient in plugin_gradients:
+            plugin_gradient.learn(rollout)
     scores = TableScores(mdp, policy)
     gradients, steps = [], []
     for rollout in islice(sampler.batches(), n_episodes // BATCH):
-        gradients.append(scores.gradients(rollout, [contender.weights(rollout) for contender in contenders]))
+        gradients.append(
+            scores.gradients(rollout, [plugin_gradient.weights(rollout) for plugin_gradient in plugin_gradients])
+        )
         steps.append(int(rollout.mask.sum()))
         advance(len(chosen))
     g, exact = np.array(gradients), exact_gradient(mdp, policy, GAMMA)
@@ -264,7 +268,7 @@ def _on(
     }
     found = []
     for i, entry in enumerate(chosen):
-        first = base.get(entry.spec.estimator.name) if isinstance(entry.part, Baseline) else None
+        first = base.get(entry.combination.estimator.name) if isinstance(entry.part, Baseline) else None
         summary, _ = summarize(g[:, i], np.array(steps), reference, shares, first=first)
         p_value, power = hotelling(g[:, i], exact, level, scores.rank)
         found.append(
@@ -283,8 +287,8 @@ def _on(
     return found
 
 
-def _bare(registry: Registry, entry: Entry) -> Spec:
-    return resolve(registry, f"{entry.spec.estimator.name}+none", overrides=_sampling(entry.grouped))
+def _bare(registry: Registry, entry: Entry) -> Combination:
+    return resolve(registry, f"{entry.combination.estimator.name}+none", overrides=_sampling(entry.grouped))
 
 
 def hotelling(gradients: Array, exact: Array, level: float, rank: int | None = None) -> tuple[float, float]:

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
-from pgzoo.algorithm.advantages import Given, credit
+from pgzoo.algorithm.advantages import FixedReturns, compute_advantages
 from pgzoo.algorithm.minibatches import scores
-from pgzoo.algorithm.part_states import Learners
+from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import PluginError
 from pgzoo.interface.parts import Array, Baseline, Need, Spaces
@@ -82,13 +82,13 @@ class GradientNoise(BaseCallback):
                 self._next = self.num_timesteps + self._every_steps
                 self._log(rollout, returns)
             for name, other in list(self._others.items()):
-                self._guarded(name, lambda other=other: other.learners.update(rollout, returns))  # type: ignore[misc]
+                self._guarded(name, lambda other=other: other.part_states.update(rollout, returns))  # type: ignore[misc]
 
     def _log(self, rollout: Rollout, returns: Array) -> None:
         model = self.model
         credits = {"": model.rollout_buffer.advantages.astype(np.float64)}
-        given = Given(returns, model.estimator.credit)
-        own_scale = credit(given, model.baseline, rollout, model.learners).scale
+        given = FixedReturns(returns, model.estimator.discounted_from)
+        own_scale = compute_advantages(given, model.baseline, rollout, model.part_states).scale
         others = list(self._others.items()) if np.all(own_scale == 1.0) else []  # else there is nothing to compare with
         for name, other in others:
             psi = self._guarded(name, lambda other=other: other.advantages(rollout, given, model.discount_states))  # type: ignore[misc]
@@ -135,7 +135,7 @@ class GradientNoise(BaseCallback):
         n_steps, n_envs = rollout.shape
         model = self.model
         if model._plan.whole_episodes:
-            unit = rollout.group if model.spec.sampling == "groups" and model.group_size > 1 else rollout.episode
+            unit = rollout.group if model.combination.sampling == "groups" and model.group_size > 1 else rollout.episode
             _, numbers = np.unique(unit[rollout.mask], return_inverse=True)
             number = np.full(rollout.shape, -1)
             number[rollout.mask] = numbers
@@ -151,17 +151,17 @@ class GradientNoise(BaseCallback):
     def _admit(self, name: str) -> None:
         """Let a baseline take part if it needs nothing that is not there."""
         model = self.model
-        given = {Need.SCORES, Need.EPISODE_CREDIT if model.estimator.per_episode else Need.STEP_CREDIT}
+        given = {Need.SCORES, Need.EPISODE_ADVANTAGES if model.estimator.per_episode else Need.STEP_RETURNS}
         if model.has_critic:
             given.add(Need.VALUES)
         if model._plan.whole_episodes:
             given.add(Need.COMPLETE_EPISODES)
-        if model.spec.sampling == "groups":
+        if model.combination.sampling == "groups":
             given.add(Need.GROUPS)
         baseline: Any = model.registry.part("baseline", name)()
         if baseline.needs <= given:
             spaces = Spaces(model.observation_space, model.action_space, model.policy)
-            self._others[name] = _Other(baseline, Learners({"baseline": baseline}, spaces, model.device))
+            self._others[name] = _Other(baseline, PartStates({"baseline": baseline}, spaces, model.device))
 
 
 @contextmanager
@@ -181,11 +181,11 @@ class _Other:
     """A baseline that is not trained with, and what it has learned."""
 
     baseline: Baseline
-    learners: Learners
+    part_states: PartStates
 
-    def advantages(self, rollout: Rollout, returns: Given, discount_states: bool) -> Array | None:
+    def advantages(self, rollout: Rollout, returns: FixedReturns, discount_states: bool) -> Array | None:
         """Return its Ψ (T, N), or None if it changes the scale."""
-        found = credit(returns, self.baseline, rollout, self.learners, discount_states=discount_states)
+        found = compute_advantages(returns, self.baseline, rollout, self.part_states, discount_states=discount_states)
         if not np.all(found.scale == 1.0):
             return None
         return np.where(rollout.mask, found.advantages, 0.0)

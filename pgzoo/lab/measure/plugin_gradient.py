@@ -6,20 +6,20 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm.advantages import credit
-from pgzoo.algorithm.part_states import Learners
+from pgzoo.algorithm.advantages import compute_advantages
+from pgzoo.algorithm.part_states import PartStates
 from pgzoo.interface.parts import Array, Objective, Spaces
 from pgzoo.interface.rollout import Batch, Rollout, Samples
 from pgzoo.lab.measure.score_gradients import policy_inputs
-from pgzoo.registry.combination import Spec
+from pgzoo.registry.combination import Combination
 
 
-class Contender:
+class PluginGradient:
     """A combination of parts beside others, on the same frozen policy.
 
     Args:
         name: what it is called in tables.
-        spec: its parts.
+        combination: its parts.
         spaces: what its states are built on.
         discount_states: multiply Ψ_t by γ^t, so that a discounted J has one gradient.
         own_loss: measure the first gradient of its own objective, with its aggregate and normalised advantages;
@@ -27,27 +27,33 @@ class Contender:
     """
 
     def __init__(
-        self, name: str, spec: Spec, spaces: Spaces, *, discount_states: bool = True, own_loss: bool = False
+        self,
+        name: str,
+        combination: Combination,
+        spaces: Spaces,
+        *,
+        discount_states: bool = True,
+        own_loss: bool = False,
     ) -> None:
-        self.name, self.spec, self.spaces = name, spec, spaces
+        self.name, self.combination, self.spaces = name, combination, spaces
         self.discount_states, self.own_loss = discount_states, own_loss
-        self.learners = Learners(spec.parts, spaces, spaces.policy.device)
+        self.part_states = PartStates(combination.parts, spaces, spaces.policy.device)
 
     @property
     def grouped(self) -> bool:
         """Whether it takes groups of episodes; else any episodes."""
-        return self.spec.sampling == "groups"
+        return self.combination.sampling == "groups"
 
     def learn(self, rollout: Rollout) -> None:
         """Let its parts learn from a rollout that is not measured."""
-        found = credit(self.spec.estimator, self.spec.baseline, rollout, self.learners)
-        self.learners.update(rollout, np.where(rollout.mask, found.returns, 0.0))
+        found = compute_advantages(self.combination.estimator, self.combination.baseline, rollout, self.part_states)
+        self.part_states.update(rollout, np.where(rollout.mask, found.returns, 0.0))
 
     def weights(self, rollout: Rollout) -> Array:
         """Return w (T, N) with which Σ w ∇ log π is this plugin's gradient of J; 0 on padding."""
-        spec = self.spec
-        found = credit(
-            spec.estimator, spec.baseline, rollout, self.learners, discount_states=self.discount_states
+        combination = self.combination
+        found = compute_advantages(
+            combination.estimator, combination.baseline, rollout, self.part_states, discount_states=self.discount_states
         ).advantages
         if self.own_loss:
             return self._own_weights(rollout, found)
@@ -55,11 +61,11 @@ class Contender:
 
     def _own_weights(self, rollout: Rollout, advantages: Array) -> Array:
         """Return −∂loss/∂log π (T, N) at the policy that sampled: the loss sees the policy through log π alone."""
-        batch: Samples = sampled_batch(self.spec.objective, self.spaces.policy, rollout, advantages)
-        if self.spec.settings.normalize_advantage:
+        batch: Samples = sampled_batch(self.combination.objective, self.spaces.policy, rollout, advantages)
+        if self.combination.algorithm.normalize_advantage:
             batch = batch.normalized()
         assert isinstance(batch, Batch)
-        loss, _ = self.spec.objective(batch, self.learners["objective"])
+        loss, _ = self.combination.objective(batch, self.part_states["objective"])
         (slope,) = torch.autograd.grad(loss, batch.log_probs)
         return -rollout.scatter(slope)
 

@@ -20,15 +20,15 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.measure import sampler as sampling
 from pgzoo.lab.measure.exact import exact_gradient
 from pgzoo.lab.measure.mdps import make_mdp
-from pgzoo.lab.measure.plugin_gradient import Contender
+from pgzoo.lab.measure.plugin_gradient import PluginGradient
 from pgzoo.lab.measure.sampler import Sampler
 from pgzoo.lab.measure.score_gradients import PolicyScores, Scores, TableScores
 from pgzoo.lab.measure.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
 from pgzoo.lab.measure.tabular import TabularVecEnv
-from pgzoo.registry.combination import Spec, resolve
-from pgzoo.training.config import RunConfig
+from pgzoo.registry.combination import Combination, resolve
+from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
-from pgzoo.training.experiment import Start, TrainOptions, make_model
+from pgzoo.training.experiment import Start, TrainConfig, make_model
 
 REFERENCE = "reward_to_go+value"
 """What the reference is sampled with where no exact one is known: unbiased for every V, and little variance."""
@@ -37,11 +37,11 @@ TABULAR_COLUMNS = 4096
 
 
 @dataclass(frozen=True)
-class Measurement:
+class MeasureConfig:
     """What is measured, and how long.
 
     Attributes:
-        plugins: by name, the parts of each contender.
+        plugins: by name, the parts of each plugin_gradient.
         n_batches: gradients of each.
         batch: episodes of one gradient.
         group_size: episodes from each start, for plugins that compare groups; a divisor of `batch`.
@@ -55,7 +55,7 @@ class Measurement:
         seed: of everything.
     """
 
-    plugins: Mapping[str, Spec]
+    plugins: Mapping[str, Combination]
     n_batches: int = 200
     batch: int = 8
     group_size: int = 4
@@ -124,14 +124,14 @@ class Lab:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: ExperimentConfig,
         registry: Registry,
-        measurement: Measurement,
+        measurement: MeasureConfig,
         start: Start | None = None,
         statistics: Path | None = None,
     ) -> None:
         self.config, self.registry, self.measurement = config, registry, measurement
-        if config.spec.settings.use_sde:
+        if config.combination.algorithm.use_sde:
             raise ConfigError(
                 "gSDE shares its noise between steps, so that no gradient of single steps can be measured"
             )
@@ -174,20 +174,20 @@ class Lab:
         n_columns = m.batch * max(1, min(m.n_batches, together))
         settings = sampling.arguments(n_columns, m.gamma, group_size)
         parts = {name: settings.pop(name) for name in ("plugin", "estimator", "baseline")}
-        config = replace(self.config, spec=resolve(self.registry, **parts, overrides=settings))
+        config = replace(self.config, combination=resolve(self.registry, **parts, overrides=settings))
         seed = m.seed if group_size is None else m.seed + 500_000
         env: VecEnv
         if self.mdp is not None:
             env = TabularVecEnv(self.mdp, n_columns, seed)
         else:
             env = make_env(config, n_envs=n_columns, seed=seed, training=False, statistics=self._statistics)
-        model = make_model(config, self.registry, env, TrainOptions(seed=seed, device="cpu"), self._start)
+        model = make_model(config, self.registry, env, TrainConfig(seed=seed, device="cpu"), self._start)
         return Sampler(model, m.batch)
 
 
 @dataclass(eq=False)
 class _Record:
-    """Gradients (n, P) of one contender, and the steps of their batches (n,)."""
+    """Gradients (n, P) of one plugin_gradient, and the steps of their batches (n,)."""
 
     gradients: list[Array] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
@@ -202,8 +202,8 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
     """
     m = lab.measurement
     spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
-    run = _Run(lab, [_contender(m, name, spec, spaces) for name, spec in m.plugins.items()])
-    explained = _warm_up(lab, run.contenders) if m.warmup else None
+    run = _Run(lab, [_plugin_gradient(m, name, combination, spaces) for name, combination in m.plugins.items()])
+    explained = _warm_up(lab, run.plugin_gradients) if m.warmup else None
     interrupted = False
     try:
         for done in range(m.n_batches):
@@ -217,34 +217,36 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
     return run.report(explained, interrupted)
 
 
-def _contender(m: Measurement, name: str, spec: Spec, spaces: Spaces) -> Contender:
+def _plugin_gradient(m: MeasureConfig, name: str, combination: Combination, spaces: Spaces) -> PluginGradient:
     discount = m.discount_states
     if discount is None:
-        discount = spec.settings.discount_states if m.own_loss else True
-    return Contender(name, spec, spaces, discount_states=discount, own_loss=m.own_loss)
+        discount = combination.algorithm.discount_states if m.own_loss else True
+    return PluginGradient(name, combination, spaces, discount_states=discount, own_loss=m.own_loss)
 
 
-def _warm_up(lab: Lab, contenders: Sequence[Contender]) -> float:
+def _warm_up(lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> float:
     """Fit the critic, then let the parts learn with it, on batches that are not measured."""
     warmup = lab.measurement.warmup
     explained = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))
-    for contender in contenders:
-        source = lab.groups if contender.grouped else lab.episodes
-        if any(contender.learners[kind] is not None for kind in ("estimator", "baseline", "objective")):
+    for plugin_gradient in plugin_gradients:
+        source = lab.groups if plugin_gradient.grouped else lab.episodes
+        if any(plugin_gradient.part_states[kind] is not None for kind in ("estimator", "baseline", "objective")):
             for rollout in islice(source.batches(), warmup):
-                contender.learn(rollout)
+                plugin_gradient.learn(rollout)
     return explained
 
 
 class _Run:
     """One measurement on its way."""
 
-    def __init__(self, lab: Lab, contenders: Sequence[Contender]) -> None:
-        self.lab, self.contenders = lab, contenders
+    def __init__(self, lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> None:
+        self.lab, self.plugin_gradients = lab, plugin_gradients
         self.exact = None if lab.mdp is None else exact_gradient(lab.mdp, lab.policy, lab.measurement.gamma)
-        spec = resolve(lab.registry, REFERENCE)
-        self.reference = Contender(REFERENCE, spec, contenders[0].spaces)  # always with γ^t: it is J's gradient
-        self.records = {contender.name: _Record() for contender in contenders}
+        combination = resolve(lab.registry, REFERENCE)
+        self.reference = PluginGradient(
+            REFERENCE, combination, plugin_gradients[0].spaces
+        )  # always with γ^t: it is J's gradient
+        self.records = {plugin_gradient.name: _Record() for plugin_gradient in plugin_gradients}
         self.references: list[Array] = []
         self.returns: list[float] = []
         self.sampling_seconds = self.gradient_seconds = 0.0
@@ -254,7 +256,7 @@ class _Run:
 
     @property
     def n_batches(self) -> int:
-        """Batches that every contender has, and the reference where it is sampled."""
+        """Batches that every plugin_gradient has, and the reference where it is sampled."""
         counts = [len(record.gradients) for record in self.records.values()]
         return min(counts if self.exact is not None else [*counts, len(self.references)])
 
@@ -268,9 +270,11 @@ class _Run:
             yield rollout
 
     def batch(self) -> None:
-        """Sample a batch of each kind, and take every contender's gradient of it, and the reference's."""
+        """Sample a batch of each kind, and take every plugin_gradient's gradient of it, and the reference's."""
         for grouped, source in ((False, self._episodes), (True, self._groups)):
-            chosen = [contender for contender in self.contenders if contender.grouped == grouped]
+            chosen = [
+                plugin_gradient for plugin_gradient in self.plugin_gradients if plugin_gradient.grouped == grouped
+            ]
             if chosen:
                 self._take(next(source), chosen)
         if self.exact is None:
@@ -280,24 +284,24 @@ class _Run:
                 total = total + self.lab.scores.gradients(rollout, [self.reference.weights(rollout)])[0]
             self.references.append(total / self.lab.measurement.reference_batches)
 
-    def _take(self, rollout: Rollout, contenders: Sequence[Contender]) -> None:
-        found = self._gradients(rollout, contenders).astype(np.float32)
+    def _take(self, rollout: Rollout, plugin_gradients: Sequence[PluginGradient]) -> None:
+        found = self._gradients(rollout, plugin_gradients).astype(np.float32)
         self._refuse_too_large(found.shape[1] * found.itemsize)
-        for contender, gradient in zip(contenders, found, strict=True):
-            self.records[contender.name].gradients.append(gradient)
-            self.records[contender.name].steps.append(int(rollout.mask.sum()))
+        for plugin_gradient, gradient in zip(plugin_gradients, found, strict=True):
+            self.records[plugin_gradient.name].gradients.append(gradient)
+            self.records[plugin_gradient.name].steps.append(int(rollout.mask.sum()))
         self.returns.append(float(rollout.episode_sums(rollout.rewards).mean()))
 
-    def _gradients(self, rollout: Rollout, contenders: Sequence[Contender]) -> Array:
+    def _gradients(self, rollout: Rollout, plugin_gradients: Sequence[PluginGradient]) -> Array:
         began = time.perf_counter()
-        weights = [contender.weights(rollout) for contender in contenders]
+        weights = [plugin_gradient.weights(rollout) for plugin_gradient in plugin_gradients]
         gradients = self.lab.scores.gradients(rollout, weights)
         self.gradient_seconds += time.perf_counter() - began
         self.n_gradients += len(weights)
         return gradients
 
     def _refuse_too_large(self, bytes_each: int) -> None:
-        rows = len(self.contenders) + (self.exact is None)
+        rows = len(self.plugin_gradients) + (self.exact is None)
         most = MAX_BYTES // (bytes_each * rows)
         if self.lab.measurement.n_batches > most:
             raise ConfigError(
@@ -333,7 +337,7 @@ class _Run:
 
     def _reference(self, rng: np.random.Generator, n: int, n_replicates: int) -> tuple[Moments, str]:
         m = self.lab.measurement
-        shares = resamples(n, rng, n_replicates)  # of its own batches, independent of the contenders'
+        shares = resamples(n, rng, n_replicates)  # of its own batches, independent of the plugin_gradients'
         if self.exact is not None:
             return exactly(self.exact, len(shares)), "the exact gradient"
         found = moments(np.array(self.references[:n]), shares)

@@ -14,25 +14,26 @@ if TYPE_CHECKING:
     from pgzoo.errors import ConfigError as ConfigError
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
+    from pgzoo.interface.batch import Batch as Batch
     from pgzoo.interface.hookspecs import hookimpl as hookimpl
     from pgzoo.interface.hyperparameters import Range as Range
     from pgzoo.interface.hyperparameters import Schedule as Schedule
     from pgzoo.interface.hyperparameters import Search as Search
+    from pgzoo.interface.observations import map_observations as map_observations
     from pgzoo.interface.parts import PLUGIN_API as PLUGIN_API
-    from pgzoo.interface.parts import AggregateParam as AggregateParam
-    from pgzoo.interface.parts import Array as Array
     from pgzoo.interface.parts import Baseline as Baseline
     from pgzoo.interface.parts import Estimator as Estimator
-    from pgzoo.interface.parts import Metrics as Metrics
-    from pgzoo.interface.parts import Need as Need
     from pgzoo.interface.parts import Objective as Objective
     from pgzoo.interface.parts import Recipe as Recipe
     from pgzoo.interface.parts import Spaces as Spaces
-    from pgzoo.interface.parts import State as State
     from pgzoo.interface.reference_policy import ReferencePolicy as ReferencePolicy
-    from pgzoo.interface.rollout import Batch as Batch
     from pgzoo.interface.rollout import Rollout as Rollout
     from pgzoo.interface.rollout import reverse_scan as reverse_scan
+    from pgzoo.interface.types import AggregateParam as AggregateParam
+    from pgzoo.interface.types import Array as Array
+    from pgzoo.interface.types import Metrics as Metrics
+    from pgzoo.interface.types import Need as Need
+    from pgzoo.interface.types import State as State
     from pgzoo.registry.plugins import Registry as Registry
 
 __version__ = "0.1.0"
@@ -44,23 +45,24 @@ _HOME = {
     "PluginError": "errors",
     "hookimpl": "interface.hookspecs",
     "PLUGIN_API": "interface.parts",
-    "AggregateParam": "interface.parts",
-    "Array": "interface.parts",
+    "AggregateParam": "interface.types",
+    "Array": "interface.types",
     "Baseline": "interface.parts",
     "Estimator": "interface.parts",
-    "Metrics": "interface.parts",
-    "Need": "interface.parts",
+    "Metrics": "interface.types",
+    "Need": "interface.types",
     "Objective": "interface.parts",
     "Recipe": "interface.parts",
     "Spaces": "interface.parts",
-    "State": "interface.parts",
+    "State": "interface.types",
     "Range": "interface.hyperparameters",
     "Schedule": "interface.hyperparameters",
     "Search": "interface.hyperparameters",
     "ReferencePolicy": "interface.reference_policy",
     "Registry": "registry.plugins",
-    "Batch": "interface.rollout",
+    "Batch": "interface.batch",
     "Rollout": "interface.rollout",
+    "map_observations": "interface.observations",
     "reverse_scan": "interface.rollout",
 }
 __all__ = sorted(_HOME)

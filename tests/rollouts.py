@@ -58,13 +58,13 @@ def make_rollout(
         log_probs=np.zeros(shape, np.float32),
         gamma=gamma,
         actions=(np.arange(rewards.size).reshape(*shape, 1) % 2),
-        _observations=np.arange(rewards.size, dtype=np.float32).reshape(*shape, 1),
-        _successors=lambda: np.zeros((*shape, 1), np.float32),
-        _values=values,
-        _next_values=next_values,
-        _group=None if group is None else column(group, int),
-        _ratios=None if ratios is None else lambda: column(ratios, float),
-        _scores=None if scores is None else lambda: column(scores, float),
+        observations=np.arange(rewards.size, dtype=np.float32).reshape(*shape, 1),
+        next_observations=np.zeros((*shape, 1), np.float32),
+        values=values,
+        next_values=next_values,
+        group=None if group is None else column(group, int),  # type: ignore[arg-type]
+        ratios=np.ones(shape) if ratios is None else column(ratios, float),
+        score_sq_norms=None if scores is None else column(scores, float),  # type: ignore[arg-type]
     )
 
 

@@ -16,7 +16,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient, Registry, Rollout
-from pgzoo.sampling.modes import Groups, reset_with_seeds
+from pgzoo.sampling.modes import Groups, GroupSeeds, reset_with_seeds
 
 
 class Walk(gym.Env[np.ndarray, Any]):
@@ -106,7 +106,7 @@ def test_an_environment_that_ignores_its_seed_is_refused(wrapped: str) -> None:
     }
     env = kinds[wrapped]()
     try:
-        with pytest.raises(ConfigError, match=r"<Walk instance>> ignores reset\(seed=…\), or a wrapper"):
+        with pytest.raises(ConfigError, match=r"<Walk instance>>, or one of its wrappers, ignores reset\(seed=…\)"):
             sample(env, group_size=2)
     finally:
         env.close()
@@ -114,7 +114,7 @@ def test_an_environment_that_ignores_its_seed_is_refused(wrapped: str) -> None:
 
 def test_the_refusal_names_a_registered_environment() -> None:
     gym.register("Restless-v0", Walk, kwargs={"ignores_seed": True})
-    with pytest.raises(ConfigError, match="Restless-v0 ignores reset"):
+    with pytest.raises(ConfigError, match="Restless-v0, or one of its wrappers, ignores reset"):
         sample(make_vec_env("Restless-v0", 2), group_size=2)
 
 
@@ -139,7 +139,7 @@ def test_a_vecenv_without_seeds_is_refused() -> None:
     env = walks(2)
     assert env._seeds == [None, None]  # what VecEnv.seed sets, and groups too
     del env._seeds
-    with pytest.raises(ConfigError, match="DummyVecEnv takes no seed for each environment"):
+    with pytest.raises(ConfigError, match="DummyVecEnv does not support one seed per environment"):
         reset_with_seeds(env, [1, 1])
 
 
@@ -227,7 +227,7 @@ def test_a_nan_reward_is_located(plugin: str, place: int) -> None:
             return observation, float("nan"), *rest
 
     env = DummyVecEnv([Broken if n == place else Walk for n in range(4)])
-    with pytest.raises(ConfigError, match=f"environment {place} gave the reward nan at step 0 of an episode"):
+    with pytest.raises(ConfigError, match=f"environment {place} returned the reward nan at step 0 of an episode"):
         sample(env, plugin, group_size=4, n_episodes=4)
 
 
@@ -240,9 +240,12 @@ def test_group_options_reach_the_environment() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"group_options": {"plaze": 1}}, r"<Walk instance>> does not take group_options {'plaze': 1}"),
+        ({"group_options": {"plaze": 1}}, r"<Walk instance>> does not accept group_options {'plaze': 1}"),
         ({"group_options": {"place": 1}, "sampling": "episodes"}, "group_options requires sampling='groups'"),
-        ({"baseline": {"name": "group", "form": "process"}}, r"baseline 'group' compares steps with these settings.*use reward_to_go"),
+        (
+            {"baseline": {"name": "group", "form": "process"}},
+            r"baseline 'group' compares steps with these settings.*use reward_to_go",
+        ),
     ],
 )
 def test_refusals(options: dict[str, Any], message: str) -> None:
@@ -294,13 +297,13 @@ def test_any_recipe_can_sample_groups_and_group_parts_need_them() -> None:
 
 def test_pass_rates() -> None:
     """pass@1 is the mean success, pass@G the share of groups with one."""
-    plan = Groups(2, 2, 100, 1.0, next_seed=iter(range(10)).__next__)
-    plan.begin(4)
-    plan.reset(walks(4), True)
+    mode = Groups(2, 2, 100, 1.0, GroupSeeds(0))
+    mode.begin(4)
+    mode.reset(walks(4), True)
     ends = np.ones(4, dtype=bool)
-    plan.observe(np.zeros(4), ends, [{"is_success": s} for s in (True, False, False, False)], np.ones(4))
-    assert plan.finished
-    assert plan.metrics() == {"pass@1": 0.25, "pass@2": 0.5, "equal_groups": 1.0}
+    mode.observe(np.zeros(4), ends, [{"is_success": s} for s in (True, False, False, False)], np.ones(4))
+    assert mode.finished
+    assert mode.metrics() == {"pass@1": 0.25, "pass@2": 0.5, "equal_groups": 1.0}
 
 
 # ---------------------------------------------------------------- dropping groups that say nothing

@@ -19,7 +19,6 @@ from rollouts import make_rollout
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
-from pgzoo.algorithm.minibatches import minibatches, to_samples
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)
@@ -137,7 +136,9 @@ def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
     ],
 )
 def test_gspo_refuses_several_advantages_in_an_episode(parts: Any, part: str) -> None:
-    with pytest.raises(ConfigError, match=f"objective 'gspo' needs one advantage per episode, but {part} gives each step"):
+    with pytest.raises(
+        ConfigError, match=f"objective 'gspo' needs one advantage per episode, but {part} gives each step"
+    ):
         PolicyGradient("MlpPolicy", "CartPole-v1", "gspo", device="cpu", **parts)
 
 
@@ -333,17 +334,17 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
     """Each minibatch estimates the rollout's loss; weighed by their shares they add up to it exactly."""
     model = small(plugin, batch_size=batch_size)
     updates(model, 1)
-    samples = to_samples(model)
+    samples = model._samples()
     with torch.no_grad():
-        whole = float(model.path.evaluated(samples).aggregate(samples.advantages))
+        whole = float(model.backend.evaluate_actions(samples).aggregate(samples.advantages))
         parts = 0.0
         steps = []
-        for minibatch in minibatches(model, samples):
+        for minibatch in model._minibatches(samples):
             steps.append(len(minibatch))
             share = len(minibatch) / len(samples)
             if model.objective.whole_episodes:
                 share = len(torch.unique(minibatch.episode)) / len(torch.unique(samples.episode))
-            parts += share * float(model.path.evaluated(minibatch).aggregate(minibatch.advantages))
+            parts += share * float(model.backend.evaluate_actions(minibatch).aggregate(minibatch.advantages))
     assert sum(steps) == len(samples)
     assert (len(steps) > 1) == (batch_size is not None)
     assert parts == pytest.approx(whole, abs=1e-4)
@@ -352,10 +353,10 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
 def test_episode_wise_minibatches_are_whole_episodes() -> None:
     model = small("gspo", batch_size=40)
     updates(model, 1)
-    samples = to_samples(model)
+    samples = model._samples()
     lengths = torch.bincount(samples.episode)
     seen: list[int] = []
-    for minibatch in minibatches(model, samples):
+    for minibatch in model._minibatches(samples):
         of, counts = torch.unique(minibatch.episode, return_counts=True)
         assert torch.equal(counts, lengths[of])
         seen += of.tolist()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from rollouts import RAGGED, make_rollout
 
-from pgzoo import Batch
+from pgzoo import Batch, PluginError, Rollout
 
 close = np.testing.assert_allclose
 
@@ -27,9 +27,50 @@ def test_a_fragment_ends_at_the_edge() -> None:
     assert rollout.episode[:, 0].tolist() == [0, 0, 1]
 
 
-def test_discounts_are_zero_after_termination_only() -> None:
-    rollout = make_rollout([1, 2, 3], terminated=[1, 0, 0], truncated=[0, 1, 0], gamma=0.9)
-    close(rollout.discounts[:, 0], [0, 0.9, 0.9])
+def test_discounts_are_zero_at_every_last_step() -> None:
+    """Terminated, truncated, and cut at the edge of the rollout."""
+    rollout = make_rollout([1, 2, 3, 4], terminated=[1, 0, 0, 0], truncated=[0, 0, 1, 0], gamma=0.9)
+    close(rollout.discounts[:, 0], [0, 0.9, 0, 0])
+
+
+def test_discounted_sums_by_hand() -> None:
+    """γ = 0.5: 1 | 2 + 0.5 · 3 | 4. With decay 0.5: 2 + 0.25 · 3."""
+    rollout = make_rollout([1, 2, 3, 4], terminated=[1, 0, 0, 0], truncated=[0, 0, 1, 0], gamma=0.5)
+    close(rollout.discounted_sums(rollout.rewards)[:, 0], [1, 3.5, 3, 4])
+    close(rollout.discounted_sums(rollout.rewards, 0.5)[:, 0], [1, 2.75, 3, 4])
+    assert rollout.discounted_sums(rollout.rewards).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "need"),
+    [("values", "VALUES"), ("next_values", "VALUES"), ("next_observations", "NEXT_OBSERVATIONS"),
+     ("ratios", "RATIOS"), ("score_sq_norms", "SCORES")],
+)  # fmt: skip
+def test_an_absent_array_names_the_need(name: str, need: str) -> None:
+    zeros = np.zeros((2, 1), np.float32)
+    no = zeros.astype(bool)
+    rollout = Rollout(
+        rewards=zeros, terminated=no, truncated=no, mask=~no, step=zeros.astype(int), log_probs=zeros, gamma=1.0,
+        actions=zeros[..., None], observations=zeros[..., None],
+    )  # fmt: skip
+    with pytest.raises(PluginError, match=rf"rollout\.{name} is absent: .* must declare Need\.{need}"):
+        getattr(rollout, name)
+    assert not hasattr(rollout, name)
+    assert getattr(rollout.replace(**{name: zeros}), name).shape == (2, 1)
+    assert not hasattr(rollout.replace(gamma=0.5), name)
+
+
+def test_replace_changes_what_is_derived() -> None:
+    rollout = make_rollout([1, 2, 3])
+    assert rollout.n_episodes == 1
+    assert rollout.replace(terminated=np.array([[True], [False], [True]])).n_episodes == 2
+
+
+def test_arrays_are_read_only() -> None:
+    rollout = make_rollout([1, 2, 3], values=[1, 2, 3])
+    for name in ("rewards", "values", "observations", "last", "group"):
+        with pytest.raises(ValueError, match="read-only"):
+            getattr(rollout, name)[0] = 1
 
 
 def test_flat_and_scatter_are_inverse() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from envs import Clock
 from gymnasium import spaces
+from parts import ValueAndSuccessors
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -51,7 +52,9 @@ def test_steps_keep_rewards_raw_and_ends_apart() -> None:
 
 @pytest.mark.parametrize("fast", [False, True])
 def test_next_values_are_those_of_the_true_successor(fast: bool) -> None:
-    model, rollout = sample(clocks(MIXED), "gae", n_steps=7, learning_rate=0.0, fast=fast)
+    model, rollout = sample(
+        clocks(MIXED), "gae", n_steps=7, learning_rate=0.0, fast=fast, baseline=ValueAndSuccessors()
+    )
 
     def value(t: int, number: int) -> float:
         with torch.no_grad():
@@ -156,7 +159,7 @@ def test_a_nan_reward_is_located() -> None:
             obs, reward, *rest = super().step(action)
             return obs, float("nan") if self.t == 2 else reward, *rest
 
-    with pytest.raises(ValueError, match="environment 0 gave the reward nan at step 1 of an episode"):
+    with pytest.raises(ValueError, match="environment 0 returned the reward nan at step 1 of an episode"):
         sample(
             DummyVecEnv([Broken]),
             "rtg",
@@ -194,7 +197,7 @@ def test_vec_normalize_keeps_terminal_observations_normalised() -> None:
     """With statistics frozen at mean 100 and variance 4 every successor is (x − 100) / 2."""
     env = VecNormalize(clocks(MIXED), norm_reward=False, training=False, clip_obs=1000)
     env.obs_rms.mean, env.obs_rms.var = np.full(2, 100.0), np.full(2, 4.0)
-    _, rollout = sample(env, "gae", n_steps=8)
+    _, rollout = sample(env, "gae", n_steps=8, baseline=ValueAndSuccessors())
     assert rollout.rewards[:3, 0].tolist() == [1, 2, 3]
     raw = [1, 2, 3, 1, 2, 1, 2, 3]
     np.testing.assert_allclose(rollout.next_observations[:, 0, 0], (np.array(raw) - 100) / 2, rtol=1e-4)  # type: ignore[index]
@@ -238,7 +241,7 @@ def test_a_rollout_is_let_go_when_the_next_is_there(fast: bool) -> None:
 
 def test_a_callback_can_stop_in_the_middle_of_episodes() -> None:
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", device="cpu", seed=0)
-    model.learn(1000, callback=lambda local, _: local["model"].num_timesteps < 5)
+    model.learn(1000, callback=lambda local, _: local["self"].num_timesteps < 5)
     assert model.num_timesteps == 5
     model.learn(200, reset_num_timesteps=False)
     assert model.rollout.step[0].tolist() == [0]
@@ -265,7 +268,7 @@ def test_custom_buffers() -> None:
     assert Kept.added == 10
     with pytest.raises(ConfigError, match=r"Greedy\.get would not be called"):
         PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", rollout_buffer_class=Greedy)
-    with pytest.raises(ConfigError, match="goes with sampling='steps' only"):
+    with pytest.raises(ConfigError, match="requires sampling='steps'"):
         PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", rollout_buffer_class=Kept)
 
 
@@ -280,7 +283,7 @@ def test_gsde_noise_of_a_running_episode_stays() -> None:
     seen: list[Any] = []
 
     def look(local: dict[str, Any], _: Any) -> bool:
-        seen.append(local["policy"].action_dist.exploration_matrices.clone())
+        seen.append(local["self"].policy.action_dist.exploration_matrices.clone())
         return True
 
     ends = ((3, "terminated"),), ((5, "terminated"),)
@@ -300,7 +303,7 @@ def test_a_stop_at_the_first_step_does_not_shift_what_comes_after() -> None:
 
 
 def test_a_rollout_outlives_the_next_one() -> None:
-    model, first = sample(clocks(MIXED), "gae", n_steps=8)
+    model, first = sample(clocks(MIXED), "gae", n_steps=8, baseline=ValueAndSuccessors())
     model.learn(1, reset_num_timesteps=False)
     assert first.next_observations[:-1, 0, 0].tolist() == [1, 2, 3, 1, 2, 1, 2]  # type: ignore[index]
 
@@ -318,7 +321,7 @@ def test_gsde_noise_is_drawn_anew_for_each_episode() -> None:
     seen: list[Any] = []
 
     def look(local: dict[str, Any], _: Any) -> bool:
-        seen.append(local["policy"].action_dist.exploration_matrices.clone())
+        seen.append(local["self"].policy.action_dist.exploration_matrices.clone())
         return True
 
     model = PolicyGradient("MlpPolicy", "Pendulum-v1", "rtg", n_episodes=2, use_sde=True, device="cpu", seed=0)

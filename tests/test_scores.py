@@ -11,7 +11,6 @@ from envs import AnySpaces
 from gymnasium import spaces
 
 from pgzoo import PolicyGradient
-from pgzoo.algorithm.minibatches import to_samples
 from pgzoo.algorithm.score_norms import score_sq_norms
 
 ACTIONS: dict[str, Any] = {
@@ -29,7 +28,7 @@ def test_score_is_that_of_the_action_heads_output(kind: str) -> None:
     with torch.no_grad():
         model.policy.action_net.bias.copy_(torch.randn(len(model.policy.action_net.bias)))
     model.learn(1)
-    samples = to_samples(model)
+    samples = model._samples()
     found = score_sq_norms(model.policy, samples.observations, samples.actions)
     assert len(found) >= 4
     for i in range(len(found)):
@@ -54,7 +53,7 @@ def test_gsde(squash: bool) -> None:
         policy_kwargs={"squash_output": squash},
     )  # fmt: skip
     model.learn(1)
-    samples = to_samples(model)
+    samples = model._samples()
     found = score_sq_norms(model.policy, samples.observations, samples.actions).numpy()
     normal: Any = model.policy.get_distribution(samples.observations).distribution
     mean, std = normal.mean.detach().numpy()[:, 0], normal.stddev.detach().numpy()[:, 0]

@@ -219,7 +219,7 @@ def test_envpool_takes_no_options_of_a_reset() -> None:
     pytest.importorskip("envpool")
     env = make_envpool("CartPole-v1", N, {})
     model = PolicyGradient("MlpPolicy", env, "rloo", group_size=5, n_episodes=5, group_options={"low": 0.1})
-    with pytest.raises(ConfigError, match=r"does not take group_options .*low"):
+    with pytest.raises(ConfigError, match=r"does not accept group_options .*low"):
         model.learn(1)
 
 

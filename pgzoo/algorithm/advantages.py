@@ -1,4 +1,4 @@
-"""Ψ_t = (R̂_t − b_t) / c_t: what an estimator and a baseline make of a rollout."""
+"""Ψ_t = (R̂_t − b_t) / c_t, computed from a rollout by an estimator and a baseline."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from pgzoo.errors import PluginError
-from pgzoo.interface.parts import Array, Baseline, Estimator
+from pgzoo.interface.parts import Baseline, Estimator
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 
 
-class States(Protocol):
-    """What the parts learned, by kind: `PartStates`, or a mapping."""
+class StateByKind(Protocol):
+    """The states of the parts: `PartStates`, or a mapping."""
 
     def __getitem__(self, kind: str) -> Any:
         """Return the state of "estimator" or "baseline", or None."""
@@ -21,7 +22,7 @@ class States(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Advantages:
-    """What a rollout's steps are credited with, (T, N), float64; arbitrary on padding.
+    """The returns and advantages of a rollout, (T, N), float64; arbitrary on padding.
 
     Attributes:
         returns: R̂_t, read-only.
@@ -35,21 +36,28 @@ class Advantages:
 
 
 def compute_advantages(
-    estimator: Estimator, baseline: Baseline, rollout: Rollout, states: States, *, discount_states: bool = False
+    estimator: Estimator, baseline: Baseline, rollout: Rollout, states: StateByKind, *, discount_states: bool = False
 ) -> Advantages:
-    """Return R̂ and Ψ = (R̂ − b) / c, times γ^t with `discount_states` where the estimator credits by step.
+    """Return R̂ and Ψ = (R̂ − b) / c.
+
+    Args:
+        estimator: gives R̂.
+        baseline: gives b and c.
+        rollout: what was sampled.
+        states: what the two parts learned.
+        discount_states: multiply Ψ_t by γ^t, if the estimator discounts from the step on.
 
     Raises:
-        PluginError: an array of another shape, or a number that is not finite; names the part and the place.
+        PluginError: an array has the wrong shape or a number that is not finite. Names the part and the place.
     """
     returns = np.asarray(estimator(rollout, states["estimator"]), dtype=np.float64)
     _check(estimator, "R̂", returns, rollout)
     returns = returns.view()
     returns.flags.writeable = False
-    compared = baseline(rollout, returns, states["baseline"])
-    if not isinstance(compared, tuple) or len(compared) != 2:
-        raise PluginError(f"baseline {baseline.name!r} must return (b, c), not {type(compared).__name__}")
-    b, c = compared
+    b_and_c = baseline(rollout, returns, states["baseline"])
+    if not isinstance(b_and_c, tuple) or len(b_and_c) != 2:
+        raise PluginError(f"baseline {baseline.name!r} must return (b, c), not {type(b_and_c).__name__}")
+    b, c = b_and_c
     for symbol, x in (("b", b), ("c", c)):
         if np.shape(x) not in ((), rollout.shape):
             raise PluginError(
@@ -63,15 +71,15 @@ def compute_advantages(
 
 
 class FixedReturns(Estimator):
-    """R̂ that is known already, so that a baseline can be credited with it."""
+    """An estimator of returns that are known already, to evaluate a baseline on them."""
 
-    name = "given"
+    name = "fixed_returns"
 
     def __init__(self, returns: Array, discounted_from: Literal["step", "start"] = "step") -> None:
         self._returns, self.discounted_from = returns, discounted_from  # type: ignore[misc]
 
     def __call__(self, rollout: Rollout, state: Any = None) -> Array:
-        """Return it."""
+        """Return the fixed returns."""
         return self._returns
 
 

@@ -1,92 +1,119 @@
-"""From a rollout to the minibatches of an update, and what the policy says of its steps by now."""
+"""From a rollout to the minibatches of an update, and the rollout as the current policy evaluates it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm.score_norms import score_sq_norms
-from pgzoo.backends.choice import policy_actions, to_device
-from pgzoo.interface.parts import Array
-from pgzoo.interface.rollout import Rollout, Samples
-
-if TYPE_CHECKING:
-    from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.backends.backend import Backend, policy_actions
+from pgzoo.interface.batch import Batch, Samples
+from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 
 
-def to_samples(model: PolicyGradient) -> Samples:
-    """Return the rollout's steps as tensors, padding left out, in the order of SB3's buffer."""
-    rollout, buffer = model.rollout, model.rollout_buffer
+def to_samples(
+    rollout: Rollout,
+    policy: ActorCriticPolicy,
+    *,
+    advantages: Array,
+    critic_targets: Array,
+    old_values: Array | None = None,
+    weights: Array | None = None,
+    progress_remaining: float = 1.0,
+) -> Samples:
+    """Return the steps of a rollout as tensors, without padding, in the order of SB3's buffer.
+
+    Args:
+        rollout: what was sampled.
+        policy: says how actions are passed, and on which device.
+        advantages: Ψ (T, N).
+        critic_targets: what V learns, (T, N).
+        old_values: V (T, N) at sampling time; None without a critic.
+        weights: (M,) of the objective's aggregate; None for the plain mean.
+        progress_remaining: for schedules.
+    """
+    device = policy.device
 
     def tensor(x: Array) -> torch.Tensor:
-        return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=model.device)
+        return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=device)
 
-    weights = model.objective.weights(rollout)
-    samples = Samples(
+    return Samples(
         observations=rollout.tensors(rollout.observations, "cpu"),
-        actions=policy_actions(model.policy, rollout.flat(rollout.actions)),
-        advantages=tensor(buffer.advantages),
-        returns=tensor(buffer.returns),
-        old_values=tensor(rollout.values if model.has_critic else np.zeros(rollout.shape)),
+        actions=policy_actions(policy, rollout.flat(rollout.actions)),
+        advantages=tensor(advantages),
+        returns=tensor(critic_targets),
+        old_values=tensor(np.zeros(rollout.shape) if old_values is None else old_values),
         old_log_probs=tensor(rollout.log_probs),
-        episode=rollout.tensors(rollout.episode, model.device),
-        weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=model.device),
-        progress_remaining=model._current_progress_remaining,
+        episode=rollout.tensors(rollout.episode, device),
+        weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device),
+        progress_remaining=progress_remaining,
     )
-    return samples.normalized() if model.normalize_advantage == "rollout" else samples
 
 
-def minibatches(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
-    """Yield the steps in random order, batch_size at a time; or whole episodes of about as many steps."""
-    parts = _episodes(model, samples) if model.objective.whole_episodes else _steps(model, samples)
+def minibatches(
+    samples: Samples, batch_size: int | None, *, whole_episodes: bool, normalize: bool, shuffle_whole: bool
+) -> Iterator[Samples]:
+    """Yield the steps in random order, in minibatches.
+
+    Args:
+        samples: the steps of a rollout.
+        batch_size: steps per minibatch; None for all of them.
+        whole_episodes: make each minibatch of whole episodes, with about as many steps.
+        normalize: normalise the advantages of each minibatch.
+        shuffle_whole: shuffle the steps even if one minibatch has all of them, as SB3 does.
+    """
+    size = batch_size or len(samples)
+    parts = _episode_minibatches(samples, size) if whole_episodes else _step_minibatches(samples, size, shuffle_whole)
     for minibatch in parts:
-        yield minibatch.normalized() if model.normalize_advantage in (True, "minibatch") else minibatch
+        yield minibatch.normalized() if normalize else minibatch
 
 
-def _steps(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
+def _step_minibatches(samples: Samples, size: int, shuffle_whole: bool) -> Iterator[Samples]:
     n = len(samples)
-    size = model.batch_size or n
-    if size >= n and not model.path.exact:
+    if size >= n and not shuffle_whole:
         yield samples
         return
-    order = torch.as_tensor(np.random.permutation(n), device=model.device)
+    order = torch.as_tensor(np.random.permutation(n), device=samples.advantages.device)
     for start in range(0, n, size):
-        some = order[start : start + size]
-        yield samples.select(some, len(some) / n)
+        index = order[start : start + size]
+        yield samples.select(index, len(index) / n)
 
 
-def _episodes(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
-    rollout, size = model.rollout, model.batch_size or len(samples)
-    episodes = np.random.permutation(rollout.n_episodes)
-    first_step = np.cumsum(rollout.lengths[episodes]) - rollout.lengths[episodes]
-    for part in np.split(episodes, np.flatnonzero(np.diff(first_step // size)) + 1):
-        index = np.flatnonzero(np.isin(rollout.flat(rollout.episode), part))
-        yield samples.select(torch.as_tensor(index, device=model.device), len(part) / len(episodes))
+def _episode_minibatches(samples: Samples, size: int) -> Iterator[Samples]:
+    episode = samples.episode.cpu().numpy()
+    lengths = np.bincount(episode)
+    order = np.random.permutation(len(lengths))
+    first_step = np.cumsum(lengths[order]) - lengths[order]
+    for part in np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1):
+        index = torch.as_tensor(np.flatnonzero(np.isin(episode, part)), device=samples.episode.device)
+        yield samples.select(index, len(part) / len(order))
 
 
-def reviewed(model: PolicyGradient) -> Rollout:
-    """Return the rollout as the policy sees it now: V, and ρ = π/π_old."""
-    rollout = model.rollout
-    model.path.begin_review()
+def current_ratios(rollout: Rollout, samples: Samples, backend: Backend) -> Array:
+    """Return ρ = π/π_old (T, N) of the current policy."""
+    backend.begin_evaluation()
     with torch.no_grad():
-        batch = model.path.evaluated(to_samples(model))
-        ratios = rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())
-        changes: dict[str, Any] = {"_ratios": lambda: ratios}
-        if model.has_critic:
-            following = model.policy.predict_values(rollout.tensors(rollout.next_observations, model.device))
+        return _ratios(rollout, backend.evaluate_actions(samples))
+
+
+def reevaluated(rollout: Rollout, samples: Samples, backend: Backend) -> Rollout:
+    """Return the rollout as the current policy evaluates it: V of states and successors, and ρ = π/π_old."""
+    backend.begin_evaluation()
+    policy = backend.policy
+    with torch.no_grad():
+        batch = backend.evaluate_actions(samples)
+        changes = {"ratios": _ratios(rollout, batch)}
+        if backend.has_critic:
+            following = policy.predict_values(rollout.tensors(rollout.next_observations, policy.device))
             next_values = np.where(rollout.terminated, 0.0, rollout.scatter(following.flatten()))
-            changes["_values"] = rollout.scatter(batch.values).astype(np.float32)
-            changes["_next_values"] = next_values.astype(np.float32)
-    model.path.begin_update()
-    return replace(rollout, **changes)
+            changes["values"] = rollout.scatter(batch.values).astype(np.float32)
+            changes["next_values"] = next_values.astype(np.float32)
+    backend.begin_update()
+    return rollout.replace(**changes)
 
 
-def scores(model: PolicyGradient) -> Array:
-    """Return ‖∇ log π‖² (T, N) of the policy, which is the one that sampled until it is updated."""
-    samples = to_samples(model)
-    observations = to_device(samples.observations, model.device)
-    return model.rollout.scatter(score_sq_norms(model.policy, observations, samples.actions))
+def _ratios(rollout: Rollout, batch: Batch) -> Array:
+    return rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())

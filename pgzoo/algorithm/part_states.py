@@ -1,4 +1,4 @@
-"""What plugins learn: their state modules and optimizers, owned here and handed to every call."""
+"""What plugins learn: their state modules and optimizers, which the algorithm owns and passes to every call."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from pgzoo.interface.parts import Array, Part, Spaces
+from pgzoo.interface.parts import Part, Spaces
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 from pgzoo.registry.plugins import Kind
 
 
 class PartStates:
     """The state and the optimizer of each part that has them.
 
-    `part_states["baseline"]` is that part's state, or None. Parameters are named `baseline_state` and
+    `part_states["baseline"]` is the state of the baseline, or None. State dicts are named `baseline_state` and
     `baseline_state.optimizer`.
+
+    Args:
+        parts: the parts by kind.
+        spaces: passed to `make_state`.
+        device: of the states.
     """
 
     def __init__(self, parts: Mapping[Kind, Part], spaces: Spaces, device: torch.device) -> None:
@@ -35,12 +41,12 @@ class PartStates:
         return self._states.get(kind)
 
     def update(self, rollout: Rollout, returns: Array) -> dict[str, Any]:
-        """Let every part learn from the rollout; return what they log."""
+        """Let every part learn from the rollout. Return their metrics."""
         metrics: dict[str, Any] = {}
         for kind, part in self._parts.items():
             state = self[kind]
             if state is not None:
-                state.train()  # dropout and batch normalisation learn here, and rest everywhere else
+                state.train()  # for dropout and batch normalisation
             metrics.update(part.update(rollout, returns, state, self._optimizers.get(kind)))
             if state is not None:
                 state.eval()
@@ -48,15 +54,15 @@ class PartStates:
 
     def parameters(self) -> dict[str, dict[str, Any]]:
         """Return state dicts by name, as SB3's `get_parameters` does."""
-        found = {f"{kind}_state": state.state_dict() for kind, state in self._states.items()}
+        state_dicts = {f"{kind}_state": state.state_dict() for kind, state in self._states.items()}
         for kind, optimizer in self._optimizers.items():
-            found[f"{kind}_state.optimizer"] = optimizer.state_dict()
-        return found
+            state_dicts[f"{kind}_state.optimizer"] = optimizer.state_dict()
+        return state_dicts
 
     def load_parameters(self, parameters: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set state dicts by name; a name that is missing keeps what it has.
+        """Set state dicts by name. A state whose name is missing stays as it is.
 
-        An optimizer keeps its options, such as the learning rate: they are the part's present hyperparameters.
+        An optimizer keeps its options, such as the learning rate, because they are hyperparameters of the part.
         """
         for kind, state in self._states.items():
             if (name := f"{kind}_state") in parameters:
@@ -65,15 +71,15 @@ class PartStates:
                 optimizer = self._optimizers[kind]
                 options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
                 optimizer.load_state_dict(dict(parameters[name]))
-                for group, kept in zip(optimizer.param_groups, options, strict=True):
-                    group.update(kept)
+                for group, current in zip(optimizer.param_groups, options, strict=True):
+                    group.update(current)
 
     def arrays(self) -> dict[str, Any]:
-        """Return `parameters` with numpy arrays in place of tensors."""
+        """Return `parameters` with NumPy arrays instead of tensors."""
         return {name: map_nested(value, torch.Tensor, _array) for name, value in self.parameters().items()}
 
     def load_arrays(self, arrays: Mapping[str, Any]) -> None:
-        """Set what `arrays` gave."""
+        """Set the state dicts that `arrays` returned."""
         self.load_parameters(
             {name: map_nested(value, np.ndarray, lambda x: torch.as_tensor(x.copy())) for name, value in arrays.items()}
         )
@@ -84,7 +90,7 @@ def _array(tensor: torch.Tensor) -> Array:
 
 
 def map_nested(value: Any, kind: type, function: Any) -> Any:
-    """Return a nested mapping or list with every instance of `kind` replaced."""
+    """Apply a function to every instance of `kind` in nested mappings and lists."""
     if isinstance(value, kind):
         return function(value)
     if isinstance(value, Mapping):

@@ -1,111 +1,42 @@
-"""What makes a model with plugins last: parts as plain data, saving, loading, parameters."""
+"""Saving and loading models, and getting and setting their parameters."""
 
 from __future__ import annotations
 
 import io
-import os
 import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
 import torch
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
-from pgzoo.algorithm.part_states import PartStates, map_nested
-from pgzoo.backends.choice import Fast
+from pgzoo.algorithm.part_states import map_nested
+from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm
 from pgzoo.errors import ConfigError, PluginError
-from pgzoo.interface.hyperparameters import declared, plain_fields
-from pgzoo.interface.parts import Part
-from pgzoo.interface.schedules import as_schedule
+from pgzoo.files import atomic_write
+from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.combination import Combination, resolve
-from pgzoo.registry.plugins import Kind, Registry
 from pgzoo.registry.settings import AlgorithmConfig
 
-Self = TypeVar("Self", bound="PluginAlgorithm")
+Self = TypeVar("Self", bound="SavableAlgorithm")
 
 PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-"""SB3's keywords that belong to a part here."""
+"""SB3's keywords that are hyperparameters of a part here."""
+NOT_SAVED = (
+    "registry", "combination", "estimator", "baseline", "objective", "has_critic", "part_states", "rollout", "returns",
+    "sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
+)  # fmt: skip
+"""Attributes that `_setup_model` or `learn` make from the others."""
 
 
-class PluginAlgorithm(OnPolicyAlgorithm):
-    """An SB3 on-policy algorithm whose parts are plugins, described by plain attributes.
-
-    Attributes:
-        registry: where the plugins come from; not saved.
-        plugin: what was asked for, a recipe or `estimator+baseline[+objective]`.
-        parts: by kind, a part's name, distribution and fields.
-        part_states: what the parts learn.
-        part_state_arrays: the same as plain arrays, as of the last save or load.
-        fast: whether a faster path than SB3's own calls is taken: "auto" where it goes, True or an error, False.
-        saved_by: pgzoo's name and version as of the last save; empty before.
-    """
-
-    registry: Registry
-    plugin: str
-    parts: dict[Kind, dict[str, Any]]
-    part_states: PartStates
-    part_state_arrays: dict[str, Any]
-    fast: Fast = "auto"
-    saved_by: str
-    _changes: dict[str, Any]
-    _classes: dict[Kind, type[Part]]
-
-    def _adopt(self, combination: Combination) -> None:
-        """Take a combination as attributes in plain data: they are what is saved, and what `_setup_model` reads."""
-        self.plugin = combination.plugin
-        for name, value in plain_fields(combination.algorithm).items():
-            setattr(self, name, value)
-        if isinstance(self.learning_rate, dict):
-            self.learning_rate = as_schedule(self.learning_rate)
-        self._classes = {kind: type(part) for kind, part in combination.parts.items()}
-        self.parts = {
-            kind: {
-                "name": part.name,
-                "distribution": self.registry.origin(type(part)),
-                "fields": plain_fields(part),
-            }
-            for kind, part in combination.parts.items()
-        }
-        self.gae_lambda = getattr(combination.estimator, "gae_lambda", 1.0)
-
-    def _resolved_combination(self) -> Combination:
-        """Return what the attributes describe, and the changes that `load` was given."""
-        if self.__dict__.pop("_loaded", False) and not self.saved_by:
-            raise ConfigError(
-                "this file was saved by another algorithm; make a PolicyGradient and call set_parameters(path), "
-                "or begin a run with it: pgzoo train -i path"
-            )
-        parts: dict[str, Any] = {}
-        for kind, part in self.parts.items():
-            if kind in self._classes:
-                parts[kind] = self._classes[kind](**part["fields"])
-                continue
-            if part["name"] not in self.registry.names(kind):
-                raise PluginError(
-                    f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
-                )
-            parts[kind] = {"name": part["name"], **part["fields"]}
-        names = "+".join(part["name"] for part in self.parts.values())
-        settings = {f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig)}
-        combination = resolve(self.registry, names, overrides={**settings, **self._changes}, **parts)
-        self._changes = {}
-        return replace(combination, plugin=self.plugin)
+class SavableAlgorithm(PluginAlgorithm):
+    """A `PluginAlgorithm` that is saved as SB3 saves its algorithms."""
 
     def _excluded_save_params(self) -> list[str]:
-        derived = "registry combination estimator baseline objective part_states rollout returns has_critic"
-        return [
-            *super()._excluded_save_params(),
-            *derived.split(),
-            "_classes",
-            "_plan",
-            "_path",
-            "_episode_steps",
-            "_unsaid",
-        ]
+        return [*super()._excluded_save_params(), *NOT_SAVED]
 
     def save(
         self,
@@ -113,12 +44,13 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         exclude: Iterable[str] | None = None,
         include: Iterable[str] | None = None,
     ) -> None:
-        """Save as SB3 does; a file is replaced only once the new one is complete.
+        """Save as SB3 does. An existing file is replaced only once the new one is complete.
 
-        What plugins learned goes in as plain arrays, since SB3 takes every parameter group in a zip for one
-        of its own: so A2C.load opens the file.
+        What plugins learned is saved as plain arrays: SB3 takes every group of parameters in a zip for one of its own,
+        so `A2C.load` could not open the file otherwise.
         """
         self.part_state_arrays = self.part_states.arrays()
+        self.groups_drawn = self._group_seeds.n_drawn
         self.saved_by = f"pgzoo {__version__}"
         if not isinstance(path, (str, pathlib.Path)):
             return self._save(path, exclude, include)
@@ -126,25 +58,20 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         if not target.suffix:
             target = target.with_name(target.name + ".zip")
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                self._save(file, exclude, include)
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        with atomic_write(target) as partial, partial.open("wb") as file:
+            self._save(file, exclude, include)
 
     def _save(self, file: Any, exclude: Iterable[str] | None, include: Iterable[str] | None) -> None:
-        self._only_policy = True
+        self._saving = True
         try:
-            super().save(file, {*(exclude or ()), "_only_policy"}, include)
+            super().save(file, {*(exclude or ()), "_saving"}, include)
         finally:
-            del self._only_policy
+            del self._saving
 
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
         parameters = super().get_parameters()
-        if hasattr(self, "_only_policy"):  # a file has a copy of each tensor, not of the memory that it is a view of
+        if hasattr(self, "_saving"):  # copy each tensor, because torch would save all the memory that it is a view of
             return map_nested(parameters, torch.Tensor, torch.Tensor.clone)  # type: ignore[no-any-return]
         parameters.update(self.part_states.parameters())
         return parameters
@@ -155,25 +82,24 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         exact_match: bool = True,
         device: torch.device | str = "auto",
     ) -> None:
-        """Set parameters from a dict or zip as SB3 does; those of plugins may be missing.
+        """Set parameters from a dict or zip as SB3 does. Those of plugins may be missing.
 
-        From a zip, what a plugin learned is taken where this model has the same part.
+        From a zip, what a plugin learned is loaded if this model has the same part.
         """
         if isinstance(load_path_or_dict, dict):
-            own = self.part_states.parameters()
-            rest = {k: v for k, v in load_path_or_dict.items() if k not in own}
-            super().set_parameters(rest, exact_match, device)
-            self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in own})
+            names = self.part_states.parameters()
+            super().set_parameters({k: v for k, v in load_path_or_dict.items() if k not in names}, exact_match, device)
+            self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in names})
             return
         super().set_parameters(load_path_or_dict, exact_match, device)
         if self.part_states.parameters():
             if hasattr(load_path_or_dict, "seek"):
                 load_path_or_dict.seek(0)
             data = load_from_zip_file(load_path_or_dict, device=device)[0] or {}
-            self.take_learned(data.get("parts", {}), data.get("part_state_arrays", {}))
+            self.load_part_states(data.get("parts", {}), saved_arrays(data))
 
-    def take_learned(self, parts: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
-        """Take what a saved model's plugins learned, for the parts that are the same here."""
+    def load_part_states(self, parts: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
+        """Load what a saved model's plugins learned, for the parts that this model has as well."""
         for kind, part in self.parts.items():
             if part["name"] == parts.get(kind, {}).get("name"):
                 self.part_states.load_arrays({k: v for k, v in arrays.items() if k.startswith(f"{kind}_state")})
@@ -186,10 +112,10 @@ class PluginAlgorithm(OnPolicyAlgorithm):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> Self:
-        """Load as SB3 does; keywords of the constructor replace what was saved.
+        """Load as SB3 does. Keywords of the constructor replace what was saved.
 
         Raises:
-            PluginError: the model uses a plugin that is not installed; names its distribution.
+            PluginError: the model uses a plugin that is not installed. Names its distribution.
             ConfigError: the file was saved by another algorithm.
         """
         for name in ("plugin", "estimator", "baseline", "objective"):
@@ -197,12 +123,44 @@ class PluginAlgorithm(OnPolicyAlgorithm):
                 raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
         arguments = {name: kwargs.pop(name) for name in PART_KEYWORDS if name in kwargs}
         changes = merged(arguments, kwargs.pop("plugin_kwargs", None))
-        return super().load(path, env, device, _changes=changes, _classes={}, _loaded=True, **kwargs)
+        return super().load(path, env, device, _changes=changes, **kwargs)
+
+    def _setup_model(self) -> None:
+        changes = self.__dict__.pop("_changes", None)  # set by `load`, which then calls this
+        if changes is not None:
+            self.part_state_arrays = self.__dict__.pop("learner_arrays", self.part_state_arrays)
+            self._adopt(self._saved_combination(changes))
+        super()._setup_model()
+
+    def _saved_combination(self, changes: Mapping[str, Any]) -> Combination:
+        """Return the combination that the saved attributes describe, with changes."""
+        if not self.saved_by:
+            raise ConfigError(
+                "this file was saved by another algorithm; make a PolicyGradient and call set_parameters(path), "
+                "or begin a run with it: pgzoo train -i path"
+            )
+        parts: dict[str, Any] = {}
+        for kind, part in self.parts.items():
+            if part["name"] not in self.registry.names(kind):
+                raise PluginError(
+                    f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
+                )
+            parts[kind] = {"name": part["name"], **part["fields"]}
+        names = "+".join(part["name"] for part in self.parts.values())
+        settings = {f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig)}
+        combination = resolve(self.registry, names, overrides={**settings, **changes}, **parts)
+        return replace(combination, plugin=self.plugin)
+
+
+def saved_arrays(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arrays of part states from a model's saved data. The first models called them `learner_arrays`."""
+    arrays: Mapping[str, Any] = data.get("part_state_arrays", data.get("learner_arrays", {}))
+    return arrays
 
 
 def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return both mappings as one; raises ConfigError if they give a name two values."""
+    """Return both mappings as one. Raise ConfigError if they give a name two values."""
     for name, value in (plugin_kwargs or {}).items():
         if name in arguments and arguments[name] != value:
-            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs {value!r}")
+            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")
     return {**arguments, **(plugin_kwargs or {})}

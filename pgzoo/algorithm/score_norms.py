@@ -1,4 +1,4 @@
-"""‖∇ log π(a|s)‖² with respect to what the action head puts out, for every distribution of SB3."""
+"""‖∇ log π(a|s)‖² with respect to the outputs of the action head, for every distribution of SB3."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo.backends.backend import policy_actions
+from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
+
 
 def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.Tensor) -> torch.Tensor:
     r"""Return (M,): the squared norm of the score of each action, summed over the action's dimensions.
@@ -16,7 +20,7 @@ def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.
         Bernoulli, logits z:        (a − p)²
         Gaussian, μ and log σ:      ((a − μ)/σ²)² + (((a − μ)/σ)² − 1)²
 
-    With gSDE the Gaussian is that of the action before it is squashed, and σ the state's own.
+    With gSDE, the Gaussian is that of the action before squashing, and σ depends on the state.
 
     Args:
         policy: the one that sampled.
@@ -24,10 +28,10 @@ def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.
         actions: (M, …) as `policy.evaluate_actions` takes them.
     """
     with torch.no_grad():
-        own: Any = policy.get_distribution(observations)
-        if isinstance(own, StateDependentNoiseDistribution) and own.bijector is not None:
-            actions = own.bijector.inverse(actions)
-        inner = own.distribution
+        distribution: Any = policy.get_distribution(observations)
+        if isinstance(distribution, StateDependentNoiseDistribution) and distribution.bijector is not None:
+            actions = distribution.bijector.inverse(actions)
+        inner = distribution.distribution
         if isinstance(inner, list):
             parts = zip(inner, actions.unbind(dim=1), strict=True)
             return torch.stack([_categorical(d.probs, a) for d, a in parts]).sum(dim=0)
@@ -43,3 +47,9 @@ def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.
 def _categorical(probs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
     chosen = probs.gather(1, actions.long().reshape(-1, 1)).squeeze(1)
     return 1 - 2 * chosen + probs.square().sum(dim=1)
+
+
+def rollout_score_sq_norms(policy: ActorCriticPolicy, rollout: Rollout) -> Array:
+    """Return ‖∇ log π‖² (T, N) of a rollout's actions under the policy; 0 on padding."""
+    observations = rollout.tensors(rollout.observations, policy.device)
+    return rollout.scatter(score_sq_norms(policy, observations, policy_actions(policy, rollout.flat(rollout.actions))))

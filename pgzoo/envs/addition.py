@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 
 
 class Addition(gym.Env[Array, Any]):

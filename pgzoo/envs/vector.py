@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 
 
 class Columns(VectorEnv[Array, Array, Array]):

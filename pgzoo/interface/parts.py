@@ -14,45 +14,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+from pgzoo.interface.types import AggregateParam, Array, Metrics, Need, State
 
 if TYPE_CHECKING:
     import gymnasium
-    import numpy as np
     import torch
     from stable_baselines3.common.policies import ActorCriticPolicy
 
-    from pgzoo.interface.rollout import Batch, Rollout
+    from pgzoo.interface.batch import Batch
+    from pgzoo.interface.rollout import Rollout
 
 PLUGIN_API = "1.0"
 """Version of this interface, major.minor. A plugin that states another major one is refused by name."""
-
-Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
-"""A numpy array; its shape stands in the docstring, (T, N) unless said: time by environment."""
-
-State: TypeAlias = Any
-"""What the part's own `make_state` returned: a torch module, or None."""
-
-Metrics: TypeAlias = Mapping[str, Any]
-"""Numbers to log under `train/`."""
-
-
-class Need(Enum):
-    """What a part asks of the algorithm."""
-
-    VALUES = "values"
-    """A trained V: `rollout.values` and `rollout.next_values` may be read."""
-    COMPLETE_EPISODES = "complete episodes"
-    """Every sampled episode runs from a reset to its end."""
-    GROUPS = "groups"
-    """Whole episodes, `group_size` of them from each of several initial states: `rollout.group` tells them apart."""
-    EPISODE_ADVANTAGES = "one Ψ an episode"
-    """Estimator and baseline give all steps of an episode the same number."""
-    STEP_RETURNS = "a return a step"
-    """The estimator gives each step its own return."""
-    SCORES = "scores"
-    """`rollout.score_sq_norms` may be read."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +59,11 @@ class Part(ABC):
     def needs(self) -> frozenset[Need]:
         """What the algorithm must provide: a class attribute, or a property if it depends on a field."""
         return frozenset()
+
+    @property
+    def learns(self) -> bool:
+        """Whether this part defines `update`."""
+        return type(self).update is not Part.update
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module | None:
         """Return what this part learns as a fresh module, or None. Called once, when the model is set up."""
@@ -170,14 +150,6 @@ class Baseline(AdvantagePart):
     @abstractmethod
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array | float, Array | float]:
         """Return (b, c), each a number or (T, N); `returns` is R̂ (T, N), not to be changed."""
-
-
-Aggregate: TypeAlias = Literal["step_mean", "episode_sum", "episode_mean"]
-AggregateParam: TypeAlias = Annotated[
-    Aggregate,
-    "mean over steps (SB3), or the sum or mean over each episode's steps, averaged over episodes",
-]
-"""The type of an objective's `aggregate` field, for one that has another default."""
 
 
 @dataclass(frozen=True, kw_only=True)

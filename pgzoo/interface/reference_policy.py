@@ -7,7 +7,7 @@ import copy
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.interface.rollout import Batch
+from pgzoo.interface.batch import Batch
 
 
 class ReferencePolicy(torch.nn.Module):

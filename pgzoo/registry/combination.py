@@ -9,10 +9,12 @@ from typing import Any
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields
-from pgzoo.interface.parts import Baseline, Estimator, Need, Objective, Part, PartSpec, Recipe
+from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe
+from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PARTS, Kind, Registry
 from pgzoo.registry.settings import AlgorithmConfig
 
+DEFAULT_RECIPE = "rtg_value"
 DEFAULT_EPISODES = 8
 DEFAULT_GROUPS = 4
 ALGORITHM = "algorithm"
@@ -40,8 +42,9 @@ class Combination:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What any of the parts needs."""
-        return self.estimator.needs | self.baseline.needs | self.objective.needs
+        """What the parts need, and the successors for an estimator that is recomputed with the current V."""
+        needs = self.estimator.needs | self.baseline.needs | self.objective.needs
+        return needs | {Need.NEXT_OBSERVATIONS} if self.estimator.recompute == "epoch" else needs
 
     def part_that_needs(self, need: Need) -> Part | None:
         """Return the first part that declares a need, or None."""
@@ -97,7 +100,7 @@ class Combination:
 
 def resolve(
     registry: Registry,
-    plugin: str = "gae",
+    plugin: str | Combination = DEFAULT_RECIPE,
     *,
     estimator: PartSpec | Estimator | None = None,
     baseline: PartSpec | Baseline | None = None,
@@ -108,7 +111,7 @@ def resolve(
 
     Args:
         registry: the plugins to choose from.
-        plugin: a recipe's name or `estimator+baseline[+objective]`.
+        plugin: a recipe's name, `estimator+baseline[+objective]`, or a combination, which is returned as it is.
         estimator: replaces that part: a name, a mapping of `name` and fields (without a name: fields of the
             recipe's part), or an instance; `baseline` and `objective` likewise.
         baseline: as estimator.
@@ -120,6 +123,10 @@ def resolve(
         ConfigError: an unknown field, a value of the wrong type or out of range, one that two owners share,
             or parts that contradict each other.
     """
+    if isinstance(plugin, Combination):
+        if overrides or estimator or baseline or objective:
+            raise ConfigError("a combination is complete; its parts and hyperparameters are chosen when it is made")
+        return plugin
     recipe = _recipe(registry, plugin)
     chosen: dict[Kind, tuple[type[Part], dict[str, Any]]] = {}
     replacements = {"estimator": estimator, "baseline": baseline, "objective": objective}

@@ -1,7 +1,8 @@
-"""What a rollout is made of: a fixed number of steps, whole episodes, or groups of episodes from one start.
+"""Sampling modes: a fixed number of steps, whole episodes, or groups of episodes from one start.
 
-A VecEnv steps all its environments together. A plan says which of them count at each step, when all of them
-begin anew, and when to stop; one that has given its share is stepped on and not recorded.
+A VecEnv steps all its environments together. A sampling mode says which of them are recorded at each step, when all
+of them are reset, and when the rollout is complete. An environment that has contributed all its episodes is still
+stepped, but not recorded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -17,19 +18,22 @@ import numpy as np
 import torch
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from pgzoo._sb3 import set_reset_seeds, takes_reset_seeds
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Array
+from pgzoo.interface.observations import map_observations, observation_leaves
+from pgzoo.interface.types import Array
+from pgzoo.registry.combination import Combination
 
 NO_GROUP = -1
 
 
-class Plan(ABC):
-    """Which steps to record, and when to stop.
+class SamplingMode(ABC):
+    """Which steps are recorded, and when the rollout is complete.
 
     Attributes:
-        whole_episodes: whether a rollout holds whole episodes only.
-        active: (N,) whether the next step of each environment counts.
-        group: (N,) the group of each environment's present episode; 0 where there are none.
+        whole_episodes: whether a rollout consists of whole episodes only.
+        active: (N,) whether the next step of each environment is recorded.
+        group: (N,) the group of each environment's current episode; 0 where there are no groups.
     """
 
     whole_episodes = True
@@ -41,10 +45,12 @@ class Plan(ABC):
         self.active = np.ones(n_envs, dtype=bool)
         self.group = np.zeros(n_envs, dtype=int)
 
-    def reset(self, env: VecEnv, fresh: bool) -> Any:
-        """Reset the environments before the next step where that is due; return their observations, or None.
+    def reset(self, env: VecEnv, all_at_start: bool) -> Any:
+        """Reset the environments if a reset is due before the next step. Return their observations, else None.
 
-        `fresh`: all of them stand at the beginning of an episode.
+        Args:
+            env: the VecEnv.
+            all_at_start: whether every environment is at the beginning of an episode.
         """
         return None
 
@@ -55,19 +61,26 @@ class Plan(ABC):
 
     @abstractmethod
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
-        """Take in one step: (N,) rewards, dones and infos, and (N,) how long each episode is by now."""
+        """Record one step.
 
-    def kept(self, group: Array) -> Array:
+        Args:
+            rewards: (N,).
+            dones: (N,).
+            infos: one per environment.
+            episode_steps: (N,) the length of each episode so far.
+        """
+
+    def update_mask(self, group: Array) -> Array:
         """Return which recorded steps enter the update, from their (T, N) groups."""
         return np.ones(group.shape, dtype=bool)
 
     def metrics(self) -> Mapping[str, float]:
-        """Return what to log of the rollout."""
+        """Return the metrics of the rollout, to be logged under `rollout/`."""
         return {}
 
 
-class Steps(Plan):
-    """n_steps of every environment; fragments of episodes at the edges."""
+class Steps(SamplingMode):
+    """n_steps of every environment, with fragments of episodes at the edges."""
 
     whole_episodes = False
 
@@ -89,11 +102,10 @@ class Steps(Plan):
         self._taken += 1
 
 
-class Episodes(Plan):
+class Episodes(SamplingMode):
     """The same number of whole episodes from every environment.
 
-    Taking the first K episodes that end, whoever gives them, would favour short ones; here the episodes of an
-    environment count by their order alone.
+    Taking the first K episodes that end, from any environment, would favour short ones.
 
     Args:
         n_episodes: over all environments, a multiple of their number.
@@ -109,9 +121,9 @@ class Episodes(Plan):
         self._left = np.full(n_envs, self.n_episodes // n_envs)
         self._begun = False
 
-    def reset(self, env: VecEnv, fresh: bool) -> Any:
-        """Begin with a reset."""
-        due = not self._begun and not fresh
+    def reset(self, env: VecEnv, all_at_start: bool) -> Any:
+        """Reset before the first step, unless every environment has just been reset."""
+        due = not self._begun and not all_at_start
         self._begun = True
         return env.reset() if due else None
 
@@ -121,29 +133,29 @@ class Episodes(Plan):
         return not self._left.any()
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
-        """Count ended episodes; raises ConfigError on one without an end."""
+        """Count the episodes that ended. Raise ConfigError for one that exceeds `max_steps`."""
         _refuse_endless(self.active & ~dones, episode_steps, self.max_steps)
         self._left -= self.active & dones
         self.active = self._left > 0
 
 
-class Groups(Plan):
-    """Groups of episodes that begin in the same state: all environments of a group are reset with its seed.
+class Groups(SamplingMode):
+    """Groups of episodes from the same initial state: all environments of a group are reset with the group's seed.
 
-    The environments play in rounds, one episode each; a group may span rounds and environments. A seed also
-    shares the environment's own noise (Gymnasium seeds one generator with it) until the actions make the
-    episodes part. The others' returns are still independent of the own action given the start and the noise,
-    so that a baseline made of them stays unbiased.
+    The environments play in rounds of one episode each. A group may span rounds and environments. The seed also
+    determines the environment's own noise (Gymnasium seeds one generator with it) until different actions make the
+    episodes diverge. Given the start and the noise, the returns of the other episodes are independent of an episode's
+    own actions, so a baseline made of them is unbiased.
 
     Args:
-        n_groups: of one rollout.
-        group_size: G, episodes in each.
+        n_groups: groups per rollout.
+        group_size: G, episodes per group.
         max_steps: a longer episode is an error.
-        gamma: γ, by which the returns that are compared are discounted.
-        next_seed: called for each group's seed.
-        options: passed to reset(options=…); None: nothing.
-        resample_budget: None: all groups are kept; a number: groups of equal returns are dropped and others
-            sampled, as many as this times n_groups at most.
+        gamma: γ, the discount factor of the returns that are compared.
+        seeds: the stream of group seeds.
+        options: passed to reset(options=…), if not None.
+        resample_budget: None: all groups are used. A number: groups of equal returns are dropped and replaced, by at
+            most `resample_budget * n_groups` further groups.
     """
 
     def __init__(
@@ -152,20 +164,20 @@ class Groups(Plan):
         group_size: int,
         max_steps: int,
         gamma: float,
-        next_seed: Callable[[], int],
+        seeds: GroupSeeds,
         options: Mapping[str, Any] | None = None,
         resample_budget: float | None = None,
     ) -> None:
         self.n_groups, self.group_size, self.max_steps = n_groups, group_size, max_steps
-        self.gamma, self.next_seed, self.options, self.resample_budget = gamma, next_seed, options, resample_budget
+        self.gamma, self.seeds, self.options, self.resample_budget = gamma, seeds, options, resample_budget
 
     def begin(self, n_envs: int) -> None:
         """Start a rollout."""
         self.active = np.zeros(n_envs, dtype=bool)
         self.group = np.full(n_envs, NO_GROUP)
-        self._waiting: deque[int] = deque()  # the groups of the episodes that are still to be played
+        self._waiting: deque[int] = deque()  # the groups of the episodes still to be played
         self._seeds: list[int] = []
-        self._firsts: dict[int, Any] = {}
+        self._first_observations: dict[int, Any] = {}
         self._returns: list[list[float]] = []
         self._successes: list[list[bool]] = []
         self._running = np.zeros(n_envs)
@@ -174,15 +186,15 @@ class Groups(Plan):
     def _add(self, n_groups: int) -> None:
         for _ in range(n_groups):
             self._waiting.extend([len(self._seeds)] * self.group_size)
-            self._seeds.append(self.next_seed())
+            self._seeds.append(self.seeds.next())
             self._returns.append([])
             self._successes.append([])
 
-    def reset(self, env: VecEnv, fresh: bool) -> Any:
-        """Begin a round once every environment has played the last one.
+    def reset(self, env: VecEnv, all_at_start: bool) -> Any:
+        """Begin a round once every environment has finished the last one.
 
         Raises:
-            ConfigError: episodes of a group begin with different observations.
+            ConfigError: two episodes of a group begin with different observations.
         """
         if self.active.any():
             return None
@@ -195,20 +207,20 @@ class Groups(Plan):
         observations = reset_with_seeds(
             env, [self._seeds[g] if g != NO_GROUP else None for g in self.group], self.options
         )
-        self._compare(env, observations)
+        self._check_first_observations(env, observations)
         return observations
 
-    def _compare(self, env: VecEnv, observations: Any) -> None:
-        """Refuse a group that begins with different observations, as they are before normalisation."""
+    def _check_first_observations(self, env: VecEnv, observations: Any) -> None:
+        """Compare the first observations of each group, before normalisation."""
         if (normalize := unwrap_vec_normalize(env)) is not None:
             observations = normalize.get_original_obs()
         for n in map(int, np.flatnonzero(self.active)):
             group = int(self.group[n])
-            own = _row(observations, n)
-            if not _same(self._firsts.setdefault(group, own), own):
+            first = map_observations(lambda x, n=n: np.array(x[n]), observations)
+            if not _equal(self._first_observations.setdefault(group, first), first):
                 raise ConfigError(
-                    f"{_name(env)} ignores reset(seed=…), or a wrapper of it does: two episodes with the seed "
-                    f"{self._seeds[group]} began with different observations, so there are no groups from one start"
+                    f"{_name(env)}, or one of its wrappers, ignores reset(seed=…): two episodes with the seed "
+                    f"{self._seeds[group]} began with different observations, so groups cannot share a start"
                 )
 
     @property
@@ -217,7 +229,7 @@ class Groups(Plan):
         return not self.active.any() and not self._waiting
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
-        """Add up returns, and note ended episodes; raises ConfigError on one without an end."""
+        """Accumulate returns and store those of ended episodes. Raise ConfigError for one that exceeds `max_steps`."""
         _refuse_endless(self.active & ~dones, episode_steps, self.max_steps)
         self._running += self.gamma ** (episode_steps - 1) * rewards
         for n in np.flatnonzero(self.active & dones):
@@ -227,51 +239,101 @@ class Groups(Plan):
         self.active = self.active & ~dones
         if self.finished and self.resample_budget is not None:
             allowed = self.n_groups + int(self.resample_budget * self.n_groups)
-            self._add(min(self.n_groups - len(self._telling()), allowed - len(self._seeds)))
+            self._add(min(self.n_groups - len(self.informative_groups()), allowed - len(self._seeds)))
 
-    def _telling(self) -> list[int]:
+    def informative_groups(self) -> list[int]:
         """Return the groups whose returns differ."""
         return [group for group, returns in enumerate(self._returns) if max(returns) > min(returns)]
 
-    def kept(self, group: Array) -> Array:
-        """Return which steps enter the update: all, or those of groups whose returns differ."""
+    def update_mask(self, group: Array) -> Array:
+        """Return which steps enter the update: all of them, or those of groups whose returns differ."""
         if self.resample_budget is None:
             return np.ones(group.shape, dtype=bool)
-        return np.isin(group, self._telling())
+        return np.isin(group, self.informative_groups())
 
     def metrics(self) -> Mapping[str, float]:
-        """Return pass@1 and pass@G where the environment reports success, and how many groups were dropped."""
+        """Return pass@1 and pass@G if the environment reports success, and the share of groups with equal returns."""
         metrics: dict[str, float] = {}
         if all(len(successes) == self.group_size for successes in self._successes):
             metrics["pass@1"] = float(np.mean(self._successes))
             metrics[f"pass@{self.group_size}"] = float(np.mean(np.any(self._successes, axis=1)))
-        metrics["equal_groups"] = 1 - len(self._telling()) / len(self._seeds)
+        metrics["equal_groups"] = 1 - len(self.informative_groups()) / len(self._seeds)
         if self.resample_budget is not None:
             metrics["resampled_groups"] = len(self._seeds) - self.n_groups
         return metrics
+
+
+class GroupSeeds:
+    """A stream of seeds, one per group, that a saved model continues.
+
+    The k-th seed is a hash of the stream's seed and k, so the state of the stream is two numbers.
+
+    Args:
+        seed: of the stream.
+        n_drawn: seeds drawn so far.
+    """
+
+    def __init__(self, seed: int, n_drawn: int = 0) -> None:
+        self.seed, self.n_drawn = seed, n_drawn
+
+    def next(self) -> int:
+        """Return the next seed, between 0 and 2³¹ − 1."""
+        self.n_drawn += 1
+        return int(np.random.SeedSequence([self.seed, self.n_drawn]).generate_state(1)[0] >> 1)
+
+
+def make_sampling_mode(
+    combination: Combination, n_steps: int, n_envs: int, gamma: float, seeds: GroupSeeds
+) -> SamplingMode:
+    """Return the sampling mode that a combination asks for.
+
+    Args:
+        combination: the parts and the algorithm's settings.
+        n_steps: steps per environment, for `Steps`.
+        n_envs: the number of environments.
+        gamma: γ.
+        seeds: the group seeds.
+
+    Raises:
+        ConfigError: n_episodes is not a multiple of n_envs, or of group_size.
+    """
+    config = combination.algorithm
+    if combination.sampling == "steps":
+        return Steps(n_steps)
+    n_episodes = combination.n_episodes(n_envs)
+    if combination.sampling == "episodes":
+        return Episodes(n_episodes, config.max_episode_steps)
+    return Groups(
+        n_episodes // config.group_size,
+        config.group_size,
+        config.max_episode_steps,
+        gamma,
+        seeds,
+        config.group_options,
+        combination.objective.resample_budget,
+    )
 
 
 def _refuse_endless(running: Array, episode_steps: Array, max_steps: int) -> None:
     endless = running & (episode_steps >= max_steps)
     if endless.any():
         raise ConfigError(
-            f"an episode of environment {int(endless.argmax())} has not ended after {max_steps} steps; give it a "
-            "time limit, raise max_episode_steps, or use a recipe that samples steps"
+            f"an episode of environment {int(endless.argmax())} has not ended after {max_steps} steps; give the "
+            "environment a time limit, raise max_episode_steps, or use a recipe that samples steps"
         )
 
 
 def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[str, Any] | None = None) -> Any:
     """Reset each environment with its own seed and return the observations.
 
-    `VecEnv.seed` gives the environments seeds in a row, and a group needs the same one; so this sets what
-    `VecEnv.seed` sets. An environment that seeds a global generator with it leaves ours as they were.
+    The global random number generators keep their state, even if an environment seeds them.
 
     Raises:
-        ConfigError: the VecEnv keeps no seeds, or the environment does not take the options.
+        ConfigError: the VecEnv does not support one seed per environment, or the environment refuses the options.
     """
-    if not hasattr(env.unwrapped, "_seeds"):
-        raise ConfigError(f"{type(env.unwrapped).__name__} takes no seed for each environment, as groups need it")
-    env.unwrapped._seeds = list(seeds)
+    if not takes_reset_seeds(env):
+        raise ConfigError(f"{type(env.unwrapped).__name__} does not support one seed per environment, as groups need")
+    set_reset_seeds(env, seeds)
     if options is not None:
         env.set_options(dict(options))
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
@@ -280,28 +342,21 @@ def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[
     except (TypeError, ValueError, KeyError, AssertionError, gym.error.Error) as error:
         if options is None:
             raise
-        raise ConfigError(f"{_name(env)} does not take group_options {dict(options)}: {error}") from error
+        raise ConfigError(f"{_name(env)} does not accept group_options {dict(options)}: {error}") from error
     finally:
         torch.set_rng_state(generators[0])
         np.random.set_state(generators[1])
         random.setstate(generators[2])
 
 
-def _row(observations: Any, n: int) -> Any:
-    """Return a copy of environment n's observation."""
-    if isinstance(observations, Mapping):
-        return {key: np.array(value[n]) for key, value in observations.items()}
-    return np.array(observations[n])
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, Mapping):
-        return all(_same(a[key], b[key]) for key in a)
-    return np.array_equal(a, b, equal_nan=np.issubdtype(a.dtype, np.inexact))
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two observations are the same; nan equals nan."""
+    pairs = zip(observation_leaves(a), observation_leaves(b), strict=True)
+    return all(np.array_equal(x, y, equal_nan=np.issubdtype(x.dtype, np.inexact)) for x, y in pairs)
 
 
 def _name(env: VecEnv) -> str:
-    """Return the environment's registered name, or its class's."""
+    """Return the environment's registered name, or the name of its class."""
     try:
         spec = env.get_attr("spec", 0)[0]
         return spec.id if spec is not None else str(env.env_method("__str__", indices=0)[0])

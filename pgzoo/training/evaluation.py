@@ -10,7 +10,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 
 
 @dataclass(frozen=True)

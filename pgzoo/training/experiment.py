@@ -137,7 +137,7 @@ def train(
         seconds = time.perf_counter() - began
         save(model, folder)
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
-        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, str(model.path))
+        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, str(model.backend))
 
 
 def _close(env: VecEnv) -> None:
@@ -227,7 +227,7 @@ class Start:
         try:
             model.set_parameters(parameters, exact_match=False, device=model.device)
             model.make_part_states()  # on the policy that was just set, such as a reference policy's
-            model.take_learned(self.parts, self.part_state_arrays)
+            model.load_part_states(self.parts, self.part_state_arrays)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ConfigError(f"{self.path} does not fit this run: {describe(error)}") from error
 

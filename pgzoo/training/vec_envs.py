@@ -15,7 +15,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 
 COLUMNS = {
     "CartPole-v0": "CartPoleColumns",

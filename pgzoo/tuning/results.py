@@ -12,7 +12,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
 from pgzoo.tuning.metrics import Metric, parse_metric

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from pgzoo import Array, Baseline, Need, Rollout, Search, State, hookimpl, reverse_scan
+from pgzoo import Array, Baseline, Need, Rollout, Search, State, hookimpl
 
 EPS = 1e-4
 """Added to a standard deviation, as in TRL's GRPO trainer; a standard deviation is the sample one (n − 1)."""
@@ -56,8 +56,7 @@ class Group(Baseline):
         if self.form == "process":
             rewards = rollout.rewards.astype(np.float64)
             mean, std = self._moments(rollout, rewards, rollout.lengths)
-            going_on = np.where(rollout.last, 0.0, rollout.gamma)
-            return reverse_scan(np.where(rollout.mask, mean, 0.0), going_on), std
+            return rollout.discounted_sums(np.where(rollout.mask, mean, 0.0)), std
         means = rollout.episode_means(returns)[rollout.episode]
         return self._moments(rollout, means, np.ones(rollout.n_episodes))
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
-from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl, reverse_scan
+from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,11 @@ class LambdaReturn(Estimator):
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) as V + A with A_t = δ_t + γλ A_{t+1}.
 
-        A is summed in float32, and on the plain path in SB3's order: rounding that differs grows until a training
-        parts from its A2C and PPO.
+        A is summed in float32 as in SB3: other rounding would grow until training diverged from its A2C and PPO.
         """
         values = rollout.values
         delta = rollout.rewards + rollout.gamma * rollout.next_values - values
-        going_on = 1.0 - rollout.last.astype(np.float32)
-        advantages = reverse_scan(delta, rollout.gamma * self.gae_lambda * going_on, sequential=rollout.sequential)
-        return advantages.astype(np.float64) + values
+        return rollout.discounted_sums(delta, self.gae_lambda).astype(np.float64) + values
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from pgzoo import Array, Batch, Metrics, Objective, Range, Rollout, Search, Spaces, State, hookimpl
+from pgzoo import Array, Batch, Metrics, Need, Objective, Range, Rollout, Search, Spaces, State, hookimpl
 
 if TYPE_CHECKING:
     import torch
@@ -27,6 +27,7 @@ class PPOKL(Objective):
     """
 
     name = "ppo_kl"
+    needs = frozenset({Need.RATIOS})
     multi_epoch = True
     kl_target: Annotated[float, POSITIVE, Search(0.003, 0.03, log=True), "the KL that an update should have"] = 0.01
     initial_kl_coef: Annotated[float, POSITIVE, "β of the first update"] = 1.0

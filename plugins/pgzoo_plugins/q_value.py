@@ -19,7 +19,7 @@ from pgzoo import (
     Spaces,
     State,
     hookimpl,
-    reverse_scan,
+    map_observations,
 )
 
 if TYPE_CHECKING:
@@ -87,8 +87,7 @@ class QValue(Estimator):
         """Return y (T, N) from q = Q(s_t, a_t) (T, N)."""
         rewards = rollout.rewards.astype(np.float64)
         following = np.where(rollout.last, rollout.next_values, (1 - self.q_lambda) * np.roll(q, -1, axis=0))
-        decay = np.where(rollout.last, 0.0, rollout.gamma * self.q_lambda)
-        return reverse_scan(rewards + rollout.gamma * following, decay)
+        return rollout.discounted_sums(rewards + rollout.gamma * following, self.q_lambda)
 
     def _inputs(self, rollout: Rollout, state: State) -> tuple[Any, torch.Tensor]:
         device = next(state.parameters()).device
@@ -96,7 +95,7 @@ class QValue(Estimator):
 
 
 def _rows(x: Any, index: torch.Tensor) -> Any:
-    return {key: value[index] for key, value in x.items()} if isinstance(x, dict) else x[index]
+    return map_observations(lambda tensor: tensor[index], x)
 
 
 @hookimpl

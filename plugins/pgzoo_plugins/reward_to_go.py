@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
-from pgzoo import Array, Estimator, Need, Rollout, State, hookimpl, reverse_scan
+from pgzoo import Array, Estimator, Need, Rollout, State, hookimpl
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RewardToGo(Estimator):
         rewards = rollout.rewards.astype(np.float64)
         if self.bootstrap:
             rewards += np.where(rollout.last, rollout.gamma * rollout.next_values, 0.0)
-        return reverse_scan(rewards, np.where(rollout.last, 0.0, rollout.gamma))
+        return rollout.discounted_sums(rewards)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import numpy as np
 
-from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl, reverse_scan
+from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl
 
 POSITIVE = Range(0, open_low=True)
 
@@ -25,7 +25,7 @@ class VTrace(Estimator):
 
     name = "vtrace"
     recompute = "epoch"
-    needs = frozenset({Need.VALUES})
+    needs = frozenset({Need.VALUES, Need.RATIOS})
     unbiased = False
     bias = "a learned V stands for what a step cut, and truncated ratios aim at a policy in between"
     rho_bar: Annotated[float, POSITIVE, Search(choices=(1.0, 2.0)), "ρ̄, limit of the weight of a step"] = 1.0
@@ -49,7 +49,7 @@ class VTrace(Estimator):
         values, next_values = rollout.values.astype(np.float64), rollout.next_values.astype(np.float64)
         delta = self.importance_weights(rollout) * (rollout.rewards + rollout.gamma * next_values - values)
         c = np.minimum(self.c_bar, rollout.ratios)
-        return values + reverse_scan(delta, np.where(rollout.last, 0.0, rollout.gamma * c))
+        return values + rollout.discounted_sums(delta, c)
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from pgzoo.interface.parts import Array, Need
+from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
 from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout
 

@@ -12,8 +12,9 @@ import torch
 
 from pgzoo.algorithm.advantages import FixedReturns, compute_advantages
 from pgzoo.errors import PgzooError
-from pgzoo.interface.parts import AdvantagePart, Array, Baseline, Estimator, Part
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 from pgzoo.lab.conformance import advantage_checks
 from pgzoo.lab.conformance.advantage_checks import Checks
 from pgzoo.lab.conformance.probe import (

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from pgzoo.errors import ConfigError
+from pgzoo.interface.batch import Batch
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Objective
-from pgzoo.interface.rollout import Batch, Rollout
+from pgzoo.interface.rollout import Rollout
 from pgzoo.lab.conformance.checks import plain_fields
 from pgzoo.lab.conformance.probe import SEEDS, Fault, Finding, NotApplicable, drawn, judge, part_states_of
 from pgzoo.lab.conformance.synthetic_rollout import make_spaces, synthetic_rollout

@@ -12,8 +12,9 @@ import torch
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import Param, declared
-from pgzoo.interface.parts import AdvantagePart, Array, Baseline, Estimator, Need, Part, Spaces
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part, Spaces
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_spaces, synthetic_rollout
 
 Status = Literal["ok", "failed", "note", "skipped"]

@@ -10,8 +10,9 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.interface.parts import Array, Need, Part, Spaces
-from pgzoo.interface.rollout import Rollout, reverse_scan
+from pgzoo.interface.parts import Part, Spaces
+from pgzoo.interface.rollout import OPTIONAL, Rollout, reverse_scan
+from pgzoo.interface.types import Array
 
 N_STATES, N_ACTIONS = 4, 3
 GROUP_SIZE = 3
@@ -47,10 +48,13 @@ class SyntheticRollout:
         """Return it as a rollout that holds what the part declares to need; `changes` replace arrays."""
         a = {**self.arrays, **changes}
         mask = a["mask"]
-        values = np.where(mask, a["values"], 0).astype(np.float32)
-        next_values = np.where(mask & ~a["terminated"], a["next_values"], 0).astype(np.float32)
-        ratios = np.where(mask, a["ratios"], 0)
-        scores = np.where(mask, a["scores"], 0)
+        optional: dict[str, Any] = {
+            "values": np.where(mask, a["values"], 0).astype(np.float32),
+            "next_values": np.where(mask & ~a["terminated"], a["next_values"], 0).astype(np.float32),
+            "next_observations": a["next_observations"].astype(np.float32),
+            "ratios": np.where(mask, a["ratios"], 0),
+            "score_sq_norms": np.where(mask, a["scores"], 0),
+        }
         return Rollout(
             rewards=np.where(mask, a["rewards"], 0).astype(np.float32),
             terminated=a["terminated"] & mask,
@@ -60,13 +64,9 @@ class SyntheticRollout:
             log_probs=np.where(mask, a["log_probs"], 0).astype(np.float32),
             gamma=self.gamma,
             actions=np.where(mask[..., None], a["actions"], 0),
-            _observations=a["observations"].astype(np.float32),
-            _successors=lambda: a["next_observations"].astype(np.float32),
-            _values=values if Need.VALUES in part.needs else None,
-            _next_values=next_values if Need.VALUES in part.needs else None,
-            _group=a["group"].copy(),
-            _scores=(lambda: scores) if Need.SCORES in part.needs else None,
-            _ratios=lambda: ratios,
+            observations=a["observations"].astype(np.float32),
+            group=a["group"].copy(),
+            **{name: array for name, array in optional.items() if OPTIONAL[name] in part.needs},
         )
 
     def returns(self, *, per_episode: bool = False, **changes: Array) -> Array:

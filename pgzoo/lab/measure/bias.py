@@ -23,7 +23,8 @@ from scipy import stats
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.interface.parts import AdvantagePart, Array, Baseline, Estimator, Need, Spaces
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Spaces
+from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.exact import TabularMDP, exact_gradient, exact_values
 from pgzoo.lab.measure.mdps import make_mdp
 from pgzoo.lab.measure.plugin_gradient import PluginGradient

@@ -16,7 +16,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pgzoo.errors import ConfigError, unknown
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 from pgzoo.lab.measure.exact import TabularMDP
 
 

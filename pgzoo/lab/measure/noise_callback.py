@@ -14,12 +14,13 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 
 from pgzoo.algorithm.advantages import FixedReturns, compute_advantages
-from pgzoo.algorithm.minibatches import scores
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.errors import PluginError
-from pgzoo.interface.parts import Array, Baseline, Need, Spaces
+from pgzoo.interface.parts import Baseline, Spaces
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.score_gradients import PolicyScores
 
 PARTS = 4
@@ -76,7 +77,7 @@ class GradientNoise(BaseCallback):
         returns = self.model.returns.copy()
         returns.flags.writeable = False
         if any(Need.SCORES in other.baseline.needs for other in self._others.values()):
-            rollout = replace(rollout, _scores=lambda: scores(self.model))
+            rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.model.policy, rollout))
         with _own_randomness():
             if self.num_timesteps >= self._next:
                 self._next = self.num_timesteps + self._every_steps
@@ -134,7 +135,7 @@ class GradientNoise(BaseCallback):
         """
         n_steps, n_envs = rollout.shape
         model = self.model
-        if model._plan.whole_episodes:
+        if model.sampling_mode.whole_episodes:
             unit = rollout.group if model.combination.sampling == "groups" and model.group_size > 1 else rollout.episode
             _, numbers = np.unique(unit[rollout.mask], return_inverse=True)
             number = np.full(rollout.shape, -1)
@@ -154,7 +155,7 @@ class GradientNoise(BaseCallback):
         given = {Need.SCORES, Need.EPISODE_ADVANTAGES if model.estimator.per_episode else Need.STEP_RETURNS}
         if model.has_critic:
             given.add(Need.VALUES)
-        if model._plan.whole_episodes:
+        if model.sampling_mode.whole_episodes:
             given.add(Need.COMPLETE_EPISODES)
         if model.combination.sampling == "groups":
             given.add(Need.GROUPS)

@@ -8,8 +8,10 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.part_states import PartStates
-from pgzoo.interface.parts import Array, Objective, Spaces
-from pgzoo.interface.rollout import Batch, Rollout, Samples
+from pgzoo.interface.batch import Batch, Samples
+from pgzoo.interface.parts import Objective, Spaces
+from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 from pgzoo.lab.measure.score_gradients import policy_inputs
 from pgzoo.registry.combination import Combination
 

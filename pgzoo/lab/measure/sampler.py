@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,8 +13,11 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
-from pgzoo.interface.parts import Array, Estimator, Need, State
-from pgzoo.interface.rollout import Rollout, index_rows, reverse_scan
+from pgzoo.interface.batch import index_rows
+from pgzoo.interface.observations import map_observations
+from pgzoo.interface.parts import Estimator
+from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array, Need, State
 
 LEARNING_RATE = 5e-3
 """Of Adam that fits a critic, at first; it falls to 0."""
@@ -25,7 +28,7 @@ class _Everything(Estimator):
     """R̂ = 0: it asks for all that any part may read."""
 
     name = "everything"
-    needs = frozenset({Need.VALUES, Need.COMPLETE_EPISODES, Need.SCORES})
+    needs = frozenset({Need.VALUES, Need.NEXT_OBSERVATIONS, Need.RATIOS, Need.SCORES, Need.COMPLETE_EPISODES})
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return zeros."""
@@ -76,8 +79,7 @@ class Sampler:
         model = self.model
         assert model.env is not None
         model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)
-        scores = model.rollout.score_sq_norms  # now: they are the present rollout's
-        return replace(model.rollout, _scores=lambda: scores)
+        return model.rollout
 
     def batches(self) -> Iterator[Rollout]:
         """Yield batches without end."""
@@ -116,12 +118,10 @@ class Sampler:
 def _regression(rollouts: Iterable[Rollout], device: Any) -> tuple[Any, torch.Tensor]:
     inputs, returns = [], []
     for rollout in rollouts:
-        to_go = reverse_scan(rollout.rewards.astype(np.float64), np.where(rollout.last, 0.0, rollout.gamma))
+        to_go = rollout.discounted_sums(rollout.rewards.astype(np.float64))
         inputs.append(rollout.tensors(rollout.observations, device))
         returns.append(rollout.tensors(to_go.astype(np.float32), device))
-    if isinstance(inputs[0], dict):
-        return {key: torch.cat([x[key] for x in inputs]) for key in inputs[0]}, torch.cat(returns)
-    return torch.cat(inputs), torch.cat(returns)
+    return map_observations(lambda *tensors: torch.cat(tensors), *inputs), torch.cat(returns)
 
 
 def _actor(sampler: Sampler, observations: Any) -> list[torch.nn.Parameter]:
@@ -138,23 +138,13 @@ def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
         return rollout
     n_steps = int(rollout.mask[:, start:stop].any(axis=1).sum())
 
-    def cut(x: Any) -> Any:
-        if isinstance(x, dict):
-            return {key: cut(value) for key, value in x.items()}
-        return None if x is None else x[:n_steps, start:stop]
+    def cut(array: Array) -> Array:
+        return array[:n_steps, start:stop]
 
-    group = cut(rollout.group)
-    return replace(
-        rollout,
-        **{name: cut(getattr(rollout, name)) for name in _ARRAYS},
-        _group=group - group.min(where=cut(rollout.mask), initial=np.iinfo(int).max),
-        _successors=lambda: cut(rollout.next_observations),
-        _scores=lambda: cut(rollout.score_sq_norms),
-        _ratios=lambda: cut(rollout.ratios),
-    )
+    arrays = {name: value for name, value in vars(rollout).items() if name in ARRAYS}
+    cuts = {name: map_observations(cut, value) for name, value in arrays.items()}
+    cuts["group"] = cuts["group"] - cuts["group"].min(where=cuts["mask"], initial=np.iinfo(int).max)
+    return rollout.replace(**cuts)
 
 
-_ARRAYS = (
-    "rewards", "terminated", "truncated", "mask", "step", "log_probs", "actions", "_observations", "_values",
-    "_next_values",
-)  # fmt: skip
+ARRAYS = frozenset(Rollout.__dataclass_fields__) - {"gamma", "bitwise_sb3"}

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.choice import policy_actions
-from pgzoo.interface.parts import Array
+from pgzoo.backends.backend import policy_actions
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 from pgzoo.lab.measure.exact import TabularMDP, actor_parameters, score_table
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 
 REPLICATES = 1000
 FEWEST = 100

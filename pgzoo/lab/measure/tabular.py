@@ -10,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.interface.parts import Array
+from pgzoo.interface.types import Array
 from pgzoo.lab.measure.exact import TabularMDP
 from pgzoo.lab.measure.mdps import make_mdp
 

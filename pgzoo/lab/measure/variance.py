@@ -15,8 +15,9 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo import Registry
 from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Array, Spaces
+from pgzoo.interface.parts import Spaces
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array
 from pgzoo.lab.measure import sampler as sampling
 from pgzoo.lab.measure.exact import exact_gradient
 from pgzoo.lab.measure.mdps import make_mdp

@@ -11,6 +11,7 @@ import torch
 from envs import AnySpaces
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
+from parts import ValueAndSuccessors
 from scipy import stats
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import CallbackList
@@ -19,7 +20,6 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PolicyGradient, Registry
-from pgzoo.algorithm.minibatches import to_samples
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 ACTIONS = {
@@ -56,7 +56,7 @@ def pair(action: str, plugin: str, **options: Any) -> tuple[PolicyGradient, Poli
     fast, plain = (model_on(action, plugin, fast=how, **options) for how in (True, False))
     sampled(fast)
     plain.rollout, plain.rollout_buffer, plain.returns = fast.rollout, fast.rollout_buffer, fast.returns
-    assert (fast.path.name, plain.path.name) == ("mlp", "plain")
+    assert (fast.backend.name, plain.backend.name) == ("numpy", "sb3")
     return fast, plain
 
 
@@ -126,10 +126,11 @@ def test_values_and_log_probs_of_a_rollout_are_the_policys(
     observation: str, action: str, steps_together: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """12 steps of 4 environments: two whole blocks and a part of one, or less than one."""
-    monkeypatch.setattr("pgzoo.backends.choice.CHUNK", 4 * steps_together)
-    model = sampled(model_on(action, "gae", observation=observation, n_steps=12))
-    assert model.path.name == ("mlp" if observation == "vector" else "batched")
-    rollout, samples = model.rollout, to_samples(model)
+    for backend in ("batched", "numpy_mlp"):
+        monkeypatch.setattr(f"pgzoo.backends.{backend}.STEPS_TOGETHER", 4 * steps_together)
+    model = sampled(model_on(action, "gae", observation=observation, n_steps=12, baseline=ValueAndSuccessors()))
+    assert model.backend.name == ("numpy" if observation == "vector" else "batched")
+    rollout, samples = model.rollout, model._samples()
     with torch.no_grad():
         values, log_probs, _ = model.policy.evaluate_actions(samples.observations, samples.actions)
         following = model.policy.predict_values(rollout.tensors(rollout.next_observations, "cpu")).flatten()
@@ -146,9 +147,9 @@ def test_actions_have_the_policys_probabilities(action: str) -> None:
     model = model_on(action, "gae", fast=True, policy_kwargs={"ortho_init": False})
     with torch.no_grad():
         model.policy.action_net.bias.copy_(torch.linspace(-1, 1, len(model.policy.action_net.bias)))
-    model.path.begin(256)
+    model.backend.begin_rollout(256)
     observation = torch.zeros(4, 3)
-    actions = np.concatenate([model.path.act(observation)[0].reshape(4, -1) for _ in range(10_000)])
+    actions = np.concatenate([model.backend.act(observation)[0].reshape(4, -1) for _ in range(10_000)])
     every, counts = np.unique(actions, axis=0, return_counts=True)
     given = torch.as_tensor(every)
     with torch.no_grad():
@@ -162,9 +163,9 @@ def test_actions_have_the_policys_probabilities(action: str) -> None:
 
 def test_continuous_actions_are_normal() -> None:
     model = model_on("box", "gae", fast=True, policy_kwargs={"log_std_init": -1.0})
-    model.path.begin(256)
+    model.backend.begin_rollout(256)
     observation = torch.ones(4, 3)
-    actions = np.concatenate([model.path.act(observation)[0] for _ in range(5_000)])
+    actions = np.concatenate([model.backend.act(observation)[0] for _ in range(5_000)])
     with torch.no_grad():
         mean = model.policy.get_distribution(observation).distribution.mean[0].numpy()  # type: ignore[union-attr]
     standard = (actions - mean) / np.exp(-1.0)
@@ -181,10 +182,10 @@ class OwnPolicy(PolicyGradient.policy_aliases["MlpPolicy"]):  # type: ignore[mis
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({}, "mlp"),
-        ({"fast": False}, "plain (fast=False)"),
-        ({"use_sde": True}, "plain (gSDE)"),
-        ({"policy": OwnPolicy}, "plain (the policy OwnPolicy)"),
+        ({}, "numpy"),
+        ({"fast": False}, "sb3 (fast=False)"),
+        ({"use_sde": True}, "sb3 (gSDE)"),
+        ({"policy": OwnPolicy}, "sb3 (the policy OwnPolicy)"),
         ({"policy_kwargs": {"activation_fn": torch.nn.ELU}}, "batched (the activation ELU)"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.LBFGS}}, "batched (the optimizer LBFGS)"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.Adagrad}}, "batched (the optimizer Adagrad)"),
@@ -193,12 +194,12 @@ class OwnPolicy(PolicyGradient.policy_aliases["MlpPolicy"]):  # type: ignore[mis
 def test_the_choice_and_its_reason(options: dict[str, Any], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     policy = options.pop("policy", "MlpPolicy")
     model = PolicyGradient(policy, "Pendulum-v1", "gae", device="cpu", verbose=1, **options)
-    assert str(model.path) == expected
-    assert f"on the path {expected}" in capsys.readouterr().out
+    assert str(model.backend) == expected
+    assert f"Using the {expected} backend on cpu" in capsys.readouterr().out
 
 
 def test_fast_or_an_error() -> None:
-    with pytest.raises(ConfigError, match="fast=True does not go with gSDE; fast='auto' takes what goes"):
+    with pytest.raises(ConfigError, match="fast=True is not available with gSDE; use fast='auto'"):
         PolicyGradient("MlpPolicy", "Pendulum-v1", "gae", use_sde=True, fast=True, device="cpu")
 
 
@@ -206,7 +207,7 @@ def test_divergence_is_told() -> None:
     model = model_on("box", "gae", fast=True, n_steps=8)
     with torch.no_grad():
         model.policy.action_net.bias.fill_(float("nan"))
-    with pytest.raises(ConfigError, match=r"training diverged: after 32 steps log π .* lower learning_rate"):
+    with pytest.raises(ConfigError, match=r"training diverged: log π .* lower learning_rate"):
         sampled(model)
 
 
@@ -245,7 +246,7 @@ def test_parameters_that_are_set_are_taken() -> None:
     fast.set_parameters(kept)
     torch.testing.assert_close(train(fast), train(plain), rtol=1e-4, atol=1e-6)
     sampled(fast)
-    samples = to_samples(fast)
+    samples = fast._samples()
     with torch.no_grad():
         log_probs = fast.policy.evaluate_actions(samples.observations, samples.actions)[1]
     torch.testing.assert_close(samples.old_log_probs, log_probs, rtol=1e-4, atol=1e-5)
@@ -254,7 +255,7 @@ def test_parameters_that_are_set_are_taken() -> None:
 def test_a_policy_that_is_replaced_is_followed() -> None:
     model, other = model_on("discrete", "gae"), model_on("discrete", "gae", policy_kwargs={"net_arch": [5]})
     model.policy = other.policy
-    samples = to_samples(sampled(model))
+    samples = sampled(model)._samples()
     with torch.no_grad():
         expected = other.policy.evaluate_actions(samples.observations, samples.actions)[1]
     torch.testing.assert_close(samples.old_log_probs, expected, rtol=1e-4, atol=1e-5)
@@ -263,20 +264,20 @@ def test_a_policy_that_is_replaced_is_followed() -> None:
 def test_a_frozen_part_or_another_optimizer_takes_another_path() -> None:
     """What is frozen after the model was made does not learn, on any path; nor is an optimizer's second group lost."""
     model = model_on("box", "a2c")
-    assert model.path.name == "mlp"
+    assert model.backend.name == "numpy"
     model.policy.log_std.requires_grad_(False)
     before = model.policy.log_std.clone()
-    assert str(model.path) == "batched (frozen or double-precision parameters)"
+    assert str(model.backend) == "batched (frozen or double-precision parameters)"
     after = train(sampled(model))
     assert torch.equal(model.policy.log_std, before)
     assert not torch.equal(after, train(model))
     model.policy.log_std.requires_grad_(True)
     groups = [{"params": [p]} for p in model.policy.parameters()]
     model.policy.optimizer = torch.optim.Adam(groups, lr=1e-3)  # type: ignore[arg-type]
-    assert str(model._path) != "mlp"
+    assert str(model.backend) == "batched (the optimizer Adam)"
     model = model_on("box", "a2c")
     model.policy.optimizer = torch.optim.Adam([{"params": [p]} for p in model.policy.parameters()], lr=1e-3)  # type: ignore[arg-type]
-    assert str(model.path) == "batched (the optimizer Adam)"
+    assert str(model.backend) == "batched (the optimizer Adam)"
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD])
@@ -302,10 +303,10 @@ def test_a_parameter_with_other_memory_learns_on() -> None:
 
 def test_a_batch_serves_one_step() -> None:
     fast, _ = pair("discrete", "a2c")
-    first = fast.path.evaluated(to_samples(fast))
-    second = fast.path.evaluated(to_samples(fast))
-    with pytest.raises(RuntimeError, match="made of the batch that was evaluated last"):
-        fast.path.descend([(1.0, first.log_probs.mean())])
-    fast.path.descend([(1.0, second.log_probs.mean())])
-    with pytest.raises(RuntimeError, match="once"):
-        fast.path.descend([(1.0, second.log_probs.mean())])
+    first = fast.backend.evaluate_actions(fast._samples())
+    second = fast.backend.evaluate_actions(fast._samples())
+    with pytest.raises(RuntimeError, match="depend on the batch evaluated last"):
+        fast.backend.step(first.log_probs.mean(), None)
+    fast.backend.step(second.log_probs.mean(), None)
+    with pytest.raises(RuntimeError, match="each batch allows one step"):
+        fast.backend.step(second.log_probs.mean(), None)

@@ -1,0 +1,37 @@
+"""Stable-Baselines3's private names, each with the reason why no public one serves.
+
+The algorithm classes inherit from SB3's and use its private attributes as `self._…`. Everything else is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.vec_env import VecEnv
+
+
+def takes_reset_seeds(env: VecEnv) -> bool:
+    """Whether the VecEnv passes a seed of its own to each environment at the next reset."""
+    return hasattr(env.unwrapped, "_seeds")
+
+
+def set_reset_seeds(env: VecEnv, seeds: Sequence[int | None]) -> None:
+    """Set the seed of each environment for the next reset.
+
+    `VecEnv.seed` gives environment i the seed `seed + i`. The environments of a group need the same seed.
+    """
+    env.unwrapped._seeds = list(seeds)
+
+
+def action_distribution(policy: ActorCriticPolicy, latent: torch.Tensor) -> Distribution:
+    """Return the distribution of actions for the actor's latent features.
+
+    `ActorCriticPolicy.get_distribution` computes the features again from observations, which for images costs as much
+    as everything else.
+    """
+    distribution: Any = policy._get_action_dist_from_latent(latent)
+    return distribution  # type: ignore[no-any-return]

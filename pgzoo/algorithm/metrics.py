@@ -1,0 +1,125 @@
+"""Metrics of an update. They are computed when the logger is read, because most updates are never logged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import Logger
+
+from pgzoo.errors import PluginError
+from pgzoo.interface.batch import Batch
+
+
+class DeferredValues(MutableMapping[str, Any]):
+    """The values of an SB3 logger, some of which are functions that are called when they are first read.
+
+    It takes the place of `Logger.name_to_value`, so whoever holds the logger reads numbers: its writers, callbacks, and
+    a logger of the user's own. The value of a missing key is 0, as in SB3.
+    """
+
+    def __init__(self, values: MutableMapping[str, Any]) -> None:
+        self._values = dict(values)
+
+    def defer(self, key: str, function: Callable[[], float]) -> None:
+        """Set a value that is computed when it is read."""
+        self._values[key] = function
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._values.get(key, 0.0)
+        if callable(value):
+            value = self._values[key] = value()
+        return value
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the value of a key, or the default if there is none."""
+        return self[key] if key in self else default  # noqa: SIM401 (that would call this method)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._values[key] = value
+
+    def __delitem__(self, key: str) -> None:
+        del self._values[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+def deferred_values(logger: Logger) -> DeferredValues:
+    """Return the values of a logger, which can be deferred from now on."""
+    if not isinstance(logger.name_to_value, DeferredValues):
+        logger.name_to_value = DeferredValues(logger.name_to_value)  # type: ignore[assignment]
+    return logger.name_to_value  # type: ignore[return-value]
+
+
+def compute_deferred(logger: Logger) -> None:
+    """Compute all values that are still deferred, so that nothing they were made of is kept."""
+    deferred_values(logger).update(dict(deferred_values(logger)))
+
+
+class UpdateMetrics:
+    """The metrics of the minibatches of one update, to be logged as means."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, list[Any]] = {}
+
+    def begin_epoch(self) -> None:
+        """Forget the approximate KL of earlier epochs: as in SB3, that of the last one is logged."""
+        self._values["approx_kl"] = []
+
+    def add(self, **metrics: Any) -> None:
+        """Add the metrics of a minibatch: numbers, tensors with one element, or functions that return a number.
+
+        Raises:
+            PluginError: a metric is not a number.
+        """
+        for name, value in metrics.items():
+            self._values.setdefault(name, []).append(_checked(name, value))
+
+    def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
+        """Log the mean of every metric, and further metrics, under `train/`."""
+        functions: dict[str, Callable[[], float]] = {n: partial(_mean, values) for n, values in self._values.items()}
+        for name, function in {**functions, **metrics}.items():
+            logger.record(f"train/{name}", None)  # SB3 keeps which writers a key is excluded from
+            deferred_values(logger).defer(f"train/{name}", function)
+
+
+def approx_kl(batch: Batch) -> Callable[[], float]:
+    """Return a function for the mean of (ρ − 1) − log ρ, which estimates KL(π_old ‖ π) (Schulman 2020)."""
+    return partial(_approx_kl, batch.log_probs.detach(), batch.old_log_probs)
+
+
+def _approx_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> float:
+    log_ratio = log_probs.cpu().numpy() - old_log_probs.cpu().numpy()
+    return float(np.mean((np.exp(log_ratio) - 1) - log_ratio))
+
+
+def entropy_loss(batch: Batch) -> Callable[[], float]:
+    """Return a function for minus the mean entropy, which SB3 logs."""
+    entropy = batch.entropy.detach()
+    return lambda: -entropy.mean().item()
+
+
+def _mean(values: list[Any]) -> float:
+    return sum(float(value() if callable(value) else value) for value in values) / len(values)
+
+
+def _checked(name: str, value: Any) -> Any:
+    """Return a metric without autograd's graph, or raise PluginError if it is not a number."""
+    if callable(value) and not isinstance(value, torch.Tensor):
+        return value
+    shape = getattr(value, "shape", ())
+    if max(shape, default=1) > 1:
+        raise PluginError(f"the metric {name!r} has shape {tuple(shape)}; it must be one number")
+    if not isinstance(value, (int, float, np.generic, np.ndarray, torch.Tensor)):
+        raise PluginError(f"the metric {name!r} is {value!r}, not a number")
+    return value.detach() if isinstance(value, torch.Tensor) else value

@@ -1,0 +1,72 @@
+"""The batched backend: torch, but V and log π are evaluated after the rollout, many steps together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from pgzoo._sb3 import action_distribution
+from pgzoo.backends.backend import STEPS_TOGETHER, policy_actions
+from pgzoo.backends.sb3 import SB3Backend
+from pgzoo.interface.observations import map_observations
+from pgzoo.interface.types import Array
+
+
+class BatchedBackend(SB3Backend):
+    """Only the actor runs at each step. V and log π are computed from its stored features after the rollout."""
+
+    name = "batched"
+    values_after_rollout = True
+    bitwise_sb3 = False
+
+    def begin_rollout(self, n_steps: int) -> None:
+        """Discard the features of the last rollout."""
+        super().begin_rollout(n_steps)
+        self._features: list[torch.Tensor] = []
+        self._n_stored = 0
+
+    def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
+        """Return actions, and store the features."""
+        policy: Any = self.policy
+        with torch.no_grad():
+            features = policy.extract_features(observations)
+            latent = policy.mlp_extractor.forward_actor(features)
+            actions = action_distribution(policy, latent).get_actions()
+        self._store(features)
+        return actions.cpu().numpy().reshape(-1, *policy.action_space.shape), None, None
+
+    def _store(self, features: torch.Tensor) -> None:
+        """Copy the features (N, D) of one step into a block for many steps: small tensors would fragment the heap."""
+        rows = max(1, STEPS_TOGETHER // len(features))
+        if self._n_stored % rows == 0:
+            self._features.append(features.new_empty(rows, *features.shape))
+        self._features[-1][self._n_stored % rows] = features
+        self._n_stored += 1
+
+    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
+        """Write V and log π into the buffer, one block of steps at a time."""
+        policy: Any = self.policy
+        start = 0
+        for block in self._features:
+            features = block[: n_steps - start].flatten(0, 1)
+            stop = start + len(features) // buffer.n_envs
+            with torch.no_grad():
+                latent_pi, latent_vf = policy.mlp_extractor(features)
+                actions = policy_actions(policy, buffer.actions[start:stop].reshape(len(features), -1))
+                log_probs = action_distribution(policy, latent_pi).log_prob(actions)
+                values = policy.value_net(latent_vf)
+            shape = (stop - start, buffer.n_envs)
+            buffer.log_probs[start:stop] = log_probs.cpu().numpy().reshape(shape)
+            buffer.values[start:stop] = values.cpu().numpy().reshape(shape)
+            start = stop
+        self._features = []
+
+    def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
+        """Return V of all of them from one forward pass."""
+        tensors = [self.policy.obs_to_tensor(single)[0] for single in observations]
+        with torch.no_grad():
+            values = self.policy.predict_values(map_observations(lambda *x: torch.cat(x), *tensors))
+        return values.flatten().cpu().numpy()

@@ -1,0 +1,147 @@
+"""One optimizer step for many small parameters.
+
+A torch optimizer spends its time on calls, once per parameter. `FlatOptimizer` lays the parameters of one or two groups
+end to end in one tensor each and runs the same optimizer on that:
+
+    flat parameter   [ W₁ ............ | b₁ . | W₂ ...... | b₂ ]     owned here
+                       ↑                 ↑      ↑           ↑
+    policy           W₁.data           b₁.data  …           …        views of it
+    gradient         [ ∂W₁ ........... | ∂b₁  | ∂W₂ ..... | ∂b₂]     owned here, `gradients` is NumPy's view of it
+                       ↑                 ↑      ↑           ↑
+    policy           W₁.grad           b₁.grad  …           …        views of it
+    Adam's exp_avg   [ ............................... ]             owned by the flat optimizer's state
+                       ↑
+    policy.optimizer.state[W₁]["exp_avg"], …                         views of it
+
+Everything that reads the policy or its own optimizer, such as saving, therefore sees current values. If someone
+replaces a tensor (loading does), `is_stale` notices, because the addresses differ, and the backend flattens again.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgzoo.backends.threads import blas_on_one_thread
+
+
+class FlatOptimizer:
+    """The policy's optimizer, run on one flat tensor per group of parameters.
+
+    Attributes:
+        gradients: the gradient of all groups, (number of parameters,). Fill it before `step`.
+        flats: the flat tensor of each group.
+
+    Args:
+        groups: parameters, in groups of which one may be updated without the other.
+        optimizer: the policy's own optimizer. Its state stays current, so saved files are SB3's.
+    """
+
+    def __init__(self, groups: Sequence[list[torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
+        self.policy_optimizer = optimizer
+        self.groups = [group for group in groups if group]
+        sizes = [sum(p.numel() for p in group) for group in self.groups]
+        whole = torch.zeros(sum(sizes))
+        self.gradients, self._group_gradients = whole.numpy(), torch.split(whole, sizes)
+        self.flats: list[torch.nn.Parameter] = []
+        for group, gradient in zip(self.groups, self._group_gradients, strict=True):
+            flat = torch.cat([p.detach().flatten() for p in group])
+            for p, data, grad in zip(group, _views(flat, group), _views(gradient, group), strict=True):
+                p.data, p.grad = data, grad
+            self.flats.append(torch.nn.Parameter(flat))
+        options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
+        options |= {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
+        self.optimizer = type(optimizer)(self.flats, **_accepted(type(optimizer), options))
+        self._bare_step = inspect.unwrap(type(self.optimizer).step)  # skips hooks and profiling, half of the time
+        self._shared_options = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
+        self._join_states()
+        self._parameters = [p for group in self.groups for p in group]
+        self._addresses = self._current_addresses()
+
+    def is_stale(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether a parameter, a gradient or the optimizer's state has been replaced since, as loading does."""
+        return (
+            optimizer is not self.policy_optimizer
+            or self._current_addresses() != self._addresses
+            or optimizer.state.get(self._parameters[0]) is not self._first_state
+        )
+
+    def _current_addresses(self) -> list[int]:
+        tensors = [x for p in self._parameters for x in (p, p.grad)]
+        return [0 if x is None else x.data_ptr() for x in tensors]
+
+    def _join_states(self) -> None:
+        """Join the optimizer's states of all parameters, and replace them by views of the joint state."""
+        self._step_counts: dict[torch.nn.Parameter, torch.Tensor] = {}
+        for group, flat in zip(self.groups, self.flats, strict=True):
+            states = [self.policy_optimizer.state.get(p, {}) for p in group]
+            if states[0]:
+                self.optimizer.state[flat] = _joint_state(states, group)
+                self._publish(group, flat)
+        self._first_state: Any = self.policy_optimizer.state.get(self.groups[0][0])
+
+    def _publish(self, group: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
+        """Give the policy's optimizer views of a flat parameter's state."""
+        for key, value in self.optimizer.state[flat].items():
+            entries: list[Any] = [value] * len(group)
+            if key == "step" and isinstance(value, torch.Tensor):  # torch has one counter per parameter
+                self._step_counts[flat] = value.repeat(len(group))
+                entries = list(self._step_counts[flat].unbind())
+            elif isinstance(value, torch.Tensor):
+                entries = _views(value, group)
+            for p, entry in zip(group, entries, strict=True):
+                self.policy_optimizer.state[p][key] = entry
+
+    @torch.no_grad()
+    def step(self, max_grad_norm: float | None, has_gradient: Sequence[bool]) -> None:
+        """Clip the norm of the whole gradient, and update the groups that have a gradient."""
+        if max_grad_norm is not None:
+            with blas_on_one_thread():
+                norm = math.sqrt(np.dot(self.gradients, self.gradients))
+            if (scale := max_grad_norm / (norm + 1e-6)) < 1:
+                self.gradients *= np.float32(scale)
+        current = self.policy_optimizer.param_groups[0]  # a schedule or a callback may have changed its options
+        self.optimizer.param_groups[0].update((name, current[name]) for name in self._shared_options)
+        for flat, gradient, updated in zip(self.flats, self._group_gradients, has_gradient, strict=True):
+            flat.grad = gradient if updated else None
+        self._bare_step(self.optimizer)
+        for group, flat, updated in zip(self.groups, self.flats, has_gradient, strict=True):
+            if updated and not self.policy_optimizer.state.get(group[0]) and self.optimizer.state[flat]:
+                self._publish(group, flat)
+                self._first_state = self.policy_optimizer.state[self.groups[0][0]]
+            self._publish_step_count(group, flat)
+
+    def _publish_step_count(self, group: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
+        """Copy the number of steps, which is a tensor or, for RMSpropTFLike, a number."""
+        step = self.optimizer.state.get(flat, {}).get("step")
+        if flat in self._step_counts:
+            self._step_counts[flat].copy_(step)
+        elif step is not None:
+            for p in group:
+                self.policy_optimizer.state[p]["step"] = step
+
+
+def _views(flat: torch.Tensor, group: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    pieces = torch.split(flat, [p.numel() for p in group])
+    return [piece.view(p.shape) for piece, p in zip(pieces, group, strict=True)]
+
+
+def _joint_state(states: list[dict[str, Any]], group: list[torch.nn.Parameter]) -> dict[str, Any]:
+    """Concatenate the tensors that have their parameter's shape; take everything else from the first state."""
+    joint = {}
+    for key, first in states[0].items():
+        if isinstance(first, torch.Tensor) and first.shape == group[0].shape and key != "step":
+            joint[key] = torch.cat([state[key].flatten() for state in states])
+        else:
+            joint[key] = first.clone() if isinstance(first, torch.Tensor) else first
+    return joint
+
+
+def _accepted(cls: type, options: dict[str, Any]) -> dict[str, Any]:
+    names = inspect.signature(cls).parameters
+    return {key: value for key, value in options.items() if key in names}

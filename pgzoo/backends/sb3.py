@@ -1,0 +1,40 @@
+"""The sb3 backend: SB3's own calls in SB3's order. Parity with SB3 is shown on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.utils import obs_as_tensor
+
+from pgzoo.backends.backend import Backend
+from pgzoo.interface.types import Array, Observations
+
+
+class SB3Backend(Backend):
+    """SB3's own calls in SB3's order, with SB3's random numbers."""
+
+    name = "sb3"
+    values_after_rollout = False
+    bitwise_sb3 = True
+
+    def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
+        """Return actions, V and log π from one forward pass."""
+        with torch.no_grad():
+            actions, values, log_probs = self.policy(observations)
+        return actions.cpu().numpy(), values, log_probs
+
+    def predict_values(self, observations: Observations) -> Array:
+        """Return V (N,)."""
+        with torch.no_grad():
+            values = self.policy.predict_values(obs_as_tensor(observations, self.policy.device))
+        return values.flatten().cpu().numpy()
+
+    def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
+        """Return V of each, one by one as SB3 does: in a batch the last bits would differ."""
+        policy = self.policy
+        with torch.no_grad():
+            values = [policy.predict_values(policy.obs_to_tensor(single)[0]).item() for single in observations]
+        return np.array(values, dtype=np.float32)

@@ -1,0 +1,128 @@
+"""Samples: the steps of a rollout as tensors. Batch: those of one minibatch, evaluated by the current policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pgzoo.interface.observations import map_observations
+
+if TYPE_CHECKING:
+    import torch
+
+    Tensor: TypeAlias = torch.Tensor
+
+FLOAT_EPS = 1e-8
+"""SB3 adds this to the standard deviation when it normalises advantages."""
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The M steps of a rollout as tensors, environment by environment, without padding.
+
+    Attributes:
+        observations: (M, …), or a dict of such tensors. They stay on the CPU until they are a `Batch`.
+        actions: (M, …), as the policy's `evaluate_actions` takes them.
+        advantages: Ψ_t (M,), float32.
+        returns: (M,), float32, the critic's targets: R̂_t, or the estimator's `critic_targets`.
+        old_values: V(s_t) (M,) at sampling time; 0 without a critic.
+        old_log_probs: log π_old(a_t | s_t) (M,), of the policy that sampled.
+        episode: (M,) index of the episode or fragment.
+        weights: (M,) the factors of `aggregate`; None for the plain mean.
+        progress_remaining: 1 at the start of training, 0 at its end.
+    """
+
+    observations: Any
+    actions: Tensor
+    advantages: Tensor
+    returns: Tensor
+    old_values: Tensor
+    old_log_probs: Tensor
+    episode: Tensor
+    weights: Tensor | None
+    progress_remaining: float
+
+    def __len__(self) -> int:
+        return len(self.advantages)
+
+    def select(self, index: Tensor, share: float) -> Samples:
+        """Return the steps at (B,) indices. They are a share of the rollout, so weights grow by 1/share."""
+        weights = None if self.weights is None else index_rows(self.weights, index) / share
+        return replace(
+            self,
+            observations=index_rows(self.observations, index),
+            weights=weights,
+            **{name: index_rows(getattr(self, name), index) for name in _PER_STEP},
+        )
+
+    def normalized(self) -> Samples:
+        """Return the steps with advantages of mean 0 and sample standard deviation 1, as SB3 does."""
+        if len(self) < 2:
+            return self
+        advantages = (self.advantages - self.advantages.mean()) / (self.advantages.std() + FLOAT_EPS)
+        return replace(self, advantages=advantages)
+
+
+_PER_STEP = ("actions", "advantages", "returns", "old_values", "old_log_probs", "episode")
+
+
+@dataclass(frozen=True, eq=False)
+class Batch(Samples):
+    """The B steps of one minibatch, evaluated by the current policy.
+
+    Attributes:
+        log_probs: log π(a_t | s_t) (B,), differentiable.
+        values: V(s_t) (B,), differentiable.
+        entropy: (B,), differentiable; −log π(a_t | s_t) if the distribution has no closed form for it.
+    """
+
+    log_probs: Tensor
+    values: Tensor
+    entropy: Tensor
+
+    @property
+    def ratio(self) -> Tensor:
+        """ρ_t = π(a_t | s_t) / π_old(a_t | s_t), (B,)."""
+        return (self.log_probs - self.old_log_probs).exp()
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        """Reduce x (B,) to one number, as the objective's `aggregate` says.
+
+        step_mean: (1/B) Σ x;  episode_sum: (1/E) Σ_e Σ_t x;  episode_mean: (1/E) Σ_e (1/T_e) Σ_t x.
+        The policy gradient is the episode_sum. A mean over steps divides it by a random length.
+        """
+        return x.mean() if self.weights is None else (x * self.weights).sum()
+
+    def clipped_surrogate(self, low: Any, high: Any, ratio: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return min(ρ Ψ, clip(ρ, 1 − low, 1 + high) Ψ) (B,), and the fraction of ρ that was clipped.
+
+        Args:
+            low: a number or a schedule.
+            high: a number or a schedule.
+            ratio: replaces ρ (B,), the ratio of each step.
+        """
+        ratio = self.ratio if ratio is None else ratio
+        lowest, highest = 1 - self.scheduled(low), 1 + self.scheduled(high)
+        clipped = ratio.clamp(lowest, highest)
+        outside = (clipped.detach() != ratio.detach()).float().mean()
+        return (self.advantages * ratio).min(self.advantages * clipped), outside
+
+    def episode_means(self, x: Tensor) -> Tensor:
+        """Return (B,): the mean of x (B,) over the batch's steps of the same episode."""
+        import torch
+
+        _, index, counts = torch.unique(self.episode, return_inverse=True, return_counts=True)
+        sums = torch.zeros(len(counts), dtype=x.dtype, device=x.device).index_add(0, index, x)
+        means: Tensor = sums / counts
+        return means[index]
+
+    def scheduled(self, value: Any) -> float:
+        """Return the current value of a hyperparameter that may be a schedule."""
+        from pgzoo.interface.schedules import as_schedule
+
+        return float(as_schedule(value)(self.progress_remaining))
+
+
+def index_rows(x: Any, index: Tensor) -> Any:
+    """Return the rows of a tensor, or of each tensor in a dict."""
+    return map_observations(lambda tensor: tensor.index_select(0, index.to(tensor.device)), x)

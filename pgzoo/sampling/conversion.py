@@ -1,0 +1,166 @@
+"""Convert SB3's conventions (rollout buffer, dones, infos) into a Rollout. Nothing after this module reads infos."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from pgzoo.backends.backend import Backend
+from pgzoo.errors import ConfigError
+from pgzoo.interface.observations import map_observations
+from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.types import Array, Need, Observations
+
+
+@dataclass
+class StepRecord:
+    """What SB3's rollout buffer does not keep: how steps ended, which are recorded, and terminal observations.
+
+    Attributes:
+        none_ended: (N,) False, shared by all steps at which no environment is done.
+        terminal_observations: the last observation of an episode by (t, n). A VecEnv resets at once and returns the
+            first observation of the next episode in its place.
+    """
+
+    none_ended: Array
+    terminated: list[Array] = field(default_factory=list)
+    truncated: list[Array] = field(default_factory=list)
+    mask: list[Array] = field(default_factory=list)
+    step: list[Array] = field(default_factory=list)
+    group: list[Array] = field(default_factory=list)
+    terminal_observations: dict[tuple[int, int], Any] = field(default_factory=dict)
+
+    def add(self, dones: Array, infos: list[dict[str, Any]], active: Array, group: Array, episode_steps: Array) -> None:
+        """Record how one step ended. All arrays are (N,)."""
+        terminated = truncated = self.none_ended
+        if np.count_nonzero(dones):
+            truncated = np.zeros_like(dones)
+            for n in np.flatnonzero(dones & active):
+                truncated[n] = infos[n].get("TimeLimit.truncated", False)
+                if (observation := infos[n].get("terminal_observation")) is not None:
+                    self.terminal_observations[len(self.mask), int(n)] = observation
+            terminated = dones & active & ~truncated
+        self.terminated.append(terminated)
+        self.truncated.append(truncated)
+        self.mask.append(active)
+        self.step.append(episode_steps.copy())
+        self.group.append(group)
+
+
+def to_rollout(
+    buffer: RolloutBuffer,
+    record: StepRecord,
+    last_observations: Observations,
+    *,
+    update_mask: Array,
+    gamma: float,
+    needs: frozenset[Need],
+    backend: Backend,
+) -> Rollout:
+    """Return the Rollout. Its arrays are the buffer's own, which SB3 replaces at the next rollout.
+
+    Args:
+        buffer: filled by the sampling loop. Its numbers on padding are set to 0.
+        record: the rest of what was sampled.
+        last_observations: of the VecEnv, after the last step.
+        update_mask: (T, N) which of the recorded steps enter the update.
+        gamma: γ.
+        needs: the optional arrays to provide.
+        backend: evaluates V at the successors that the buffer does not hold.
+
+    Raises:
+        ConfigError: a reward is not finite, or a time limit hides the observation at which it cut the episode.
+    """
+    recorded, step = np.array(record.mask), np.array(record.step)
+    _check_rewards(buffer.rewards, recorded, step)
+    mask = recorded & update_mask
+    if not mask.all():
+        for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
+            array[~mask] = 0
+    terminated, truncated = np.array(record.terminated) & mask, np.array(record.truncated) & mask
+    observations: Any = buffer.observations
+    optional: dict[str, Any] = {}
+    if Need.VALUES in needs:
+        optional["values"] = buffer.values
+        optional["next_values"] = _next_values(
+            buffer.values, terminated, truncated, mask, record.terminal_observations, last_observations, backend
+        )
+    if Need.NEXT_OBSERVATIONS in needs:
+        optional["next_observations"] = _next_observations(
+            observations, record.terminal_observations, last_observations
+        )
+    if Need.RATIOS in needs:
+        optional["ratios"] = np.ones(mask.shape)
+    return Rollout(
+        rewards=buffer.rewards,
+        terminated=terminated,
+        truncated=truncated,
+        mask=mask,
+        step=step,
+        log_probs=buffer.log_probs,
+        gamma=gamma,
+        actions=buffer.actions,
+        observations=observations,
+        group=np.array(record.group),
+        bitwise_sb3=backend.bitwise_sb3,
+        **optional,
+    )
+
+
+def _check_rewards(rewards: Array, mask: Array, step: Array) -> None:
+    wrong = ~np.isfinite(rewards) & mask
+    if wrong.any():
+        t, n = np.argwhere(wrong)[0]
+        raise ConfigError(f"environment {n} returned the reward {rewards[t, n]} at step {step[t, n]} of an episode")
+
+
+def _next_values(
+    values: Array,
+    terminated: Array,
+    truncated: Array,
+    mask: Array,
+    terminal_observations: Mapping[tuple[int, int], Any],
+    last_observations: Observations,
+    backend: Backend,
+) -> Array:
+    """Return V(s_{t+1}) (T, N) of the true successor, 0 where terminated."""
+    next_values = np.zeros_like(values)
+    next_values[:-1] = values[1:]
+    if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
+        next_values[-1] = backend.predict_values(last_observations)
+    cuts = [(int(t), int(n)) for t, n in zip(*np.nonzero(truncated), strict=True)]
+    for t, n in cuts:
+        if (t, n) not in terminal_observations:
+            raise ConfigError(
+                f"environment {n} reports a time limit without info['terminal_observation'], "
+                "so the value at which it was cut is unknown"
+            )
+    if cuts:
+        next_values[truncated] = backend.predict_terminal_values([terminal_observations[cut] for cut in cuts])
+    next_values[terminated | ~mask] = 0.0
+    return next_values
+
+
+def _next_observations(
+    observations: Observations, terminal: Mapping[tuple[int, int], Any], last_observations: Observations
+) -> Observations:
+    """Return s_{t+1} in the shape of `observations`."""
+
+    def shifted(array: Array, last: Array) -> Array:
+        following = np.empty_like(array)
+        following[:-1] = array[1:]
+        following[-1] = np.asarray(last).reshape(array.shape[1:])
+        return following
+
+    following: Observations = map_observations(shifted, observations, last_observations)
+    for place, observation in terminal.items():
+
+        def put(array: Array, x: Any, place: tuple[int, int] = place) -> None:
+            array[place] = np.asarray(x).reshape(array.shape[2:])
+
+        map_observations(put, following, observation)
+    return following

@@ -287,7 +287,7 @@ class PolicyGradient(SavableAlgorithm):
                 batch = backend.evaluate_actions(minibatch)
                 policy_loss, policy_metrics = self.objective(batch, self.part_states["objective"])
                 value_loss = self.objective.value_loss(batch) if self.has_critic else 0.0
-                entropy = batch.aggregate(batch.entropy)
+                entropy = batch.aggregate(batch.entropy) if self.ent_coef else 0.0
                 loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
 
                 kl = approx_kl(batch)

@@ -1,10 +1,10 @@
-# Two commands set up everything: `make demo` and `make test`. PYTHON picks the interpreter.
+# `make demo` and `make test` each set up everything they need. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow check bench peers clean
+.PHONY: demo test test-slow coverage check bench peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pgzoo train --plugin rtg_value --env CartPole-v1 --seed 0 --log-folder logs/demo
@@ -16,16 +16,21 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --cov --cov-report term
+
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=plugins:tests $(BIN)/mypy tests
+	MYPYPATH=plugins:benchmarks $(BIN)/mypy benchmarks
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/speed.py
 
-# Others to compare with, several gigabytes, for Python 3.11 or 3.12; the benchmarks leave out who is absent.
+# Other libraries to compare with: several gigabytes, for Python 3.11 or 3.12. Benchmarks leave out those that are absent.
 peers: .venv-sbx/.installed .venv-tianshou/.installed .venv-cleanrl/.installed
 
 .venv-cleanrl/.installed: UNCHECKED = cleanrl==1.2.0

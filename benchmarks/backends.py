@@ -1,11 +1,11 @@
-"""Do the fast and the plain path learn alike? The same recipe, environments and number of seeds on both.
+"""Do the numpy and the sb3 backend learn equally well? The same recipe, environments and number of seeds on both.
 
-    python benchmarks/paths.py [--env Pendulum-v1] [--seeds 10] [--jobs 1] [--out FILE]
+    python benchmarks/backends.py [--env Pendulum-v1] [--seeds 10] [--jobs 1] [--out FILE]
 
-A cell is one training of `ppo` with its hyperparameters for the environment, without gSDE; its figures are the mean
-return over all of training's episodes, and that of the final model over 50 fresh episodes. The paths have different
-random numbers, so that seeds are not pairs: the interval is Welch's, as a share of the plain path's mean. A run that
-was stopped goes on; cells of other code do not count.
+A job is one training of `ppo` with its hyperparameters for the environment, without gSDE. It records the mean return
+over all episodes of training, and that of the final model over 50 fresh episodes. The backends draw different random
+numbers, so seeds are not pairs: the interval is Welch's, as a percentage of the sb3 backend's mean. A run that was
+stopped resumes. Results of other code do not count.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from typing import Any
 
 import click
 import numpy as np
-from cells import source
+from jobs import source
 from scipy import stats
 
-RESULTS = Path(__file__).parent / "results" / "paths.jsonl"
+RESULTS = Path(__file__).parent / "results" / "backends.jsonl"
 ENVS = {"CartPole-v1": 60_000, "Pendulum-v1": 100_000}
-"""Steps of each."""
-FIGURES = ("training", "final")
+"""Environments, and the steps of training."""
+METRICS = ("training", "final")
 
 
 def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
-    """Return one cell."""
+    """Return the result of one job."""
     import torch
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.evaluation import evaluate_policy
@@ -38,7 +38,7 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
     from pgzoo.training.experiment import TrainConfig, make_model
 
     class Episodes(BaseCallback):
-        """Keeps every episode's return."""
+        """Stores the return of every episode."""
 
         def __init__(self) -> None:
             super().__init__()
@@ -56,22 +56,27 @@ def train(env: str, fast: bool, seed: int, n_timesteps: int) -> dict[str, Any]:
     model.learn(n_timesteps, callback=episodes)
     fresh = make_env(config, n_envs=1, seed=seed + 1_000_000, training=False)
     final, _ = evaluate_policy(model, fresh, n_eval_episodes=50, deterministic=True)
-    path = model.path.name
-    return {"env": env, "path": path, "seed": seed, "training": float(np.mean(episodes.returns)), "final": float(final)}
+    return {
+        "env": env,
+        "backend": model.backend.name,
+        "seed": seed,
+        "training": float(np.mean(episodes.returns)),
+        "final": float(np.mean(final)),
+    }
 
 
 @click.command()
-@click.option("--env", "envs", type=click.Choice(list(ENVS)), multiple=True, help="Of these only.")
+@click.option("--env", "envs", type=click.Choice(list(ENVS)), multiple=True, help="Only these environments.")
 @click.option("--seeds", default=10, show_default=True)
-@click.option("--jobs", default=1, show_default=True, help="Processes.")
+@click.option("--jobs", default=1, show_default=True, help="Parallel processes.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=False)
 def main(envs: tuple[str, ...], seeds: int, jobs: int, out: Path) -> None:
     """Train what is missing, and print the differences."""
     here = source()
-    cells = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    cells = [cell for cell in cells if cell.get("code") == here["code"]]
-    done = {(cell["env"], cell["path"], cell["seed"]) for cell in cells}
-    names = {True: "mlp", False: "plain"}
+    results = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    results = [result for result in results if result.get("code") == here["code"]]
+    done = {(result["env"], result["backend"], result["seed"]) for result in results}
+    names = {True: "numpy", False: "sb3"}
     out.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs) as pool, out.open("a") as file:
         running = [
@@ -82,18 +87,21 @@ def main(envs: tuple[str, ...], seeds: int, jobs: int, out: Path) -> None:
             if (env, names[fast], seed) not in done
         ]
         for future in as_completed(running):
-            cells.append({**future.result(), **here})
-            file.write(json.dumps(cells[-1]) + "\n")
+            results.append({**future.result(), **here})
+            file.write(json.dumps(results[-1]) + "\n")
             file.flush()
-    click.echo("| environment | figure | seeds | fast | plain | difference, % of plain |\n|---|---|---|---|---|---|")
+    click.echo("| environment | metric | seeds | numpy | sb3 | difference, % of sb3 |\n|---|---|---|---|---|---|")
     for env in envs or ENVS:
-        for figure in FIGURES:
-            fast, plain = ([c[figure] for c in cells if (c["env"], c["path"]) == (env, p)] for p in ("mlp", "plain"))
-            low, high = stats.ttest_ind(fast, plain, equal_var=False).confidence_interval(0.95)
-            share = 100 / abs(float(np.mean(plain)))
+        for metric in METRICS:
+            numpy, sb3 = (
+                [r[metric] for r in results if (r["env"], r["backend"]) == (env, backend)]
+                for backend in ("numpy", "sb3")
+            )
+            low, high = stats.ttest_ind(numpy, sb3, equal_var=False).confidence_interval(0.95)
+            percent = 100 / abs(float(np.mean(sb3)))
             click.echo(
-                f"| {env} | {figure} | {len(fast)} | {np.mean(fast):.1f} | {np.mean(plain):.1f} | "
-                f"{(np.mean(fast) - np.mean(plain)) * share:.1f} ({low * share:.1f} to {high * share:.1f}) |"
+                f"| {env} | {metric} | {len(numpy)} | {np.mean(numpy):.1f} | {np.mean(sb3):.1f} | "
+                f"{(np.mean(numpy) - np.mean(sb3)) * percent:.1f} ({low * percent:.1f} to {high * percent:.1f}) |"
             )
 
 

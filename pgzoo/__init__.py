@@ -9,6 +9,8 @@ import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from pgzoo._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from pgzoo.algorithm.policy_gradient import PolicyGradient as PolicyGradient
     from pgzoo.errors import ConfigError as ConfigError
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
     from pgzoo.interface.types import State as State
     from pgzoo.registry.plugins import Registry as Registry
 
-__version__ = "0.1.0"
 
 _HOME = {
     "PolicyGradient": "algorithm.policy_gradient",

@@ -1,11 +1,11 @@
-"""One sample of speed.py: a contestant trains, in a process and, where it needs one, a virtual environment of its own.
+"""One sample of speed.py: a competitor trains, in a process and, if it needs one, a virtual environment of its own.
 
-    python benchmarks/contestants.py '{"algorithm": "ppo", "env": "CartPole-v1", "n_envs": 8, "options": {}}' pgzoo 5
+    python benchmarks/competitors.py '{"algorithm": "ppo", "env": "CartPole-v1", "n_envs": 8, "options": {}}' pgzoo 5
 
-It trains until policy, environments and caches are warm, then counts steps for so many seconds, on one core and with
-one thread unless the cell says otherwise, and prints steps a second, peak memory, the shares of the time, and what
-other processes used meanwhile.
-Imports stand in the functions, since no environment has all of them.
+It trains until the policy, the environments and the caches are warm, and then counts steps for the given number of
+seconds, on one core and with one thread unless the job says otherwise. It prints steps per second, peak memory, the
+shares of the time, and the CPU time that other processes used meanwhile.
+Imports are inside functions, because no environment has all of them.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from typing import Any
 
 WARM_SECONDS = 1.0
 GAMMA, GAE_LAMBDA, CLIP, MAX_GRAD_NORM = 0.99, 0.95, 0.2, 0.5
-"""SB3's defaults for PPO, said to those that have others."""
+"""SB3's defaults for PPO, passed to libraries with other defaults."""
 LEARNING_RATE = 0.0
-"""Of all: an update costs what it costs, and nobody's episodes grow longer, and cheaper, the faster it is."""
+"""Of every competitor. A policy that learned would have longer, and therefore cheaper, episodes the faster it is."""
 
 
 class Clock:
-    """Counts steps from when everything is warm; `add` says when it is enough."""
+    """Counts steps once everything is warm. `add` says when the sample is complete."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds, self.phases = seconds, dict[str, float]()
         self._first, self._began = 0.0, 0.0
 
     def add(self, n_steps: int) -> bool:
-        """Take in that n_steps were trained; return whether the sample is complete."""
+        """Count n_steps of training. Return whether the sample is complete."""
         now = time.perf_counter()
         if not self._began:
             self._first = self._first or now
             if now - self._first >= WARM_SECONDS:
                 self.phases.update(dict.fromkeys(self.phases, 0.0))
                 self._began, self._done = now, 0
-                self._own, self._busy = _own_seconds(), _busy_seconds()
+                self._own_before, self._busy_before = _own_seconds(), _busy_seconds()
             return False
         self._done += n_steps
         self._taken = now - self._began
@@ -52,7 +52,7 @@ class Clock:
 
     def result(self) -> dict[str, Any]:
         """Return the sample."""
-        others = (_busy_seconds() - self._busy) - (_own_seconds() - self._own)
+        others = (_busy_seconds() - self._busy_before) - (_own_seconds() - self._own_before)
         return {
             "steps_per_second": self._done / self._taken,
             "seconds": self._taken,
@@ -63,12 +63,12 @@ class Clock:
 
 
 def _own_seconds() -> float:
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    used = [resource.getrusage(competitor) for competitor in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
 def _busy_seconds() -> float:
-    """Return the CPU seconds that all processes used; 0 where /proc does not tell."""
+    """Return the CPU seconds that all processes used; 0 without /proc."""
     try:
         user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
     except OSError:
@@ -79,50 +79,50 @@ def _busy_seconds() -> float:
 # ---------------------------------------------------------------- SB3's interface: pgzoo, SB3, sbx
 
 
-def make_env(cell: dict[str, Any], *, columns: bool) -> Any:
-    """Return SB3's stock environments, seeded; or pgzoo's columns of the same."""
+def make_env(job: dict[str, Any], *, vector: bool) -> Any:
+    """Return SB3's stock environments, seeded, or pgzoo's vector environment of the same."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.envs import FakeImageEnv
     from stable_baselines3.common.vec_env import VecMonitor
 
-    if columns:
-        from pgzoo.training.vec_envs import make_columns
+    if vector:
+        from pgzoo.training.vec_envs import make_vector_env
 
-        env = make_columns(cell["env"], cell["n_envs"], {})
+        env = make_vector_env(job["env"], job["n_envs"], {})
         env.seed(0)
         return VecMonitor(env)
-    return make_vec_env(FakeImageEnv if cell["env"] == "image" else cell["env"], n_envs=cell["n_envs"], seed=0)
+    return make_vec_env(FakeImageEnv if job["env"] == "image" else job["env"], n_envs=job["n_envs"], seed=0)
 
 
-def learn(cell: dict[str, Any], who: str, clock: Clock) -> None:
+def learn(job: dict[str, Any], competitor: str, clock: Clock) -> None:
     """Train pgzoo, SB3 or sbx."""
-    name, _, how = who.partition("/")
-    env = make_env(cell, columns=how == "vector")
-    policy = "CnnPolicy" if cell["env"] == "image" else "MlpPolicy"
-    options = {"seed": 0, "learning_rate": LEARNING_RATE, **cell["options"]}
+    name, _, how = competitor.partition("/")
+    env = make_env(job, vector=how == "vector")
+    policy = "CnnPolicy" if job["env"] == "image" else "MlpPolicy"
+    options = {"seed": 0, "learning_rate": LEARNING_RATE, **job["options"]}
     if name == "sbx":
         import sbx
 
-        model = getattr(sbx, cell["algorithm"].upper())(policy, env, **options)
+        model = getattr(sbx, job["algorithm"].upper())(policy, env, **options)
     elif name == "sb3":
         import stable_baselines3
 
-        model = getattr(stable_baselines3, cell["algorithm"].upper())(policy, env, device="cpu", **options)
+        model = getattr(stable_baselines3, job["algorithm"].upper())(policy, env, device="cpu", **options)
     else:
         from pgzoo import PolicyGradient
 
-        fast = {"pgzoo": "auto", "plain": False}[name]
-        model = PolicyGradient(policy, env, cell["algorithm"], device="cpu", fast=fast, **options)
+        fast: Any = False if how == "sb3-backend" else "auto"
+        model = PolicyGradient(policy, env, job["algorithm"], device="cpu", fast=fast, **options)
     clock.phases = {"environments": 0.0, "sampling": 0.0, "update": 0.0}
     _timed(model.env, "step", clock.phases, "environments")
     _timed(model, "collect_rollouts", clock.phases, "sampling")
     _timed(model, "train", clock.phases, "update")
     model.learn(1)
-    enough = False
-    while not enough:
+    complete = False
+    while not complete:
         before = model.num_timesteps
-        model.learn(max(2000, 2 * cell["n_envs"] * model.n_steps), reset_num_timesteps=False)
-        enough = clock.add(model.num_timesteps - before)
+        model.learn(max(2000, 2 * job["n_envs"] * model.n_steps), reset_num_timesteps=False)
+        complete = clock.add(model.num_timesteps - before)
 
 
 def _timed(owner: Any, name: str, phases: dict[str, float], phase: str) -> None:
@@ -138,25 +138,25 @@ def _timed(owner: Any, name: str, phases: dict[str, float], phase: str) -> None:
     setattr(owner, name, wrapped)
 
 
-def step(cell: dict[str, Any], who: str, clock: Clock) -> None:
-    """Step the environments with random actions, the ceiling of all."""
+def step(job: dict[str, Any], competitor: str, clock: Clock) -> None:
+    """Step the environments with random actions, which bounds the speed of training."""
     import numpy as np
 
-    env = make_env(cell, columns=who == "raw/vector")
+    env = make_env(job, vector=competitor == "raw/vector")
     env.reset()
     actions = [np.array([env.action_space.sample() for _ in range(env.num_envs)]) for _ in range(64)]
-    enough = False
-    while not enough:
+    complete = False
+    while not complete:
         for action in actions:
             env.step(action)
-        enough = clock.add(len(actions) * env.num_envs)
+        complete = clock.add(len(actions) * env.num_envs)
 
 
-# ---------------------------------------------------------------- others, on PPO
+# ---------------------------------------------------------------- other libraries, on PPO
 
 
-def tianshou(cell: dict[str, Any], who: str, clock: Clock) -> None:
-    """Train Tianshou's PPO by its procedural interface."""
+def tianshou(job: dict[str, Any], competitor: str, clock: Clock) -> None:
+    """Train Tianshou's PPO through its procedural interface."""
     import gymnasium as gym
     import torch
     from tianshou.algorithm import PPO
@@ -168,7 +168,7 @@ def tianshou(cell: dict[str, Any], who: str, clock: Clock) -> None:
     from tianshou.utils.net.common import Net
     from tianshou.utils.net.discrete import DiscreteActor, DiscreteCritic
 
-    envs = DummyVectorEnv([lambda: gym.make(cell["env"])] * cell["n_envs"])
+    envs = DummyVectorEnv([lambda: gym.make(job["env"])] * job["n_envs"])
     envs.seed(0)
     observations, actions = envs.observation_space[0], envs.action_space[0]
     bodies = [Net(state_shape=observations.shape, hidden_sizes=(64, 64), activation=torch.nn.Tanh) for _ in range(2)]
@@ -188,31 +188,31 @@ def tianshou(cell: dict[str, Any], who: str, clock: Clock) -> None:
         gae_lambda=GAE_LAMBDA,
         gamma=GAMMA,
     )
-    options = cell["options"]
-    n_steps = cell["n_envs"] * options["n_steps"]
-    buffer = VectorReplayBuffer(n_steps, cell["n_envs"])
+    options = job["options"]
+    n_steps = job["n_envs"] * options["n_steps"]
+    buffer = VectorReplayBuffer(n_steps, job["n_envs"])
     collector = Collector[CollectStats](algorithm, envs, buffer)
     collector.reset()
-    enough = False
-    while not enough:
+    complete = False
+    while not complete:
         with policy_within_training_step(algorithm.policy):
             collector.collect(n_step=n_steps)
             algorithm.update(buffer=buffer, batch_size=options["batch_size"], repeat=options["n_epochs"])
         collector.reset_buffer(keep_statistics=True)
-        enough = clock.add(n_steps)
+        complete = clock.add(n_steps)
 
 
-class _EnoughError(Exception):
-    """Ends a script that has no other end."""
+class _CompleteError(Exception):
+    """Ends a script that would run on."""
 
 
-def cleanrl(cell: dict[str, Any], who: str, clock: Clock) -> None:
-    """Run CleanRL's ppo.py as it is; it prints its speed after each update, which is when a clock is looked at."""
-    options = cell["options"]
-    n_steps = cell["n_envs"] * options["n_steps"]
-    given = {
-        "env-id": cell["env"],
-        "num-envs": cell["n_envs"],
+def cleanrl(job: dict[str, Any], competitor: str, clock: Clock) -> None:
+    """Run CleanRL's ppo.py as it is. It prints its speed after each update, and each print is one tick of the clock."""
+    options = job["options"]
+    n_steps = job["n_envs"] * options["n_steps"]
+    flags = {
+        "env-id": job["env"],
+        "num-envs": job["n_envs"],
         "num-steps": options["n_steps"],
         "num-minibatches": n_steps // options["batch_size"],
         "update-epochs": options["n_epochs"],
@@ -223,26 +223,26 @@ def cleanrl(cell: dict[str, Any], who: str, clock: Clock) -> None:
         "total-timesteps": 10**9,
     }
 
-    def tell(*words: Any, **_: Any) -> None:
+    def on_print(*words: Any, **_: Any) -> None:
         if words and words[0] == "SPS:" and clock.add(n_steps):
-            raise _EnoughError
+            raise _CompleteError
 
-    sys.argv = ["ppo.py", *(word for name, value in given.items() for word in (f"--{name}", str(value)))]
-    printed = builtins.print
+    sys.argv = ["ppo.py", *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
+    original_print = builtins.print
     with tempfile.TemporaryDirectory() as folder:
-        os.chdir(folder)  # it writes runs/ there
-        builtins.print = tell
+        os.chdir(folder)  # the script writes runs/ there
+        builtins.print = on_print
         try:
             runpy.run_module("cleanrl.ppo", run_name="__main__")
-        except _EnoughError:
+        except _CompleteError:
             pass
         finally:
-            builtins.print = printed
+            builtins.print = original_print
             os.chdir("/")
 
 
-CONTESTANTS: dict[str, Callable[[dict[str, Any], str, Clock], None]] = {
-    **dict.fromkeys(("pgzoo", "pgzoo/vector", "plain", "sb3", "sb3/vector", "sbx"), learn),
+COMPETITORS: dict[str, Callable[[dict[str, Any], str, Clock], None]] = {
+    **dict.fromkeys(("pgzoo", "pgzoo/vector", "pgzoo/sb3-backend", "sb3", "sb3/vector", "sbx"), learn),
     **dict.fromkeys(("raw", "raw/vector"), step),
     "tianshou": tianshou,
     "cleanrl": cleanrl,
@@ -250,16 +250,16 @@ CONTESTANTS: dict[str, Callable[[dict[str, Any], str, Clock], None]] = {
 
 
 def main() -> None:
-    """Print a sample as JSON."""
-    cell, who, seconds = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
-    if cell.get("one_thread", True):
+    """Print one sample as JSON."""
+    job, competitor, seconds = json.loads(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+    if job.get("one_thread", True):
         if hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
         import torch
 
         torch.set_num_threads(1)
     clock = Clock(seconds)
-    CONTESTANTS[who](cell, who, clock)
+    COMPETITORS[competitor](job, competitor, clock)
     print(json.dumps(clock.result()))
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pgzoo import Baseline, PluginError, Range, Registry, hookimpl
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.registry.plugins import PARTS, Source
+from pgzoo.registry.plugins import PART_TYPES, Source
 
 GOOD = '''
 """Half of the value."""
@@ -54,7 +54,7 @@ def test_the_built_in_plugins_come_by_entry_point() -> None:
 
 def test_every_part_is_documented_and_says_why_it_is_biased() -> None:
     registry = Registry.discover()
-    for kind in PARTS:
+    for kind in PART_TYPES:
         for name in registry.names(kind):
             part: Any = registry.part(kind, name)()
             assert type(part).__doc__, name

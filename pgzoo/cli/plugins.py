@@ -28,17 +28,17 @@ def list_(plugin_files: tuple[Path, ...]) -> None:
     """List every recipe, estimator, baseline and objective, and where each comes from."""
     from rich.console import Console
 
-    from pgzoo.registry.plugins import PARTS
+    from pgzoo.registry.plugins import PART_TYPES
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
     recipes = _table("recipes", "name", "estimator+baseline+objective", "from")
     for name in registry.recipes():
         recipe = registry.recipe(name)
-        parts = [_part_name(getattr(recipe, kind)) for kind in PARTS]
+        parts = [_part_name(getattr(recipe, kind)) for kind in PART_TYPES]
         recipes.add_row(name, "+".join(parts), str(registry.source("recipe", name)))
     console.print(recipes)
-    for kind in PARTS:
+    for kind in PART_TYPES:
         table = _table(f"{kind}s", "name", "unbiased", "what", "from")
         for name in registry.names(kind):
             part = registry.part(kind, name)()
@@ -55,7 +55,7 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
     from rich.console import Console
 
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry.plugins import PARTS
+    from pgzoo.registry.plugins import PART_TYPES
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
@@ -63,12 +63,12 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
     if name in registry.recipes():
         found = True
         _show_recipe(console, registry, registry.recipe(name))
-    for kind in PARTS:
+    for kind in PART_TYPES:
         if name in registry.names(kind):
             found = True
             _show_part(console, registry, kind, registry.part(kind, name)())
     if not found:
-        known = [*registry.recipes(), *(n for kind in PARTS for n in registry.names(kind))]
+        known = [*registry.recipes(), *(n for kind in PART_TYPES for n in registry.names(kind))]
         raise PluginError(unknown("plugin", name, known))
 
 
@@ -113,9 +113,9 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[Any]:
     """Return the parts of these names, of a recipe all of its own; each once."""
     from pgzoo.errors import PluginError, unknown
     from pgzoo.registry.combination import resolve
-    from pgzoo.registry.plugins import PARTS
+    from pgzoo.registry.plugins import PART_TYPES
 
-    every = {(kind, name): registry.part(kind, name) for kind in PARTS for name in registry.names(kind)}
+    every = {(kind, name): registry.part(kind, name) for kind in PART_TYPES for name in registry.names(kind)}
     if names == ("all",):
         return list(every.values())
     found: list[Any] = []

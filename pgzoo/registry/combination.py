@@ -11,7 +11,7 @@ from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe
 from pgzoo.interface.types import Need
-from pgzoo.registry.plugins import PARTS, Kind, Registry
+from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
 from pgzoo.registry.settings import AlgorithmConfig
 
 DEFAULT_RECIPE = "rtg_value"
@@ -130,7 +130,7 @@ def resolve(
     recipe = _recipe(registry, plugin)
     chosen: dict[Kind, tuple[type[Part], dict[str, Any]]] = {}
     replacements = {"estimator": estimator, "baseline": baseline, "objective": objective}
-    for kind in PARTS:
+    for kind in PART_TYPES:
         chosen[kind] = _choose(registry, kind, getattr(recipe, kind), replacements[kind])
     settings = dict(recipe.defaults)
     _assign(chosen, settings, dict(overrides or {}))
@@ -151,7 +151,7 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
     names = plugin.split("+")
     if len(names) > 3:
         raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
-    chosen: dict[str, Any] = dict(zip(PARTS, names, strict=False))
+    chosen: dict[str, Any] = dict(zip(PART_TYPES, names, strict=False))
     return Recipe(plugin, "", **chosen)
 
 
@@ -159,7 +159,7 @@ def _choose(
     registry: Registry, kind: Kind, default: PartSpec, replacement: PartSpec | Part | None
 ) -> tuple[type[Part], dict[str, Any]]:
     name, fields = _name_and_fields(kind, default)
-    if isinstance(replacement, PARTS[kind]):
+    if isinstance(replacement, PART_TYPES[kind]):
         return type(replacement), plain_fields(replacement)
     if replacement is not None:
         if not isinstance(replacement, (str, Mapping)):

@@ -25,7 +25,7 @@ RESERVED: Final = frozenset(
     {"name", "kind", "needs", "unbiased", "bias", "discounted_from", "multi_epoch", "plugin_api"}
 )
 Kind: TypeAlias = Literal["estimator", "baseline", "objective"]
-PARTS: Final[Mapping[Kind, type[Part]]] = {
+PART_TYPES: Final[Mapping[Kind, type[Part]]] = {
     "estimator": Estimator,
     "baseline": Baseline,
     "objective": Objective,
@@ -260,7 +260,7 @@ def _clash(kind: str, name: str, taken: tuple[Any, Source] | None, source: Sourc
 def _check(item: Any) -> None:
     """Raise PluginError where an offered object breaks the interface."""
     if not isinstance(item, Recipe):
-        if not (isinstance(item, type) and issubclass(item, tuple(PARTS.values()))):
+        if not (isinstance(item, type) and issubclass(item, tuple(PART_TYPES.values()))):
             raise PluginError(f"{item!r} is no Estimator, Baseline, Objective or Recipe")
         if not dataclasses.is_dataclass(item) or not item.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             raise PluginError(f"{item.__name__} must be decorated with @dataclass(frozen=True)")

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields
 from pgzoo.registry.combination import Combination, resolve
-from pgzoo.registry.plugins import PARTS, Registry
+from pgzoo.registry.plugins import PART_TYPES, Registry
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def _overridden(config: ExperimentConfig, overrides: Mapping[str, Any]) -> dict[
     `estimator.gae_lambda` and `gae_lambda` are one name here, and a replaced part takes its values with it.
     """
     gone = {name for name in overrides if "." not in name} | {name.rpartition(".")[2] for name in overrides}
-    for kind in PARTS:
+    for kind in PART_TYPES:
         if kind in overrides:
             gone |= set(declared(type(config.combination.parts[kind])))
     kept = {key: value for key, value in config.entry.items() if key.rpartition(".")[2] not in gone}
@@ -117,14 +117,14 @@ def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[
 def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], where: str) -> ExperimentConfig:
     run_params = declared(RunConfig)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}
-    parts = {key: value for key, value in entry.items() if key in PARTS}
-    rest = {key: value for key, value in entry.items() if key not in run_params and key not in PARTS}
+    parts = {key: value for key, value in entry.items() if key in PART_TYPES}
+    rest = {key: value for key, value in entry.items() if key not in run_params and key not in PART_TYPES}
     try:
         combination = resolve(registry, plugin, overrides=rest, **parts)
     except ConfigError as error:
         key = next((key for key in rest if f"unknown hyperparameter {key!r}" in str(error)), None)
         if key is not None and "did you mean" not in str(error):
-            hint = unknown("hyperparameter", key, [*run_params, *PARTS])
+            hint = unknown("hyperparameter", key, [*run_params, *PART_TYPES])
             if "did you mean" in hint:
                 raise ConfigError(hint) from error
         raise
@@ -213,7 +213,7 @@ def _located(
     if not lines:
         return error
     file = where.split(", ")[0]
-    parts = {key: value for key, value in entry.items() if key in PARTS}
+    parts = {key: value for key, value in entry.items() if key in PART_TYPES}
     for key, value in entry.items():
         try:
             _build(registry, plugin, env, {**parts, key: value}, where)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry.combination import ALGORITHM, Combination
-from pgzoo.registry.plugins import PARTS, Registry
+from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.training.config import ExperimentConfig, load_config
 
@@ -218,10 +218,10 @@ def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) 
     """
     kinds = tuple(kinds)
     for kind in kinds:
-        if kind not in PARTS:
-            raise ConfigError(unknown("kind of part", kind, PARTS))
+        if kind not in PART_TYPES:
+            raise ConfigError(unknown("kind of part", kind, PART_TYPES))
     own = load_config(registry, base, env).combination.parts
-    names = [registry.names(kind) if kind in kinds else [own[kind].name] for kind in PARTS]
+    names = [registry.names(kind) if kind in kinds else [own[kind].name] for kind in PART_TYPES]
     found = []
     for parts in itertools.product(*names):
         combination = "+".join(parts)

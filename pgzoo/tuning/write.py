@@ -13,7 +13,7 @@ import optuna
 
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import plain_fields
-from pgzoo.registry.plugins import PARTS, Registry
+from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry, load_config
 from pgzoo.tuning.results import (
     Retrained,
@@ -139,6 +139,6 @@ def _check(registry: Registry, partial: Path, file: Path, env: str, plugin: str,
     meant = config_from_entry(registry, plugin, env, trained)
     same = written.run == meant.run and written.combination.algorithm == meant.combination.algorithm
     if not same or any(
-        plain_fields(written.combination.parts[k]) != plain_fields(meant.combination.parts[k]) for k in PARTS
+        plain_fields(written.combination.parts[k]) != plain_fields(meant.combination.parts[k]) for k in PART_TYPES
     ):
         raise ConfigError(f"{file} was left as it is: with the new entry it would not say what the trial trained")

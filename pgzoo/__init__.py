@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pgzoo.errors import PluginError as PluginError
     from pgzoo.interface.batch import Batch as Batch
     from pgzoo.interface.hookspecs import hookimpl as hookimpl
+    from pgzoo.interface.hyperparameters import Positive as Positive
     from pgzoo.interface.hyperparameters import Range as Range
     from pgzoo.interface.hyperparameters import Schedule as Schedule
     from pgzoo.interface.hyperparameters import Search as Search
@@ -56,6 +57,7 @@ _HOME = {
     "Recipe": "interface.parts",
     "Spaces": "interface.parts",
     "State": "interface.types",
+    "Positive": "interface.hyperparameters",
     "Range": "interface.hyperparameters",
     "Schedule": "interface.hyperparameters",
     "Search": "interface.hyperparameters",

@@ -46,6 +46,10 @@ class Range:
         return f"{left}{self.low:g}, {self.high:g}{right}".replace("inf", "∞")
 
 
+Positive = Range(0, open_low=True)
+"""The numbers above 0: `clip_range: Annotated[float, Positive, "ε"] = 0.2`."""
+
+
 @dataclass(frozen=True)
 class Search:
     """Where a tuner looks: the interval [low, high] (`log`: log-uniform), or one of `choices`."""

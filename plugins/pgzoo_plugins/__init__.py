@@ -1,1 +1,1 @@
-"""pgzoo's built-in plugins, one short file each; they use only pgzoo's public interface."""
+"""The built-in plugins of pgzoo, one short file each. They import only names that pgzoo exports."""

@@ -1,4 +1,4 @@
-"""The batch's own mean return."""
+"""The mean return over all steps of the batch."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pgzoo import Array, Baseline, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class BatchMean(Baseline):
-    """b = the mean of R̂ over all steps of the batch (Williams 1992; Greensmith et al. 2004)."""
+    """b = mean of R̂ over all steps of the batch (Williams 1992; Greensmith et al. 2004)."""
 
     name = "batch_mean"
     unbiased = False
     per_episode = True
-    bias = "the mean contains the own episode's return"
+    bias = "the mean includes the return it is compared with"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
-        """Return one number for b, and c = 1."""
+        """Return b, a number, and c = 1."""
         return rollout.mean(returns), 1.0
 
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [BatchMean]

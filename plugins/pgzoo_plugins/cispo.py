@@ -1,4 +1,4 @@
-"""CISPO: the ratio is clipped as a weight, so that every step keeps its gradient."""
+"""CISPO: the clipped ratio is a constant weight, and every step keeps a gradient."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from pgzoo import Batch, Metrics, Objective, Range, Schedule, Search, State, hoo
 if TYPE_CHECKING:
     import torch
 
-POSITIVE = Range(0, open_low=True)
-
 
 @dataclass(frozen=True)
 class CISPO(Objective):
-    """L = −mean(sg(min(ρ, 1 + ε_high)) Ψ log π), sg: no gradient (MiniMax-M1, 2025, eq. 4 and 5).
+    """L = −mean(sg(min(ρ, 1 + ε_high)) Ψ log π), where sg stops the gradient (MiniMax-M1, 2025, eq. 4 and 5).
 
-    PPO's clip gives a step beyond it no gradient at all; here it only limits the step's weight. The report
-    names no ε_high; the default is DAPO's.
+    PPO's clip removes the gradient of a step whose ratio is clipped. Here the clip only limits the weight of the step.
+    The paper does not state ε_high. The default is DAPO's.
     """
 
     name = "cispo"
     multi_epoch = True
-    clip_range_high: Annotated[float | Schedule, Range(0), Search(choices=(0.2, 0.28, 1.0, 4.0)), "ε_high"] = 0.28
+    clip_range_high: Annotated[
+        float | Schedule, Range(0), Search(choices=(0.2, 0.28, 1.0, 4.0)), "clip ρ at 1 + ε_high"
+    ] = 0.28
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""
@@ -36,5 +36,5 @@ class CISPO(Objective):
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [CISPO]

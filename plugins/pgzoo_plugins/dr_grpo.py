@@ -1,4 +1,4 @@
-"""Dr. GRPO: clipped, summed over steps and divided by a constant length."""
+"""Dr. GRPO: the clipped surrogate, summed over the steps of an episode and divided by a constant length."""
 
 from __future__ import annotations
 
@@ -8,32 +8,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from pgzoo import AggregateParam, Array, Batch, Metrics, Objective, Range, Rollout, Schedule, Search, State, hookimpl
+from pgzoo import AggregateParam, Array, Batch, Metrics, Objective, Positive, Rollout, Schedule, Search, State, hookimpl
 
 if TYPE_CHECKING:
     import torch
 
-POSITIVE = Range(0, open_low=True)
-
 
 @dataclass(frozen=True)
 class DrGRPO(Objective):
-    """L = −(1/E) Σ_e (1/L) Σ_t min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ), L a constant (Liu et al. 2025).
+    """L = −(1/E) Σ_e (1/L) Σ_t min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ) (Liu et al. 2025).
 
-    Dividing by an episode's own length, as GRPO does, weighs the steps of short good episodes more and of long
-    bad ones less. It goes with the baseline `group` at `scale` "none".
+    E is the number of episodes and L a constant. GRPO divides by the length T_e of each episode instead, which gives
+    more weight to short good episodes and less to long bad ones. Use it with the baseline `group` and `scale` "none".
     """
 
     name = "dr_grpo"
     multi_epoch = True
     aggregate: AggregateParam = "episode_sum"
-    clip_range: Annotated[float | Schedule, POSITIVE, Search(choices=(0.1, 0.2, 0.3, 0.4)), "ε"] = 0.2
-    length: Annotated[float, POSITIVE, "L, steps: the longest episode, or any constant"] = 100.0
+    clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
+    length: Annotated[float, Positive, "L in steps: the longest possible episode, or any constant"] = 100.0
 
     def weights(self, rollout: Rollout) -> Array:
-        """Return those of `aggregate` divided by L, for the loss and the entropy bonus."""
+        """Return the weights of `aggregate` (M,) divided by L. They apply to the loss and the entropy bonus."""
         weights = super().weights(rollout)
-        return (np.full(rollout.lengths.sum(), 1 / rollout.lengths.sum()) if weights is None else weights) / self.length
+        if weights is None:  # the plain mean over M steps
+            n_steps = rollout.lengths.sum()
+            weights = np.full(n_steps, 1 / n_steps)
+        return weights / self.length
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""
@@ -48,5 +49,5 @@ class DrGRPO(Objective):
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [DrGRPO]

@@ -1,4 +1,4 @@
-"""REINFORCE's return: every action is credited with the whole episode."""
+"""The return of REINFORCE: every action is credited with the rewards of the whole episode."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pgzoo import Array, Estimator, Need, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class FullReturn(Estimator):
-    """R̂_t = Σ_{k=0}^{end} γ^k r_k, the same for every t of the episode (Williams 1992, REINFORCE)."""
+    """R̂_t = Σ_{k=0}^{T−1} γ^k r_k, the same for all T steps of an episode (REINFORCE, Williams 1992)."""
 
     name = "full_return"
     needs = frozenset({Need.COMPLETE_EPISODES})
@@ -19,12 +19,12 @@ class FullReturn(Estimator):
     discounted_from = "start"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        """Return R̂ (T, N): the rewards, each discounted from the episode's start, summed."""
+        """Return R̂ (T, N)."""
         discounted = rollout.gamma**rollout.step * rollout.rewards
         return rollout.episode_sums(discounted)[rollout.episode]
 
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [FullReturn]

@@ -1,4 +1,4 @@
-"""The built-in recipes that compare episodes from the same start."""
+"""The built-in recipes that compare episodes from the same initial state."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Iterable
 from pgzoo import Recipe, hookimpl
 
 SEVERAL_EPOCHS = {"n_epochs": 4}
-"""With one, ρ is 1 throughout, and a clip has nothing to do."""
+"""With a single epoch ρ = 1 at every step, and the clip has no effect."""
 
 RECIPES = (
     Recipe(
         "rloo",
-        "the return minus the mean of the group's others (RLOO, Kool et al. 2019; Ahmadian et al. 2024)",
+        "the return minus the mean of the others in its group (RLOO, Kool et al. 2019; Ahmadian et al. 2024)",
         "full_return",
         "leave_one_out",
         {"name": "policy_gradient", "aggregate": "episode_sum"},
@@ -20,7 +20,7 @@ RECIPES = (
     ),
     Recipe(
         "grpo",
-        "the return standardised within its group, clipped, near a reference policy (Shao et al. 2024)",
+        "the return standardised within its group, with a clipped ratio and a KL penalty (Shao et al. 2024)",
         "full_return",
         "group",
         "grpo",
@@ -28,7 +28,7 @@ RECIPES = (
     ),
     Recipe(
         "dr_grpo",
-        "GRPO without its two biases, the std and each episode's own length (Liu et al. 2025)",
+        "GRPO without division by the standard deviation or by the episode's length (Liu et al. 2025)",
         "full_return",
         {"name": "group", "scale": "none"},
         "dr_grpo",
@@ -36,7 +36,7 @@ RECIPES = (
     ),
     Recipe(
         "dapo",
-        "GRPO with an asymmetric clip, and groups without a signal sampled anew (Yu et al. 2025)",
+        "GRPO with an asymmetric clip range that resamples groups of equal returns (Yu et al. 2025)",
         "full_return",
         "group",
         "dapo",
@@ -44,7 +44,7 @@ RECIPES = (
     ),
     Recipe(
         "gspo",
-        "GRPO clipped on the ratio of whole episodes (Zheng et al. 2025)",
+        "GRPO that clips the ratio of whole episodes (Zheng et al. 2025)",
         "full_return",
         "group",
         "gspo",
@@ -52,7 +52,7 @@ RECIPES = (
     ),
     Recipe(
         "cispo",
-        "GRPO with the clip on the weight of a step (MiniMax-M1, 2025)",
+        "GRPO in which the clip limits the weight of a step (MiniMax-M1, 2025)",
         "full_return",
         "group",
         "cispo",
@@ -63,5 +63,5 @@ RECIPES = (
 
 @hookimpl
 def pgzoo_recipes() -> Iterable[Recipe]:
-    """Offer the recipes."""
+    """Register the recipes."""
     return RECIPES

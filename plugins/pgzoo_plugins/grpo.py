@@ -1,4 +1,4 @@
-"""GRPO: clipped, averaged over episodes, with a penalty for leaving a reference policy."""
+"""GRPO: the clipped surrogate, averaged over episodes, with a KL penalty to a reference policy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pgzoo import (
     Batch,
     Metrics,
     Objective,
+    Positive,
     Range,
     Rollout,
     Schedule,
@@ -24,29 +25,30 @@ from pgzoo import (
 if TYPE_CHECKING:
     import torch
 
-POSITIVE = Range(0, open_low=True)
-
 
 @dataclass(frozen=True)
 class GRPO(Objective):
     """L = −(1/E) Σ_e (1/T_e) Σ_t [min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ) − β k3] (Shao et al. 2024, eq. 3).
 
-    k3 = e^q − q − 1 with q = log π_ref − log π estimates KL(π ‖ π_ref) (eq. 4). The reference is the policy that
-    training began with (a saved model goes on with its own); or is copied from the policy every `refresh_every`
-    updates; or follows it, θ_ref ← decay θ_ref + (1 − decay) θ. With β = 0 there is none.
+    k3 = e^q − q − 1 with q = log π_ref − log π estimates KL(π ‖ π_ref) (eq. 4). With β = 0 there is no reference.
+    `reference` chooses π_ref:
+
+    - initial: the policy at the start of training, which is saved with the model;
+    - refreshed: a copy of the policy, renewed every `refresh_every` updates;
+    - average: θ_ref ← decay θ_ref + (1 − decay) θ after each update.
     """
 
     name = "grpo"
     multi_epoch = True
     aggregate: AggregateParam = "episode_mean"
-    clip_range: Annotated[float | Schedule, POSITIVE, Search(choices=(0.1, 0.2, 0.3, 0.4)), "ε"] = 0.2
-    kl_coef: Annotated[float, Range(0), Search(1e-4, 0.1, log=True), "β"] = 0.04
-    reference: Annotated[Literal["initial", "refreshed", "average"], "the policy that k3 compares with"] = "initial"
-    refresh_every: Annotated[int, Range(1), "updates between two copies of a refreshed reference"] = 50
-    decay: Annotated[float, Range(0, 1, open_high=True), "share kept of an average reference"] = 0.99
+    clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
+    kl_coef: Annotated[float, Range(0), Search(1e-4, 0.1, log=True), "β, weight of the KL penalty"] = 0.04
+    reference: Annotated[Literal["initial", "refreshed", "average"], "which policy π_ref is"] = "initial"
+    refresh_every: Annotated[int, Range(1), "updates between two copies, if refreshed"] = 50
+    decay: Annotated[float, Range(0, 1, open_high=True), "share of θ_ref that is kept, if average"] = 0.99
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module | None:
-        """Return the reference policy."""
+        """Return the reference policy, or None if β = 0."""
         from pgzoo import ReferencePolicy
 
         return ReferencePolicy(spaces.policy) if self.kl_coef else None
@@ -69,7 +71,7 @@ class GRPO(Objective):
     def update(
         self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
     ) -> Metrics:
-        """Move the reference."""
+        """Refresh or average the reference policy."""
         if state is not None and self.reference == "refreshed":
             state.refresh(self.refresh_every)
         elif state is not None and self.reference == "average":
@@ -79,5 +81,5 @@ class GRPO(Objective):
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [GRPO]

@@ -1,4 +1,4 @@
-"""GSPO: clipped on the ratio of whole episodes."""
+"""GSPO: the clip applies to the ratio of a whole episode."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from pgzoo import AggregateParam, Batch, Metrics, Need, Objective, Range, Schedule, Search, State, hookimpl
+from pgzoo import AggregateParam, Batch, Metrics, Need, Objective, Positive, Schedule, Search, State, hookimpl
 
 if TYPE_CHECKING:
     import torch
-
-POSITIVE = Range(0, open_low=True)
 
 
 @dataclass(frozen=True)
 class GSPO(Objective):
     """L = −(1/E) Σ_e min(s Ψ, clip(s, 1−ε, 1+ε) Ψ), s = (Π_t ρ_t)^(1/T_e) (Zheng et al. 2025, eq. 5 and 7).
 
-    The geometric mean s varies less than ρ, so that ε is smaller than PPO's: the paper has 3e-4 below and 4e-4
-    above, for thousands of tokens. Minibatches are whole episodes, each with one Ψ.
+    The geometric mean s varies less than ρ, and ε is therefore smaller than in PPO. For episodes of thousands of
+    tokens, the paper uses 3e-4 below and 4e-4 above. Minibatches consist of whole episodes, each with a single Ψ.
     """
 
     name = "gspo"
@@ -27,7 +25,7 @@ class GSPO(Objective):
     multi_epoch = True
     whole_episodes = True
     aggregate: AggregateParam = "episode_mean"
-    clip_range: Annotated[float | Schedule, POSITIVE, Search(0.001, 0.2, log=True), "ε"] = 0.05
+    clip_range: Annotated[float | Schedule, Positive, Search(0.001, 0.2, log=True), "clip ρ at 1 ± ε"] = 0.05
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""
@@ -43,5 +41,5 @@ class GSPO(Objective):
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [GSPO]

@@ -1,4 +1,4 @@
-"""The λ-return of TD(λ); minus V it is generalized advantage estimation."""
+"""The λ-return of TD(λ). Minus V it is generalized advantage estimation (GAE)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimp
 
 @dataclass(frozen=True)
 class LambdaReturn(Estimator):
-    """R̂_t = r_t + γ[(1−λ) V(s_{t+1}) + λ R̂_{t+1}], and r_t + γ V(s_{t+1}) at a last step.
+    """R̂_t = r_t + γ [(1−λ) V(s_{t+1}) + λ R̂_{t+1}] (Sutton & Barto 2018, eq. 12.18).
 
-    Sutton & Barto 2018, ch. 12, eq. 12.18; R̂ − V is GAE(λ), Schulman et al. 2016, eq. 16.
+    At the last step of an episode or fragment R̂_t = r_t + γ V(s_{t+1}). R̂_t − V(s_t) is GAE(λ), Schulman et al. 2016,
+    eq. 16.
     """
 
     name = "lambda_return"
     needs = frozenset({Need.VALUES})
     unbiased = False
-    bias = "a learned V stands in for later rewards; at λ=1 only where a step is cut"
-    gae_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ: 0 trusts V, 1 the rewards"] = 0.95
+    bias = "a learned V replaces later rewards; at λ=1 only where the rollout cuts an episode"
+    gae_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ, from bias (0) to variance (1)"] = 0.95
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        """Return R̂ (T, N) as V + A with A_t = δ_t + γλ A_{t+1}.
+        """Return R̂ (T, N) as V + A, with A_t = δ_t + γλ A_{t+1} and δ_t = r_t + γ V(s_{t+1}) − V(s_t).
 
-        A is summed in float32 as in SB3: other rounding would grow until training diverged from its A2C and PPO.
+        A is summed in float32 as in SB3. Different rounding would grow until training diverged from SB3's.
         """
         values = rollout.values
         delta = rollout.rewards + rollout.gamma * rollout.next_values - values
@@ -36,5 +37,5 @@ class LambdaReturn(Estimator):
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [LambdaReturn]

@@ -1,4 +1,4 @@
-"""The mean return of the other episodes."""
+"""The mean return of the other episodes (RLOO)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class LeaveOneOut(Baseline):
-    """b = the mean, over the group's other episodes, of each one's mean R̂ over its steps; no other: 0.
+    """b_i = 1/(K−1) Σ_{j≠i} R_j over the K episodes of a group, R_j the mean of R̂ over episode j (Kool et al. 2019).
 
-    Without groups the whole batch is one. For `full_return` b is the mean of the others' returns: RLOO (Kool et
-    al. 2019; Ahmadian et al. 2024), which is K/(K − 1) (R − mean) for K episodes.
+    With `full_return`, R_j is the return of episode j. This is RLOO (Ahmadian et al. 2024), and
+    R_i − b_i = K/(K−1) (R_i − mean R). Without groups, the batch is one group. If K = 1, b = 0.
     """
 
     name = "leave_one_out"
@@ -24,7 +24,7 @@ class LeaveOneOut(Baseline):
     per_episode = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N), the same over an episode, and c = 1."""
+        """Return b (T, N), constant within an episode, and c = 1."""
         means = rollout.episode_means(returns)
         others = rollout.group_sums(np.ones_like(means)) - 1
         b = np.where(others > 0, rollout.group_sums(means) - means, 0.0) / np.maximum(others, 1)
@@ -33,5 +33,5 @@ class LeaveOneOut(Baseline):
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [LeaveOneOut]

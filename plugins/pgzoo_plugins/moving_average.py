@@ -1,4 +1,4 @@
-"""An exponential average of earlier batches' mean returns."""
+"""An exponential moving average of the mean returns of earlier batches."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MovingAverage(Baseline):
-    """b = m / w with m ← decay·m + (1−decay)·mean(R̂), w ← decay·w + (1−decay), both 0 at first.
+    """b = total / weight, with total ← decay · total + (1 − decay) · mean(R̂), weight ← decay · weight + (1 − decay).
 
-    Williams 1992 (reinforcement comparison); dividing by w corrects for the start at 0. The present batch is
-    not in it, so it is unbiased; before the first batch b = 0.
+    This is reinforcement comparison (Williams 1992). Both sums start at 0 and grow after each update, and the division
+    corrects for the start at 0. The current batch is not included, and therefore b is unbiased. At first, b = 0.
     """
 
     name = "moving_average"
     unbiased = True
     per_episode = True
-    decay: Annotated[float, Range(0, 1, open_high=True), Search(0.5, 0.99), "share kept of the average"] = 0.9
+    decay: Annotated[float, Range(0, 1, open_high=True), Search(0.5, 0.99), "share of the average that is kept"] = 0.9
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:
-        """Return the two sums, as buffers."""
+        """Return both sums as buffers."""
         import torch
 
         state = torch.nn.Module()
@@ -35,11 +35,11 @@ class MovingAverage(Baseline):
         return state
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
-        """Return one number for b, and c = 1."""
+        """Return b, a number, and c = 1."""
         return (float(state.total / state.weight) if state.weight > 0 else 0.0), 1.0
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
-        """Take the batch's mean in."""
+        """Add the mean return of this batch."""
         state.total.mul_(self.decay).add_((1 - self.decay) * rollout.mean(returns))
         state.weight.mul_(self.decay).add_(1 - self.decay)
         return {"moving_average": float(state.total / state.weight)}
@@ -47,5 +47,5 @@ class MovingAverage(Baseline):
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [MovingAverage]

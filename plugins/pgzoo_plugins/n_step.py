@@ -13,29 +13,29 @@ from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimp
 
 @dataclass(frozen=True)
 class NStep(Estimator):
-    """R̂_t = Σ_{k<n} γ^k r_{t+k} + γ^n V(s_{t+n}), shorter where the episode or fragment ends first.
+    """R̂_t = Σ_{k<n} γ^k r_{t+k} + γ^n V(s_{t+n}) (Sutton & Barto 2018, eq. 7.1; A3C, Mnih et al. 2016).
 
-    Sutton & Barto 2018, ch. 7, eq. 7.1; Mnih et al. 2016 (A3C).
+    If the episode or fragment ends within n steps, the sum stops there.
     """
 
     name = "n_step"
     needs = frozenset({Need.VALUES})
     unbiased = False
-    bias = "what comes after n steps is a learned V's guess"
-    horizon: Annotated[int, Range(1), Search(choices=(1, 3, 5, 10, 20)), "n, rewards before V"] = 5
+    bias = "a learned V replaces the rewards after n steps"
+    horizon: Annotated[int, Range(1), Search(choices=(1, 3, 5, 10, 20)), "n, the number of rewards before V"] = 5
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        """Return R̂ (T, N), from the one-step target up: R^(n)_t = r_t + γ R^(n−1)_{t+1}."""
+        """Return R̂ (T, N) by the recursion R^(n)_t = r_t + γ R^(n−1)_{t+1} from the one-step target R^(1)."""
         rewards = rollout.rewards.astype(np.float64)
         one_step = rewards + rollout.gamma * rollout.next_values
         returns = one_step
         for _ in range(min(self.horizon, len(rewards)) - 1):
-            following = np.roll(returns, -1, axis=0)  # the last row is `last`, so what wraps is not used
+            following = np.roll(returns, -1, axis=0)  # the last row is a last step, where `one_step` is used
             returns = np.where(rollout.last, one_step, rewards + rollout.gamma * following)
         return returns
 
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [NStep]

@@ -10,18 +10,18 @@ from pgzoo import Array, Baseline, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class NoBaseline(Baseline):
-    """b_t = 0: the return itself."""
+    """b_t = 0: an action is judged by the return alone."""
 
     name = "none"
     unbiased = True
     per_episode = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
-        """Return b = 0, c = 1."""
+        """Return b = 0 and c = 1."""
         return 0.0, 1.0
 
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [NoBaseline]

@@ -1,4 +1,4 @@
-"""The baseline of least variance."""
+"""The constant baseline of least variance."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class Optimal(Baseline):
-    """b = E[‖∇ log π‖² R̂] / E[‖∇ log π‖²], over the steps of the group's other episodes; no other: 0.
+    """b = E[‖∇ log π‖² R̂] / E[‖∇ log π‖²] over the steps of the other episodes of the group.
 
-    The constant that makes Σ_t Var[∇ log π(a_t|s_t) (R̂_t − b)] least, where terms across time are left out
-    (Weaver & Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008). The score is the
-    one with respect to what the action head puts out. Without groups the whole batch is one.
+    This constant minimises Σ_t Var[∇ log π(a_t | s_t) (R̂_t − b)], which ignores covariances between steps (Weaver &
+    Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008). The gradient is taken with respect to the outputs of the
+    action head. Without groups, the batch is one group. If there is no other episode, b = 0.
     """
 
     name = "optimal"
@@ -25,7 +25,7 @@ class Optimal(Baseline):
     per_episode = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N), the same over an episode, and c = 1."""
+        """Return b (T, N), constant within an episode, and c = 1."""
         weights = rollout.episode_sums(rollout.score_sq_norms)
         weighted = rollout.episode_sums(rollout.score_sq_norms * returns)
         others = rollout.group_sums(weights) - weights
@@ -37,5 +37,5 @@ class Optimal(Baseline):
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [Optimal]

@@ -1,4 +1,4 @@
-"""The plain policy gradient."""
+"""The plain policy gradient, without a ratio."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PolicyGradientLoss(Objective):
-    """L = −mean(Ψ_t log π(a_t | s_t)) (Williams 1992); right for one pass over a rollout."""
+    """L = −mean(Ψ_t log π(a_t | s_t)) (Williams 1992), correct for one pass over a rollout."""
 
     name = "policy_gradient"
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
-        """Return the loss, and log it as SB3's A2C does."""
+        """Return the loss, logged under the name that SB3's A2C uses."""
         loss = -batch.aggregate(batch.advantages * batch.log_probs)
         return loss, {"policy_loss": loss}
 
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [PolicyGradientLoss]

@@ -1,4 +1,4 @@
-"""PPO's clipped surrogate."""
+"""The clipped surrogate of PPO."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from pgzoo import Batch, Metrics, Objective, Range, Schedule, Search, State, hookimpl
+from pgzoo import Batch, Metrics, Objective, Positive, Schedule, Search, State, hookimpl
 
 if TYPE_CHECKING:
     import torch
-
-POSITIVE = Range(0, open_low=True)
 
 
 @dataclass(frozen=True)
 class PPOClip(Objective):
     """L = −mean(min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ)), ρ = π/π_old (Schulman et al. 2017, eq. 7).
 
-    With `clip_range_vf`, the value may move from the old one by that much at most in one update.
+    With `clip_range_vf`, one update moves V(s_t) by at most that much.
     """
 
     name = "ppo_clip"
     multi_epoch = True
-    clip_range: Annotated[float | Schedule, POSITIVE, Search(choices=(0.1, 0.2, 0.3, 0.4)), "ε"] = 0.2
-    clip_range_vf: Annotated[float | Schedule | None, POSITIVE, "ε of the value; none: not clipped"] = None
+    clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
+    clip_range_vf: Annotated[float | Schedule | None, Positive, "largest change of V per update; none: no limit"] = None
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
-        """Return the loss, and log it as SB3's PPO does."""
+        """Return the loss, logged under the names that SB3's PPO uses."""
         surrogate, clip_fraction = batch.clipped_surrogate(self.clip_range, self.clip_range)
         loss = -batch.aggregate(surrogate)
         metrics = {
@@ -40,7 +38,7 @@ class PPOClip(Objective):
         return loss, metrics
 
     def value_loss(self, batch: Batch) -> torch.Tensor:
-        """Return the mean of (V_clipped − R̂)²."""
+        """Return mean (V_clipped − R̂)², with V_clipped = V_old + clip(V − V_old, −ε, ε)."""
         import torch.nn.functional as F
 
         if self.clip_range_vf is None:
@@ -52,5 +50,5 @@ class PPOClip(Objective):
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [PPOClip]

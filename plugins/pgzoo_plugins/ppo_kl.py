@@ -1,4 +1,4 @@
-"""PPO with a KL penalty of adaptive weight."""
+"""PPO with a KL penalty whose coefficient adapts."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
-from pgzoo import Array, Batch, Metrics, Need, Objective, Range, Rollout, Search, Spaces, State, hookimpl
+from pgzoo import Array, Batch, Metrics, Need, Objective, Positive, Rollout, Search, Spaces, State, hookimpl
 
 if TYPE_CHECKING:
     import torch
 
-POSITIVE = Range(0, open_low=True)
-LIMITS = 1e-6, 1e6
-"""Of β, so that a policy that has come to rest, or is thrown about, does not end it at 0 or infinity."""
+KL_COEF_LIMITS = 1e-6, 1e6
+"""The range of β. Repeated halving or doubling would otherwise end at 0 or infinity."""
 
 
 @dataclass(frozen=True)
 class PPOKL(Objective):
     """L = −mean(ρ Ψ) + β mean((ρ − 1) − log ρ), ρ = π/π_old (Schulman et al. 2017, eq. 8).
 
-    The second mean estimates KL(π_old ‖ π) from the sampled actions. After an update whose KL is above 1.5
-    `kl_target` β is doubled, below a 1.5th of it halved (sec. 4). `target_kl` is another thing: SB3's stop.
+    The second mean estimates KL(π_old ‖ π) from the sampled actions. After an update, β is doubled if the KL exceeds
+    1.5 · `kl_target` and halved if it is below `kl_target` / 1.5 (sec. 4). Do not confuse `kl_target` with SB3's
+    `target_kl`, which stops the epochs of an update.
     """
 
     name = "ppo_kl"
     needs = frozenset({Need.RATIOS})
     multi_epoch = True
-    kl_target: Annotated[float, POSITIVE, Search(0.003, 0.03, log=True), "the KL that an update should have"] = 0.01
-    initial_kl_coef: Annotated[float, POSITIVE, "β of the first update"] = 1.0
+    kl_target: Annotated[float, Positive, Search(0.003, 0.03, log=True), "the KL to aim for in each update"] = 0.01
+    initial_kl_coef: Annotated[float, Positive, "β in the first update"] = 1.0
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:
         """Return β as a buffer."""
@@ -49,18 +49,18 @@ class PPOKL(Objective):
     def update(
         self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
     ) -> Metrics:
-        """Adapt β to the KL of the whole update."""
+        """Double or halve β, given the KL of the whole update."""
         ratios = np.where(rollout.mask, rollout.ratios, 1.0)
         kl = rollout.mean((ratios - 1) - np.log(ratios))
         if kl > 1.5 * self.kl_target:
             state.kl_coef.mul_(2)
         elif kl < self.kl_target / 1.5:
             state.kl_coef.div_(2)
-        state.kl_coef.clamp_(*LIMITS)
+        state.kl_coef.clamp_(*KL_COEF_LIMITS)
         return {"kl_coef": float(state.kl_coef), "kl": kl}
 
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [PPOKL]

@@ -1,4 +1,4 @@
-"""The network of `q_value`; apart, since it imports torch."""
+"""The network of the estimator `q_value`. It is a file of its own because it imports torch."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pgzoo import Spaces
 
 
 class QNetwork(torch.nn.Module):
-    """Q(s, a): the policy's kind of features extractor, then two layers of 64.
+    """Q(s, a): a features extractor of the policy's class, then two hidden layers of 64 units.
 
-    Discrete actions: an output each, and the taken one is picked. Others (Box, MultiBinary, MultiDiscrete as
-    one-hot) go in beside the features.
+    With Discrete actions the network has one output per action, and the output of the given action is returned. Other
+    actions (Box, MultiBinary, or MultiDiscrete as one-hot vectors) are inputs, concatenated with the features.
     """
 
     def __init__(self, spaces: Spaces) -> None:
@@ -36,8 +36,8 @@ class QNetwork(torch.nn.Module):
         """Return Q (B,) for observations (B, …) and actions (B, action dimension)."""
         features = self.features(preprocess_obs(observations, self.observation_space, self.normalize_images))
         if self.discrete:
-            chosen: torch.Tensor = self.head(features).gather(1, actions.long().reshape(-1, 1))
-            return chosen.flatten()
+            q_all: torch.Tensor = self.head(features)
+            return q_all.gather(1, actions.long().reshape(-1, 1)).flatten()
         inputs = preprocess_obs(actions, self.action_space, normalize_images=False)
         assert isinstance(inputs, torch.Tensor)
         q: torch.Tensor = self.head(torch.cat([features, inputs.flatten(1)], dim=1))

@@ -1,4 +1,4 @@
-"""A learned action value, with a critic of its own."""
+"""A learned action value Q(s, a), from a critic that the estimator trains itself."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pgzoo import (
     Estimator,
     Metrics,
     Need,
+    Positive,
     Range,
     Rollout,
     Search,
@@ -25,36 +26,38 @@ from pgzoo import (
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 2048
-"""Steps that go through the network at once."""
+STEPS_PER_FORWARD = 2048
+"""The number of steps in one forward pass of Q, which bounds its memory."""
 
 
 @dataclass(frozen=True)
 class QValue(Estimator):
-    """R̂_t = Q_φ(s_t, a_t); minus V it is the advantage Q − V (Sutton et al. 2000, theorem 2).
+    """R̂_t = Q_φ(s_t, a_t). Minus V it is the advantage Q − V (Sutton et al. 2000, theorem 2).
 
-    Q learns the λ-return of SARSA from each rollout, after the policy used it:
-    y_t = r_t + γ[(1−λ) Q(s_{t+1}, a_{t+1}) + λ y_{t+1}], and r_t + γ V(s_{t+1}) at a last step;
-    λ = 0 is one-step TD, λ = 1 Monte Carlo. Discrete actions have one output each, others are an input.
+    After each update of the policy, Q is fitted to the λ-return of SARSA,
+
+        y_t = r_t + γ [(1−λ) Q(s_{t+1}, a_{t+1}) + λ y_{t+1}],
+
+    and y_t = r_t + γ V(s_{t+1}) at the last step of an episode or fragment. λ = 0 is one-step TD, λ = 1 Monte Carlo.
     """
 
     name = "q_value"
     needs = frozenset({Need.VALUES})
     unbiased = False
-    bias = "a learned Q stands for the return"
-    q_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ of Q's target: 0 TD, 1 Monte Carlo"] = 0.95
-    q_learning_rate: Annotated[float, Range(0, open_low=True), Search(1e-4, 1e-2, log=True), "of Q's Adam"] = 1e-3
-    q_epochs: Annotated[int, Range(1), Search(choices=(1, 5, 10, 20)), "passes over a rollout for Q"] = 10
-    q_batch_size: Annotated[int, Range(1), "steps per minibatch for Q"] = 64
+    bias = "a learned Q replaces the return"
+    q_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ of Q's targets, from TD (0) to Monte Carlo (1)"] = 0.95
+    q_learning_rate: Annotated[float, Positive, Search(1e-4, 1e-2, log=True), "step size of Q's Adam"] = 1e-3
+    q_epochs: Annotated[int, Range(1), Search(choices=(1, 5, 10, 20)), "passes of Q over a rollout"] = 10
+    q_batch_size: Annotated[int, Range(1), "steps per minibatch of Q"] = 64
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:
-        """Return Q, on a features extractor of the policy's class."""
+        """Return the network Q_φ."""
         from pgzoo_plugins.q_network import QNetwork
 
         return QNetwork(spaces)
 
     def make_optimizer(self, state: torch.nn.Module) -> torch.optim.Optimizer:
-        """Return Adam."""
+        """Return Adam with `q_learning_rate`."""
         import torch
 
         return torch.optim.Adam(state.parameters(), lr=self.q_learning_rate)
@@ -65,11 +68,12 @@ class QValue(Estimator):
 
         observations, actions = self._inputs(rollout, state)
         with torch.no_grad():
-            parts = torch.split(torch.arange(len(actions), device=actions.device), CHUNK)
-            return rollout.scatter(torch.cat([state(_rows(observations, i), actions[i]) for i in parts]))
+            indices = torch.split(torch.arange(len(actions), device=actions.device), STEPS_PER_FORWARD)
+            q = torch.cat([state(_select(observations, index), actions[index]) for index in indices])
+        return rollout.scatter(q)
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
-        """Fit Q to its targets; `returns` is Q from before this update."""
+        """Fit Q to its targets. `returns` is Q(s_t, a_t) from before this update."""
         import torch
 
         observations, actions = self._inputs(rollout, state)
@@ -77,14 +81,14 @@ class QValue(Estimator):
         targets = torch.as_tensor(flat, device=actions.device)
         for _ in range(self.q_epochs):
             for index in torch.split(torch.randperm(len(actions), device=actions.device), self.q_batch_size):
-                loss = torch.nn.functional.mse_loss(state(_rows(observations, index), actions[index]), targets[index])
+                loss = torch.nn.functional.mse_loss(state(_select(observations, index), actions[index]), targets[index])
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation for it
                 optimizer.step()
         return {"q_loss": loss.item()}
 
     def targets(self, rollout: Rollout, q: Array) -> Array:
-        """Return y (T, N) from q = Q(s_t, a_t) (T, N)."""
+        """Return y_t (T, N), where q is Q(s_t, a_t) (T, N)."""
         rewards = rollout.rewards.astype(np.float64)
         following = np.where(rollout.last, rollout.next_values, (1 - self.q_lambda) * np.roll(q, -1, axis=0))
         return rollout.discounted_sums(rewards + rollout.gamma * following, self.q_lambda)
@@ -94,11 +98,11 @@ class QValue(Estimator):
         return rollout.tensors(rollout.observations, device), rollout.tensors(rollout.actions, device)
 
 
-def _rows(x: Any, index: torch.Tensor) -> Any:
+def _select(x: Any, index: torch.Tensor) -> Any:
     return map_observations(lambda tensor: tensor[index], x)
 
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [QValue]

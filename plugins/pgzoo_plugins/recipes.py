@@ -1,4 +1,4 @@
-"""The built-in recipes, in the order in which a course would meet them."""
+"""The built-in recipes that need no groups, in the order of a course."""
 
 from __future__ import annotations
 
@@ -18,41 +18,41 @@ PPO_DEFAULTS = {
 RECIPES = (
     Recipe(
         "reinforce",
-        "REINFORCE: every action is credited with the whole episode's return (Williams 1992)",
+        "REINFORCE: every action is credited with the return of the whole episode (Williams 1992)",
         "full_return",
     ),
     Recipe(
         "rtg",
-        "reward-to-go: an action is not credited with the past (Sutton et al. 2000; GPOMDP)",
+        "reward-to-go: an action is credited with later rewards only (Sutton et al. 2000; GPOMDP)",
         "reward_to_go",
     ),
     Recipe(
         "rtg_batch_mean",
-        "reward-to-go minus the batch's mean (Greensmith et al. 2004)",
+        "reward-to-go minus the mean return of the batch (Greensmith et al. 2004)",
         "reward_to_go",
         "batch_mean",
     ),
     Recipe(
         "rtg_moving_average",
-        "reward-to-go minus an average over earlier batches (Williams 1992)",
+        "reward-to-go minus a moving average over earlier batches (Williams 1992)",
         "reward_to_go",
         "moving_average",
     ),
     Recipe(
         "rtg_value",
-        "reward-to-go minus a learned V, REINFORCE with baseline (Sutton & Barto 2018, sec. 13.4)",
+        "reward-to-go minus a learned V: REINFORCE with baseline (Sutton & Barto 2018, sec. 13.4)",
         "reward_to_go",
         "value",
     ),
     Recipe(
         "rtg_optimal",
-        "reward-to-go minus the constant of least variance (Weaver & Tao 2001; Greensmith et al. 2004)",
+        "reward-to-go minus the constant baseline of least variance (Weaver & Tao 2001; Greensmith et al. 2004)",
         "reward_to_go",
         "optimal",
     ),
     Recipe(
         "td_value",
-        "the TD residual, one-step actor-critic (Sutton & Barto 2018, sec. 13.5)",
+        "the TD residual: one-step actor-critic (Sutton & Barto 2018, sec. 13.5)",
         "td",
         "value",
     ),
@@ -98,7 +98,7 @@ RECIPES = (
     ),
     Recipe(
         "ppo_kl",
-        "PPO with an adaptive KL penalty in place of the clip (Schulman et al. 2017, sec. 4)",
+        "PPO with an adaptive KL penalty instead of the clip (Schulman et al. 2017, sec. 4)",
         "lambda_return",
         "value",
         "ppo_kl",
@@ -106,7 +106,7 @@ RECIPES = (
     ),
     Recipe(
         "vtrace",
-        "several epochs of the policy gradient on returns corrected for them (IMPALA, Espeholt et al. 2018)",
+        "the policy gradient over several epochs, with V-trace returns (IMPALA, Espeholt et al. 2018)",
         "vtrace",
         "value",
         defaults={"n_epochs": 4},
@@ -116,5 +116,5 @@ RECIPES = (
 
 @hookimpl
 def pgzoo_recipes() -> Iterable[Recipe]:
-    """Offer the recipes."""
+    """Register the recipes."""
     return RECIPES

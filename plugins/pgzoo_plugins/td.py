@@ -12,12 +12,12 @@ from pgzoo import Array, Estimator, Need, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class TD(Estimator):
-    """R̂_t = r_t + γ V(s_{t+1}); minus V(s_t) it is the TD residual δ_t (Schulman et al. 2016, eq. 10)."""
+    """R̂_t = r_t + γ V(s_{t+1}). Minus V(s_t) it is the TD residual δ_t (Schulman et al. 2016, eq. 10)."""
 
     name = "td"
     needs = frozenset({Need.VALUES})
     unbiased = False
-    bias = "all but one reward is a learned V's guess"
+    bias = "a learned V replaces all rewards but one"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N)."""
@@ -26,5 +26,5 @@ class TD(Estimator):
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [TD]

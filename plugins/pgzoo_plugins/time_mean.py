@@ -1,4 +1,4 @@
-"""The mean return of the batch's episodes at the same time."""
+"""The mean return at the same time step of all episodes."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from pgzoo import Array, Baseline, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class TimeMean(Baseline):
-    """b_t = the mean of R̂_t over the batch's episodes that reach step t (Greensmith et al. 2004).
+    """b_t = mean of R̂_t over the episodes of the batch that reach step t (Greensmith et al. 2004).
 
-    With `leave_one_out` the own episode is left out; where no other reaches t, b_t = 0.
+    With `leave_one_out`, the mean excludes the episode that it is compared with. If no other episode reaches step t,
+    b_t = 0.
     """
 
     name = "time_mean"
-    leave_one_out: Annotated[bool, "leave the own episode out, which makes it unbiased"] = False
+    leave_one_out: Annotated[bool, "take the mean over the other episodes, which is unbiased"] = False
 
     @property
     def unbiased(self) -> bool:
-        """Only if the own episode is left out."""
+        """True with `leave_one_out`."""
         return self.leave_one_out
 
     @property
     def bias(self) -> str:
-        """Why it is biased."""
-        return "" if self.leave_one_out else "the mean contains the own episode's return"
+        """Why it is biased without `leave_one_out`."""
+        return "" if self.leave_one_out else "the mean includes the return it is compared with"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
         """Return b (T, N), and c = 1."""
@@ -43,5 +44,5 @@ class TimeMean(Baseline):
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [TimeMean]

@@ -1,4 +1,4 @@
-"""The learned state value, the classic critic."""
+"""The learned state value V(s), the critic of actor-critic methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
 
 @dataclass(frozen=True)
 class Value(Baseline):
-    """b_t = V(s_t) from before the update, trained with vf_coef · mean (V − R̂)² (Sutton et al. 2000)."""
+    """b_t = V(s_t) of the critic before the update (Sutton et al. 2000; Sutton & Barto 2018, eq. 13.11).
+
+    The update trains V with the loss vf_coef · mean (V(s_t) − R̂_t)².
+    """
 
     name = "value"
     needs = frozenset({Need.VALUES})
@@ -23,5 +26,5 @@ class Value(Baseline):
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [Value]

@@ -1,4 +1,4 @@
-"""V-trace: returns corrected for a policy that has moved away from the one that sampled."""
+"""V-trace: returns that are corrected for the difference between the current policy and the one that sampled."""
 
 from __future__ import annotations
 
@@ -8,28 +8,27 @@ from typing import Annotated
 
 import numpy as np
 
-from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl
-
-POSITIVE = Range(0, open_low=True)
+from pgzoo import Array, Estimator, Need, Positive, Rollout, Search, State, hookimpl
 
 
 @dataclass(frozen=True)
 class VTrace(Estimator):
-    """R̂_t = r_t + γ v_{t+1}, with the targets v of IMPALA (Espeholt et al. 2018, eq. 1 and sec. 4.2).
+    """R̂_t = r_t + γ v_{t+1}, with the targets v_t of IMPALA (Espeholt et al. 2018, eq. 1 and sec. 4.2).
 
-        v_t = V(s_t) + δ_t + γ c_t (v_{t+1} − V(s_{t+1})),    δ_t = ρ_t (r_t + γ V(s_{t+1}) − V(s_t))
+        v_t = V(s_t) + δ_t + γ c_t (v_{t+1} − V(s_{t+1})),    δ_t = ρ_t (r_t + γ V(s_{t+1}) − V(s_t)),
 
-    with ρ_t = min(ρ̄, π/π_old) and c_t = min(c̄, π/π_old); at a last step v_{t+1} = V(s_{t+1}). V learns v_t, and
-    Ψ_t is multiplied by ρ_t unless the objective has a ratio. On-policy, R̂ = v = lambda_return(1).
+    where ρ_t = min(ρ̄, π/π_old) and c_t = min(c̄, π/π_old). At the last step of an episode or fragment
+    v_{t+1} = V(s_{t+1}). V is trained on v_t. Ψ_t is multiplied by ρ_t, unless the objective has a ratio.
+    On-policy, R̂_t = v_t is the λ-return with λ = 1.
     """
 
     name = "vtrace"
     recompute = "epoch"
     needs = frozenset({Need.VALUES, Need.RATIOS})
     unbiased = False
-    bias = "a learned V stands for what a step cut, and truncated ratios aim at a policy in between"
-    rho_bar: Annotated[float, POSITIVE, Search(choices=(1.0, 2.0)), "ρ̄, limit of the weight of a step"] = 1.0
-    c_bar: Annotated[float, POSITIVE, "c̄, limit of what is carried back from later steps"] = 1.0
+    bias = "a learned V replaces the rewards after a cut, and truncated ratios target another policy"
+    rho_bar: Annotated[float, Positive, Search(choices=(1.0, 2.0)), "ρ̄, the limit of ρ_t"] = 1.0
+    c_bar: Annotated[float, Positive, "c̄, the limit of c_t"] = 1.0
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N)."""
@@ -38,11 +37,11 @@ class VTrace(Estimator):
         return rollout.rewards + rollout.gamma * np.where(rollout.last, rollout.next_values, following)
 
     def critic_targets(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
-        """Return v (T, N)."""
+        """Return v_t (T, N)."""
         return self._targets(rollout)
 
     def importance_weights(self, rollout: Rollout) -> Array:
-        """Return min(ρ̄, ρ_t), (T, N)."""
+        """Return ρ_t (T, N)."""
         return np.minimum(self.rho_bar, rollout.ratios)
 
     def _targets(self, rollout: Rollout) -> Array:
@@ -54,5 +53,5 @@ class VTrace(Estimator):
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [VTrace]

@@ -73,16 +73,16 @@ def test_a_file_is_loaded(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("import nowhere_to_be_found", "fails to import: ModuleNotFoundError: No module named 'nowhere_to_be_found'"),
-        ("x = 1", "offers nothing"),
+        ("x = 1", "registers nothing"),
         (GOOD.replace("def pgzoo_baselines", "def pgzoo_baseline"), "unknown hook 'pgzoo_baseline'"),
         (GOOD.replace("(frozen=True)", ""), "must be decorated with @dataclass\\(frozen=True\\)"),
         (GOOD.replace('    name = "half_value"\n', ""), "has no name"),
-        (GOOD.replace("def __call__", "def call"), "HalfValue lacks __call__"),
+        (GOOD.replace("def __call__", "def call"), "HalfValue does not define __call__"),
         (GOOD.replace("share: float = 0.5", "share: float"), "share has no default"),
-        (GOOD.replace("share: float", "share: complex"), "cannot be <class 'complex'>"),
-        (GOOD.replace("[HalfValue]", "[3]"), "3 is no Estimator, Baseline"),
+        (GOOD.replace("share: float", "share: complex"), "cannot have the type <class 'complex'>"),
+        (GOOD.replace("[HalfValue]", "[3]"), "3 is not an Estimator, Baseline"),
         (GOOD.replace('"half_value"', '"half_value"\n    plugin_api = "2.0"'), "written for plugin API 2.0"),
-        (GOOD.replace('"half_value"', '"value"'), "two plugins offer the baseline 'value'.*pgzoo .*file "),
+        (GOOD.replace('"half_value"', '"value"'), "two plugins register the baseline 'value'.*pgzoo .*file "),
     ],
 )
 def test_broken_files_are_explained(tmp_path: Path, text: str, message: str) -> None:
@@ -99,7 +99,7 @@ def test_unknown_names_give_the_nearest() -> None:
     registry = Registry.discover()
     with pytest.raises(PluginError, match="unknown estimator 'lambda_retrun'; did you mean 'lambda_return'"):
         registry.part("estimator", "lambda_retrun")
-    with pytest.raises(PluginError, match="unknown plugin 'pppo'; did you mean 'ppo'"):
+    with pytest.raises(PluginError, match="unknown recipe 'pppo'; did you mean 'ppo'"):
         registry.recipe("pppo")
 
 
@@ -143,8 +143,8 @@ def test_a_broken_distribution_is_reported_and_takes_nobody_down(monkeypatch: py
     registry = Registry.discover()
     assert registry.recipes()
     (failure,) = registry.failures
-    assert "plugin 'shiny' of broken-thing 1.2 is unusable: ModuleNotFoundError" in str(failure)
-    with pytest.raises(PluginError, match=r"unknown baseline 'shiny'.*\nplugin 'shiny' of broken-thing"):
+    assert "plugin 'shiny' from broken-thing 1.2 cannot be used: ModuleNotFoundError" in str(failure)
+    with pytest.raises(PluginError, match=r"unknown baseline 'shiny'.*\nplugin 'shiny' from broken-thing"):
         registry.part("baseline", "shiny")
 
 

@@ -1,11 +1,15 @@
-"""The hooks that a plugin module may implement; mark an implementation with `@pgzoo.hookimpl`.
+"""The hooks by which a plugin module registers its parts and recipes. Mark an implementation with `@pgzoo.hookimpl`.
 
-A package offers its module under the entry-point group `pgzoo`:
+A package names its module in the entry-point group `pgzoo`:
 
     [project.entry-points.pgzoo]
     my_baseline = "my_package.my_baseline"
 
-All hooks are called once, when the registry is built.
+A file that is passed with `--plugin-file` needs no entry point. A module may implement any of the hooks. They take no
+arguments, and each is called once when a registry loads the module.
+
+If a hook raises, or returns something that breaks the interface, nothing from it is registered and `Registry.failures`
+holds the error. A name that is already taken raises PluginError.
 """
 
 from __future__ import annotations
@@ -23,23 +27,41 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 @hookspec
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Return the estimator classes that this module offers."""
-    raise AssertionError("a specification is never called")
+    """Register estimators. Called first, after the module is imported.
+
+    Returns:
+        The estimator classes (not instances) of this module. Their `name` must be unique among estimators.
+    """
+    return ()
 
 
 @hookspec
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Return the baseline classes that this module offers."""
-    raise AssertionError("a specification is never called")
+    """Register baselines. Called after `pgzoo_estimators`.
+
+    Returns:
+        The baseline classes (not instances) of this module. Their `name` must be unique among baselines.
+    """
+    return ()
 
 
 @hookspec
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Return the objective classes that this module offers."""
-    raise AssertionError("a specification is never called")
+    """Register objectives. Called after `pgzoo_baselines`.
+
+    Returns:
+        The objective classes (not instances) of this module. Their `name` must be unique among objectives.
+    """
+    return ()
 
 
 @hookspec
 def pgzoo_recipes() -> Iterable[Recipe]:
-    """Return the recipes that this module offers."""
-    raise AssertionError("a specification is never called")
+    """Register recipes. Called after `pgzoo_objectives`.
+
+    The parts of a recipe are looked up when the recipe is used. They may come from other plugins.
+
+    Returns:
+        The recipes of this module. Their `name` must be unique among recipes.
+    """
+    return ()

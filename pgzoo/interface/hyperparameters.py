@@ -1,8 +1,8 @@
-"""Hyperparameters, declared once as annotated dataclass fields: type, default, range, search range, meaning.
+"""Hyperparameters, each declared once as a dataclass field with its type, allowed range, search range and meaning.
 
-    gae_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ, bias against variance"] = 0.95
+    gae_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ, from bias (0) to variance (1)"] = 0.95
 
-From this come validation, `-P name:value`, the YAML schema, `pgzoo plugins show` and the search space.
+This declaration is the source of validation, `-P name:value`, YAML, `pgzoo plugins show` and the tuner's search space.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pgzoo.errors import ConfigError, unknown
 
 Schedule: TypeAlias = Callable[[float], float]
-"""A value as a function of the progress that remains, from 1 (start) to 0 (end), as in SB3."""
+"""A function of the remaining progress, which decreases from 1 to 0 during training, as in SB3."""
 
-KINDS = (bool, int, float, str, dict, list, tuple)
+VALUE_TYPES = (bool, int, float, str, dict, list, tuple)
+"""The types that a hyperparameter can have, apart from None, words and schedules."""
+
 SCHEDULE_KEYS = ("schedule", "initial", "final", "end_fraction")
 
 
 @dataclass(frozen=True)
 class Range:
-    """The values that are allowed: low ≤ x ≤ high; `open_low` and `open_high` exclude the end itself."""
+    """The allowed numbers, low ≤ x ≤ high. `open_low` and `open_high` exclude the endpoint."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -52,7 +54,7 @@ Positive = Range(0, open_low=True)
 
 @dataclass(frozen=True)
 class Search:
-    """Where a tuner looks: the interval [low, high] (`log`: log-uniform), or one of `choices`."""
+    """The values that a tuner tries: one of `choices`, or a number in [low, high], log-uniform if `log` is set."""
 
     low: float | None = None
     high: float | None = None
@@ -70,15 +72,15 @@ class Param:
     """One declared hyperparameter.
 
     Attributes:
-        name: the field's name.
-        types: what a value may be, of KINDS.
-        default: the field's default.
-        choices: the words that are allowed (from `Literal`).
+        name: the name of the field.
+        types: the allowed types, a subset of VALUE_TYPES.
+        default: the default of the field.
+        choices: the allowed words (from `Literal`).
         optional: whether None is allowed.
-        schedule: whether a function of the progress that remains is allowed.
-        range: the numbers that are allowed.
-        search: where a tuner looks; None: it does not.
-        doc: what it means, in a phrase.
+        schedule: whether a function of the remaining progress is allowed.
+        range: the allowed numbers; None for all.
+        search: the values that a tuner tries; None if it leaves the default.
+        doc: the meaning in a phrase.
     """
 
     name: str
@@ -93,17 +95,21 @@ class Param:
 
     @property
     def type_name(self) -> str:
-        """The type in words, such as `float | schedule`."""
-        words = [t.__name__ for t in self.types] + [str(c) for c in self.choices]
+        """The type as people read it, such as `float | schedule`."""
+        words = [t.__name__ for t in self.types] + [str(choice) for choice in self.choices]
         return " | ".join(words + ["schedule"] * self.schedule + ["none"] * self.optional)
 
     def validate(self, value: Any, where: str = "") -> Any:
-        """Return the value in its declared type.
+        """Return the value, converted to the declared type.
 
-        Strings are read as the command line and YAML write them (`1e6`, `true`, `none`, `lin_3e-4`).
+        Strings are parsed as on the command line and in YAML: `1e6`, `true`, `none`, `lin_3e-4`.
+
+        Args:
+            value: what the user wrote.
+            where: the owner, such as `estimator.`, which the error puts before the name.
 
         Raises:
-            ConfigError: a wrong type or a number outside the range; `where` names the owner.
+            ConfigError: the type is wrong, or a number is outside the range.
         """
         label = f"{where}{self.name}"
         if value is None or (self.optional and value in ("none", "None", "null")):
@@ -112,15 +118,15 @@ class Param:
             raise ConfigError(f"{label} must be {self.type_name}, not None")
         if self.schedule and callable(value):
             return value
-        if self.schedule and (found := read_schedule(value, label)) is not None:
+        if self.schedule and (schedule := read_schedule(value, label)) is not None:
             for key in ("initial", "final"):
-                if key in found:
-                    self._check_range(found[key], f"{label}.{key}", endpoint=key == "final")
-            return found
+                if key in schedule:
+                    self._check_range(schedule[key], f"{label}.{key}", endpoint=key == "final")
+            return schedule
         if value in self.choices and not isinstance(value, bool):
             return value
-        for kind in self.types:
-            converted = _convert(value, kind)
+        for value_type in self.types:
+            converted = _convert(value, value_type)
             if converted is not None:
                 self._check_range(converted, label)
                 return converted
@@ -129,7 +135,7 @@ class Param:
         raise ConfigError(f"{label} must be {self.type_name}, not {value!r}")
 
     def _check_range(self, value: Any, label: str, *, endpoint: bool = False) -> None:
-        """Refuse a number outside the range; a schedule may end on an excluded end, such as 0."""
+        """Refuse a number outside the range. `endpoint` allows an excluded endpoint: a schedule may end at 0."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if math.isnan(value):
                 raise ConfigError(f"{label} must be a number, not nan")
@@ -140,13 +146,13 @@ class Param:
 
 
 def read_schedule(value: Any, label: str) -> dict[str, Any] | None:
-    """Read `{schedule: linear, initial: 3e-4}` or RL Zoo's `lin_3e-4`; None if it is no schedule.
+    """Parse `{schedule: linear, initial: 3e-4}` or RL Zoo's `lin_3e-4`. Return None if the value is not a schedule.
 
-    `final` (default 0) is the value at the end, `end_fraction` (default 1) the share of training after
-    which it is reached.
+    `final` (default 0) is the last value. `end_fraction` (default 1) is the fraction of training after which it is
+    reached.
 
     Raises:
-        ConfigError: an unknown key or kind of schedule.
+        ConfigError: an unknown key, an unknown schedule, or a value that is not a number.
     """
     if isinstance(value, str) and value.startswith("lin_"):
         value = {"schedule": "linear", "initial": value.removeprefix("lin_")}
@@ -167,7 +173,10 @@ def read_schedule(value: Any, label: str) -> dict[str, Any] | None:
 
 
 def _convert(value: Any, kind: type) -> Any:
-    """Return the value as `kind`, or None if it is none: 1e6 is an int, "true" a bool, 1 a float."""
+    """Return the value as an instance of `kind`, or None if that loses information.
+
+    1e6 can be an int, "true" a bool, and 1 a float. True cannot be an int, nor 1 a bool.
+    """
     if kind is bool:
         words = {"true": True, "false": False}
         return value if isinstance(value, bool) else words.get(str(value).lower())
@@ -190,10 +199,10 @@ def _convert(value: Any, kind: type) -> Any:
 
 @functools.cache
 def declared(cls: type) -> Mapping[str, Param]:
-    """Return the hyperparameters that a dataclass declares, by name, in order.
+    """Return the hyperparameters that a dataclass declares, by name, in the order of its fields.
 
     Raises:
-        ConfigError: a field without a default, or with a type that a hyperparameter cannot have.
+        ConfigError: a field has no default value, or a type that a hyperparameter cannot have.
     """
     hints = typing.get_type_hints(cls, include_extras=True)
     fields = dataclasses.fields(cls)
@@ -206,9 +215,9 @@ def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
         hint, *rest = typing.get_args(hint)
         extras = tuple(rest)
     if field.default is dataclasses.MISSING:
-        raise ConfigError(f"{cls.__name__}.{field.name} has no default: a hyperparameter needs a plain one")
+        raise ConfigError(f"{cls.__name__}.{field.name} has no default; a hyperparameter needs one, not a factory")
     members = typing.get_args(hint) if _is_union(hint) else (hint,)
-    kinds: list[type] = []
+    value_types: list[type] = []
     choices: list[Any] = []
     schedule = False
     for member in members:
@@ -216,20 +225,20 @@ def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
             choices += typing.get_args(member)
         elif typing.get_origin(member) is collections.abc.Callable:
             schedule = True
-        elif (kind := typing.get_origin(member) or member) in KINDS:
-            kinds.append(kind)
+        elif (value_type := typing.get_origin(member) or member) in VALUE_TYPES:
+            value_types.append(value_type)
         elif member is not type(None):
-            raise ConfigError(f"{cls.__name__}.{field.name}: a hyperparameter cannot be {member!r}")
+            raise ConfigError(f"{cls.__name__}.{field.name}: a hyperparameter cannot have the type {member!r}")
     return Param(
         name=field.name,
-        types=tuple(kinds),
+        types=tuple(value_types),
         default=field.default,
         choices=tuple(choices),
         optional=type(None) in members,
         schedule=schedule,
-        range=next((e for e in extras if isinstance(e, Range)), None),
-        search=next((e for e in extras if isinstance(e, Search)), None),
-        doc=next((e for e in extras if isinstance(e, str)), ""),
+        range=next((extra for extra in extras if isinstance(extra, Range)), None),
+        search=next((extra for extra in extras if isinstance(extra, Search)), None),
+        doc=next((extra for extra in extras if isinstance(extra, str)), ""),
     )
 
 
@@ -238,5 +247,5 @@ def _is_union(hint: Any) -> bool:
 
 
 def plain_fields(part: Any) -> dict[str, Any]:
-    """Return a part's hyperparameters as a plain mapping (a shallow one: schedules stay as they are)."""
+    """Return a part's hyperparameters by name. Values are not copied."""
     return {field.name: getattr(part, field.name) for field in dataclasses.fields(part)}

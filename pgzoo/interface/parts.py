@@ -1,12 +1,16 @@
-"""What a plugin is. Every on-policy policy gradient is one sum, and a part answers one question about it:
+"""The parts that a policy gradient is made of. Every on-policy policy gradient is one sum:
 
     g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
 
-(Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 1).
+(Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 1). The
+estimator gives R̂, the baseline gives b and c, and the objective turns Ψ into a loss.
 
-A part is a frozen dataclass whose fields are its hyperparameters. It holds no state: one that learns returns
-it as a torch module from `make_state`, and the algorithm owns, optimises, moves, saves and loads that module.
-Import torch inside functions, so that listing plugins stays quick.
+A part is a frozen dataclass. Its fields are its hyperparameters, and it holds no state. A part that learns returns a
+torch module from `make_state`. The algorithm owns that module: it optimises, moves, saves and loads it. Import torch
+inside functions, because `pgzoo plugins list` should not have to load it.
+
+Shapes: T is the number of time steps of a rollout, N the number of environments, M the number of steps without padding,
+and B the number of steps in a minibatch. Errors that a part raises stop the training.
 """
 
 from __future__ import annotations
@@ -27,14 +31,18 @@ if TYPE_CHECKING:
     from pgzoo.interface.rollout import Rollout
 
 PLUGIN_API = "1.0"
-"""Version of this interface, major.minor. A plugin that states another major one is refused by name."""
+"""The version of this interface, major.minor. A plugin for another major version is refused by name."""
 
 
 @dataclass(frozen=True)
 class Spaces:
-    """What `make_state` may build on: the two spaces, and the policy.
+    """What `make_state` can use to build a module.
 
-    It stays the live policy: a state may keep it to copy from later, and never trains it.
+    Attributes:
+        observation: the observation space.
+        action: the action space.
+        policy: the policy that is trained. A state may keep a reference to it and copy its weights later. It must not
+            change them.
     """
 
     observation: gymnasium.Space[Any]
@@ -43,12 +51,12 @@ class Spaces:
 
 
 class Part(ABC):
-    """What estimators, baselines and objectives share.
+    """The base class of estimators, baselines and objectives.
 
     Attributes:
         kind: "estimator", "baseline" or "objective".
-        name: the name it is chosen by.
-        plugin_api: the `pgzoo.PLUGIN_API` that it was written for; one that does not say was written for 1.0.
+        name: the name by which users choose the part.
+        plugin_api: the `pgzoo.PLUGIN_API` for which the part was written.
     """
 
     kind: ClassVar[str]
@@ -57,20 +65,20 @@ class Part(ABC):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the algorithm must provide: a class attribute, or a property if it depends on a field."""
+        """What the algorithm must provide. Override with a class attribute, or a property if it depends on a field."""
         return frozenset()
 
     @property
     def learns(self) -> bool:
-        """Whether this part defines `update`."""
+        """Whether the class overrides `update`."""
         return type(self).update is not Part.update
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module | None:
-        """Return what this part learns as a fresh module, or None. Called once, when the model is set up."""
+        """Return a new module with everything that this part learns, or None. Called once, when a model is set up."""
         return None
 
     def make_optimizer(self, state: torch.nn.Module) -> torch.optim.Optimizer | None:
-        """Return the optimizer of the state's parameters; by default Adam at 1e-3, None if there are none."""
+        """Return an optimizer of the state's parameters, by default Adam with step size 1e-3, or None without them."""
         import torch
 
         parameters = [p for p in state.parameters() if p.requires_grad]
@@ -79,46 +87,55 @@ class Part(ABC):
     def update(
         self, rollout: Rollout, returns: Array, state: State, optimizer: torch.optim.Optimizer | None
     ) -> Metrics:
-        """Learn from a rollout after the policy was updated with it.
+        """Learn from a rollout. Called once per update, after the policy was trained on the same rollout.
 
-        `returns` is R̂ (T, N); `rollout.ratios` are those of the updated policy.
+        Args:
+            rollout: what was sampled. Its `ratios` are those of the updated policy.
+            returns: R̂ (T, N).
+            state: the module from `make_state`, changed in place.
+            optimizer: the optimizer from `make_optimizer`.
+
+        Returns:
+            Numbers to log under `train/`.
         """
         return {}
 
 
 class AdvantagePart(Part):
-    """What estimators and baselines share: they make up Ψ_t, and either can bias the gradient.
+    """The base class of estimators and baselines, the parts that make up Ψ_t and can bias the gradient.
 
     Attributes:
-        unbiased: whether the gradient's expectation is the true one as far as this part goes (summed over each
-            episode, advantages not normalised); if False, `bias` says why not.
-        per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_ADVANTAGES` asks.
+        unbiased: whether this part keeps the expectation of the gradient equal to the true gradient. The claim is
+            about the loss summed over each episode, without normalised advantages. `pgzoo plugins check` tests it.
+        bias: the reason in a phrase if `unbiased` is False.
+        per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_ADVANTAGES` requires.
     """
 
     @property
     def unbiased(self) -> bool:
-        """A class attribute, or a property if it depends on a field."""
+        """Override with a class attribute, or a property if it depends on a field."""
         return False
 
     @property
     def bias(self) -> str:
-        """Why it is biased, in a phrase; empty if it is not."""
+        """Override with a class attribute, or a property if it depends on a field."""
         return "" if self.unbiased else "not declared unbiased"
 
     @property
     def per_episode(self) -> bool:
-        """A class attribute, or a property if it depends on a field."""
+        """Override with a class attribute, or a property if it depends on a field."""
         return False
 
 
 class Estimator(AdvantagePart):
-    """Which return R̂_t an action is credited with.
+    """Answers: which return R̂_t is an action credited with?
 
     Attributes:
-        discounted_from: "step": R̂_t is discounted from t, so that `discount_states` multiplies Ψ_t by γ^t;
-            "start": it is discounted from the episode's start already.
-        recompute: "rollout": R̂ is estimated once; "epoch": again before each further epoch, with the
-            `values` and `ratios` of the policy as it is then, so that several epochs are right.
+        discounted_from: "step" if R̂_t is discounted from step t, and `discount_states` multiplies Ψ_t by γ^t; "start"
+            if it is already discounted from the start of the episode.
+        recompute: "rollout" if R̂ is computed once per rollout; "epoch" if it is computed again before each further
+            epoch, with the `values` and `ratios` of the current policy. Then several epochs are allowed with any
+            objective.
     """
 
     kind = "estimator"
@@ -127,42 +144,44 @@ class Estimator(AdvantagePart):
 
     @abstractmethod
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        """Return R̂ (T, N) in float64; what stands on padding is ignored."""
+        """Return R̂ (T, N) in float64. Values on padding are ignored, all others must be finite."""
 
     def critic_targets(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
-        """Return what V(s_t) learns, (T, N): R̂ itself unless the estimator says otherwise."""
+        """Return the targets of V(s_t) (T, N). The default is R̂."""
         return returns
 
     def importance_weights(self, rollout: Rollout) -> Array | float:
-        """Return what Ψ_t is multiplied by under an objective that has no ratio of its own, (T, N) or a number."""
+        """Return the factor of Ψ_t, (T, N) or a number, for objectives without a ratio. The default is 1."""
         return 1.0
 
 
 class Baseline(AdvantagePart):
-    """What R̂_t is compared with, b_t, and at what scale, c_t.
+    """Answers: with what is R̂_t compared (b_t), and on what scale (c_t)?
 
-    A baseline predicts before it learns: b_t comes from the state before this batch; one that uses the batch
-    itself is unbiased only if it leaves the own episode out, and c_t only if it is constant.
+    A baseline predicts before it learns: b_t comes from the state before the update. A baseline that uses the batch
+    itself is unbiased only if b_t excludes the return of its own episode and c_t is constant.
     """
 
     kind = "baseline"
 
     @abstractmethod
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array | float, Array | float]:
-        """Return (b, c), each a number or (T, N); `returns` is R̂ (T, N), not to be changed."""
+        """Return (b, c), each a number or (T, N), where `returns` is R̂ (T, N), read-only.
+
+        Values on padding are ignored. (R̂ − b) / c must be finite everywhere else.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective(Part):
-    """How far one update may go: the loss of a batch.
+    """Answers: what loss do the advantages make, and how far may one update go?
 
     Attributes:
-        multi_epoch: whether the loss has a ratio ρ = π/π_old, so that a rollout may serve several epochs.
-        whole_episodes: whether minibatches are made of whole episodes.
-        resample_budget: None: every group is used; a number: groups of equal returns, which say nothing of
-            what was better, are dropped and others sampled in their place, as many as this times the
-            update's groups at most.
-        aggregate: how the steps' losses become one number, see `Batch.aggregate`.
+        multi_epoch: whether the loss contains the ratio ρ = π/π_old, which allows several epochs per rollout.
+        whole_episodes: whether minibatches consist of whole episodes.
+        resample_budget: None to use every group. With a number, groups of equal returns are dropped because they
+            carry no signal, and other groups are sampled instead: at most this number times the groups of an update.
+        aggregate: how the losses of the steps become one number, see `Batch.aggregate`.
     """
 
     kind = "objective"
@@ -173,19 +192,19 @@ class Objective(Part):
 
     @property
     def resample_budget(self) -> float | None:
-        """A class attribute or a field."""
+        """Override with a class attribute or a field."""
         return None
 
     @abstractmethod
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
-        """Return the policy's loss, to be minimised, and what to log."""
+        """Return the loss of the policy, a scalar to minimise, and numbers to log under `train/`."""
 
     def weights(self, rollout: Rollout) -> Array | None:
-        """Return (M,) with which Σ w x is the aggregate of x over the rollout's steps; None: the plain mean."""
+        """Return w (M,) for which Σ w x aggregates x over the rollout, or None for the plain mean."""
         return rollout.weights(self.aggregate)
 
     def value_loss(self, batch: Batch) -> torch.Tensor:
-        """Return the critic's loss, the mean of (V(s_t) − R̂_t)² over the batch's steps."""
+        """Return the loss of the critic, a scalar: the mean of (V(s_t) − R̂_t)² over the steps of the batch."""
         import torch.nn.functional as F
 
         return F.mse_loss(batch.returns, batch.values)
@@ -200,10 +219,13 @@ class Recipe:
     """A named combination of parts with its defaults.
 
     Attributes:
-        name: what `--plugin` takes.
-        doc: one sentence, with the source.
-        estimator, baseline, objective: a name, or a mapping of `name` and fields.
+        name: the name that `--plugin` takes.
+        doc: one sentence with the source.
+        estimator: a name, or a mapping of `name` and fields.
+        baseline: as estimator.
+        objective: as estimator.
         defaults: arguments of `PolicyGradient` that differ from its own defaults.
+        plugin_api: the `pgzoo.PLUGIN_API` for which the recipe was written.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""A frozen copy of the policy, for objectives that keep near it."""
+"""A frozen copy of the policy, for objectives that penalise the distance to it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pgzoo.interface.batch import Batch
 
 
 class ReferencePolicy(torch.nn.Module):
-    """A policy that is compared with and not trained; its weights are saved with the model.
+    """A copy of the policy that is not trained, for a part's `make_state`. Its weights are saved with the model.
 
-    It is the live policy as it was when `log_probs` was first called, so when training began: weights may be
-    loaded after the model was made. A saved one stays what it was.
+    The weights are copied at the first call of `log_probs`, that is, when training starts. The policy may therefore
+    load weights after the model is made. A reference that was saved with a model is not copied again.
 
     Args:
-        policy: the live policy.
+        policy: the policy that is trained, `Spaces.policy`.
     """
 
     updates: torch.Tensor
@@ -25,33 +25,35 @@ class ReferencePolicy(torch.nn.Module):
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         super().__init__()
-        # The optimizer is not needed; a distribution may hold noise that cannot be copied, and none is drawn here.
-        shared = {id(policy.optimizer): None, id(policy.action_dist): copy.copy(policy.action_dist)}
-        self.policy = copy.deepcopy(policy, shared).requires_grad_(False)
-        self._live = [policy]  # in a list, so that it is no part of this module
+        # The copy has no optimizer. Its distribution is a shallow copy: the noise of gSDE is a tensor with a gradient
+        # history, which cannot be deep-copied, and the reference draws no noise.
+        memo = {id(policy.optimizer): None, id(policy.action_dist): copy.copy(policy.action_dist)}
+        self.policy = copy.deepcopy(policy, memo).requires_grad_(False)
+        self._trained_policy = [policy]  # in a list, because torch would register a module as a submodule
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
         self.register_buffer("taken", torch.zeros((), dtype=torch.bool))
 
     def log_probs(self, batch: Batch) -> torch.Tensor:
-        """Return log π_ref(a_t | s_t), (B,)."""
+        """Return log π_ref(a_t | s_t) (B,), without gradients."""
         if not self.taken:
-            self._take()
+            self._copy_weights()
         with torch.no_grad():
             return self.policy.evaluate_actions(batch.observations, batch.actions)[1]
 
     def refresh(self, every: int) -> None:
-        """Count an update; copy the live policy at every so many."""
+        """Count one update. Copy the trained policy at every `every`-th."""
         self.updates += 1
         if self.updates % every == 0:
-            self._take()
+            self._copy_weights()
 
     def follow(self, decay: float) -> None:
-        """θ_ref ← decay θ_ref + (1 − decay) θ; what is no parameter is copied."""
-        for own, live in zip(self.policy.parameters(), self._live[0].parameters(), strict=True):
-            own.lerp_(live.detach(), 1 - decay)
-        for buffer, live_buffer in zip(self.policy.buffers(), self._live[0].buffers(), strict=True):
-            buffer.copy_(live_buffer)
+        """Set θ_ref ← decay θ_ref + (1 − decay) θ. Buffers are copied."""
+        trained = self._trained_policy[0]
+        for parameter, trained_parameter in zip(self.policy.parameters(), trained.parameters(), strict=True):
+            parameter.lerp_(trained_parameter.detach(), 1 - decay)
+        for buffer, trained_buffer in zip(self.policy.buffers(), trained.buffers(), strict=True):
+            buffer.copy_(trained_buffer)
 
-    def _take(self) -> None:
-        self.policy.load_state_dict(self._live[0].state_dict())
+    def _copy_weights(self) -> None:
+        self.policy.load_state_dict(self._trained_policy[0].state_dict())
         self.taken.fill_(True)

@@ -1,1 +1,1 @@
-"""From names to a checked combination of plugins."""
+"""From names and values to a checked combination of plugins."""

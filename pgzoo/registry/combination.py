@@ -1,4 +1,4 @@
-"""From names and numbers to a checked combination of parts; needs no torch, so that refusals come at once."""
+"""From names and values to a checked combination of parts. It loads no torch, and errors are therefore immediate."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ from pgzoo.registry.settings import AlgorithmConfig
 
 DEFAULT_RECIPE = "rtg_value"
 DEFAULT_EPISODES = 8
+"""The least number of episodes per update if `n_episodes` is None."""
 DEFAULT_GROUPS = 4
+"""The number of groups per update if `n_episodes` is None."""
 ALGORITHM = "algorithm"
-"""The prefix of the algorithm's own hyperparameters, where a bare name is not clear."""
+"""The owner of the algorithm's hyperparameters: `algorithm.gamma` is γ even if a part has a field `gamma`."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """What a `PolicyGradient` is made of: three parts and the algorithm's settings, all checked.
+    """Three parts and the algorithm's settings. They are checked when the object is made, and only then.
 
     Attributes:
-        plugin: what was asked for, a recipe or `estimator+baseline[+objective]`.
+        plugin: what the user chose, a recipe or `estimator+baseline[+objective]`.
+        estimator: gives R̂.
+        baseline: gives b and c.
+        objective: gives the loss.
+        algorithm: how to sample, optimise and log.
+
+    Raises:
+        ConfigError: the parts contradict each other or the settings.
     """
 
     plugin: str
@@ -35,6 +44,11 @@ class Combination:
     objective: Objective
     algorithm: AlgorithmConfig
 
+    def __post_init__(self) -> None:
+        _check_sampling(self)
+        _check_advantages(self)
+        _check_update(self)
+
     @property
     def parts(self) -> dict[Kind, Part]:
         """The three parts by kind."""
@@ -42,7 +56,7 @@ class Combination:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the parts need, and the successors for an estimator that is recomputed with the current V."""
+        """What the parts need. An estimator that is recomputed needs next observations for the current V."""
         needs = self.estimator.needs | self.baseline.needs | self.objective.needs
         return needs | {Need.NEXT_OBSERVATIONS} if self.estimator.recompute == "epoch" else needs
 
@@ -52,7 +66,7 @@ class Combination:
 
     @property
     def sampling(self) -> str:
-        """`steps`, `episodes` or `groups`: what was asked for, or what the parts need."""
+        """`steps`, `episodes` or `groups`: the setting, or what the parts need if it is `auto`."""
         if self.algorithm.sampling != "auto":
             return self.algorithm.sampling
         if Need.GROUPS in self.needs:
@@ -60,42 +74,46 @@ class Combination:
         return "episodes" if Need.COMPLETE_EPISODES in self.needs else "steps"
 
     @property
+    def allows_epochs(self) -> bool:
+        """Whether several epochs per rollout are correct: the objective has a ratio, or R̂ is recomputed."""
+        return self.objective.multi_epoch or self.estimator.recompute == "epoch"
+
+    @property
     def unused(self) -> frozenset[str]:
-        """The settings that make no difference to this combination."""
-        unused = {"n_steps"} if self.sampling != "steps" else {"n_episodes"}
+        """The algorithm's settings that have no effect on this combination."""
+        unused = {"n_episodes"} if self.sampling == "steps" else {"n_steps"}
         if self.sampling != "groups":
             unused |= {"group_size", "group_options"}
-        if not (self.objective.multi_epoch or self.estimator.recompute == "epoch"):
+        if not self.allows_epochs:
             unused |= {"n_epochs"}
         if Need.VALUES not in self.needs:
             unused |= {"vf_coef", "n_critic_updates"}
         return frozenset(unused)
 
     def n_episodes(self, n_envs: int) -> int:
-        """Return the episodes of one update.
+        """Return the number of episodes per update: a multiple of n_envs, or of group_size if groups are sampled.
 
-        A multiple of n_envs, or of group_size for groups; by default at least 8 episodes, or 4 groups.
+        The default is 4 groups, or the smallest multiple of n_envs that is at least 8.
 
         Raises:
-            ConfigError: a number was given that is no such multiple.
+            ConfigError: the setting `n_episodes` is not such a multiple.
         """
-        given = self.algorithm.n_episodes
         if self.sampling == "groups":
-            size = self.algorithm.group_size
-            if given is None:
-                return DEFAULT_GROUPS * size
-            unit, why = f"group_size={size}", "that every group is complete"
+            name, unit, reason = "group_size", self.algorithm.group_size, "every group must be complete"
+            default = DEFAULT_GROUPS * unit
         else:
-            size = n_envs
-            if given is None:
-                return n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
-            unit, why = f"n_envs={size}", "that every environment gives the same number of episodes"
-        if given % size:
-            nearest = size * max(1, round(given / size))
+            name, unit, reason = "n_envs", n_envs, "every environment contributes the same number"
+            default = n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
+        n_episodes = self.algorithm.n_episodes
+        if n_episodes is None:
+            return default
+        if n_episodes % unit:
+            nearest = unit * max(1, round(n_episodes / unit))
             raise ConfigError(
-                f"n_episodes must be a multiple of {unit}, so {why}; got {given}, the nearest is {nearest}"
+                f"n_episodes must be a multiple of {name}={unit}, because {reason}; got {n_episodes}, "
+                f"the nearest is {nearest}"
             )
-        return given
+        return n_episodes
 
 
 def resolve(
@@ -107,131 +125,122 @@ def resolve(
     objective: PartSpec | Objective | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Combination:
-    """Return the checked combination that a recipe, replaced parts and overriding values make.
+    """Return the combination of a recipe, with some of its parts and values replaced.
 
     Args:
         registry: the plugins to choose from.
-        plugin: a recipe's name, `estimator+baseline[+objective]`, or a combination, which is returned as it is.
-        estimator: replaces that part: a name, a mapping of `name` and fields (without a name: fields of the
-            recipe's part), or an instance; `baseline` and `objective` likewise.
+        plugin: a recipe, `estimator+baseline[+objective]`, or a combination, which is returned unchanged.
+        estimator: replaces the recipe's: a name, a mapping of `name` and fields, or an instance. A mapping without a
+            name changes fields of the recipe's estimator.
         baseline: as estimator.
         objective: as estimator.
-        overrides: values by field, `gae_lambda` or `estimator.gae_lambda`, and of `AlgorithmConfig`.
+        overrides: values by field, of a part or of `AlgorithmConfig`: `gae_lambda` or `estimator.gae_lambda`.
 
     Raises:
-        PluginError: an unknown name.
-        ConfigError: an unknown field, a value of the wrong type or out of range, one that two owners share,
-            or parts that contradict each other.
+        PluginError: an unknown recipe or part.
+        ConfigError: an unknown or ambiguous field, a wrong value, or parts that contradict each other.
     """
+    replacements: dict[Kind, Any] = {"estimator": estimator, "baseline": baseline, "objective": objective}
     if isinstance(plugin, Combination):
-        if overrides or estimator or baseline or objective:
-            raise ConfigError("a combination is complete; its parts and hyperparameters are chosen when it is made")
+        if overrides or any(replacements.values()):
+            raise ConfigError("a Combination already has its parts and hyperparameters; pass them to resolve() instead")
         return plugin
     recipe = _recipe(registry, plugin)
-    chosen: dict[Kind, tuple[type[Part], dict[str, Any]]] = {}
-    replacements = {"estimator": estimator, "baseline": baseline, "objective": objective}
+    owners = {ALGORITHM: _Owner(AlgorithmConfig, dict(recipe.defaults))}
     for kind in PART_TYPES:
-        chosen[kind] = _choose(registry, kind, getattr(recipe, kind), replacements[kind])
-    settings = dict(recipe.defaults)
-    _assign(chosen, settings, dict(overrides or {}))
-    combination = Combination(
-        plugin,
-        algorithm=_build(AlgorithmConfig, settings, ""),
-        **{kind: _build(cls, fields, f"{kind}.") for kind, (cls, fields) in chosen.items()},
-    )
-    _check(combination)
-    return combination
+        owners[kind] = _choose_part(registry, kind, getattr(recipe, kind), replacements[kind])
+    _assign(owners, overrides or {})
+    return Combination(plugin, **{name: owner.build(name) for name, owner in owners.items()})
+
+
+@dataclass(frozen=True)
+class _Owner:
+    """The class of a part or of the algorithm's settings, and values for its fields."""
+
+    cls: Any
+    values: dict[str, Any]
+
+    @property
+    def params(self) -> Mapping[str, Param]:
+        return declared(self.cls)
+
+    def build(self, name: str) -> Any:
+        """Return an instance with validated values. `name` is the owner in error messages."""
+        for field in self.values:
+            if field not in self.params:
+                raise ConfigError(unknown(f"hyperparameter of the {name}", field, self.params))
+        where = "" if name == ALGORITHM else f"{name}."
+        return self.cls(**{field: self.params[field].validate(value, where) for field, value in self.values.items()})
 
 
 def _recipe(registry: Registry, plugin: str) -> Recipe:
+    """Return the recipe of that name, or one that is made of `estimator+baseline[+objective]`."""
     if not isinstance(plugin, str):
-        raise ConfigError(f"plugin must be a recipe's name or estimator+baseline[+objective], not {plugin!r}")
+        raise ConfigError(f"plugin must be a recipe or estimator+baseline[+objective], not {plugin!r}")
     if "+" not in plugin:
         return registry.recipe(plugin)
     names = plugin.split("+")
-    if len(names) > 3:
+    if len(names) > len(PART_TYPES):
         raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
-    chosen: dict[str, Any] = dict(zip(PART_TYPES, names, strict=False))
-    return Recipe(plugin, "", **chosen)
+    parts: dict[str, Any] = dict(zip(PART_TYPES, names, strict=False))
+    return Recipe(plugin, "", **parts)
 
 
-def _choose(
-    registry: Registry, kind: Kind, default: PartSpec, replacement: PartSpec | Part | None
-) -> tuple[type[Part], dict[str, Any]]:
-    name, fields = _name_and_fields(kind, default)
+def _choose_part(registry: Registry, kind: Kind, default: PartSpec, replacement: PartSpec | Part | None) -> _Owner:
+    """Return the replacement if there is one, else the recipe's part."""
     if isinstance(replacement, PART_TYPES[kind]):
-        return type(replacement), plain_fields(replacement)
+        return _Owner(type(replacement), plain_fields(replacement))
+    name, values = _name_and_fields(kind, default)
     if replacement is not None:
         if not isinstance(replacement, (str, Mapping)):
             raise ConfigError(f"{kind} must be a name, a mapping or an instance, not {replacement!r}")
-        new_name, new_fields = _name_and_fields(kind, replacement)
-        fields = {**fields, **new_fields} if new_name in ("", name) else new_fields
-        name = new_name or name
-    return registry.part(kind, name), fields
+        new_name, new_values = _name_and_fields(kind, replacement)
+        if new_name in ("", name):
+            values = {**values, **new_values}
+        else:
+            name, values = new_name, new_values
+    return _Owner(registry.part(kind, name), values)
 
 
-def _name_and_fields(kind: Kind, combination: PartSpec) -> tuple[str, dict[str, Any]]:
-    if isinstance(combination, str):
-        return combination, {}
-    fields = dict(combination)
+def _name_and_fields(kind: Kind, spec: PartSpec) -> tuple[str, dict[str, Any]]:
+    if isinstance(spec, str):
+        return spec, {}
+    fields = dict(spec)
     name = fields.pop("name", "")
     if not isinstance(name, str):
         raise ConfigError(f"{kind}.name must be a name, not {name!r}")
     return name, fields
 
 
-def _assign(
-    chosen: Mapping[Kind, tuple[type[Part], dict[str, Any]]],
-    settings: dict[str, Any],
-    overrides: dict[str, Any],
-) -> None:
-    """Hand each overriding value to its one owner."""
-    owners: dict[str, tuple[Mapping[str, Param], dict[str, Any]]] = {ALGORITHM: (declared(AlgorithmConfig), settings)}
-    for kind, (cls, fields) in chosen.items():
-        owners[kind] = (declared(cls), fields)
-    given: dict[tuple[str, str], Any] = {}
+def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
+    """Give each value to the owner of its field."""
+    assigned: dict[tuple[str, str], Any] = {}
     for key, value in overrides.items():
-        owner, name = _owner(key, owners, {kind: cls.name for kind, (cls, _) in chosen.items()})
-        if (owner, name) in given and given[owner, name] != value:
-            raise ConfigError(f"{key} is given twice, as {given[owner, name]!r} and {value!r}")
-        given[owner, name] = value
-        owners[owner][1][name] = value
+        owner, field = _owner_and_field(owners, str(key))
+        previous = assigned.setdefault((owner, field), value)
+        if previous != value:
+            raise ConfigError(f"{key} is given twice, as {previous!r} and {value!r}")
+        owners[owner].values[field] = value
 
 
-def _owner(
-    key: str, owners: Mapping[str, tuple[Mapping[str, Param], Any]], names: Mapping[Kind, str]
-) -> tuple[str, str]:
-    prefix, _, name = str(key).rpartition(".")
-    if prefix:
-        if prefix not in owners:
-            raise ConfigError(unknown("part", prefix, owners))
-        if name not in owners[prefix][0]:
-            raise ConfigError(unknown(f"hyperparameter of the {prefix}", name, owners[prefix][0]))
-        return prefix, name
-    having = [owner for owner, (params, _) in owners.items() if name in params]
-    if len(having) > 1:
-        hint = " or ".join(f"{owner}.{name}" for owner in having)
-        raise ConfigError(f"{name} belongs to {' and '.join(having)}; write {hint}")
-    if not having:
-        known = {param for params, _ in owners.values() for param in params}
-        parts = ", ".join(f"{kind} {name!r}" for kind, name in names.items())
-        raise ConfigError(f"{unknown('hyperparameter', name, known)} (of the algorithm, {parts})")
-    return having[0], name
-
-
-def _build(cls: Any, fields: Mapping[str, Any], where: str) -> Any:
-    params = declared(cls)
-    for name in fields:
-        if name not in params:
-            raise ConfigError(unknown(f"hyperparameter of {where.rstrip('.') or 'the algorithm'}", name, params))
-    return cls(**{name: params[name].validate(value, where) for name, value in fields.items()})
-
-
-def _check(combination: Combination) -> None:
-    """Refuse parts that contradict the settings or each other."""
-    _check_sampling(combination)
-    _check_advantages(combination)
-    _check_update(combination)
+def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
+    """Return the owner and the field that `field` or `owner.field` means."""
+    owner, _, field = key.rpartition(".")
+    if owner:
+        if owner not in owners:
+            raise ConfigError(unknown("part", owner, owners))
+        if field not in owners[owner].params:
+            raise ConfigError(unknown(f"hyperparameter of the {owner}", field, owners[owner].params))
+        return owner, field
+    candidates = [name for name in owners if field in owners[name].params]
+    if len(candidates) > 1:
+        qualified = " or ".join(f"{name}.{field}" for name in candidates)
+        raise ConfigError(f"{field} belongs to {' and '.join(candidates)}; write {qualified}")
+    if not candidates:
+        known = {param for owner in owners.values() for param in owner.params}
+        parts = ", ".join(f"{kind} {owners[kind].cls.name!r}" for kind in PART_TYPES)
+        raise ConfigError(f"{unknown('hyperparameter', field, known)} (of the algorithm, {parts})")
+    return candidates[0], field
 
 
 def _check_sampling(combination: Combination) -> None:
@@ -260,24 +269,24 @@ def _check_sampling(combination: Combination) -> None:
 
 
 def _check_advantages(combination: Combination) -> None:
-    estimator, baseline, objective = combination.estimator, combination.baseline, combination.objective
-    if Need.STEP_RETURNS in combination.needs and estimator.per_episode:
+    estimator, baseline = combination.estimator, combination.baseline
+    if estimator.per_episode and (part := combination.part_that_needs(Need.STEP_RETURNS)):
         raise ConfigError(
-            f"baseline {baseline.name!r} compares steps with these settings, but estimator {estimator.name!r} gives "
-            "all steps of an episode the same return; use reward_to_go"
+            f"{part.kind} {part.name!r} needs one return per step with these settings, but estimator "
+            f"{estimator.name!r} gives all steps of an episode the same return; use reward_to_go"
         )
-    for part in (estimator, baseline):
-        if Need.EPISODE_ADVANTAGES in combination.needs and not part.per_episode:
-            raise ConfigError(
-                f"objective {objective.name!r} needs one advantage per episode, but {part.kind} {part.name!r} gives "
-                "each step its own; use full_return with group or leave_one_out"
-            )
+    if needing := combination.part_that_needs(Need.EPISODE_ADVANTAGES):
+        for giving in (estimator, baseline):
+            if not giving.per_episode:
+                raise ConfigError(
+                    f"{needing.kind} {needing.name!r} needs one advantage per episode, but {giving.kind} "
+                    f"{giving.name!r} gives each step its own; use full_return with group or leave_one_out"
+                )
 
 
 def _check_update(combination: Combination) -> None:
     config, objective = combination.algorithm, combination.objective
-    reusable = objective.multi_epoch or combination.estimator.recompute == "epoch"
-    if config.n_epochs > 1 and not reusable:
+    if config.n_epochs > 1 and not combination.allows_epochs:
         raise ConfigError(
             f"objective {objective.name!r} is correct for one epoch only, because the policy moves away from the one "
             f"that sampled; n_epochs={config.n_epochs} needs an objective such as 'ppo_clip'"

@@ -1,4 +1,4 @@
-"""The plugin manager: finds plugins by entry point or file, names them, checks them, explains failures."""
+"""The registry: finds plugins by entry point or file, checks them, and explains those that fail."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ from pgzoo.interface import hookspecs
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import PLUGIN_API, Baseline, Estimator, Objective, Part, Recipe
 
-GROUP: Final = "pgzoo"
-RESERVED: Final = frozenset(
+ENTRY_POINT_GROUP: Final = "pgzoo"
+NOT_HYPERPARAMETERS: Final = frozenset(
     {"name", "kind", "needs", "unbiased", "bias", "discounted_from", "multi_epoch", "plugin_api"}
 )
+"""Attributes of a part that must be written without a type annotation, which would make them fields."""
+
 Kind: TypeAlias = Literal["estimator", "baseline", "objective"]
 PART_TYPES: Final[Mapping[Kind, type[Part]]] = {
     "estimator": Estimator,
     "baseline": Baseline,
     "objective": Objective,
 }
+"""The base class of each kind of part, in the order of `estimator+baseline+objective`."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,10 @@ class Source:
     """Where a plugin comes from.
 
     Attributes:
-        entry: the entry point's name, or the file's stem.
-        module: what it loads, `package.module` or a path.
-        distribution: the distribution's name, or "file".
-        version: the distribution's version; empty for a file.
+        entry: the name of the entry point, or the stem of the file.
+        module: the module's dotted name, or the path of the file.
+        distribution: the name of the distribution, or "file".
+        version: the version of the distribution; empty for a file.
     """
 
     entry: str
@@ -56,22 +59,22 @@ class Source:
 
 @dataclass(frozen=True)
 class Failure:
-    """A plugin that could not be used, and why."""
+    """A plugin that cannot be used, and the reason."""
 
     source: Source
     error: str
 
     def __str__(self) -> str:
-        return f"plugin {self.source.entry!r} of {self.source} is unusable: {self.error}"
+        return f"plugin {self.source.entry!r} from {self.source} cannot be used: {self.error}"
 
 
 class Registry:
-    """All plugins that can be used, by kind and name.
+    """Parts by kind and name, and recipes by name.
 
-    `Registry.discover()` reads the installed distributions; an empty `Registry()` holds nothing.
+    `Registry.discover()` contains the installed plugins. `Registry()` is empty.
 
     Attributes:
-        failures: the plugins that could not be imported or break the interface.
+        failures: the plugins that fail to import or break the interface.
     """
 
     def __init__(self) -> None:
@@ -84,32 +87,32 @@ class Registry:
 
     @classmethod
     def discover(cls, files: Iterable[str | Path] = ()) -> Registry:
-        """Return the plugins of every installed distribution, and of the given Python files.
+        """Return a registry of all installed plugins, and of the plugins in some Python files.
 
         Raises:
-            PluginError: two distributions use one name, or a file cannot be loaded.
+            PluginError: two plugins have the same name, or a file cannot be loaded.
         """
         registry = cls()
-        points = sorted(importlib.metadata.entry_points(group=GROUP), key=lambda point: point.name)
+        points = sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
         sources = [(point, _source(point)) for point in points]
-        for _, source in sources:  # all names first: pluggy would silently skip the second of a name
+        for _, source in sources:  # before any import, because pluggy silently skips a second entry point of a name
             registry._claim(source)
         for point, source in sources:
             try:
                 registry.register(point.load(), source)
             except PluginError:
                 raise
-            except Exception as error:  # a stranger's import may raise anything; the others must go on
+            except Exception as error:  # an import may raise anything, and the other plugins must still load
                 registry._fail(source, error)
         for path in dict.fromkeys(Path(file) for file in files):
             registry.load_file(path)
         return registry
 
     def load_file(self, path: str | Path) -> None:
-        """Load the plugins of one Python file.
+        """Register the plugins of one Python file.
 
         Raises:
-            PluginError: the file does not exist, fails to import, or offers nothing.
+            PluginError: the file does not exist, fails to import, or registers nothing.
         """
         path = Path(path)
         if not path.is_file():
@@ -121,24 +124,23 @@ class Registry:
         if spec is None or spec.loader is None:
             raise PluginError(f"plugin file {path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # dataclasses look their module up there
+        sys.modules[name] = module  # where the dataclass decorator looks up its module
         try:
             spec.loader.exec_module(module)
         except Exception as error:
             raise PluginError(f"plugin file {path} fails to import: {_reason(error)}") from error
-        before = len(self._parts) + len(self._recipes)
-        known_failures = len(self.failures)
+        n_items, n_failures = len(self._parts) + len(self._recipes), len(self.failures)
         self.register(module, source)
-        if len(self.failures) > known_failures:
+        if len(self.failures) > n_failures:
             raise PluginError(str(self.failures[-1]))
-        if len(self._parts) + len(self._recipes) == before:
-            raise PluginError(f"plugin file {path} offers nothing: it needs a function marked @hookimpl")
+        if len(self._parts) + len(self._recipes) == n_items:
+            raise PluginError(f"plugin file {path} registers nothing: it needs a function marked @hookimpl")
 
     def register(self, module: ModuleType | object, source: Source) -> None:
-        """Take in what the hooks of a module return.
+        """Register what the hooks of a module return. Errors in the module are added to `failures`.
 
         Raises:
-            PluginError: a name is taken already; names both owners.
+            PluginError: a name is already taken. The message names both sources.
         """
         self._entries.setdefault(source.entry, source)
         self._manager.register(module, name=source.entry)
@@ -156,35 +158,42 @@ class Registry:
         ):
             for implementation in hook.get_hookimpls():
                 if implementation.plugin_name == source.entry:
-                    self._take(implementation.function, source)
+                    self._call(implementation.function, source)
 
     def part(self, kind: Kind, name: str) -> type[Part]:
         """Return the class of a part.
 
         Raises:
-            PluginError: no such name; lists the nearest, and the plugins that failed.
+            PluginError: the name is unknown. The message has the nearest names, and a plugin that failed.
         """
         if (kind, name) not in self._parts:
             raise PluginError(unknown(kind, name, self.names(kind)) + self._failure_hint(name))
         return self._parts[kind, name][0]
 
     def recipe(self, name: str) -> Recipe:
-        """Return a recipe; raises PluginError as `part` does."""
+        """Return a recipe.
+
+        Raises:
+            PluginError: as `part`.
+        """
         if name not in self._recipes:
-            hint = self._failure_hint(name)
-            raise PluginError(unknown("plugin", name, self._recipes) + hint)
+            raise PluginError(unknown("recipe", name, self._recipes) + self._failure_hint(name))
         return self._recipes[name][0]
 
     def names(self, kind: Kind) -> list[str]:
         """Return the names of all parts of a kind, sorted."""
-        return sorted(name for k, name in self._parts if k == kind)
+        return sorted(name for part_kind, name in self._parts if part_kind == kind)
 
     def recipes(self) -> list[str]:
         """Return the names of all recipes, sorted."""
         return sorted(self._recipes)
 
     def source(self, kind: Kind | Literal["recipe"], name: str) -> Source:
-        """Return where a part or recipe comes from."""
+        """Return where a part or recipe comes from.
+
+        Raises:
+            PluginError: as `part`.
+        """
         if kind == "recipe":
             self.recipe(name)
             return self._recipes[name][1]
@@ -192,9 +201,9 @@ class Registry:
         return self._parts[kind, name][1]
 
     def origin(self, cls: type[Part]) -> str:
-        """Return where a part's class comes from, also if it was never registered."""
-        for known, source in self._parts.values():
-            if known is cls:
+        """Return where the class of a part comes from: its source, or its module if it is not registered."""
+        for registered, source in self._parts.values():
+            if registered is cls:
                 return str(source)
         return f"module {cls.__module__}"
 
@@ -202,39 +211,40 @@ class Registry:
         taken = self._entries.get(source.entry)
         if taken is not None and taken != source:
             raise PluginError(
-                f"two plugins are called {source.entry!r}: {taken.module} of {taken} "
-                f"and {source.module} of {source}; uninstall or rename one"
+                f"two plugins are called {source.entry!r}: {taken.module} from {taken} "
+                f"and {source.module} from {source}; uninstall or rename one"
             )
         self._entries[source.entry] = source
 
-    def _take(self, hook: Any, source: Source) -> None:
+    def _call(self, hook: Any, source: Source) -> None:
+        """Call a hook, and register all that it returns or, if anything is wrong, none of it."""
         try:
-            offered = list(hook())
-            for item in offered:
+            items = list(hook())
+            for item in items:
                 _check(item)
-        except Exception as error:  # a stranger's hook may raise anything; the others must go on
+        except Exception as error:  # a hook may raise anything, and the other plugins must still load
             self._fail(source, error)
             return
-        for item in offered:
+        for item in items:
             if isinstance(item, Recipe):
-                _clash("recipe", item.name, self._recipes.get(item.name), source)
+                _refuse_clash("recipe", item.name, self._recipes.get(item.name), source)
                 self._recipes[item.name] = (item, source)
             else:
                 key = (item.kind, item.name)
-                _clash(item.kind, item.name, self._parts.get(key), source)
+                _refuse_clash(item.kind, item.name, self._parts.get(key), source)
                 self._parts[key] = (item, source)
 
     def _fail(self, source: Source, error: Exception) -> None:
         self.failures.append(Failure(source, _reason(error)))
 
     def _failure_hint(self, name: str) -> str:
-        mine = [f for f in self.failures if f.source.entry == name] or self.failures
-        return "".join(f"\n{failure}" for failure in mine[:1])
+        same_name = [failure for failure in self.failures if failure.source.entry == name]
+        return "".join(f"\n{failure}" for failure in (same_name or self.failures)[:1])
 
 
 @functools.cache
 def default_registry() -> Registry:
-    """Return the installed plugins, found once a process."""
+    """Return the installed plugins. They are discovered once per process."""
     return Registry.discover()
 
 
@@ -246,34 +256,40 @@ def _source(point: importlib.metadata.EntryPoint) -> Source:
 
 def _reason(error: Exception) -> str:
     text = str(error).strip()
+    if isinstance(error, PluginError):
+        return text
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def _clash(kind: str, name: str, taken: tuple[Any, Source] | None, source: Source) -> None:
+def _refuse_clash(kind: str, name: str, taken: tuple[Any, Source] | None, source: Source) -> None:
     if taken is not None:
         raise PluginError(
-            f"two plugins offer the {kind} {name!r}: {taken[1].module} of {taken[1]} "
-            f"and {source.module} of {source}; uninstall or rename one"
+            f"two plugins register the {kind} {name!r}: {taken[1].module} from {taken[1]} "
+            f"and {source.module} from {source}; uninstall or rename one"
         )
 
 
 def _check(item: Any) -> None:
-    """Raise PluginError where an offered object breaks the interface."""
+    """Raise PluginError if a class or recipe breaks the interface."""
     if not isinstance(item, Recipe):
-        if not (isinstance(item, type) and issubclass(item, tuple(PART_TYPES.values()))):
-            raise PluginError(f"{item!r} is no Estimator, Baseline, Objective or Recipe")
-        if not dataclasses.is_dataclass(item) or not item.__dataclass_params__.frozen:  # type: ignore[attr-defined]
-            raise PluginError(f"{item.__name__} must be decorated with @dataclass(frozen=True)")
-        if not isinstance(getattr(item, "name", None), str):
-            raise PluginError(f"{item.__name__} has no name")
-        if taken := {field.name for field in dataclasses.fields(item)} & RESERVED:
-            raise PluginError(f"{item.__name__}.{min(taken)} must be written without a type: it is no hyperparameter")
-        if item.__abstractmethods__:
-            raise PluginError(f"{item.__name__} lacks {', '.join(sorted(item.__abstractmethods__))}")
-        try:
-            declared(item)
-        except ConfigError as error:
-            raise PluginError(str(error)) from error
+        _check_part(item)
     api = item.plugin_api
     if api.split(".")[0] != PLUGIN_API.split(".")[0]:
-        raise PluginError(f"{item.name!r} was written for plugin API {api}; this pgzoo has {PLUGIN_API}")
+        raise PluginError(f"{item.name!r} was written for plugin API {api}, but this pgzoo has {PLUGIN_API}")
+
+
+def _check_part(cls: Any) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, tuple(PART_TYPES.values()))):
+        raise PluginError(f"{cls!r} is not an Estimator, Baseline, Objective or Recipe")
+    if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # typeshed
+        raise PluginError(f"{cls.__name__} must be decorated with @dataclass(frozen=True)")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise PluginError(f"{cls.__name__} has no name")
+    if annotated := {field.name for field in dataclasses.fields(cls)} & NOT_HYPERPARAMETERS:
+        raise PluginError(f"{cls.__name__}.{min(annotated)} is not a hyperparameter: remove its type annotation")
+    if cls.__abstractmethods__:
+        raise PluginError(f"{cls.__name__} does not define {', '.join(sorted(cls.__abstractmethods__))}")
+    try:
+        declared(cls)
+    except ConfigError as error:
+        raise PluginError(str(error)) from error

@@ -24,9 +24,9 @@ def make_rollout(
     scores: Any = None,
     gamma: float = 1.0,
 ) -> Rollout:
-    """Return a Rollout from lists: (T,) for one environment or (T, N). Actions are 0 and 1 in turn.
+    """Return a rollout from lists, (T,) for one environment or (T, N). Actions alternate between 0 and 1.
 
-    `next_values` default to the next row's values, 0 where terminated or at the edge.
+    `next_values` defaults to the values of the next row, and to 0 where terminated and in the last row.
     """
 
     def column(x: Any, kind: Any) -> Any:
@@ -35,10 +35,9 @@ def make_rollout(
 
     rewards = column(rewards, np.float32)
     shape = rewards.shape
-    no = np.zeros(shape, dtype=bool)
-    terminated = no if terminated is None else column(terminated, bool)
-    truncated = no if truncated is None else column(truncated, bool)
-    mask = ~no if mask is None else column(mask, bool)
+    terminated = np.zeros(shape, bool) if terminated is None else column(terminated, bool)
+    truncated = np.zeros(shape, bool) if truncated is None else column(truncated, bool)
+    mask = np.ones(shape, bool) if mask is None else column(mask, bool)
     if step is None:
         step = np.zeros(shape, dtype=int)
         for t in range(1, shape[0]):
@@ -68,14 +67,14 @@ def make_rollout(
     )
 
 
-# Two environments: the first has episodes of 2 and 1 steps and then waits, the second one of 4 steps.
+# Two environments: the first has episodes of 2 steps and 1 step and then padding, the second has one of 4 steps.
 RAGGED = {
     "rewards": [[1, 10], [2, 20], [3, 30], [0, 40]],
     "terminated": [[0, 0], [1, 0], [1, 0], [0, 1]],
     "mask": [[1, 1], [1, 1], [1, 1], [0, 1]],
 }
 
-# One group of episodes of 1, 2 and 5 steps, an environment each, and beside them one of another group: 3 steps.
+# Four environments with one episode each, of 1, 2, 5 and 3 steps. The first three form a group, the fourth is alone.
 LENGTHS = [1, 2, 5, 3]
 GROUPS: dict[str, Any] = {
     "rewards": [[4, 1, 1, 7], [0, 1, 0, 7], [0, 0, 2, 7], [0, 0, 0, 0], [0, 0, 3, 0]],
@@ -87,7 +86,7 @@ GROUPS: dict[str, Any] = {
 
 @st.composite
 def random_rollouts(draw: st.DrawFn) -> Rollout:
-    """Rollouts of up to 12 steps and 3 environments with ends of both kinds, a critic and any γ."""
+    """Draw rollouts of up to 12 steps and 3 environments, with terminated and truncated episodes, values and any γ."""
     n_steps, n_envs = draw(st.integers(1, 12)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     ends = rng.random((n_steps, n_envs)) < draw(st.floats(0, 0.6))
@@ -96,7 +95,7 @@ def random_rollouts(draw: st.DrawFn) -> Rollout:
     next_values = rng.normal(size=(n_steps, n_envs)).astype(np.float32)
     next_values[:-1] = np.where(ends[:-1], next_values[:-1], values[1:])
     next_values[terminated] = 0
-    waiting = np.array([draw(st.integers(0, n_steps - 1)) for _ in range(n_envs)])  # all but one wait at the end
+    waiting = np.array([draw(st.integers(0, n_steps - 1)) for _ in range(n_envs)])  # padding at the end
     waiting[0] = 0
     mask = np.arange(n_steps)[:, None] < n_steps - waiting
     return make_rollout(

@@ -1,4 +1,4 @@
-"""Groups: episodes from one start, with the actions' noise left free, through every wrapper of SB3."""
+"""The episodes of a group have the same initial state and independent actions, with every VecEnv wrapper of SB3."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from pgzoo.sampling.modes import Groups, GroupSeeds, reset_with_seeds
 
 
 class Walk(gym.Env[np.ndarray, Any]):
-    """Begins at a place that the seed draws, and walks left or right with noise; ends after 1 to 6 steps.
+    """A noisy walk on a line from a random place, in 1 to 6 steps. The reward is the place after the step.
 
-    `options={"place": x}` begins at x. The reward is the place after the step.
+    `options={"place": x}` chooses the initial place.
     """
 
     def __init__(self, ignores_seed: bool = False) -> None:
@@ -59,11 +59,11 @@ def sample(env: Any, plugin: str = "rloo", updates: int = 1, **options: Any) -> 
 
 
 def by_group(rollout: Rollout, x: Any, step: int = 0) -> dict[int, list[Any]]:
-    """Return x at the given step of every episode that has it, by group."""
-    found: dict[int, list[Any]] = {}
+    """Return x at the given step of every episode that reaches it, by group."""
+    rows: dict[int, list[Any]] = {}
     for t, n in np.argwhere(rollout.mask & (rollout.step == step)):
-        found.setdefault(int(rollout.group[t, n]), []).append(np.asarray(x)[t, n])
-    return found
+        rows.setdefault(int(rollout.group[t, n]), []).append(np.asarray(x)[t, n])
+    return rows
 
 
 WRAPPED = {
@@ -79,17 +79,17 @@ WRAPPED = {
 
 
 @pytest.mark.parametrize("wrapped", WRAPPED)
-def test_a_group_begins_alike_and_acts_apart(wrapped: str) -> None:
+def test_episodes_of_a_group_have_the_same_start_and_independent_actions(wrapped: str) -> None:
     env = WRAPPED[wrapped]()
     try:
         _model, rollout = sample(env, group_size=4, n_episodes=24, learning_rate=0.0)
         assert rollout.n_episodes == 24
         firsts = by_group(rollout, rollout.observations)
         assert {group: len(rows) for group, rows in firsts.items()} == dict.fromkeys(range(6), 4)
-        assert len({rows[0].tobytes() for rows in firsts.values()}) == 6  # every group begins elsewhere
+        assert len({rows[0].tobytes() for rows in firsts.values()}) == 6  # groups have different starts
         assert all((rows == rows[0]).all() for rows in np.array(list(firsts.values())))
         actions = [np.array(rows).ravel() for rows in by_group(rollout, rollout.actions).values()]
-        # 4 tosses of a fair coin are alike with chance 1/8: in 4 groups of 6 or more, with chance 3e-3.
+        # 4 tosses of a fair coin agree with probability 1/8. They agree in 4 or more of 6 groups with probability 3e-3.
         assert sum(len(set(group)) > 1 for group in actions) >= 3
     finally:
         env.close()
@@ -118,8 +118,8 @@ def test_the_refusal_names_a_registered_environment() -> None:
         sample(make_vec_env("Restless-v0", 2), group_size=2)
 
 
-class SeedsTheWorld(Walk):
-    """Seeds global generators in reset, as some environments do."""
+class SeedsGlobalGenerators(Walk):
+    """Seeds the global random generators in reset, as some environments do."""
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         if seed is not None:
@@ -129,15 +129,15 @@ class SeedsTheWorld(Walk):
         return super().reset(seed=seed, options=options)
 
 
-def test_an_environment_that_seeds_global_generators_leaves_the_actions_free() -> None:
-    _, rollout = sample(DummyVecEnv([SeedsTheWorld]), group_size=8, n_episodes=24, learning_rate=0.0)
+def test_actions_are_independent_although_reset_seeds_global_generators() -> None:
+    _, rollout = sample(DummyVecEnv([SeedsGlobalGenerators]), group_size=8, n_episodes=24, learning_rate=0.0)
     actions = [np.array(rows).ravel() for rows in by_group(rollout, rollout.actions).values()]
-    assert all(len(set(group)) > 1 for group in actions)  # by chance alike in one of three: 3/128
+    assert all(len(set(group)) > 1 for group in actions)  # 8 tosses agree in one of 3 groups with probability 3/128
 
 
 def test_a_vecenv_without_seeds_is_refused() -> None:
     env = walks(2)
-    assert env._seeds == [None, None]  # what VecEnv.seed sets, and groups too
+    assert env._seeds == [None, None]  # VecEnv.seed sets them, and so do groups
     del env._seeds
     with pytest.raises(ConfigError, match="DummyVecEnv does not support one seed per environment"):
         reset_with_seeds(env, [1, 1])
@@ -151,7 +151,7 @@ def test_groups_span_rounds_and_environments_and_are_complete(n_envs: int, group
     firsts = by_group(rollout, rollout.observations)
     assert [len(rows) for rows in firsts.values()] == [group_size] * (n_episodes // group_size)
     assert all((np.array(rows) == rows[0]).all() for rows in firsts.values())
-    # Every recorded episode is whole: it begins at step 0 and ends where the environment ended it.
+    # Every recorded episode is complete: it starts at step 0 and ends where the environment ended it.
     assert rollout.n_episodes == n_episodes
     assert (rollout.terminated | rollout.truncated)[rollout.last].all()
     assert rollout.lengths.sum() == rollout.mask.sum()
@@ -160,23 +160,23 @@ def test_groups_span_rounds_and_environments_and_are_complete(n_envs: int, group
         assert sorted(steps) == list(range(len(steps)))
 
 
-def test_waiting_steps_count_and_are_left_out() -> None:
+def test_steps_of_waiting_environments_count_and_are_not_recorded() -> None:
     model, rollout = sample(walks(4), group_size=2, n_episodes=8)
     assert model.num_timesteps == rollout.mask.size
     unused = model.logger.name_to_value["rollout/unused_steps"]
     assert unused == pytest.approx(1 - rollout.lengths.sum() / model.num_timesteps)
     assert unused > 0
-    assert len(model.ep_info_buffer) == 8  # those of waiting environments are not counted
+    assert len(model.ep_info_buffer) == 8  # episodes of waiting environments are not counted
     assert not rollout.rewards[~rollout.mask].any()
     assert (rollout.group[~rollout.mask] == -1).all()
 
 
-def test_normalize_sees_every_step_of_the_vecenv() -> None:
-    """As in SB3: also those of waiting environments, and the first observations of each round."""
+def test_vec_normalize_sees_every_step() -> None:
+    """Its statistics include the steps of waiting environments and the first observations of each round, as in SB3."""
     env = VecNormalize(walks(4))
     _model, rollout = sample(env, group_size=4, n_episodes=8)
     rounds = 2
-    # One reset when the model takes the environment, one before each round; 4 observations a step.
+    # One reset when the model is made and one before each round. Each reset and step gives 4 observations.
     assert env.obs_rms.count == pytest.approx(4 * (len(rollout.mask) + rounds + 1), abs=1)
 
 
@@ -199,10 +199,10 @@ class JunkWhileWaiting(Walk):
 
 
 @pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "rtg_value", "rtg_optimal"])
-def test_nothing_of_a_waiting_environment_enters_an_update(plugin: str) -> None:
-    """Losses, normalisation, statistics and entropy are the same, bit for bit, whatever stands on padding."""
+def test_steps_of_waiting_environments_do_not_affect_an_update(plugin: str) -> None:
+    """Parameters and metrics are bit-identical whatever the observations, rewards and infos on padding are."""
 
-    def after(junk: float) -> tuple[list[Any], dict[str, Any]]:
+    def train(junk: float) -> tuple[list[Any], dict[str, Any]]:
         env = DummyVecEnv([lambda: Monitor(JunkWhileWaiting(junk))] * 4)
         options = {"normalize_advantage": "rollout"} if plugin in ("rtg_value", "rtg_optimal") else {}
         model, rollout = sample(
@@ -212,15 +212,16 @@ def test_nothing_of_a_waiting_environment_enters_an_update(plugin: str) -> None:
         logged = {key: value for key, value in model.logger.name_to_value.items() if not key.startswith("time/")}
         return [p.detach().numpy() for p in model.policy.parameters()], logged
 
-    (parameters, logged), (others, others_logged) = after(0.0), after(77.0)
-    assert all((a == b).all() for a, b in zip(parameters, others, strict=True))
-    assert logged == others_logged
+    parameters, logged = train(0.0)
+    parameters_77, logged_77 = train(77.0)
+    assert all((a == b).all() for a, b in zip(parameters, parameters_77, strict=True))
+    assert logged == logged_77
     assert "rollout/pass@2" in logged
 
 
 @pytest.mark.parametrize("plugin", ["grpo", "dapo"])
 @pytest.mark.parametrize("place", [0, 2])
-def test_a_nan_reward_is_located(plugin: str, place: int) -> None:
+def test_the_error_for_a_nan_reward_names_the_environment_and_step(plugin: str, place: int) -> None:
     class Broken(Walk):
         def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
             observation, _, *rest = super().step(action)
@@ -244,21 +245,21 @@ def test_group_options_reach_the_environment() -> None:
         ({"group_options": {"place": 1}, "sampling": "episodes"}, "group_options requires sampling='groups'"),
         (
             {"baseline": {"name": "group", "form": "process"}},
-            r"baseline 'group' compares steps with these settings.*use reward_to_go",
+            "baseline 'group' needs one return per step with these settings.*use reward_to_go",
         ),
     ],
 )
-def test_refusals(options: dict[str, Any], message: str) -> None:
+def test_contradictory_options_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         sample(walks(2), **{"group_size": 2, "n_episodes": 4, **options})
 
 
-def test_a_group_of_one_is_warned_of() -> None:
+def test_a_group_of_one_episode_is_warned_about() -> None:
     with pytest.warns(UserWarning, match="nothing to compare"):
         sample(walks(2), "grpo", group_size=1, n_episodes=4)
 
 
-def test_seeds_are_new_in_every_update_and_go_on_after_a_load(tmp_path: Path) -> None:
+def test_seeds_change_with_every_update_and_continue_after_load(tmp_path: Path) -> None:
     options: dict[str, Any] = {"group_size": 2, "n_episodes": 4, "learning_rate": 0.0}
 
     def starts(model: PolicyGradient) -> list[float]:
@@ -278,14 +279,14 @@ def test_seeds_are_new_in_every_update_and_go_on_after_a_load(tmp_path: Path) ->
     assert starts(again) == seen[0]
 
 
-def test_with_sde_every_episode_has_its_own_noise() -> None:
+def test_with_gsde_every_episode_of_a_group_has_different_noise() -> None:
     env = make_vec_env("Pendulum-v1", 4, env_kwargs={}, wrapper_class=lambda e: gym.wrappers.TimeLimit(e.unwrapped, 5))
     _, rollout = sample(env, group_size=4, n_episodes=8, use_sde=True)
     for group in by_group(rollout, rollout.actions).values():
         assert len({float(action[0]) for action in group}) == 4
 
 
-def test_any_recipe_can_sample_groups_and_group_parts_need_them() -> None:
+def test_other_recipes_can_sample_groups_and_group_parts_require_them() -> None:
     _, rollout = sample(walks(2), "rtg_value", sampling="groups", group_size=2, n_episodes=4)
     assert rollout.n_episodes == 4
     for sampling in ("steps", "episodes"):
@@ -296,7 +297,7 @@ def test_any_recipe_can_sample_groups_and_group_parts_need_them() -> None:
 
 
 def test_pass_rates() -> None:
-    """pass@1 is the mean success, pass@G the share of groups with one."""
+    """pass@1 is the mean success, pass@G the share of groups with at least one success."""
     mode = Groups(2, 2, 100, 1.0, GroupSeeds(0))
     mode.begin(4)
     mode.reset(walks(4), True)
@@ -306,15 +307,15 @@ def test_pass_rates() -> None:
     assert mode.metrics() == {"pass@1": 0.25, "pass@2": 0.5, "equal_groups": 1.0}
 
 
-# ---------------------------------------------------------------- dropping groups that say nothing
+# ---------------------------------------------------------------- dropping groups of equal returns
 
 
 class Lottery(gym.Env[np.ndarray, Any]):
-    """One step; the reward is the action for every `telling`-th seed's start, else 1 whatever is done."""
+    """One step. The reward is the action in a fraction `informative` of the initial states, and 1 in the others."""
 
-    def __init__(self, telling: float) -> None:
+    def __init__(self, informative: float) -> None:
         self.observation_space, self.action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
-        self.telling = telling
+        self.informative = informative
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
         super().reset(seed=seed)
@@ -322,11 +323,11 @@ class Lottery(gym.Env[np.ndarray, Any]):
         return np.array([self.place], dtype=np.float32), {}
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        reward = float(action) if self.place < self.telling else 1.0
+        reward = float(action) if self.place < self.informative else 1.0
         return np.array([self.place], dtype=np.float32), reward, True, False, {}
 
 
-def test_groups_without_a_signal_are_dropped_and_sampled_anew() -> None:
+def test_groups_of_equal_returns_are_dropped_and_replaced() -> None:
     env = DummyVecEnv([lambda: Monitor(Lottery(0.5))] * 8)
     model, rollout = sample(env, "dapo", group_size=8, n_episodes=64, plugin_kwargs={"resample_budget": 10})
     returns = by_group(rollout, rollout.rewards)
@@ -334,12 +335,12 @@ def test_groups_without_a_signal_are_dropped_and_sampled_anew() -> None:
     assert all(len(set(map(float, group))) == 2 for group in returns.values())
     resampled = model.logger.name_to_value["rollout/resampled_groups"]
     assert resampled > 0
-    assert model.num_timesteps == 8 * (8 + resampled)  # dropped ones were steps too
+    assert model.num_timesteps == 8 * (8 + resampled)  # steps of dropped groups count
     assert model.logger.name_to_value["rollout/unused_steps"] == pytest.approx(resampled / (8 + resampled))
 
 
 class Goal(gym.Env[np.ndarray, Any]):
-    """Reward 1 at the end, after 3 steps or more: equal returns, which γ parts."""
+    """Reward 1 at the end, after 3 steps or more. The returns are equal, unless they are discounted."""
 
     def __init__(self) -> None:
         self.observation_space, self.action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
@@ -355,26 +356,26 @@ class Goal(gym.Env[np.ndarray, Any]):
         return np.zeros(1, np.float32), float(done), bool(done), False, {}
 
 
-@pytest.mark.parametrize(("gamma", "kept"), [(0.9, True), (1.0, False)])
-def test_returns_are_compared_as_they_are_discounted(gamma: float, kept: bool) -> None:
+@pytest.mark.parametrize(("gamma", "is_used"), [(0.9, True), (1.0, False)])
+def test_groups_are_dropped_by_their_discounted_returns(gamma: float, is_used: bool) -> None:
     _, rollout = sample(DummyVecEnv([Goal] * 4), "dapo", group_size=8, n_episodes=8, gamma=gamma)
-    assert rollout.mask.any() == kept
+    assert rollout.mask.any() == is_used
 
 
-def test_the_budget_limits_what_is_sampled_anew() -> None:
+def test_the_budget_limits_the_number_of_replacement_groups() -> None:
     env = DummyVecEnv([lambda: Monitor(Lottery(0.0))] * 8)
     model = PolicyGradient(
         "MlpPolicy", env, "dapo", group_size=8, n_episodes=64, plugin_kwargs={"resample_budget": 0.5}, device="cpu"
     )
     before = [p.clone() for p in model.policy.parameters()]
     model.learn(1)
-    assert model.num_timesteps == 8 * 12  # 8 groups, and half as many again
+    assert model.num_timesteps == 8 * 12  # 8 groups and 4 replacements
     assert not model.rollout.mask.any()
-    assert all((a == b).all() for a, b in zip(before, model.policy.parameters(), strict=True))  # nothing to learn from
+    assert all((a == b).all() for a, b in zip(before, model.policy.parameters(), strict=True))  # no group has a signal
     model.learn(200, reset_num_timesteps=False)
 
 
-def test_only_groups_can_be_dropped() -> None:
-    with pytest.raises(ConfigError, match="objective 'dapo'"):
+def test_dropping_groups_requires_groups() -> None:
+    with pytest.raises(ConfigError, match="objective 'dapo' compares episodes from the same initial state"):
         PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", objective="dapo", sampling="steps", device="cpu")
     assert Registry.discover().recipe("dapo").objective == "dapo"

@@ -1,4 +1,4 @@
-"""Two recipes learn CartPole-v1 with the settings they ship with: the final model, fresh seeds."""
+"""Two recipes learn CartPole-v1 with their files in hyperparams/. The final model is evaluated on fresh seeds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pgzoo.training.run_folder import new_folder
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("recipe", "at_least"), [("rtg_value", 475), ("ppo", 450)])
-def test_cartpole(recipe: str, at_least: float, tmp_path: Path) -> None:
+def test_a_recipe_learns_cartpole(recipe: str, at_least: float, tmp_path: Path) -> None:
     registry = Registry.discover()
     config = load_config(registry, recipe, "CartPole-v1")
     options = TrainConfig(seed=0, device="cpu", eval_freq=-1, eval_episodes=100)

@@ -1,4 +1,4 @@
-"""Every objective by hand on ragged episodes, and the identities between them."""
+"""Every objective is computed by hand on episodes of 1, 2 and 5 steps, and satisfies identities with the others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RATIO = np.array([1.5, 0.5, 1.5, 0.9, 1.1, 1.5, 0.5, 1.0])
 
 
 def make_batch(objective: Any, psi: Any = PSI, ratio: Any = RATIO, episode: Any = EPISODE) -> Batch:
-    """Return a batch whose log-probs are a leaf, so that the loss's gradient with respect to them can be read."""
+    """Return a batch whose log-probs are a leaf, to read the gradient of the loss with respect to them."""
     lengths = np.bincount(episode)
     rollout = make_rollout(
         np.zeros((max(lengths), len(lengths))),
@@ -63,16 +63,15 @@ def gradient_of(objective: Any, state: Any = None, **options: Any) -> Any:
     return batch.log_probs.grad.numpy()
 
 
-# What a step adds to the clipped surrogate, min(ρΨ, clip(ρ, .8, 1.2)Ψ):
-#   episode 0: Ψ = 1:    ρ 1.5 → 1.2
-#   episode 1: Ψ = −2:   ρ .5 → −1.6 (clipped at .8), ρ 1.5 → −3
-#   episode 2: Ψ = .5:   ρ .9, 1.1, 1.5, .5, 1 → .45, .55, .6, .25, .5, the sum 2.35
-CLIPPED = [1.2, -1.6, -3.0, 0.45, 0.55, 0.6, 0.25, 0.5]
+# The clipped surrogate min(ρΨ, clip(ρ, .8, 1.2)Ψ) of each step:
+#   episode 0, Ψ = 1:    ρ = 1.5 → 1.2
+#   episode 1, Ψ = −2:   ρ = .5, 1.5 → −1.6, −3, the sum −4.6
+#   episode 2, Ψ = .5:   ρ = .9, 1.1, 1.5, .5, 1 → .45, .55, .6, .25, .5, the sum 2.35
 
 
-def test_ppo_clip() -> None:
+def test_ppo_clip_by_hand() -> None:
     assert loss_of(PPOClip()) == pytest.approx(-(1.2 - 4.6 + 2.35) / 8)
-    # The gradient with respect to log π is −ρΨ/8 where nothing is clipped, else 0.
+    # The gradient with respect to log π is −ρΨ/8 if the step is not clipped, else 0.
     expected = -np.array([0, 0, -3, 0.45, 0.55, 0, 0.25, 0.5]) / 8
     np.testing.assert_allclose(gradient_of(PPOClip()), expected, atol=1e-12)
 
@@ -88,9 +87,9 @@ class Reference:
         return batch.old_log_probs
 
 
-def test_grpo_penalty() -> None:
-    # q = log π_ref − log π = −log ρ, so that k3 = 1/ρ + log ρ − 1: at ρ = 1.5 .07213177, .5 .30685282,
-    # .9 .00575060, 1.1 .00440109, 1 0.
+def test_grpo_adds_the_k3_penalty() -> None:
+    # q = log π_ref − log π = −log ρ, and therefore k3 = 1/ρ + log ρ − 1. For ρ = 1.5, .5, .9, 1.1, 1 this is
+    # .07213177, .30685282, .00575060, .00440109, 0.
     k3 = np.array([0.07213177, 0.30685282, 0.07213177, 0.00575060, 0.00440109, 0.07213177, 0.30685282, 0])
     kl = (k3[0] + k3[1:3].mean() + k3[3:].mean()) / 3
     plain = loss_of(GRPO(kl_coef=0))
@@ -101,30 +100,30 @@ def test_dr_grpo_divides_by_a_constant_length() -> None:
     assert loss_of(DrGRPO(length=10)) == pytest.approx(-(1.2 - 4.6 + 2.35) / 3 / 10)
 
 
-def test_dapo_has_more_room_upwards() -> None:
-    # ε_high .28: the steps at ρ 1.5 add 1.28 (episode 0) and .64 (episode 2); the mean is over all steps.
+def test_dapo_clips_higher_upwards() -> None:
+    # With ε_high = .28, the steps with ρ = 1.5 give 1.28 (episode 0) and .64 (episode 2). The mean is over all 8 steps.
     assert loss_of(DAPO()) == pytest.approx(-(1.28 - 4.6 + 0.45 + 0.55 + 0.64 + 0.25 + 0.5) / 8)
 
 
-def test_dapo_with_equal_limits_is_ppo_clip() -> None:
+def test_dapo_with_equal_clip_ranges_is_ppo_clip() -> None:
     equal = DAPO(clip_range_low=0.2, clip_range_high=0.2)
     np.testing.assert_allclose(gradient_of(equal), gradient_of(PPOClip(clip_range=0.2)), atol=1e-12)
 
 
-def test_gspo_clips_the_ratio_of_the_episode() -> None:
+def test_gspo_clips_the_geometric_mean_of_the_ratios() -> None:
     # Geometric means: 1.5; √(.5 · 1.5) = .8660254; (.9 · 1.1 · 1.5 · .5 · 1)^(1/5) = .7425^.2 = .9421917.
     # ε = .2: min(1.5, 1.2) = 1.2; −2 · .8660254 = −1.7320508; .5 · .9421917 = .4710959.
     assert loss_of(GSPO(clip_range=0.2)) == pytest.approx(-(1.2 - 1.7320508 + 0.4710959) / 3, abs=1e-7)
-    # The gradient of s with respect to each log π is s/T: episode 0 is clipped, 1: 1.7320508/2/3, 2: −.4710959/5/3.
+    # The gradient of s with respect to each log π is s/T. Episode 0 is clipped, 1 has 1.7320508/2/3, 2 −.4710959/5/3.
     expected = np.repeat([0, 1.7320508 / 6, -0.4710959 / 15], LENGTHS)
     np.testing.assert_allclose(gradient_of(GSPO(clip_range=0.2)), expected, atol=1e-7)
 
 
 def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
     single = {"episode": np.arange(8)}
-    ours, theirs = GSPO(clip_range=0.2), PPOClip(clip_range=0.2)
-    assert loss_of(ours, **single) == pytest.approx(loss_of(theirs, **single))
-    np.testing.assert_allclose(gradient_of(ours, **single), gradient_of(theirs, **single), atol=1e-12)
+    gspo, ppo = GSPO(clip_range=0.2), PPOClip(clip_range=0.2)
+    assert loss_of(gspo, **single) == pytest.approx(loss_of(ppo, **single))
+    np.testing.assert_allclose(gradient_of(gspo, **single), gradient_of(ppo, **single), atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +134,7 @@ def test_gspo_on_episodes_of_one_step_is_ppo_clip() -> None:
         ({"baseline": "value"}, "baseline 'value'"),
     ],
 )
-def test_gspo_refuses_several_advantages_in_an_episode(parts: Any, part: str) -> None:
+def test_gspo_refuses_parts_with_several_advantages_per_episode(parts: Any, part: str) -> None:
     with pytest.raises(
         ConfigError, match=f"objective 'gspo' needs one advantage per episode, but {part} gives each step"
     ):
@@ -143,23 +142,23 @@ def test_gspo_refuses_several_advantages_in_an_episode(parts: Any, part: str) ->
 
 
 @pytest.mark.parametrize("baseline", ["none", "batch_mean", "moving_average", "leave_one_out", "optimal", "group"])
-def test_what_is_declared_per_episode_is(baseline: str) -> None:
+def test_baselines_that_declare_per_episode_give_one_advantage_per_episode(baseline: str) -> None:
     model = small("rtg", estimator="full_return", baseline=baseline, sampling="groups")
     updates(model, 1)
     advantages, episode = model.rollout_buffer.advantages, model.rollout.episode
-    assert all(np.ptp(advantages[episode == e]) == 0 for e in range(model.rollout.n_episodes))
+    assert all(np.ptp(advantages[episode == index]) == 0 for index in range(model.rollout.n_episodes))
 
 
 def test_cispo_limits_the_weight_and_keeps_the_gradient() -> None:
-    # min(ρ, 1.28) · −Ψ/8: no step has gradient 0.
+    # The gradient is −min(ρ, 1.28) Ψ/8, which is not 0 at any step.
     weight = np.minimum(RATIO, 1.28)
     np.testing.assert_allclose(gradient_of(CISPO()), -weight * PSI / 8, atol=1e-12)
 
 
-def test_ppo_kl() -> None:
+def test_ppo_kl_by_hand() -> None:
     state = PPOKL(initial_kl_coef=0.5).make_state(None)  # type: ignore[arg-type]
-    # ρΨ: 1.5 | −1, −3 | .45, .55, .75, .25, .5, the sum 0. (ρ − 1) − log ρ: at 1.5 .09453489, at .5 .19314718,
-    # .9 .00536052, 1.1 .00468982, 1 0: 3 · .09453489 + 2 · .19314718 + .00536052 + .00468982 = .67994937.
+    # ρΨ: 1.5 | −1, −3 | .45, .55, .75, .25, .5, the sum 0. For ρ = 1.5, .5, .9, 1.1, 1, (ρ − 1) − log ρ is .09453489,
+    # .19314718, .00536052, .00468982, 0. The sum is 3 · .09453489 + 2 · .19314718 + .00536052 + .00468982 = .67994937.
     assert loss_of(PPOKL(), state) == pytest.approx(0.5 * 0.67994937 / 8, abs=1e-7)
 
 
@@ -172,7 +171,7 @@ def test_at_ratio_one_the_gradient_is_that_of_policy_gradient(objective: Any) ->
     np.testing.assert_allclose(gradient_of(objective, state, ratio=ones), plain, atol=1e-12)
 
 
-# ---------------------------------------------------------------- what objectives learn
+# ---------------------------------------------------------------- states of objectives
 
 
 def test_ppo_kl_adapts_its_coefficient() -> None:
@@ -184,8 +183,8 @@ def test_ppo_kl_adapts_its_coefficient() -> None:
         objective.update(rollout, np.zeros((3, 1)), state, None)
         return float(state.kl_coef)
 
-    # (ρ − 1) − log ρ at 1.2 is .01767844: a mean of .01767844 > .015 doubles, of .00883922 changes nothing
-    # (.00667 to .015), of 0 halves. The third step is padding.
+    # (ρ − 1) − log ρ is .01767844 at ρ = 1.2 and 0 at ρ = 1. A mean KL of .01767844 > .015 doubles the coefficient.
+    # .00883922 leaves it, between .00667 and .015. A mean of 0 halves it. The third step is padding.
     assert after([1.2, 1.2, 9]) == 2.0
     assert after([1.2, 1.0, 9]) == 2.0
     assert after([1.0, 1.0, 9]) == 1.0
@@ -219,7 +218,7 @@ def updates(model: PolicyGradient, n: int) -> None:
         model.learn(1, reset_num_timesteps=False)
 
 
-def test_the_initial_reference_stays_and_is_saved(tmp_path: Any) -> None:
+def test_the_initial_reference_does_not_change_and_is_saved(tmp_path: Any) -> None:
     model = small("grpo")
     first = action_weights(model.policy)
     updates(model, 3)
@@ -232,7 +231,7 @@ def test_the_initial_reference_stays_and_is_saved(tmp_path: Any) -> None:
     assert torch.equal(reference_weights(loaded), first)
 
 
-def test_the_initial_reference_is_the_policy_that_training_began_with(tmp_path: Any) -> None:
+def test_the_initial_reference_is_the_policy_at_the_start_of_training(tmp_path: Any) -> None:
     trained = small("rloo")
     updates(trained, 1)
     trained.save(tmp_path / "trained")
@@ -251,7 +250,7 @@ def test_the_initial_reference_is_the_policy_that_training_began_with(tmp_path: 
     assert torch.equal(reference_weights(loaded), action_weights(without.policy))
 
 
-def test_an_average_reference_takes_over_what_is_no_parameter() -> None:
+def test_an_average_reference_copies_buffers() -> None:
     from pgzoo import ReferencePolicy
 
     model = small("rtg")
@@ -262,17 +261,16 @@ def test_an_average_reference_takes_over_what_is_no_parameter() -> None:
     assert torch.equal(reference.policy.seen, torch.full((2,), 3.0))  # type: ignore[arg-type]
 
 
-def test_a_refreshed_reference_is_the_policy_every_few_updates() -> None:
+def test_a_refreshed_reference_is_copied_every_two_updates() -> None:
     model = small("grpo", plugin_kwargs={"reference": "refreshed", "refresh_every": 2})
-    seen = [action_weights(model.policy)]
-    for _ in range(4):
+    history = [action_weights(model.policy)]
+    for copied_at in (0, 2, 2, 4):  # after updates 1 to 4
         updates(model, 1)
-        seen.append(action_weights(model.policy))
-        of = {1: 0, 2: 2, 3: 2, 4: 4}[len(seen) - 1]
-        assert torch.equal(reference_weights(model), seen[of])
+        history.append(action_weights(model.policy))
+        assert torch.equal(reference_weights(model), history[copied_at])
 
 
-def test_an_average_reference_follows() -> None:
+def test_an_average_reference_is_a_moving_average_of_the_policy() -> None:
     model = small("grpo", plugin_kwargs={"reference": "average", "decay": 0.75})
     average = action_weights(model.policy)
     for _ in range(3):
@@ -281,47 +279,47 @@ def test_an_average_reference_follows() -> None:
         torch.testing.assert_close(reference_weights(model), average)
 
 
-def test_without_a_penalty_there_is_no_reference() -> None:
+def test_grpo_without_a_penalty_has_no_reference() -> None:
     assert small("grpo", plugin_kwargs={"kl_coef": 0}).part_states["objective"] is None
 
 
 @pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
-def test_a_reference_for_any_policy(env: str) -> None:
+def test_a_reference_can_copy_any_policy(env: str) -> None:
     sde = env == "Pendulum-v1"
     model = PolicyGradient("MlpPolicy", env, "grpo", use_sde=sde, group_size=2, n_episodes=2, device="cpu")
     updates(model, 2)
     assert model.logger.name_to_value["train/reference_kl"] > 0
 
 
-def test_a_reference_begins_as_the_policy_that_training_begins_with() -> None:
+def test_the_reference_kl_is_zero_while_the_policy_does_not_move() -> None:
     model = small("grpo", learning_rate=0.0)
     updates(model, 1)
     assert model.logger.name_to_value["train/reference_kl"] == pytest.approx(0, abs=1e-6)
 
 
-def test_an_adapted_coefficient_is_saved(tmp_path: Any) -> None:
+def test_the_adapted_kl_coefficient_is_saved(tmp_path: Any) -> None:
     options = {"n_episodes": None, "n_steps": 64, "learning_rate": 0.0, "plugin_kwargs": {"kl_target": 0.5}}
     model = small("ppo_kl", **options)
     updates(model, 3)
-    assert model.logger.name_to_value["train/kl_coef"] == 0.125  # nothing moves: halved three times
+    assert model.logger.name_to_value["train/kl_coef"] == 0.125  # the policy does not move: halved three times
     model.save(tmp_path / "model")
     loaded = PolicyGradient.load(tmp_path / "model", make_vec_env("CartPole-v1", 4), device="cpu")
     assert float(loaded.part_states["objective"].kl_coef) == 0.125  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "dapo", "gspo", "cispo"])
-def test_a_recipe_with_a_ratio_uses_a_rollout_several_times(plugin: str) -> None:
+def test_recipes_with_a_ratio_use_a_rollout_for_four_epochs(plugin: str) -> None:
     model = small(plugin)
     updates(model, 1)
     assert model.n_epochs == 4
-    assert model.logger.name_to_value["train/approx_kl"] > 0  # of the last epoch: the policy has moved
+    assert model.logger.name_to_value["train/approx_kl"] > 0  # in the last epoch, when the policy has moved
 
 
 def test_the_entropy_is_logged_as_a_mean_whatever_the_aggregate() -> None:
     for plugin in ("grpo", "dr_grpo", "rloo"):
         model = small(plugin, learning_rate=0.0)
         updates(model, 1)
-        # Two actions, a policy that is nearly uniform: ln 2.
+        # The policy is almost uniform over two actions: the entropy is ln 2.
         assert -model.logger.name_to_value["train/entropy_loss"] == pytest.approx(np.log(2), abs=1e-3)
 
 
@@ -331,7 +329,7 @@ def test_the_entropy_is_logged_as_a_mean_whatever_the_aggregate() -> None:
 @pytest.mark.parametrize("plugin", ["grpo", "dr_grpo", "gspo", "rloo"])
 @pytest.mark.parametrize("batch_size", [None, 40])
 def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | None) -> None:
-    """Each minibatch estimates the rollout's loss; weighed by their shares they add up to it exactly."""
+    """The losses of the minibatches, weighted by their share of the steps or episodes, sum to that of the rollout."""
     model = small(plugin, batch_size=batch_size)
     updates(model, 1)
     samples = model._samples()
@@ -350,14 +348,14 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
     assert parts == pytest.approx(whole, abs=1e-4)
 
 
-def test_episode_wise_minibatches_are_whole_episodes() -> None:
+def test_minibatches_of_gspo_consist_of_whole_episodes() -> None:
     model = small("gspo", batch_size=40)
     updates(model, 1)
     samples = model._samples()
     lengths = torch.bincount(samples.episode)
     seen: list[int] = []
     for minibatch in model._minibatches(samples):
-        of, counts = torch.unique(minibatch.episode, return_counts=True)
-        assert torch.equal(counts, lengths[of])
-        seen += of.tolist()
+        episodes, counts = torch.unique(minibatch.episode, return_counts=True)
+        assert torch.equal(counts, lengths[episodes])
+        seen += episodes.tolist()
     assert sorted(seen) == list(range(16))

@@ -1,4 +1,4 @@
-"""The batch's median return."""
+"""The median return of the batch."""
 
 from dataclasses import dataclass
 
@@ -9,18 +9,18 @@ from pgzoo import Baseline, hookimpl
 
 @dataclass(frozen=True)
 class Median(Baseline):
-    """b = the median of R̂ over the batch's steps."""
+    """b = median of R̂ over the steps of the batch."""
 
     name = "median"
     plugin_api = "1.0"
-    bias = "the median contains the own episode's return"
+    bias = "the median includes the return it is compared with"
 
     def __call__(self, rollout, returns, state=None):
-        """Return one number for b, and c = 1."""
+        """Return b, a number, and c = 1."""
         return float(np.median(returns[rollout.mask])), 1.0
 
 
 @hookimpl
 def pgzoo_baselines():
-    """Offer the baseline."""
+    """Register the baseline."""
     return [Median]

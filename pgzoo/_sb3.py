@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
@@ -35,3 +36,16 @@ def action_distribution(policy: ActorCriticPolicy, latent: torch.Tensor) -> Dist
     """
     distribution: Any = policy._get_action_dist_from_latent(latent)
     return distribution  # type: ignore[no-any-return]
+
+
+def update_count(model: BaseAlgorithm) -> int:
+    """Return how many updates, or epochs of updates, the model has made. SB3 only logs this number."""
+    return model._n_updates
+
+
+def images_channels_first(env: VecEnv) -> VecEnv:
+    """Return the VecEnv as SB3's algorithms wrap it: images have their channels first.
+
+    Wrapping with `VecTransposeImage` is public. The rule for which observations need it, including dicts, is not.
+    """
+    return BaseAlgorithm._wrap_env(env)

@@ -1,4 +1,4 @@
-"""Addition: prompts by seed, and a reward for the whole right answer alone."""
+"""Addition: the seed determines the prompt, and only a completely right answer is rewarded."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pgzoo.envs.addition import Addition
 
 
 def write(env: Addition, prompt: tuple[int, int], tokens: list[int]) -> list[tuple[float, bool]]:
-    """Return reward and end of each step."""
+    """Return reward and termination of each step."""
     env.reset(options={"prompt": prompt})
     return [env.step(token)[1:3] for token in tokens]
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"digits": 2, "base": 4}, {"base": 2, "render_mode": "ansi"}])
-def test_it_passes_the_checker(kwargs: dict[str, Any]) -> None:
+def test_it_passes_gymnasiums_checker(kwargs: dict[str, Any]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gym.make("pgzoo/Addition-v0", **kwargs).unwrapped, skip_render_check=True)
@@ -36,7 +36,7 @@ def test_only_the_whole_right_answer_is_rewarded() -> None:
     assert write(env, (3, 4), [1, end]) == [(0.0, False), (0.0, True)]
     assert write(env, (3, 4), [1, 3, end])[-1] == (0.0, True)
     assert write(env, (3, 4), [2, 1, end])[-1] == (0.0, True)
-    assert write(env, (3, 4), [1, 2, 0])[-1] == (0.0, True)  # the limit: no end token
+    assert write(env, (3, 4), [1, 2, 0])[-1] == (0.0, True)  # the limit of tokens, without an end token
     assert write(env, (1, 2), [3, end])[-1] == (1.0, True)
     assert write(env, (1, 2), [0, 3, end])[-1] == (0.0, True)  # no leading zeros
     assert write(env, (0, 0), [0, end])[-1] == (1.0, True)
@@ -48,7 +48,7 @@ def test_several_digits_in_base_ten() -> None:
     assert write(Addition(digits=2), (7, 5), [1, 2, 10])[-1] == (1.0, True)
 
 
-def test_the_observation_is_the_prompt_and_what_was_written() -> None:
+def test_the_observation_is_the_prompt_and_the_written_tokens() -> None:
     env = Addition(digits=2, base=4)
     observation, _ = env.reset(options={"prompt": (1, 14)})  # 01 and 32 in base 4
     assert observation.tolist() == [0, 1, 3, 2, 5, 5, 5, 5]
@@ -61,7 +61,7 @@ def test_the_observation_is_the_prompt_and_what_was_written() -> None:
     assert (reward, info) == (1.0, {"is_success": True})
 
 
-def test_the_seed_fixes_the_prompt() -> None:
+def test_the_seed_determines_the_prompt() -> None:
     env = Addition(digits=3)
     prompts = []
     for seed in (0, 0, 1, 2):
@@ -71,14 +71,14 @@ def test_the_seed_fixes_the_prompt() -> None:
     assert len(set(prompts)) == 3
 
 
-def test_all_prompts_come() -> None:
+def test_every_prompt_is_drawn() -> None:
     env = Addition(base=3)
     env.reset(seed=0)
     seen = set()
     for _ in range(300):
         env.reset()
         seen.add(env.prompt)
-    assert len(seen) == 9  # a given one is missed with chance (8/9)^300, 5e-16
+    assert len(seen) == 9  # one prompt is missing with probability (8/9)^300 = 5e-16
 
 
 def test_rendering(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_rendering(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (lambda: Addition(digits=0), "digits >= 1 and base >= 2, not digits=0"),
         (lambda: Addition(base=1), "base=1"),
-        (lambda: Addition(digits=19), "must stay below"),
+        (lambda: Addition(digits=19), "must be below"),
         (lambda: Addition().reset(options={"prompt": 3}), "a prompt is two numbers below 10, not 3"),
         (lambda: Addition(base=4).reset(options={"prompt": (1, 4)}), "two numbers below 4"),
     ],

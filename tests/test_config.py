@@ -1,4 +1,4 @@
-"""Values, YAML entries and pairs: what is read, and where what is wrong stands."""
+"""Values, YAML entries and name:value pairs: how they are read, and where errors are located."""
 
 from __future__ import annotations
 
@@ -83,10 +83,10 @@ atari:
 def test_entries(tmp_path: Path, registry: Registry) -> None:
     file = tmp_path / "gae.yml"
     file.write_text(YAML)
-    mine = load_config(registry, "gae", "CartPole-v1", file=file)
-    assert (mine.run.n_timesteps, mine.run.n_envs) == (100_000, 4)
-    assert mine.run.policy_kwargs == {"net_arch": [32, 32]}
-    assert mine.combination.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
+    cartpole = load_config(registry, "gae", "CartPole-v1", file=file)
+    assert (cartpole.run.n_timesteps, cartpole.run.n_envs) == (100_000, 4)
+    assert cartpole.run.policy_kwargs == {"net_arch": [32, 32]}
+    assert cartpole.combination.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
     assert load_config(registry, "gae", "Acrobot-v1", file=file).combination.estimator.gae_lambda == 0.95  # type: ignore[attr-defined]
     assert load_config(registry, "gae", "ALE/Pong-v5", file=file).run.n_envs == 16
     changed = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5, "n_envs": 2})
@@ -109,6 +109,37 @@ def test_the_command_line_beats_the_file(
     file.write_text(YAML)
     estimator = load_config(registry, "gae", "CartPole-v1", file=file, overrides=overrides).combination.estimator
     assert (estimator.name, getattr(estimator, "gae_lambda", None)) == expected
+
+
+def test_a_combination_is_resolved_once(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with a YAML entry and overrides, from the configuration to the model."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    from pgzoo.registry import combination
+    from pgzoo.training.experiment import TrainConfig, make_model
+
+    file = tmp_path / "gae.yml"
+    file.write_text(YAML)
+    checked: list[str] = []
+    check = combination._check
+    monkeypatch.setattr(combination, "_check", lambda checking: (checked.append(checking.plugin), check(checking)))
+    config = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5})
+    env = make_vec_env("CartPole-v1", config.run.n_envs)
+    model = make_model(config, registry, env, TrainConfig(seed=0, device="cpu"))
+    assert checked == ["gae"]
+    assert model.combination is config.combination
+    assert model.estimator.gae_lambda == 0.5  # type: ignore[attr-defined]
+
+
+def test_an_error_in_the_file_is_located_although_a_value_is_overridden(tmp_path: Path, registry: Registry) -> None:
+    file = tmp_path / "gae.yml"
+    file.write_text("default:\n  n_envs: 4\n  gae_lambda: 1.9\n")
+    with pytest.raises(ConfigError, match=r"gae.yml:3: estimator.gae_lambda must lie in"):
+        load_config(registry, "gae", "CartPole-v1", file=file, overrides={"n_envs": 2})
+    assert load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.9}).run.n_envs == 4
+    file.write_text("default:\n  n_envs: 4\n")
+    with pytest.raises(ConfigError, match=r"^estimator.gae_lambda must lie in"):
+        load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 1.9})
 
 
 def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: Registry) -> None:
@@ -137,8 +168,8 @@ def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: R
         (YAML.replace("{net_arch: [32, 32]}", "dict(net_arch=[32])"), "gae.yml:8: policy_kwargs must be dict"),
         (YAML.replace("[32, 32]}", "[32, 32}"), r"gae.yml:8: "),
         ("CartPole-v1: 3", "gae.yml:1: the entry 'CartPole-v1' must be a mapping, not 3"),
-        ("- 1\n- 2", "must be a mapping, such as environments to hyperparameters"),
-        ("Acrobot-v1: {n_envs: 2}", "no entry for 'CartPole-v1' and no 'default'; it has: Acrobot-v1"),
+        ("- 1\n- 2", "must be a mapping, for example from environments to hyperparameters"),
+        ("Acrobot-v1: {n_envs: 2}", "no entry for 'CartPole-v1' and no 'default'; its entries: Acrobot-v1"),
     ],
 )
 def test_wrong_yaml_is_located(tmp_path: Path, registry: Registry, text: str, message: str) -> None:
@@ -156,12 +187,12 @@ def test_pairs() -> None:
     for wrong in ("gamma", "gamma:", ":3"):
         with pytest.raises(ConfigError, match="takes name:value"):
             parse_pairs((wrong,), "-P")
-    with pytest.raises(ConfigError, match="no YAML"):
+    with pytest.raises(ConfigError, match="not valid YAML"):
         parse_pairs(("a:[1",), "-P")
 
 
 def test_every_shipped_file_is_valid_for_every_entry(registry: Registry) -> None:
-    """Each recipe has a file with a default, and each of its entries makes a run."""
+    """Each recipe has a file with a default entry, and each entry of the file is valid."""
     from importlib.resources import files
 
     from ruamel.yaml import YAML as Reader

@@ -2,28 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import click
 
 from pgzoo.cli import options
+from pgzoo.formatting import format_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnjoyArguments(options.RunArguments):
+    """The arguments of `pgzoo enjoy`."""
+
+    n_episodes: int
+    no_render: bool
 
 
 @click.command("enjoy", short_help="Watch a saved model, or print its returns.")
 @options.run_options
-@click.option("-n", "--n-episodes", type=click.IntRange(min=1), default=5, show_default=True)
-@click.option("--no-render", is_flag=True, help="Print the returns only.")
-def command(n_episodes: int, no_render: bool, **given: Any) -> None:
+@click.option("-n", "--n-episodes", type=click.IntRange(min=1), default=5, show_default=True, help="Episodes to play.")
+@click.option("--no-render", is_flag=True, help="Only print the returns.")
+def command(**params: Any) -> None:
     """Watch a saved model, or print its returns with --no-render.
 
-    PATH is a run's folder or model file; without it, the latest run of --plugin on --env.
+    PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is played.
     """
     from pgzoo.cli.loading import open_run
 
-    with open_run(n_envs=1, render_mode=None if no_render else "human", **given) as (_, model, env):
+    arguments = EnjoyArguments(**params)
+    with open_run(arguments, n_envs=1, render_mode=None if arguments.no_render else "human") as run:
         from pgzoo.training.evaluation import evaluate
 
-        for episode in range(1, n_episodes + 1):
-            result = evaluate(model, env, 1, deterministic=not given["stochastic"], render=False)
+        for episode in range(1, arguments.n_episodes + 1):
+            result = evaluate(run.model, run.env, 1, deterministic=not arguments.stochastic)
             success = "" if result.success_rate is None else f", {'success' if result.success_rate else 'failure'}"
-            click.echo(f"episode {episode}: return {result.mean:.1f}, {result.lengths[0]} steps{success}")
+            click.echo(f"episode {episode}: return {format_number(result.mean)}, {result.lengths[0]} steps{success}")

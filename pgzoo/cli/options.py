@@ -1,14 +1,17 @@
-"""Options that several commands share."""
+"""Options that several commands share, and the set-up that they ask for."""
 
 from __future__ import annotations
 
 import inspect
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from pgzoo.registry.combination import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
     from pgzoo.registry.plugins import Registry
@@ -20,10 +23,10 @@ plugin_files = click.option(
     "plugin_files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Load plugins from a Python file as well (may be repeated).",
+    help="Also load plugins from this Python file (may be repeated).",
 )
 gym_packages = click.option(
-    "--gym-packages", multiple=True, help="Import a package that registers environments (may be repeated)."
+    "--gym-packages", multiple=True, help="Import this package, which registers environments (may be repeated)."
 )
 storage = click.option(
     "--storage",
@@ -31,11 +34,12 @@ storage = click.option(
     show_default=True,
     envvar="PGZOO_STORAGE",
     show_envvar=True,
-    help="Of studies: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or grpc://host:port.",
+    help="Where studies are stored: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or "
+    "grpc://host:port.",
 )
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
 num_threads = click.option(
-    "--num-threads", type=click.IntRange(min=1), help="Threads of torch and BLAS; by default their own choice."
+    "--num-threads", type=click.IntRange(min=1), help="Threads of torch and BLAS; by default, they choose."
 )
 log_folder = click.option(
     "-f",
@@ -43,22 +47,42 @@ log_folder = click.option(
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("logs"),
     show_default=True,
-    help="Where runs are kept.",
+    help="Folder of all runs.",
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """The arguments that `run_options` adds: which finished run to open, and how."""
+
+    path: Path | None
+    plugin: str
+    env: str
+    exp_id: int
+    log_folder: Path
+    load_best: bool
+    stochastic: bool
+    seed: int
+    device: str
+    num_threads: int | None
+    gym_packages: tuple[str, ...]
+    plugin_files: tuple[Path, ...]
+
+
 def run_options(function: F) -> F:
-    """Add the options that name a finished run."""
+    """Add the options that choose a finished run, see `RunArguments`."""
     for option in reversed(
         [
             click.argument("path", required=False, type=click.Path(path_type=Path, exists=True)),
-            click.option("--plugin", "--algo", default="rtg_value", show_default=True, help="The run's plugin."),
+            click.option(
+                "--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="The run's recipe or combination."
+            ),
             click.option("--env", default="CartPole-v1", show_default=True, help="The run's environment."),
             click.option("--exp-id", default=0, type=click.IntRange(min=0), help="The run's number; 0: the latest."),
             log_folder,
-            click.option("--load-best", is_flag=True, help="The best model on the way, not the final one."),
-            click.option("--stochastic", is_flag=True, help="Sample actions; else the likeliest is taken."),
-            click.option("--seed", type=click.IntRange(min=0), default=2_000_000, help="Of the environments."),
+            click.option("--load-best", is_flag=True, help="Load the best model of training, not the final one."),
+            click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the most likely ones."),
+            click.option("--seed", type=click.IntRange(min=0), default=2_000_000, help="Seed of the environments."),
             device,
             num_threads,
             gym_packages,
@@ -70,7 +94,7 @@ def run_options(function: F) -> F:
 
 
 def find_registry(files: tuple[Path, ...]) -> Registry:
-    """Return the installed plugins and those of the files; warn of the ones that failed."""
+    """Return the installed plugins and those of the files. Print a warning for each unusable plugin."""
     from pgzoo.registry.plugins import Registry
 
     registry = Registry.discover(files)
@@ -80,7 +104,7 @@ def find_registry(files: tuple[Path, ...]) -> Registry:
 
 
 def set_threads(number: int | None) -> None:
-    """Set torch's threads and those of numpy's BLAS, where a number was given."""
+    """Set the number of threads of torch and of numpy's BLAS, unless it is None."""
     if number is not None:
         import torch
         from threadpoolctl import threadpool_limits
@@ -89,24 +113,23 @@ def set_threads(number: int | None) -> None:
         threadpool_limits(number, user_api="blas")
 
 
-def spare_dynamo() -> None:
-    """Let optimizers be made without torch._dynamo, which only torch.compile needs and whose import takes a second.
+def avoid_dynamo_import() -> None:
+    """Let torch's optimizers work without importing `torch._dynamo`, which takes about a second.
 
-    Four of their methods import it at the first call, to ask it for a version of themselves that is not compiled, and
-    keep that as an attribute of the function; here it is the function itself. `step` imports it too: only a training
-    that calls it without what surrounds it, as the mlp path does, is spared.
+    Some methods of `Optimizer` are wrapped to stay out of `torch.compile`, and the wrappers import `torch._dynamo` at
+    the first call. Here the methods replace their wrappers, unless the module is imported already. `Optimizer.step`
+    imports it too, but the numpy backend does not call that wrapper.
     """
     import torch
 
     if "torch._dynamo" not in sys.modules:
-        for method in vars(torch.optim.Optimizer).values():
-            function = inspect.unwrap(method) if inspect.isfunction(method) else method
-            if function is not method:
-                function.__dict__.setdefault("__dynamo_disable", function)
+        for name, method in list(vars(torch.optim.Optimizer).items()):
+            if inspect.isfunction(method):
+                setattr(torch.optim.Optimizer, name, inspect.unwrap(method))
 
 
 def check_device(name: str) -> None:
-    """Raise ConfigError unless torch can use the device."""
+    """Raise ConfigError if torch cannot use the device."""
     import torch
 
     from pgzoo.errors import ConfigError

@@ -1,4 +1,4 @@
-"""The progress bar of training: steps, speed, mean return, time left."""
+"""Progress bars: of training, with speed, mean return and the time left, and of anything that is counted."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextCol
 from rich.progress import Progress as RichProgress
 from stable_baselines3.common.callbacks import BaseCallback
 
-REFRESH_SECONDS = 0.2
+from pgzoo.formatting import format_number
 
+REFRESH_SECONDS = 0.2
 
 Self = TypeVar("Self", bound="_Bar")
 
 
 class _Bar:
-    """A context with a bar of one task; `columns` stand before the time left."""
+    """A context that shows one progress bar; `columns` are shown to the left of the remaining time."""
 
-    def __init__(self, what: str, *columns: ProgressColumn, total: int | None, shown: bool, **fields: Any) -> None:
+    def __init__(self, label: str, *columns: ProgressColumn, total: int | None, shown: bool, **fields: Any) -> None:
         self._bar = RichProgress(
-            TextColumn(what), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn(), disable=not shown
+            TextColumn(label), BarColumn(), MofNCompleteColumn(), *columns, TimeRemainingColumn(), disable=not shown
         )
-        self._task = self._bar.add_task(what, total=total, **fields)
+        self._task = self._bar.add_task(label, total=total, **fields)
 
     def __enter__(self: Self) -> Self:
         self._bar.start()
@@ -37,29 +38,33 @@ class _Bar:
 
 
 class Progress(_Bar):
-    """The bar of a training, and the callback that moves it."""
+    """The progress bar of training.
+
+    Attributes:
+        callback: the SB3 callback that updates the bar.
+    """
 
     def __init__(self, total: int, *, shown: bool) -> None:
         speed = TextColumn("{task.fields[speed]} steps/s, mean return {task.fields[mean]}")
         super().__init__("training", speed, total=total, shown=shown, speed="–", mean="–")
-        self.callback = _Advance(self)
+        self.callback = _ShowProgress(self)
 
     def show(self, steps: int, speed: float, mean: float) -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=steps, speed=f"{speed:,.0f}", mean=f"{mean:.1f}")
+        """Update the bar."""
+        self._bar.update(self._task, completed=steps, speed=format_number(speed), mean=format_number(mean))
 
 
-class _Advance(BaseCallback):
+class _ShowProgress(BaseCallback):
     def __init__(self, progress: Progress) -> None:
         super().__init__()
         self._progress = progress
-        self._shown = 0.0
+        self._last_shown = 0.0
 
     def _on_training_start(self) -> None:
-        self._began, self._first = time.monotonic(), self.model.num_timesteps
+        self._start_time, self._first_timestep = time.monotonic(), self.model.num_timesteps
 
     def _on_step(self) -> bool:
-        if time.monotonic() - self._shown > REFRESH_SECONDS:
+        if time.monotonic() - self._last_shown > REFRESH_SECONDS:
             self._show()
         return True
 
@@ -67,18 +72,18 @@ class _Advance(BaseCallback):
         self._show()
 
     def _show(self) -> None:
-        self._shown = time.monotonic()
-        speed = (self.num_timesteps - self._first) / max(self._shown - self._began, 1e-9)
-        episodes = [episode["r"] for episode in self.model.ep_info_buffer or []]
-        self._progress.show(self.num_timesteps, speed, float(np.mean(episodes)) if episodes else float("nan"))
+        self._last_shown = time.monotonic()
+        speed = (self.num_timesteps - self._first_timestep) / max(self._last_shown - self._start_time, 1e-9)
+        returns = [episode["r"] for episode in self.model.ep_info_buffer or []]
+        self._progress.show(self.num_timesteps, speed, float(np.mean(returns)) if returns else float("nan"))
 
 
 class Counter(_Bar):
-    """A bar that counts things."""
+    """A progress bar that counts to a total, which `show` sets."""
 
-    def __init__(self, what: str, *, shown: bool) -> None:
-        super().__init__(what, total=None, shown=shown)
+    def __init__(self, label: str, *, shown: bool) -> None:
+        super().__init__(label, total=None, shown=shown)
 
     def show(self, done: int, total: int) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._bar.update(self._task, completed=done, total=total)

@@ -1,30 +1,31 @@
-"""How evaluations are shown."""
+"""The table that shows evaluations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pgzoo.formatting import format_number
+
 if TYPE_CHECKING:
     from pgzoo.training.evaluation import Evaluation
 
 
 def headers(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Return the columns (means of return and length); success only where an environment tells it."""
+    """Return the column headers. `success` is a column if an environment reports it."""
     success = ["success"] if any(e.success_rate is not None for e in evaluations) else []
     return ["episodes", "return", "std", "95 % interval", "length", *success]
 
 
 def evaluation_row(evaluation: Evaluation, evaluations: Sequence[Evaluation]) -> list[str]:
-    """Return one evaluation's cells under `headers(evaluations)`."""
+    """Return the cells of one evaluation under `headers(evaluations)`; return and length are means."""
     low, high = evaluation.interval
-    digits = 1 if max(map(abs, evaluation.returns)) >= 10 else 3
     cells = [
         str(len(evaluation.returns)),
-        f"{evaluation.mean:.{digits}f}",
-        f"{evaluation.std:.{digits}f}",
-        f"[{low:.{digits}f}, {high:.{digits}f}]",
-        f"{sum(evaluation.lengths) / len(evaluation.lengths):.1f}",
+        format_number(evaluation.mean),
+        format_number(evaluation.std),
+        f"[{format_number(low)}, {format_number(high)}]",
+        format_number(sum(evaluation.lengths) / len(evaluation.lengths)),
     ]
     if "success" in headers(evaluations):
         rate = evaluation.success_rate

@@ -1,144 +1,201 @@
-"""`pgzoo train`: train, evaluate and save."""
+"""`pgzoo train`: train a model, evaluate and save it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgzoo.cli import options
+from pgzoo.registry.combination import DEFAULT_RECIPE
 
 if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
     from pgzoo.registry.plugins import Registry
+    from pgzoo.training.config import ExperimentConfig
     from pgzoo.training.experiment import Result
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """The arguments of `pgzoo train`, which args.yml saves under the same names."""
+
+    plugin: str
+    trial: str | None
+    storage: str
+    env: str
+    n_timesteps: int | None
+    n_envs: int | None
+    vec_env: str
+    seed: int | None
+    pairs: tuple[str, ...]
+    conf_file: Path | None
+    eval_freq: int
+    eval_episodes: int
+    n_eval_envs: int
+    save_freq: int
+    log_folder: Path
+    trained_agent: Path | None
+    device: str
+    fast: bool | None
+    tensorboard_log: str | None
+    num_threads: int | None
+    track: bool
+    wandb_project_name: str
+    wandb_entity: str | None
+    env_kwargs: tuple[str, ...]
+    log_gradient_noise: bool
+    gym_packages: tuple[str, ...]
+    plugin_files: tuple[Path, ...]
+    progress: bool
+    verbose: int
+
+
 @click.command("train", short_help="Train a model, evaluate and save it.")
-@click.option("--plugin", "--algo", default="rtg_value", show_default=True,
+@click.option("--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True,
               help="A recipe, or estimator+baseline[+objective]; see `pgzoo plugins list`.")  # fmt: skip
-@click.option("--trial", metavar="STUDY:NUMBER", help="Train what a trial of pgzoo tune trained: plugin, environment, "
-              "hyperparameters and, if --seed is not given, its first seed.")  # fmt: skip
+@click.option("--trial", metavar="STUDY:NUMBER", help="Repeat the training of a trial of pgzoo tune: its recipe, "
+              "environment, hyperparameters and, without --seed, its first seed.")  # fmt: skip
 @options.storage
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
 @click.option("-n", "--n-timesteps", type=click.IntRange(min=1), help="Steps of training, over all environments.")
-@click.option("--n-envs", type=click.IntRange(min=1), help="Environments side by side.")
+@click.option("--n-envs", type=click.IntRange(min=1), help="Parallel environments.")
 @click.option("--vec-env", type=click.Choice(["dummy", "subproc", "vector", "envpool"]), default="dummy",
-              show_default=True, help="vector, envpool: all environments in one, stepped as arrays.")  # fmt: skip
-@click.option("--seed", type=int, default=None, help="By default a random one, which is shown and kept.")
+              show_default=True, help="vector, envpool: one vector environment, stepped as arrays.")  # fmt: skip
+@click.option("--seed", type=int, default=None, help="By default a random seed, which is printed and saved.")
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated).")  # fmt: skip
-@click.option("--conf-file", type=click.Path(path_type=Path), help="Hyperparameters by environment, as YAML.")
+@click.option("--conf-file", type=click.Path(path_type=Path), help="YAML file of hyperparameters by environment.")
 @click.option("--eval-freq", default=10_000, show_default=True, help="Steps between evaluations; -1: none.")
-@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--n-eval-envs", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True,
+              help="Episodes per evaluation.")  # fmt: skip
+@click.option("--n-eval-envs", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Parallel environments for evaluation.")  # fmt: skip
 @click.option("--save-freq", default=-1, show_default=True, help="Steps between checkpoints; -1: none.")
 @options.log_folder
 @click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
-              help="Begin with a saved model: pgzoo's, or SB3's A2C or PPO.")  # fmt: skip
+              help="Start from a saved model of pgzoo, or of SB3's A2C or PPO.")  # fmt: skip
 @options.device
-@click.option("--fast/--no-fast", default=None, help="Sample and update on the fast path, or by SB3's own calls; by "
-              "default fast where the policy allows it.")  # fmt: skip
-@click.option("--tensorboard-log", type=click.Path(), help="TensorBoard's folder.")
+@click.option("--fast/--no-fast", default=None, help="Require the numpy backend, or use SB3's own calls. By default "
+              "the fastest backend that applies.")  # fmt: skip
+@click.option("--tensorboard-log", type=click.Path(), help="Folder of TensorBoard's logs.")
 @options.num_threads
-@click.option("--track", is_flag=True, help="Track with Weights & Biases, where it is installed.")
-@click.option("--wandb-project-name", default="pgzoo", show_default=True)
-@click.option("--wandb-entity", default=None)
-@click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE", help="Arguments of the environment.")
+@click.option("--track", is_flag=True, help="Track the run with Weights & Biases, which must be installed.")
+@click.option("--wandb-project-name", default="pgzoo", show_default=True, help="Project in Weights & Biases.")
+@click.option("--wandb-entity", default=None, help="User or team in Weights & Biases.")
+@click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
+              help="An argument of the environment (may be repeated).")  # fmt: skip
 @click.option("--log-gradient-noise", is_flag=True, help="Log lab/gradient_variance, lab/snr and, as "
-              "lab/variance_if/NAME, the variance that each other baseline would have had.")  # fmt: skip
+              "lab/variance_if/NAME, the variance with each other baseline.")  # fmt: skip
 @options.gym_packages
 @options.plugin_files
-@click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
-@click.option("--verbose", type=click.IntRange(0, 2), default=0, show_default=True, help="1: SB3's log tables.")
+@click.option("--progress/--no-progress", default=True, show_default=True, help="Show a progress bar.")
+@click.option("--verbose", type=click.IntRange(0, 2), default=0, show_default=True, help="1: print SB3's log tables.")
 @click.pass_context
-def command(ctx: click.Context, /, **given: Any) -> None:
+def command(ctx: click.Context, /, **params: Any) -> None:
     """Train a model, evaluate and save it.
 
-    With no option at all: rtg_value on CartPole-v1.
+    Without options, this trains rtg_value on CartPole-v1.
     """
     from pgzoo.training.config import check_environment, load_config, parse_pairs, register_packages
 
-    registry = options.find_registry(given["plugin_files"])
-    register_packages(given["gym_packages"])
-    overrides = parse_pairs(given["pairs"], "-P")
-    for name in ("n_timesteps", "n_envs"):
-        if given[name] is not None:
-            overrides[name] = given[name]
-    if env_kwargs := parse_pairs(given["env_kwargs"], "--env-kwargs"):
+    arguments = TrainArguments(**params)
+    registry = options.find_registry(arguments.plugin_files)
+    register_packages(arguments.gym_packages)
+    overrides = parse_pairs(arguments.pairs, "-P")
+    if arguments.n_timesteps is not None:
+        overrides["n_timesteps"] = arguments.n_timesteps
+    if arguments.n_envs is not None:
+        overrides["n_envs"] = arguments.n_envs
+    if env_kwargs := parse_pairs(arguments.env_kwargs, "--env-kwargs"):
         overrides["env_kwargs"] = env_kwargs
-    if given["trial"]:
-        _run(*_trial(ctx, registry, overrides))
-        return
-    if "+" not in given["plugin"]:
-        registry.recipe(given["plugin"])
-    check_environment(given["env"])
-    config = load_config(registry, given["plugin"], given["env"], file=given["conf_file"], overrides=overrides)
-    _run(config, registry, ctx.params)
+    if arguments.trial is not None:
+        config, arguments = _trial(ctx, registry, arguments, arguments.trial, overrides)
+    else:
+        if "+" not in arguments.plugin:
+            registry.recipe(arguments.plugin)  # an unknown recipe is refused before an unknown environment
+        check_environment(arguments.env)
+        config = load_config(registry, arguments.plugin, arguments.env, file=arguments.conf_file, overrides=overrides)
+    result = _train(config, registry, arguments)
+    _show(result)
+    if result.interrupted:
+        ctx.exit(INTERRUPTED)
 
 
-def _trial(ctx: click.Context, registry: Registry, overrides: Any) -> tuple[Any, Registry, dict[str, Any]]:
-    """Return the run of a study's trial; whatever says otherwise is refused."""
+def _trial(
+    ctx: click.Context, registry: Registry, arguments: TrainArguments, trial: str, overrides: Mapping[str, Any]
+) -> tuple[ExperimentConfig, TrainArguments]:
+    """Return the configuration of a study's trial, and the arguments with the trial's values.
+
+    Raises:
+        UsageError: another option contradicts the trial.
+    """
     from pgzoo.training.config import check_environment
     from pgzoo.tuning.results import trial_config
 
-    source = click.core.ParameterSource.COMMANDLINE
+    from_command_line = click.core.ParameterSource.COMMANDLINE
     for name in ("plugin", "env", "conf_file", "trained_agent"):
-        if ctx.get_parameter_source(name) == source:
+        if ctx.get_parameter_source(name) == from_command_line:
             raise click.UsageError(f"--trial brings its own --{name.replace('_', '-')}", ctx)
     if overrides:
-        raise click.UsageError(f"--trial trains exactly that trial; {next(iter(overrides))} cannot be replaced", ctx)
-    config, seed = trial_config(registry, ctx.params["storage"], ctx.params["trial"])
+        raise click.UsageError(f"--trial repeats a trial exactly; {next(iter(overrides))} cannot be replaced", ctx)
+    config, seed = trial_config(registry, arguments.storage, trial)
     check_environment(config.env)
-    given = {**ctx.params, "plugin": config.combination.plugin, "env": config.env}
-    if given["seed"] is None:
-        given["seed"] = seed
-    if ctx.get_parameter_source("device") != source:
-        given["device"] = "cpu"  # as the study's workers
-    given["num_threads"] = given["num_threads"] or 1
-    return config, registry, given
+    device_was_given = ctx.get_parameter_source("device") == from_command_line
+    return config, replace(
+        arguments,
+        plugin=config.combination.plugin,
+        env=config.env,
+        seed=seed if arguments.seed is None else arguments.seed,
+        device=arguments.device if device_was_given else "cpu",  # as in the study's workers
+        num_threads=arguments.num_threads or 1,
+    )
 
 
-def _run(config: Any, registry: Any, given: dict[str, Any]) -> None:
+def _train(config: ExperimentConfig, registry: Registry, arguments: TrainArguments) -> Result:
     from pgzoo.cli.progress import Progress
     from pgzoo.training.experiment import TrainConfig, seed_or_random, train
-    from pgzoo.training.run_folder import new_folder
+    from pgzoo.training.run_folder import new_folder, plain
 
-    options.set_threads(given["num_threads"])
-    options.check_device(given["device"])
-    options.spare_dynamo()
-    seed = seed_or_random(given["seed"])
-    run = TrainConfig(
+    options.set_threads(arguments.num_threads)
+    options.check_device(arguments.device)
+    options.avoid_dynamo_import()
+    seed = seed_or_random(arguments.seed)
+    arguments = replace(arguments, seed=seed)  # args.yml and Weights & Biases have the seed that was drawn
+    if arguments.track:
+        _import_wandb()  # refuses before a folder is created
+    train_config = TrainConfig(
         seed=seed,
-        vec_env=given["vec_env"],
-        device=given["device"],
-        fast="auto" if given["fast"] is None else given["fast"],
-        eval_freq=given["eval_freq"],
-        eval_episodes=given["eval_episodes"],
-        n_eval_envs=given["n_eval_envs"],
-        save_freq=given["save_freq"],
-        trained_agent=given["trained_agent"],
-        tensorboard_log=given["tensorboard_log"] or ("runs" if given["track"] else None),  # what wandb reads
-        verbose=given["verbose"],
+        vec_env=arguments.vec_env,
+        device=arguments.device,
+        fast="auto" if arguments.fast is None else arguments.fast,
+        eval_freq=arguments.eval_freq,
+        eval_episodes=arguments.eval_episodes,
+        n_eval_envs=arguments.n_eval_envs,
+        save_freq=arguments.save_freq,
+        trained_agent=arguments.trained_agent,
+        tensorboard_log=arguments.tensorboard_log or ("runs" if arguments.track else None),  # wandb reads these files
+        verbose=arguments.verbose,
     )
-    if given["track"]:
-        _wandb()
-    folder = new_folder(given["log_folder"], given["plugin"], given["env"])
+    folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
     click.echo(f"{config.combination.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
-    progress = Progress(config.run.n_timesteps, shown=given["progress"] and not given["verbose"])
-    args = {**{key: _plain(value) for key, value in given.items()}, "seed": seed}
-    with _tracked(given, args, folder.path.name):
-        callback = _callbacks(progress.callback, given["log_gradient_noise"])
-        result = train(config, registry, run, folder, args=args, callback=callback, progress=progress)
-    _show(result)
-    if result.interrupted:
-        click.get_current_context().exit(INTERRUPTED)
+    progress = Progress(config.run.n_timesteps, shown=arguments.progress and not arguments.verbose)
+    args = plain(asdict(arguments))
+    with _tracked(arguments, args, folder.path.name):
+        callback = _callbacks(progress.callback, arguments.log_gradient_noise)
+        return train(config, registry, train_config, folder, args=args, callback=callback, progress=progress)
 
 
-def _callbacks(progress: Any, gradient_noise: bool) -> Any:
+def _callbacks(progress: BaseCallback, gradient_noise: bool) -> BaseCallback:
     if not gradient_noise:
         return progress
     from stable_baselines3.common.callbacks import CallbackList
@@ -148,33 +205,27 @@ def _callbacks(progress: Any, gradient_noise: bool) -> Any:
     return CallbackList([progress, GradientNoise()])
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
-
-
-def _tracked(given: dict[str, Any], args: dict[str, Any], name: str) -> Any:
-    """Return a Weights & Biases run, or nothing where --track was not given."""
-    from contextlib import nullcontext
-
-    if not given["track"]:
+def _tracked(arguments: TrainArguments, args: Mapping[str, Any], name: str) -> AbstractContextManager[Any]:
+    """Return a run of Weights & Biases; without --track, a context that does nothing."""
+    if not arguments.track:
         return nullcontext()
-    return _wandb().init(
-        project=given["wandb_project_name"],
-        entity=given["wandb_entity"],
-        name=f"{given['plugin']}__{name}__{args['seed']}",
+    run: AbstractContextManager[Any] = _import_wandb().init(
+        project=arguments.wandb_project_name,
+        entity=arguments.wandb_entity,
+        name=f"{arguments.plugin}__{name}__{arguments.seed}",
         config=args,
         sync_tensorboard=True,
     )
+    return run
 
 
-def _wandb() -> Any:
+def _import_wandb() -> ModuleType:
     try:
         import wandb
     except ImportError as error:
         raise click.UsageError("--track needs Weights & Biases: pip install 'pgzoo[track]'") from error
-    return wandb
+    module: ModuleType = wandb
+    return module
 
 
 def _show(result: Result) -> None:
@@ -183,19 +234,17 @@ def _show(result: Result) -> None:
 
     from pgzoo.cli.tables import evaluation_row, headers
 
-    console = Console()
-    rows = {"training, at its end": result.training, "final model": result.final}
-    table = Table(title=f"{result.n_timesteps:,} steps in {result.seconds:.0f} s")
-    shown = [evaluation for evaluation in rows.values() if evaluation is not None]
-    for header in ["", *headers(shown)]:
-        table.add_column(header, justify="left" if not header else "right", no_wrap=True)
-    for name, evaluation in rows.items():
-        if evaluation is not None:
-            table.add_row(name, *evaluation_row(evaluation, shown))
-    if shown:
-        console.print(table)
-    click.echo(f"Path: {result.path}")
+    rows = {"end of training": result.training, "final model": result.final}
+    evaluations = {name: evaluation for name, evaluation in rows.items() if evaluation is not None}
+    if evaluations:
+        table = Table(title=f"{result.n_timesteps:,} steps in {result.seconds:.0f} s")
+        for header in ["", *headers(list(evaluations.values()))]:
+            table.add_column(header, justify="right" if header else "left", no_wrap=True)
+        for name, evaluation in evaluations.items():
+            table.add_row(name, *evaluation_row(evaluation, list(evaluations.values())))
+        Console().print(table)
+    click.echo(f"Backend: {result.backend}")
     if result.interrupted:
-        click.echo(f"Interrupted after {result.n_timesteps:,} steps; the model so far is saved.")
+        click.echo(f"Interrupted after {result.n_timesteps:,} steps. The model so far is saved.")
     click.echo(f"Saved in {result.folder.path}")
     click.echo(f"Next: pgzoo eval {result.folder.path}")

@@ -1,7 +1,7 @@
-"""Environments of pgzoo.
+"""Environments that pgzoo ships.
 
-They are registered with Gymnasium by importing this module; by importing pgzoo after gymnasium; and by whatever
-of pgzoo looks an environment up.
+They are registered with Gymnasium when this module is imported. Importing pgzoo imports it if Gymnasium is loaded
+already, and every function of pgzoo that looks up an environment imports it too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ TABULAR = {
     "pgzoo/Lengths-v0": "lengths",
     "pgzoo/TimeLimit-v0": "time_limit",
 }
-"""The lab's MDPs, whose policy gradient is known exactly."""
+"""The lab's MDPs, whose exact policy gradient is known."""
 
 
 def register() -> None:
-    """Register them; nothing happens the second time."""
+    """Register the environments. Calling it again has no effect."""
     from gymnasium.envs.registration import register, registry
 
     if "pgzoo/Addition-v0" not in registry:

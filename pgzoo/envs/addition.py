@@ -1,4 +1,4 @@
-"""Addition: a verifiable reward in the shape of language-model post-training, in seconds on a CPU."""
+"""Addition: a verifiable reward as in the post-training of language models, learned in seconds on a CPU."""
 
 from __future__ import annotations
 
@@ -13,33 +13,34 @@ from pgzoo.interface.types import Array
 
 
 class Addition(gym.Env[Array, Any]):
-    """Add two numbers of `digits` digits in `base`, written token by token; the reward is 1 for the whole answer.
+    """Add two numbers of `digits` digits in `base`, and write the answer token by token.
 
-    A prompt is two numbers a and b; an action is a token, a digit 0 … base − 1 or the end (`base`). The answer
-    is a + b in its usual form: the highest digit first, without leading zeros. The episode ends at the end
-    token, or once `digits + 2` tokens are written: the answer's digits and the end. The reward is 1 at the end
-    token after the right digits, and else 0, with no part for nearly right; `info["is_success"]` says so.
+    The prompt is two numbers a and b. An action is a token: a digit 0 … base − 1, or the end token (`base`). The right
+    answer is a + b, highest digit first, without leading zeros. The episode ends at the end token, or after
+    `digits + 2` tokens, the length of the longest right answer with its end token. The reward is 1 at the end token if
+    the digits before it are the right answer, else 0. There is no partial credit. At the end of an episode,
+    `info["is_success"]` reports the same.
 
-    The observation is MultiDiscrete: the digits of a, of b, then what was written, `base + 1` standing for a
-    place that is still blank. The seed fixes the prompt, and nothing else is random: a group of episodes with
-    one seed is one prompt's completions. `reset(options={"prompt": (a, b)})` asks for a prompt.
+    The observation is MultiDiscrete: the digits of a, the digits of b, then the written tokens, where `base + 1` means
+    blank. The seed determines the prompt, and nothing else is random. Episodes with the same seed therefore are
+    completions of one prompt. `reset(options={"prompt": (a, b)})` sets the prompt.
 
     Args:
-        digits: of each number, leading zeros included.
-        base: of the number system, at least 2.
-        render_mode: "ansi"; "human" prints each prompt with its answer; or None.
+        digits: the number of digits of each number, leading zeros included.
+        base: the base of the number system, at least 2.
+        render_mode: "ansi", "human" (prints each prompt with its answer) or None.
 
     Raises:
-        ConfigError: a number or a prompt out of range.
+        ConfigError: an argument or a prompt is out of range.
     """
 
-    metadata = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own annotation)
+    metadata = {"render_modes": ["ansi", "human"], "render_fps": 4}  # noqa: RUF012 (Gymnasium declares it so)
 
     def __init__(self, digits: int = 1, base: int = 10, render_mode: str | None = None) -> None:
         if digits < 1 or base < 2:
             raise ConfigError(f"Addition needs digits >= 1 and base >= 2, not digits={digits}, base={base}")
         if base**digits > 2**62:
-            raise ConfigError(f"Addition's numbers must stay below 2^62; base={base}, digits={digits} is more")
+            raise ConfigError(f"Addition's numbers must be below 2^62, which base={base}, digits={digits} exceeds")
         self.digits, self.base, self.render_mode = digits, base, render_mode
         self.end, self.blank, self.length = base, base + 1, digits + 2
         self.action_space = spaces.Discrete(base + 1)
@@ -47,7 +48,7 @@ class Addition(gym.Env[Array, Any]):
         self.prompt, self.written = (0, 0), list[int]()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Begin with a prompt of the seed, or the one that is asked for."""
+        """Start an episode with a random prompt, or with options["prompt"]."""
         super().reset(seed=seed)
         highest = self.base**self.digits
         prompt = (options or {}).get("prompt")
@@ -68,12 +69,12 @@ class Addition(gym.Env[Array, Any]):
         return self._observation(), float(right), over, False, {"is_success": right} if over else {}
 
     def numerals(self, number: int, width: int = 1) -> list[int]:
-        """Return the digits of a number, the highest first, padded with zeros to a width."""
-        found: list[int] = []
+        """Return the digits of a number, highest first, padded with zeros to a width."""
+        digits: list[int] = []
         while number:
             number, digit = divmod(number, self.base)
-            found.insert(0, digit)
-        return [0] * (width - len(found)) + found
+            digits.insert(0, digit)
+        return [0] * (width - len(digits)) + digits
 
     def _observation(self) -> Array:
         a, b = (self.numerals(number, self.digits) for number in self.prompt)
@@ -81,7 +82,7 @@ class Addition(gym.Env[Array, Any]):
         return np.array([*a, *b, *self.written, *blanks], dtype=self.observation_space.dtype)
 
     def render(self) -> str | None:
-        """Return the prompt and what was written, such as `3 + 4 = 12.` in base 5, for "ansi"."""
+        """Return the prompt and the written tokens in mode "ansi", such as `3 + 4 = 12.` in base 5."""
         return self._text() if self.render_mode == "ansi" else None
 
     def _text(self) -> str:

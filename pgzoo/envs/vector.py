@@ -1,8 +1,8 @@
-"""Environments of many columns, stepped together in numpy: CartPole, Pendulum and Addition.
+"""Vector environments in numpy: CartPole, Pendulum and Addition, each stepped as one array of N copies.
 
-Column i, seeded with s_i, plays what the scalar environment plays when it is reset with s_i: the same starts, the same
-states, the same rewards, episode after episode. A column that ends begins anew in the same step
-(`AutoresetMode.SAME_STEP`); its last observation is `infos["final_obs"][i]`.
+Environment i, seeded with s_i, plays what the scalar environment plays after `reset(seed=s_i)`: the same initial
+states, the same transitions, the same rewards, episode after episode. An environment whose episode ends is reset in the
+same step (`AutoresetMode.SAME_STEP`). Its last observation is `infos["final_obs"][i]`.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from gymnasium.vector.utils import batch_space
 from pgzoo.interface.types import Array
 
 
-class Columns(VectorEnv[Array, Array, Array]):
-    """N copies of one environment in arrays.
+class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
+    """N copies of one environment, whose states are one array.
 
     Attributes:
-        state: (N, …), float64 or int64.
-        steps: (N,) of each column's episode.
+        state: states (N, …), float64 or int64.
+        steps: steps (N,) of the current episodes.
 
     Args:
-        scalar: the environment that this is a copy of, for its spaces and parameters.
+        scalar: a scalar environment, which has the spaces and parameters.
         num_envs: N.
         max_episode_steps: the time limit, reported as truncation; None: no limit.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium's own)
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
     state: Array
 
     def __init__(self, scalar: gym.Env[Any, Any], num_envs: int, max_episode_steps: int | None) -> None:
@@ -45,12 +45,12 @@ class Columns(VectorEnv[Array, Array, Array]):
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
 
     @abstractmethod
-    def _start(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
-        """Return one column's first state, drawn as the scalar environment draws it."""
+    def _initial_state(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
+        """Return one environment's initial state, drawn as the scalar environment draws it."""
 
     @abstractmethod
-    def _move(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
-        """Move all columns; return rewards (N,), whether each terminated (N,), and infos, (N,) each."""
+    def _transition(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
+        """Replace the states by their successors. Return rewards (N,), terminated (N,), and infos of (N,) each."""
 
     @abstractmethod
     def _observe(self) -> Array:
@@ -59,34 +59,36 @@ class Columns(VectorEnv[Array, Array, Array]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Array, dict[str, Any]]:
-        """Begin an episode in every column; those that have a seed of their own from that.
+        """Start a new episode in every environment.
 
         Args:
-            seed: one a column; a number s stands for s, s + 1, …; None: go on with the generators as they are.
-            options: of each episode, as the scalar environment's `reset` takes them; `reset_mask` (N,): only there.
+            seed: one seed per environment, where None continues the environment's random generator. A number s means
+                s, s + 1, …; None continues all generators.
+            options: the options of the scalar environment's `reset`, used for every episode. `reset_mask` (N,) selects
+                the environments to reset.
         """
         options = dict(options or {})
         mask = options.pop("reset_mask", np.ones(self.num_envs, dtype=bool))
         seeds = [seed + n for n in range(self.num_envs)] if isinstance(seed, int) else seed
-        for n, own in enumerate(seeds or []):
-            if own is not None and mask[n]:
-                self._generators[n] = gym.utils.seeding.np_random(own)[0]
-        self._begin(np.flatnonzero(mask), options)
+        for n, env_seed in enumerate(seeds or []):
+            if env_seed is not None and mask[n]:
+                self._generators[n] = gym.utils.seeding.np_random(env_seed)[0]
+        self._start_episodes(np.flatnonzero(mask), options)
         return self._observe(), {}
 
-    def _begin(self, columns: Array, options: dict[str, Any]) -> None:
-        if not len(columns):
+    def _start_episodes(self, indices: Array, options: dict[str, Any]) -> None:
+        if not len(indices):
             return
-        starts = np.stack([self._start(self._generators[n], options) for n in columns])
-        if len(columns) == self.num_envs:
-            self.state = starts
+        initial_states = np.stack([self._initial_state(self._generators[n], options) for n in indices])
+        if len(indices) == self.num_envs:
+            self.state = initial_states
         else:
-            self.state[columns] = starts
-        self.steps[columns] = 0
+            self.state[indices] = initial_states
+        self.steps[indices] = 0
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Step every column; those that end begin anew."""
-        rewards, terminated, infos = self._move(np.asarray(actions))
+        """Step every environment, and reset those whose episodes end."""
+        rewards, terminated, infos = self._transition(np.asarray(actions))
         self.steps += 1
         truncated = np.zeros_like(terminated)
         if self.max_episode_steps is not None:
@@ -95,57 +97,63 @@ class Columns(VectorEnv[Array, Array, Array]):
         observations = self._observe()
         if ended.any():
             infos |= {"final_obs": observations, "_final_obs": ended}
-            self._begin(np.flatnonzero(ended), {})
+            self._start_episodes(np.flatnonzero(ended), {})
             observations = np.where(ended[(..., *[None] * (observations.ndim - 1))], self._observe(), observations)
         return observations, rewards, terminated, truncated, infos
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Close what the spaces came from."""
+        """Close the scalar environment."""
         self.scalar.close()
 
 
-class CartPoleColumns(Columns):
-    """CartPole: a cart that balances a pole (Barto, Sutton & Anderson 1983; equations of Florian 2007).
+class CartPoleVectorEnv(NumpyVectorEnv):
+    """CartPole: balance a pole on a cart (Barto, Sutton & Anderson 1983; equations of Florian 2007).
 
         θ̈ = (g sin θ − cos θ · f) / (l (4/3 − m cos²θ / M)),    f = (F + m l θ̇² sin θ) / M,    ẍ = f − m l θ̈ cos θ / M
 
-    with Euler steps of τ; M is the mass of cart and pole, m and l the pole's mass and half its length.
+    integrated with Euler steps of τ. M is the mass of cart and pole together, m the pole's mass, l half its length.
     """
 
     def __init__(
-        self, num_envs: int = 1, max_episode_steps: int | None = 500, render_mode: None = None, **kwargs: Any
+        self,
+        num_envs: int = 1,
+        max_episode_steps: int | None = 500,
+        render_mode: None = None,
+        sutton_barto_reward: bool = False,
     ) -> None:
         from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-        super().__init__(CartPoleEnv(**kwargs), num_envs, max_episode_steps)
-        self._sparse = self.scalar._sutton_barto_reward
+        super().__init__(CartPoleEnv(), num_envs, max_episode_steps)
+        self._sutton_barto_reward = sutton_barto_reward
 
-    def _start(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
+    def _initial_state(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
         low, high = gym.envs.classic_control.utils.maybe_parse_reset_bounds(options or None, -0.05, 0.05)
         return generator.uniform(low, high, (4,))
 
-    def _move(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
-        e = self.scalar
-        x, v, angle, spin = self.state.T
-        cos, sin = np.cos(angle), np.sin(angle)
-        force = np.where(actions == 1, e.force_mag, -e.force_mag)
-        common = (force + e.polemass_length * np.square(spin) * sin) / e.total_mass
-        turning = (e.gravity * sin - cos * common) / (
-            e.length * (4.0 / 3.0 - e.masspole * np.square(cos) / e.total_mass)
+    def _transition(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
+        cart_pole = self.scalar
+        x, x_dot, theta, theta_dot = self.state.T
+        cos, sin = np.cos(theta), np.sin(theta)
+        force = np.where(actions == 1, cart_pole.force_mag, -cart_pole.force_mag)
+        f = (force + cart_pole.polemass_length * np.square(theta_dot) * sin) / cart_pole.total_mass
+        theta_acc = (cart_pole.gravity * sin - cos * f) / (
+            cart_pole.length * (4.0 / 3.0 - cart_pole.masspole * np.square(cos) / cart_pole.total_mass)
         )
-        pushing = common - e.polemass_length * turning * cos / e.total_mass
-        moved = (x + e.tau * v, v + e.tau * pushing, angle + e.tau * spin, spin + e.tau * turning)
-        self.state = np.stack(moved, axis=1)
-        fallen = (np.abs(moved[0]) > e.x_threshold) | (np.abs(moved[2]) > e.theta_threshold_radians)
-        rewards = np.where(fallen, -1.0, 0.0) if self._sparse else np.ones(self.num_envs)
+        x_acc = f - cart_pole.polemass_length * theta_acc * cos / cart_pole.total_mass
+        tau = cart_pole.tau
+        x, x_dot = x + tau * x_dot, x_dot + tau * x_acc
+        theta, theta_dot = theta + tau * theta_dot, theta_dot + tau * theta_acc
+        self.state = np.stack([x, x_dot, theta, theta_dot], axis=1)
+        fallen = (np.abs(x) > cart_pole.x_threshold) | (np.abs(theta) > cart_pole.theta_threshold_radians)
+        rewards = np.where(fallen, -1.0, 0.0) if self._sutton_barto_reward else np.ones(self.num_envs)
         return rewards, fallen, {}
 
     def _observe(self) -> Array:
         return self.state.astype(np.float32)
 
 
-class PendulumColumns(Columns):
-    """Pendulum: a torque u that swings it up and holds it; the cost is angle² + θ̇²/10 + u²/1000.
+class PendulumVectorEnv(NumpyVectorEnv):
+    """Pendulum: swing up and hold a pendulum by a torque u. The cost is θ² + θ̇²/10 + u²/1000, with θ in [−π, π).
 
     θ̇ ← clip(θ̇ + (3g/(2l) sin θ + 3/(m l²) u) dt, ±8),    θ ← θ + θ̇ dt
     """
@@ -157,28 +165,29 @@ class PendulumColumns(Columns):
 
         super().__init__(PendulumEnv(**kwargs), num_envs, max_episode_steps)
 
-    def _start(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
-        highest = np.array([options.get("x_init", np.pi), options.get("y_init", 1.0)])
-        return generator.uniform(-highest, highest)
+    def _initial_state(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
+        high = np.array([options.get("x_init", np.pi), options.get("y_init", 1.0)])
+        return generator.uniform(-high, high)
 
-    def _move(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
-        e = self.scalar
-        angle, spin = self.state.T
-        torque = np.clip(actions.reshape(self.num_envs), -e.max_torque, e.max_torque)
-        upright = (angle + np.pi) % (2 * np.pi) - np.pi
-        rewards = -(upright**2 + 0.1 * spin**2 + 0.001 * (torque**2))
-        spin = spin + (3 * e.g / (2 * e.l) * np.sin(angle) + 3.0 / (e.m * e.l**2) * torque) * e.dt
-        spin = np.clip(spin, -e.max_speed, e.max_speed)
-        self.state = np.stack([angle + spin * e.dt, spin], axis=1)
+    def _transition(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
+        pendulum = self.scalar
+        theta, theta_dot = self.state.T
+        torque = np.clip(actions.reshape(self.num_envs), -pendulum.max_torque, pendulum.max_torque)
+        normalized = (theta + np.pi) % (2 * np.pi) - np.pi
+        rewards = -(normalized**2 + 0.1 * theta_dot**2 + 0.001 * (torque**2))
+        g, m, l, dt = pendulum.g, pendulum.m, pendulum.l, pendulum.dt  # noqa: E741 (the name in the equations)
+        theta_dot = theta_dot + (3 * g / (2 * l) * np.sin(theta) + 3.0 / (m * l**2) * torque) * dt
+        theta_dot = np.clip(theta_dot, -pendulum.max_speed, pendulum.max_speed)
+        self.state = np.stack([theta + theta_dot * dt, theta_dot], axis=1)
         return rewards, np.zeros(self.num_envs, dtype=bool), {}
 
     def _observe(self) -> Array:
-        angle, spin = self.state.T
-        return np.stack([np.cos(angle), np.sin(angle), spin], axis=1).astype(np.float32)
+        theta, theta_dot = self.state.T
+        return np.stack([np.cos(theta), np.sin(theta), theta_dot], axis=1).astype(np.float32)
 
 
-class AdditionColumns(Columns):
-    """`pgzoo/Addition-v0`: the state is the observation, the digits of both numbers and what was written."""
+class AdditionVectorEnv(NumpyVectorEnv):
+    """`pgzoo/Addition-v0`. The state is the observation: the digits of both numbers, then the written tokens."""
 
     def __init__(
         self, num_envs: int = 1, max_episode_steps: int | None = None, render_mode: None = None, **kwargs: Any
@@ -188,26 +197,27 @@ class AdditionColumns(Columns):
         super().__init__(Addition(**kwargs), num_envs, max_episode_steps)
         self._answers = np.zeros((num_envs, self.scalar.length), dtype=np.int64)
 
-    def _start(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
-        self.scalar._np_random = generator
+    def _initial_state(self, generator: np.random.Generator, options: dict[str, Any]) -> Array:
+        self.scalar.np_random = generator
         observation, _ = self.scalar.reset(options=options)
         return np.asarray(observation, dtype=np.int64)
 
-    def _begin(self, columns: Array, options: dict[str, Any]) -> None:
-        super()._begin(columns, options)
-        e = self.scalar
-        places = e.base ** np.arange(e.digits - 1, -1, -1, dtype=np.int64)
-        sums = (self.state[columns, : 2 * e.digits].reshape(-1, 2, e.digits) @ places).sum(axis=1)
-        for n, total in zip(columns, sums.tolist(), strict=True):
-            tokens = [*e.numerals(total), e.end]
-            self._answers[n] = [*tokens, *[e.blank] * (e.length - len(tokens))]
+    def _start_episodes(self, indices: Array, options: dict[str, Any]) -> None:
+        super()._start_episodes(indices, options)
+        addition = self.scalar
+        place_values = addition.base ** np.arange(addition.digits - 1, -1, -1, dtype=np.int64)
+        prompts = self.state[indices, : 2 * addition.digits].reshape(-1, 2, addition.digits)
+        sums = (prompts @ place_values).sum(axis=1)
+        for n, total in zip(indices, sums.tolist(), strict=True):
+            tokens = [*addition.numerals(total), addition.end]
+            self._answers[n] = [*tokens, *[addition.blank] * (addition.length - len(tokens))]
 
-    def _move(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
-        e = self.scalar
-        written = self.state[:, 2 * e.digits :]
+    def _transition(self, actions: Array) -> tuple[Array, Array, dict[str, Array]]:
+        addition = self.scalar
+        written = self.state[:, 2 * addition.digits :]
         written[np.arange(self.num_envs), self.steps] = actions
         right = (written == self._answers).all(axis=1)
-        over = (actions == e.end) | (self.steps + 1 == e.length)
+        over = (actions == addition.end) | (self.steps + 1 == addition.length)
         return right.astype(float), over, {"is_success": right, "_is_success": over}
 
     def _observe(self) -> Array:

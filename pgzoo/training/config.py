@@ -1,4 +1,4 @@
-"""What a run is: read from YAML and the command line, checked, frozen. YAML holds data, never code."""
+"""The configuration of a run, read from YAML and the command line. YAML holds data, never code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import importlib.resources
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,31 +20,33 @@ from pgzoo.registry.plugins import PART_TYPES, Registry
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """The keys of a YAML entry that concern the run; names are RL Zoo's."""
+    """The keys of a YAML entry that configure the run. The names are RL Zoo's."""
 
     n_timesteps: Annotated[int, Range(1), "environment steps of training, over all environments"] = 100_000
-    n_envs: Annotated[int, Range(1), "environments side by side"] = 8
-    policy: Annotated[str, "MlpPolicy, CnnPolicy, MultiInputPolicy; auto: by the observations"] = "auto"
+    n_envs: Annotated[int, Range(1), "parallel environments"] = 8
+    policy: Annotated[str, "MlpPolicy, CnnPolicy, MultiInputPolicy; auto: chosen by the observation space"] = "auto"
     policy_kwargs: Annotated[dict[str, Any] | None, "net_arch, log_std_init, activation_fn, …"] = None
-    normalize: Annotated[bool | dict[str, Any], "VecNormalize, or its arguments"] = False
-    frame_stack: Annotated[int | None, Range(1), "VecFrameStack of this many"] = None
+    normalize: Annotated[bool | dict[str, Any], "use VecNormalize; a mapping: its arguments"] = False
+    frame_stack: Annotated[int | None, Range(1), "frames stacked by VecFrameStack"] = None
     env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "import path, or {path: arguments}"] = None
-    vec_env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "as env_wrapper, on the VecEnv"] = None
-    callback: Annotated[str | list[Any] | dict[str, Any] | None, "as env_wrapper, SB3 callbacks"] = None
+    vec_env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "like env_wrapper, applied to the VecEnv"] = (
+        None
+    )
+    callback: Annotated[str | list[Any] | dict[str, Any] | None, "like env_wrapper, SB3 callbacks"] = None
     monitor_kwargs: Annotated[dict[str, Any] | None, "arguments of Monitor"] = None
     env_kwargs: Annotated[dict[str, Any] | None, "arguments of gymnasium.make"] = None
 
 
 @dataclass(frozen=True)
 class ExperimentConfig:
-    """A checked run.
+    """The checked configuration of a run.
 
     Attributes:
         env: the environment's registered name.
         combination: the parts and the algorithm's settings.
         run: the run's settings.
-        entry: the flat mapping that all this came from, as it is saved.
-        source: where the entry came from, for people.
+        entry: the flat mapping that the other attributes were read from.
+        source: where the entry came from, as text for people.
     """
 
     env: str
@@ -62,26 +64,26 @@ def load_config(
     file: Path | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> ExperimentConfig:
-    """Return the run of a plugin on an environment.
+    """Return the configuration of a recipe or combination on an environment.
 
-    The entry comes from `file`, or from pgzoo's own `hyperparams/<plugin>.yml`: the environment's key, else
-    `atari` for ALE games, else `default`. `overrides` replace its values.
+    The entry comes from `file`, or from pgzoo's own `hyperparams/<plugin>.yml`. It is the one under the environment's
+    name, else `atari` for Atari games, else `default`. `overrides` replace its values.
 
     Raises:
-        PgzooError: an unknown name, key or value; for YAML with file and line.
+        PgzooError: an unknown name, key or value. An error in YAML is reported with its file and line.
     """
     if "+" not in plugin:
         registry.recipe(plugin)
-    entry, where, lines = _entry(plugin, env, file)
+    file_entry = _read_entry(plugin, env, file)
     try:
-        config = _build(registry, plugin, env, entry, where)
-    except ConfigError as error:
-        raise _located(error, registry, plugin, env, entry, where, lines) from error
-    if overrides:
-        config = _build(registry, plugin, env, _overridden(config, overrides), where)
-        for name in overrides:
-            if name.removeprefix("algorithm.") in config.combination.unused:
-                raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.combination)}")
+        entry = _overridden(registry, plugin, env, file_entry, overrides) if overrides else file_entry.values
+        config = _build(registry, plugin, env, entry, file_entry.source)
+    except PgzooError:
+        _check_entry(registry, plugin, env, file_entry)
+        raise
+    for name in overrides or ():
+        if name.removeprefix("algorithm.") in config.combination.unused:
+            raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.combination)}")
     return config
 
 
@@ -96,25 +98,30 @@ def _why_unused(name: str, plugin: str, combination: Combination) -> str:
     return f"{plugin!r} samples {combination.sampling}, set by {instead}"
 
 
-def _overridden(config: ExperimentConfig, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the entry with overriding values; an old value goes if a new one, or a new part, stands in its place.
+def _overridden(
+    registry: Registry, plugin: str, env: str, file_entry: _Entry, overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the file's values with overrides.
 
-    `estimator.gae_lambda` and `gae_lambda` are one name here, and a replaced part takes its values with it.
+    An override of `gae_lambda` also replaces `estimator.gae_lambda`, and the other way round. If an override replaces a
+    whole part, the file's values for the old part are dropped. Only then the file's entry is resolved on its own, to
+    find out which part that is.
     """
-    gone = {name for name in overrides if "." not in name} | {name.rpartition(".")[2] for name in overrides}
-    for kind in PART_TYPES:
-        if kind in overrides:
-            gone |= set(declared(type(config.combination.parts[kind])))
-    kept = {key: value for key, value in config.entry.items() if key.rpartition(".")[2] not in gone}
-    return {**kept, **overrides}
+    dropped = {name.rpartition(".")[2] for name in overrides}
+    if replaced_kinds := [kind for kind in PART_TYPES if kind in overrides]:
+        old_parts = _build(registry, plugin, env, file_entry.values, file_entry.source).combination.parts
+        for kind in replaced_kinds:
+            dropped |= set(declared(type(old_parts[kind])))
+    remaining = {key: value for key, value in file_entry.values.items() if key.rpartition(".")[2] not in dropped}
+    return {**remaining, **overrides}
 
 
 def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> ExperimentConfig:
-    """Return the run that a resolved entry describes, as a run folder keeps it."""
-    return _build(registry, plugin, env, entry, "the run's own config.yml")
+    """Return the configuration that a run folder's config.yml describes."""
+    return _build(registry, plugin, env, entry, "the run's config.yml")
 
 
-def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], where: str) -> ExperimentConfig:
+def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], source: str) -> ExperimentConfig:
     run_params = declared(RunConfig)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}
     parts = {key: value for key, value in entry.items() if key in PART_TYPES}
@@ -128,37 +135,56 @@ def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], 
             if "did you mean" in hint:
                 raise ConfigError(hint) from error
         raise
-    return ExperimentConfig(env, combination, RunConfig(**run), dict(entry), where)
+    return ExperimentConfig(env, combination, RunConfig(**run), dict(entry), source)
 
 
-def _entry(plugin: str, env: str, file: Path | None) -> tuple[dict[str, Any], str, dict[str, int]]:
-    """Return the entry, its place, and the line of each of its keys."""
+@dataclass(frozen=True)
+class _Entry:
+    """One entry of a YAML file.
+
+    Attributes:
+        values: its keys and values, as plain data.
+        source: the file and the entry's key, as text for people.
+        file: the file's name; empty if there is no file.
+        line: the line of the entry's key.
+        lines: the line of each of its keys.
+    """
+
+    values: dict[str, Any]
+    source: str
+    file: str = ""
+    line: int = 0
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+
+def _read_entry(plugin: str, env: str, file: Path | None) -> _Entry:
+    """Return the entry for the environment; an empty one if pgzoo ships no file for the plugin."""
     if file is None:
         resource = importlib.resources.files("pgzoo.hyperparams") / f"{plugin}.yml"
         if not resource.is_file():
-            return {}, "the defaults", {}
+            return _Entry({}, "the defaults")
         name, text = f"hyperparams/{plugin}.yml", resource.read_text(encoding="utf-8")
     else:
         name, text = str(file), _read_text(file)
     data = _parse(name, text)
-    keys = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
-    key = next((key for key in keys if key in data), None)
+    candidates = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
+    key = next((key for key in candidates if key in data), None)
     if key is None:
-        raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; it has: {', '.join(map(str, data))}")
+        raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; its entries: {', '.join(map(str, data))}")
     entry = data[key]
     line = data.lc.key(key)[0] + 1
     if not isinstance(entry, Mapping):
         raise ConfigError(f"{name}:{line}: the entry {key!r} must be a mapping, not {entry!r}")
-    own = entry.lc.data or {}  # type: ignore[attr-defined]  # a key that `<<` brought in has no line of its own
-    lines = {str(k): own[k][0] + 1 if k in own else line for k in entry}
-    return _plain(entry), f"{name}, {key}", {"": line, **lines}
+    positions = entry.lc.data or {}  # type: ignore[attr-defined]  # ruamel's mapping; keys merged by `<<` have no line
+    lines = {str(k): positions[k][0] + 1 if k in positions else line for k in entry}
+    return _Entry(_plain(entry), f"{name}, {key}", name, line, lines)
 
 
 def read_yaml_mapping(file: Path) -> dict[str, Any]:
-    """Return what a YAML file maps, in plain data.
+    """Return a YAML file's mapping as plain data.
 
     Raises:
-        ConfigError: it cannot be read, is broken, or is no mapping.
+        ConfigError: the file cannot be read, is not valid YAML, or does not hold a mapping.
     """
     return dict(_plain(_parse(str(file), _read_text(file))))
 
@@ -179,16 +205,16 @@ def _parse(name: str, text: str) -> Any:
         data = YAML(typ="rt").load(text)
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{name}:{line}: {error.problem or 'broken YAML'}") from error
+        raise ConfigError(f"{name}:{line}: {error.problem or 'invalid YAML'}") from error
     except YAMLError as error:
         raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
     if not isinstance(data, Mapping):
-        raise ConfigError(f"{name} must be a mapping, such as environments to hyperparameters")
+        raise ConfigError(f"{name} must be a mapping, for example from environments to hyperparameters")
     return data
 
 
 def _plain(value: Any) -> Any:
-    """Return YAML's own containers and numbers as Python's."""
+    """Return ruamel's containers and numbers as Python's built-in types."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -200,48 +226,50 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, str) else value
 
 
-def _located(
-    error: ConfigError,
-    registry: Registry,
-    plugin: str,
-    env: str,
-    entry: Mapping[str, Any],
-    where: str,
-    lines: Mapping[str, int],
-) -> PgzooError:
-    """Return the error with the file and line of the one key that brings it about, else of the entry."""
-    if not lines:
-        return error
-    file = where.split(", ")[0]
-    parts = {key: value for key, value in entry.items() if key in PART_TYPES}
-    for key, value in entry.items():
+def _check_entry(registry: Registry, plugin: str, env: str, entry: _Entry) -> None:
+    """Raise the file entry's own error, if it has one, with the file and line of the key that causes it.
+
+    The key is the one that raises the same error on its own, together with the entry's parts. If there is none, the
+    line is the entry's.
+    """
+    try:
+        _build(registry, plugin, env, entry.values, entry.source)
+    except ConfigError as error:
+        if not entry.file:
+            raise
+        raise ConfigError(f"{entry.file}:{_line_of(error, registry, plugin, env, entry)}: {error}") from error
+
+
+def _line_of(error: ConfigError, registry: Registry, plugin: str, env: str, entry: _Entry) -> int:
+    parts = {key: value for key, value in entry.values.items() if key in PART_TYPES}
+    for key, value in entry.values.items():
         try:
-            _build(registry, plugin, env, {**parts, key: value}, where)
+            _build(registry, plugin, env, {**parts, key: value}, entry.source)
         except ConfigError as same:
             if str(same) == str(error):
-                return ConfigError(f"{file}:{lines[key]}: {error}")
-    return ConfigError(f"{file}:{lines['']}: {error}")
+                return entry.lines[key]
+    return entry.line
 
 
 def register_packages(packages: Sequence[str]) -> None:
     """Import packages that register environments, as RL Zoo's `--gym-packages` does.
 
     Raises:
-        ConfigError: one cannot be imported.
+        ConfigError: a package cannot be imported.
     """
     if packages and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a file beside the user, as `python -m` finds it
+        sys.path.insert(0, os.getcwd())  # finds modules in the working directory, as `python -m` does
     for package in packages:
         try:
             importlib.import_module(package)
-        except Exception as error:  # a stranger's import may raise anything
+        except Exception as error:  # the import of a user's package may raise anything
             raise ConfigError(f"--gym-packages {package!r}: {type(error).__name__}: {error}") from error
 
 
 def check_environment(env: str) -> None:
-    """Raise ConfigError with the nearest names unless Gymnasium knows the environment.
+    """Raise ConfigError with the nearest names unless the environment is registered.
 
-    In `module:name` the module is imported first, as Gymnasium does it.
+    For `module:name` the module is imported first, as Gymnasium does.
     """
     import gymnasium
 
@@ -254,30 +282,30 @@ def check_environment(env: str) -> None:
         return
     message = unknown("environment", name, gymnasium.registry)
     if "did you mean" not in message:
-        message = f"unknown environment {name!r}; if a package registers it, name that with --gym-packages"
+        message = f"unknown environment {name!r}; if a package registers it, pass that package with --gym-packages"
     raise ConfigError(message)
 
 
 def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
-    """Return `name:value` pairs as a mapping; values are read as YAML scalars, lists or mappings.
+    """Return `name:value` pairs as a mapping. Values are read as YAML scalars, lists or mappings.
 
     Raises:
-        ConfigError: a pair without a colon, or a value that is no YAML.
+        ConfigError: a pair without a colon, or a value that is not valid YAML.
     """
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for pair in pairs:
         name, colon, value = pair.partition(":")
         if not colon or not name or not value:
             raise ConfigError(f"{option} takes name:value, such as gamma:0.98, not {pair!r}")
         try:
-            found[name] = _plain(_parse(option, f"value: {value}")["value"])
+            values[name] = _plain(_parse(option, f"value: {value}")["value"])
         except ConfigError as error:
-            raise ConfigError(f"{option} {pair!r}: the value is no YAML") from error
-    return found
+            raise ConfigError(f"{option} {pair!r}: the value is not valid YAML") from error
+    return values
 
 
 def resolved_entry(config: ExperimentConfig) -> dict[str, Any]:
-    """Return everything that defines the run, defaults included, in plain data."""
+    """Return every setting of the run, including defaults, as plain data."""
     entry = {**plain_fields(config.run), **plain_fields(config.combination.algorithm)}
     for kind, part in config.combination.parts.items():
         entry[kind] = {"name": part.name, **plain_fields(part)}

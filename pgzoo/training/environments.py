@@ -1,4 +1,4 @@
-"""Environments for training and evaluation, built from a run's settings."""
+"""Environments for training and evaluation, made from a run's configuration."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
+from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError
 from pgzoo.training.config import ExperimentConfig
-from pgzoo.training.vec_envs import make_columns, make_envpool
+from pgzoo.training.vec_envs import make_envpool, make_vector_env
 
-VEC_ENVS: dict[str, Any] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
-"""Of separate environments."""
-COLUMNS: dict[str, Any] = {"vector": make_columns, "envpool": make_envpool}
-"""Of arrays, stepped together."""
+VEC_ENV_CLASSES: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+"""By `--vec-env`: SB3's VecEnvs, which consist of separate environments."""
+VECTOR_ENV_MAKERS = {"vector": make_vector_env, "envpool": make_envpool}
+"""By `--vec-env`: functions that make a vector environment, which steps arrays."""
 
 
 def make_env(
@@ -34,20 +34,20 @@ def make_env(
     statistics: Path | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VecEnv:
-    """Return the run's VecEnv: wrapped, monitored, normalised, stacked, in RL Zoo's order.
+    """Return the run's VecEnv: wrapped, monitored, normalised and stacked, in RL Zoo's order.
 
     Args:
-        config: the run.
-        n_envs: environments side by side.
-        seed: of the first environment; the i-th gets seed + i.
+        config: the run's configuration.
+        n_envs: number of parallel environments.
+        seed: the first environment's seed; the i-th gets seed + i.
         vec_env: "dummy", "subproc", "vector" or "envpool".
-        monitor_dir: where Monitor writes its files, if anywhere.
+        monitor_dir: the folder for Monitor's files; None: write none.
         training: whether VecNormalize updates its statistics and normalises rewards.
-        statistics: a saved VecNormalize to begin with.
-        env_kwargs: arguments of gymnasium.make, over the run's own.
+        statistics: a file of VecNormalize's statistics to start from.
+        env_kwargs: arguments of gymnasium.make, which replace those of the run.
 
     Raises:
-        ConfigError: a wrapper or argument that does not fit.
+        ConfigError: the environment or a wrapper does not accept its arguments.
     """
     run = config.run
     wrappers = [load_object(*item) for item in named(run.env_wrapper)]
@@ -62,16 +62,16 @@ def make_env(
         wrappers.insert(0, load_object(atari, {}))
     arguments = {**(run.env_kwargs or {}), **(env_kwargs or {})}
     try:
-        if vec_env in COLUMNS:
+        if vec_env in VECTOR_ENV_MAKERS:
             if wrappers:
                 names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
                 raise ConfigError(
                     f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap ({names}); "
                     "use --vec-env dummy or subproc"
                 )
-            venv = _columns(config, n_envs, seed, vec_env, monitor_dir, arguments)
+            venv = _vector_env(config, n_envs, seed, vec_env, monitor_dir, arguments)
         else:
-            venv = _separate(config, n_envs, seed, vec_env, monitor_dir, arguments, wrapped if wrappers else None)
+            venv = _separate_envs(config, n_envs, seed, vec_env, monitor_dir, arguments, wrapped if wrappers else None)
     except (gym.error.Error, TypeError, ImportError, AssertionError) as error:
         raise ConfigError(f"cannot make {config.env}: {describe(error)}") from error
     for path, kwargs in named(run.vec_env_wrapper):
@@ -80,10 +80,10 @@ def make_env(
         venv = _normalized(venv, config, training, statistics)
     if run.frame_stack is not None:
         venv = VecFrameStack(venv, run.frame_stack)
-    return OnPolicyAlgorithm._wrap_env(venv)  # images with channels first, as the model will see them
+    return images_channels_first(venv)
 
 
-def _separate(
+def _separate_envs(
     config: ExperimentConfig,
     n_envs: int,
     seed: int | None,
@@ -92,7 +92,8 @@ def _separate(
     arguments: Mapping[str, Any],
     wrapped: Any,
 ) -> VecEnv:
-    spec = gym.registry[config.env.rpartition(":")[2]]  # itself, since another process may not have registered it
+    # A worker process may not have registered the environment, so it gets the spec instead of the name.
+    spec = gym.registry[config.env.rpartition(":")[2]]
     return make_vec_env(
         lambda **kwargs: gym.make(spec, **kwargs),
         n_envs=n_envs,
@@ -100,12 +101,12 @@ def _separate(
         monitor_dir=str(monitor_dir) if monitor_dir else None,
         wrapper_class=wrapped,
         env_kwargs=dict(arguments),
-        vec_env_cls=VEC_ENVS[vec_env],
+        vec_env_cls=VEC_ENV_CLASSES[vec_env],  # type: ignore[arg-type]  # SB3 annotates the two classes only
         monitor_kwargs=config.run.monitor_kwargs or {},
     )
 
 
-def _columns(
+def _vector_env(
     config: ExperimentConfig,
     n_envs: int,
     seed: int | None,
@@ -113,20 +114,20 @@ def _columns(
     monitor_dir: Path | None,
     arguments: Mapping[str, Any],
 ) -> VecEnv:
-    columns = COLUMNS[vec_env](config.env, n_envs, arguments)
-    columns.seed(seed)
-    columns.action_space.seed(seed)
+    venv = VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments)
+    venv.seed(seed)
+    venv.action_space.seed(seed)
     keywords = (config.run.monitor_kwargs or {}).get("info_keywords", ())
-    return VecMonitor(columns, str(monitor_dir / "0") if monitor_dir else None, info_keywords=tuple(keywords))
+    return VecMonitor(venv, str(monitor_dir / "0") if monitor_dir else None, info_keywords=tuple(keywords))
 
 
 def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecNormalize:
     if statistics is not None and statistics.is_file():
         normalized = VecNormalize.load(str(statistics), venv)
     else:
-        given = config.run.normalize if isinstance(config.run.normalize, dict) else {}
+        arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
         try:
-            normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **given})
+            normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **arguments})
         except (TypeError, ValueError) as error:
             raise ConfigError(f"normalize: {describe(error)}") from error
     normalized.training = training
@@ -136,7 +137,7 @@ def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statisti
 
 
 def named(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Return a YAML wrapper or callback entry as (import path, arguments) pairs.
+    """Return the wrappers or callbacks of a YAML entry as pairs of import path and arguments.
 
     >>> named(["a.B", {"c.D": {"n": 3}}])
     [('a.B', {}), ('c.D', {'n': 3})]
@@ -159,7 +160,7 @@ def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], 
     """Return the class or function at an import path, and its arguments.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: it cannot be imported.
     """
     module, _, name = path.rpartition(".")
     try:
@@ -169,10 +170,10 @@ def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], 
 
 
 def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
-    """Return what the class or function at an import path makes.
+    """Call the class or function at an import path and return the result.
 
     Raises:
-        ConfigError: there is none, or it does not take the arguments.
+        ConfigError: it cannot be imported, or does not accept the arguments.
     """
     function, kwargs = load_object(path, kwargs)
     try:
@@ -182,9 +183,9 @@ def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
 
 
 def describe(error: BaseException) -> str:
-    """Return an error's first line and where it was raised, so that the author of a part finds it."""
+    """Return an error's first line and the file and line that raised it."""
     text = str(error).strip().splitlines() or [type(error).__name__]
-    if text[0].endswith(":") and len(text) > 1:  # torch heads a list of mismatches so
+    if text[0].endswith(":") and len(text) > 1:  # torch lists mismatches below such a line
         text = [f"{text[0]} {text[1].strip()}"]
     frames = traceback.extract_tb(error.__traceback__)
     return f"{text[0]} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text[0]

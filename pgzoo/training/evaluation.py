@@ -1,4 +1,4 @@
-"""What a policy is worth: returns over episodes, with an interval."""
+"""Evaluation of a policy: returns over episodes, with a confidence interval."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.interface.types import Array
 
+BOOTSTRAP_RESAMPLES = 10_000
+BOOTSTRAP_BATCH_SIZE = 1_000_000
+"""Numbers that are resampled together, which bounds the memory."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
     """Undiscounted, unnormalised returns of whole episodes.
 
     Attributes:
-        returns: one a (whole) episode.
-        lengths: steps of each.
-        successes: the last info's `is_success` of each, where the environment gives it.
+        returns: one per episode.
+        lengths: steps per episode.
+        successes: `is_success` of each episode's last info; empty if the environment does not report it.
     """
 
     returns: tuple[float, ...]
@@ -39,16 +43,16 @@ class Evaluation:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the mean return, by bootstrap over episodes."""
+        """The 95 % bootstrap interval of the mean return over episodes."""
         return bootstrap_interval(np.array(self.returns))
 
     @property
     def success_rate(self) -> float | None:
-        """The share of successes; None where the environment does not say."""
+        """The fraction of successes; None if the environment does not report them."""
         return float(np.mean(self.successes)) if self.successes else None
 
     def summary(self) -> dict[str, Any]:
-        """Return it as plain data, for JSON and YAML."""
+        """Return the statistics as plain data for JSON and YAML."""
         summary: dict[str, Any] = {
             "n_episodes": len(self.returns),
             "mean_return": self.mean,
@@ -61,18 +65,31 @@ class Evaluation:
         return summary
 
 
-def bootstrap_interval(x: Array, resamples: int = 10_000) -> tuple[float, float]:
-    """Return the 2.5 % and 97.5 % percentiles of the mean of x (n,) over resamples, from a fixed seed."""
-    rng = np.random.default_rng(0)
-    means = [rng.choice(x, len(x)).mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
+def bootstrap_interval(x: Array) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of x (n,), by percentile bootstrap with a fixed seed.
+
+    Equal values, or a single one, give that value as both ends.
+    """
+    if np.ptp(x) == 0:
+        return float(x[0]), float(x[0])
+    from scipy import stats
+
+    interval = stats.bootstrap(
+        (x,),
+        np.mean,
+        vectorized=True,
+        n_resamples=BOOTSTRAP_RESAMPLES,
+        batch=max(1, BOOTSTRAP_BATCH_SIZE // len(x)),
+        method="percentile",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
 
 
 def evaluate(
     model: BaseAlgorithm, env: VecEnv, n_episodes: int, *, deterministic: bool = True, render: bool = False
 ) -> Evaluation:
-    """Return what the model earns over n_episodes, shared evenly among the environments."""
+    """Run n_episodes with the model, distributed evenly over the environments, and return their results."""
     successes: list[bool] = []
 
     def note_success(local: dict[str, Any], _: dict[str, Any]) -> None:

@@ -1,7 +1,8 @@
-"""One training run from a checked config to files: environments, model, callbacks, results."""
+"""One training run, from a checked configuration to files: environments, model, callbacks, results."""
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 import warnings
@@ -12,36 +13,44 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.vec_env import VecEnv
 
+from pgzoo._sb3 import update_count
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
 from pgzoo.errors import ConfigError, PgzooError, unknown
-from pgzoo.interface.hyperparameters import plain_fields
+from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import ExperimentConfig, config_from_entry, resolved_entry
-from pgzoo.training.environments import VEC_ENVS, build, describe, load_object, make_env, named
+from pgzoo.training.config import ExperimentConfig, resolved_entry
+from pgzoo.training.environments import VEC_ENV_CLASSES, build, describe, load_object, make_env, named
 from pgzoo.training.evaluation import Evaluation, evaluate
-from pgzoo.training.run_folder import RunFolder, read_yaml, write_details
+from pgzoo.training.run_folder import RunFolder, write_details
+from pgzoo.training.saved_model import Start, read_start
 
 EVAL_SEED_OFFSET = 1_000_000
-"""Added to the seed for evaluation, so that it never sees a training seed."""
+"""Added to the seed for evaluation, which therefore never uses a training seed."""
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a run is carried out; what it is stands in its `ExperimentConfig`. Frequencies are in steps.
+    """How to carry out a run. What to train is in `ExperimentConfig`.
 
     Attributes:
-        eval_freq: steps between two evaluations; 0 or less: none.
-        save_freq: steps between two checkpoints; 0 or less: none.
-        trained_agent: a model file to begin with.
+        seed: the seed of the model and of the first environment.
+        vec_env: "dummy", "subproc", "vector" or "envpool".
+        device: a torch device or "auto".
+        fast: "auto", True or False, as in `PolicyGradient`.
+        eval_freq: environment steps between evaluations; 0 or less: no evaluations during training.
+        eval_episodes: episodes per evaluation.
+        n_eval_envs: parallel environments for evaluation.
+        save_freq: environment steps between checkpoints; 0 or less: no checkpoints.
+        trained_agent: a saved model to start from.
+        tensorboard_log: TensorBoard's folder; None: do not log there.
+        verbose: 0: print nothing, 1: SB3's log tables, 2: debug.
     """
 
     seed: int
@@ -59,13 +68,16 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of a run.
+    """The results of a run.
 
     Attributes:
-        training: returns of the last episodes of training (100 at most).
-        final: the final model, deterministic, on fresh seeds; None if the run was interrupted.
+        folder: where the run was saved.
+        n_timesteps: environment steps of training.
         seconds: wall time of training.
-        path: how it was sampled and updated, and why not faster.
+        interrupted: whether Ctrl-C ended training early.
+        training: the last episodes of training, at most 100.
+        final: the final model's episodes, with deterministic actions on fresh seeds; None if interrupted.
+        backend: the backend, the reason if it is not the fastest, and the device, such as "numpy on cpu".
     """
 
     folder: RunFolder
@@ -74,7 +86,7 @@ class Result:
     interrupted: bool
     training: Evaluation | None
     final: Evaluation | None
-    path: str
+    backend: str
 
 
 def train(
@@ -87,19 +99,19 @@ def train(
     callback: BaseCallback | None = None,
     progress: AbstractContextManager[Any] | None = None,
 ) -> Result:
-    """Train, evaluate and save into the folder; Ctrl-C ends training early and saves all the same.
+    """Train, evaluate and save a model. Ctrl-C ends training early, and the model is saved all the same.
 
     Args:
-        config: what to run.
-        registry: where its plugins come from.
-        options: how to run it.
-        folder: a fresh run folder.
-        args: the command's arguments, to be kept with the run.
-        callback: one more callback, such as a progress bar's.
-        progress: entered around training.
+        config: what to train.
+        registry: where the plugins come from.
+        options: how to train it.
+        folder: a new run folder.
+        args: the command's arguments, which are saved with the run.
+        callback: an additional callback, such as a progress bar's.
+        progress: a context that is entered for the time of training.
 
     Raises:
-        PgzooError: something does not fit: policy, spaces, number of episodes, model file.
+        PgzooError: the policy, the spaces, the number of episodes or the saved model do not fit together.
     """
     with _discarded_on_failure(folder), ExitStack() as stack:
         start = read_start(options.trained_agent, options.device) if options.trained_agent else None
@@ -131,23 +143,24 @@ def train(
             except KeyboardInterrupt:
                 interrupted = True
             except PgzooError:
-                if model._n_updates == 0:  # refused by the first rollout: there is nothing to keep
+                if update_count(model) == 0:  # refused at the first rollout: there is nothing to save
                     _discard(folder)
                 raise
         seconds = time.perf_counter() - began
         save(model, folder)
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
-        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, str(model.backend))
+        backend = f"{model.backend} on {model.device}"
+        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, backend)
 
 
 def _close(env: VecEnv) -> None:
-    with suppress(EOFError, ConnectionError):  # Ctrl-C has reached the worker processes too
+    with suppress(EOFError, ConnectionError):  # Ctrl-C may have ended the worker processes already
         env.close()
 
 
 @contextmanager
 def _discarded_on_failure(folder: RunFolder) -> Iterator[None]:
-    """Remove the folder of a run that could not begin."""
+    """Remove the folder of a run that could not start."""
     try:
         yield
     except BaseException:
@@ -157,7 +170,7 @@ def _discarded_on_failure(folder: RunFolder) -> Iterator[None]:
 
 def _discard(folder: RunFolder) -> None:
     shutil.rmtree(folder.path, ignore_errors=True)
-    for parent in folder.path.parents[:2]:  # the plugin's folder and the log folder, if this made them
+    for parent in folder.path.parents[:2]:  # the plugin's folder and the log folder, if they are empty
         with suppress(OSError):
             parent.rmdir()
 
@@ -165,22 +178,20 @@ def _discard(folder: RunFolder) -> None:
 def make_model(
     config: ExperimentConfig, registry: Registry, env: VecEnv, options: TrainConfig, start: Start | None = None
 ) -> PolicyGradient:
-    """Return the run's model, begun from a saved one if `start` is given.
+    """Return the run's model, initialised from a saved model if `start` is given.
 
     Raises:
-        PgzooError: policy arguments or spaces that do not fit.
+        PgzooError: the policy's arguments or the spaces do not fit.
     """
     policy_kwargs = _policy_kwargs(config.run.policy_kwargs or {})
     if start is not None:
         policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
     policy: Any = _policy(env) if config.run.policy == "auto" else config.run.policy
     try:
-        model = PolicyGradient(
+        model = PolicyGradient.from_combination(
+            config.combination,
             policy,
             env,
-            config.combination.plugin,
-            **config.combination.parts,  # type: ignore[arg-type]
-            **plain_fields(config.combination.algorithm),
             registry=registry,
             policy_kwargs=policy_kwargs,
             seed=options.seed,
@@ -198,99 +209,12 @@ def make_model(
 
 
 def save(model: PolicyGradient, folder: RunFolder) -> None:
-    """Write the model, and VecNormalize's statistics where there are any."""
-    model.save(folder.model)
+    """Save the model, and VecNormalize's statistics if there are any."""
+    with atomic_write(folder.model) as partial:
+        model.save(partial)
     if (normalized := model.get_vec_normalize_env()) is not None:
-        normalized.save(str(folder.statistics))
-
-
-# ---------------------------------------------------------------- a saved model to begin with
-
-
-@dataclass(frozen=True)
-class Start:
-    """What a saved model, of pgzoo or of SB3, gives a new one."""
-
-    path: Path
-    policy_kwargs: dict[str, Any]
-    optimizer_class: type[torch.optim.Optimizer]
-    parameters: dict[str, Any]
-    part_state_arrays: dict[str, Any]
-    parts: dict[str, dict[str, Any]]
-    statistics: Path | None
-
-    def apply(self, model: PolicyGradient) -> None:
-        """Set the policy's weights, and what the same parts learned; an optimizer's state if its class is the same."""
-        parameters = dict(self.parameters)
-        if type(model.policy.optimizer) is not self.optimizer_class:
-            parameters.pop("policy.optimizer", None)
-        try:
-            model.set_parameters(parameters, exact_match=False, device=model.device)
-            model.make_part_states()  # on the policy that was just set, such as a reference policy's
-            model.load_part_states(self.parts, self.part_state_arrays)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ConfigError(f"{self.path} does not fit this run: {describe(error)}") from error
-
-
-def read_start(path: Path, device: str) -> Start:
-    """Read a saved model.
-
-    Raises:
-        ConfigError: the file is missing or holds no model.
-    """
-    data, parameters = read_zip(path, device)
-    kwargs = dict(data.get("policy_kwargs") or {})
-    optimizer_class = kwargs.pop("optimizer_class", torch.optim.Adam)
-    kwargs.pop("optimizer_kwargs", None)
-    env = path.parent.name.rpartition("_")[0]
-    statistics = path.parent / env / "vecnormalize.pkl"
-    return Start(
-        path=path,
-        policy_kwargs=kwargs,
-        optimizer_class=optimizer_class,
-        parameters=parameters,
-        part_state_arrays=data.get("part_state_arrays", {}),
-        parts=data.get("parts", {}),
-        statistics=statistics if env else None,
-    )
-
-
-def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a saved model's data and parameters.
-
-    Raises:
-        ConfigError: the file is missing or holds no model.
-    """
-    if not path.is_file():
-        raise ConfigError(f"there is no model at {path}")
-    try:
-        data, parameters, _ = load_from_zip_file(path, device=device)
-    except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch
-        raise ConfigError(f"{path} is no saved model: {describe(error)}") from error
-    if data is None or "policy" not in parameters:
-        raise ConfigError(f"{path} is no saved model: it holds no policy")
-    return data, parameters
-
-
-def load_run(
-    folder: RunFolder, registry: Registry, path: Path, *, device: str = "auto"
-) -> tuple[ExperimentConfig, PolicyGradient]:
-    """Return a run's configuration, and its model that is saved at the path.
-
-    Raises:
-        PgzooError: the model is missing, broken, or needs a plugin that is not installed.
-    """
-    entry = read_yaml(folder.details / "config.yml")
-    args = read_yaml(folder.details / "args.yml")
-    plugin, env = str(args["plugin"]), str(args["env"])
-    config = config_from_entry(registry, plugin, env, entry)
-    data, _ = read_zip(path)
-    if "parts" not in data:
-        raise ConfigError(f"{path} was not saved by pgzoo")
-    return config, PolicyGradient.load(path, device=device, registry=registry)
-
-
-# ---------------------------------------------------------------- pieces of a run
+        with atomic_write(folder.statistics) as partial:
+            normalized.save(str(partial))
 
 
 def _eval_env(config: ExperimentConfig, seed: int, n_envs: int) -> VecEnv:
@@ -314,7 +238,7 @@ def _callbacks(
             )
         )
     if options.eval_freq > 0:
-        if options.vec_env not in VEC_ENVS:  # that columns train and DummyVecEnv evaluates is meant so
+        if options.vec_env not in VEC_ENV_CLASSES:  # training in a vector environment is evaluated in a DummyVecEnv
             warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
         callbacks.append(
             EvalCallback(
@@ -331,7 +255,7 @@ def _callbacks(
 
 
 def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) -> None:
-    """Log to progress.csv; to the terminal and to TensorBoard where asked for."""
+    """Log to progress.csv, and to the terminal and TensorBoard if requested."""
     model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if options.verbose else [])]))
     if options.tensorboard_log is not None:
         from stable_baselines3.common.logger import TensorBoardOutputFormat
@@ -346,11 +270,14 @@ def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) 
 
 
 def _compare_spaces(env: VecEnv, eval_env: VecEnv, vec_env: str) -> None:
-    """Refuse environments that go by one name and differ: columns train, and separate ones evaluate."""
-    for what in ("observation_space", "action_space"):
-        trained, evaluated = getattr(env, what), getattr(eval_env, what)
+    """Refuse a vector environment whose spaces differ from those of the environments that evaluate."""
+    for name in ("observation_space", "action_space"):
+        trained, evaluated = getattr(env, name), getattr(eval_env, name)
         if (type(trained), trained.shape, trained.dtype) != (type(evaluated), evaluated.shape, evaluated.dtype):
-            raise ConfigError(f"--vec-env {vec_env} has the {what} {trained}, and Gymnasium, to evaluate, {evaluated}")
+            raise ConfigError(
+                f"with --vec-env {vec_env} the {name} is {trained}, but Gymnasium's environment, which evaluates, "
+                f"has {evaluated}"
+            )
 
 
 def _training(model: PolicyGradient) -> Evaluation | None:
@@ -376,9 +303,9 @@ def _policy(env: VecEnv) -> str:
     return "CnnPolicy" if is_image_space(env.observation_space) else "MlpPolicy"
 
 
-def _policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return policy arguments with classes in place of their names; YAML holds no code."""
-    kwargs = dict(given)
+def _policy_kwargs(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the policy's arguments with the classes that the YAML entry names."""
+    kwargs = dict(entry)
     for key, module in (("activation_fn", torch.nn), ("optimizer_class", torch.optim)):
         if isinstance(name := kwargs.get(key), str):
             short = name.rpartition(".")[2]
@@ -392,5 +319,5 @@ def _policy_kwargs(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seed_or_random(seed: int | None) -> int:
-    """Return the seed, or a random one below 2³¹ (None or negative: none was given)."""
-    return seed if seed is not None and seed >= 0 else int(np.random.SeedSequence().entropy) % 2**31  # type: ignore[arg-type]
+    """Return the seed; a random one below 2³¹ if it is None or negative."""
+    return seed if seed is not None and seed >= 0 else secrets.randbelow(2**31)

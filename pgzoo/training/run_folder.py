@@ -1,9 +1,8 @@
-"""A run's folder, laid out as RL Zoo's: `<log_folder>/<plugin>/<env>_<id>/`."""
+"""A run's folder, with RL Zoo's layout: `<log_folder>/<plugin>/<env>_<id>/`."""
 
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shlex
 import subprocess
@@ -14,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from pgzoo.errors import ConfigError
+from pgzoo.files import atomic_write
 
 PACKAGES = ("pgzoo", "stable-baselines3", "torch", "gymnasium", "numpy", "pluggy")
+"""Packages whose versions are saved with a run."""
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps its files.
+    """The paths of a run's files.
 
     Attributes:
-        path: the folder.
-        env: the environment's name, as in file names.
+        path: the run's folder.
+        env: the environment's name as `file_name` writes it.
     """
 
     path: Path
@@ -37,7 +38,7 @@ class RunFolder:
 
     @property
     def best_model(self) -> Path:
-        """The model that did best in the evaluations on the way."""
+        """The model with the best evaluation during training."""
         return self.path / "best_model.zip"
 
     @property
@@ -51,21 +52,22 @@ class RunFolder:
         return self.details / "vecnormalize.pkl"
 
     def statistics_of(self, model: Path) -> Path:
-        """VecNormalize's statistics as they were for a model file: a checkpoint has its own."""
-        own = model.with_name(model.name.replace("rl_model_", "rl_model_vecnormalize_")).with_suffix(".pkl")
-        return own if model.name.startswith("rl_model_") and own.is_file() else self.statistics
+        """VecNormalize's statistics for a model file: the checkpoint's own, else the final ones."""
+        name = model.name.replace("rl_model_", "rl_model_vecnormalize_")
+        checkpoint = model.with_name(name).with_suffix(".pkl")
+        return checkpoint if model.name.startswith("rl_model_") and checkpoint.is_file() else self.statistics
 
 
 def file_name(env: str) -> str:
-    """Return an environment's name as RL Zoo writes it in paths: `ALE/Pong-v5` is `ALE-Pong-v5`."""
+    """Return an environment's name as RL Zoo writes it in paths: `ALE/Pong-v5` becomes `ALE-Pong-v5`."""
     return env.split(":")[-1].replace("/", "-")
 
 
 def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
-    """Make the next free run folder.
+    """Create the next free run folder.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the log folder is not writable.
     """
     parent, name = log_folder / plugin, file_name(env)
     try:
@@ -83,52 +85,54 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
 
 
 def find_folder(log_folder: Path, plugin: str, env: str, number: int = 0) -> RunFolder:
-    """Return a run's folder; number 0 is the latest.
+    """Return a run's folder. Number 0 is the latest run.
 
     Raises:
-        ConfigError: there is none; lists what there is.
+        ConfigError: there is no such run. The message lists the existing ones.
     """
     parent, name = log_folder / plugin, file_name(env)
     ids = _complete(parent, name)
     if not ids:
-        raise ConfigError(f"no run of {plugin} on {env} in {log_folder}; pgzoo train makes one")
+        raise ConfigError(f"no run of {plugin} on {env} in {log_folder}; `pgzoo train` creates one")
     number = number or max(ids)
     if number not in ids:
-        raise ConfigError(f"no run {number} of {plugin} on {env}; there is {', '.join(map(str, sorted(ids)))}")
+        raise ConfigError(f"no run {number} of {plugin} on {env}; existing runs: {', '.join(map(str, sorted(ids)))}")
     return RunFolder(parent / f"{name}_{number}", name)
 
 
 def open_folder(path: Path) -> RunFolder:
-    """Return the run folder at a path, or that a model file lies in.
+    """Return the run folder at a path, or the one that contains the model file at the path.
 
     Raises:
-        ConfigError: it is none.
+        ConfigError: the path is not a run folder or in one.
     """
     folder = path if path.is_dir() else path.parent
     env = folder.name.rpartition("_")[0]
     if not (folder / env / "config.yml").is_file():
-        raise ConfigError(f"{path} is no run folder of pgzoo: {folder / (env or '<env>') / 'config.yml'} is missing")
+        missing = folder / (env or "<env>") / "config.yml"
+        raise ConfigError(f"{path} is not a run folder of pgzoo: {missing} is missing")
     return RunFolder(folder, env)
 
 
 def run_ids(parent: Path, name: str) -> list[int]:
-    """Return the numbers of the runs of an environment."""
+    """Return the numbers of an environment's runs."""
     endings = (path.name.removeprefix(f"{name}_") for path in parent.glob(f"{name}_*") if path.is_dir())
     return [int(ending) for ending in endings if ending.isdecimal()]
 
 
 def _complete(parent: Path, name: str) -> list[int]:
-    """Return the numbers of the runs that began."""
+    """Return the numbers of the runs that started training."""
     return [number for number in run_ids(parent, name) if (parent / f"{name}_{number}" / name / "args.yml").is_file()]
 
 
 def write_details(
     folder: RunFolder, *, config: Mapping[str, Any], args: Mapping[str, Any], sources: Iterable[str]
 ) -> None:
-    """Write what reproduces the run: its full configuration, arguments, command and versions."""
+    """Write what is needed to reproduce the run: its full configuration, arguments, command and versions."""
     write_yaml(folder.details / "config.yml", config)
     write_yaml(folder.details / "args.yml", args)
-    (folder.details / "command.txt").write_text(shlex.join(["pgzoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
+    with atomic_write(folder.details / "command.txt") as partial:
+        partial.write_text(shlex.join(["pgzoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
     versions: dict[str, Any] = {name: package_version(name) for name in PACKAGES}
     versions["python"] = platform.python_version()
     versions["platform"] = platform.platform()
@@ -139,19 +143,21 @@ def write_details(
 
 
 def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
-    """Write plain data; a file is replaced only once the new one is complete."""
+    """Write a mapping as YAML. Values that YAML has no type for are written as text."""
     from ruamel.yaml import YAML
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
-    partial = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with partial.open("w", encoding="utf-8") as file:
+    with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         yaml.dump(plain(data), file)
-    partial.replace(path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read plain data that `write_yaml` wrote."""
+    """Read a mapping that `write_yaml` wrote.
+
+    Raises:
+        ConfigError: the file is missing or damaged.
+    """
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
@@ -162,7 +168,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Return a value in the types that YAML and JSON have; what is none of these as its text."""
+    """Return a value as data of the types that YAML and JSON have. Other values become text."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -171,7 +177,7 @@ def plain(value: Any) -> Any:
 
 
 def package_version(package: str) -> str:
-    """Return an installed package's version."""
+    """Return a package's version, or "not installed"."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -179,7 +185,7 @@ def package_version(package: str) -> str:
 
 
 def _git_state() -> dict[str, Any] | None:
-    """Return the commit of the folder that the command runs in, where it is in a repository."""
+    """Return the commit of the working directory's repository; None if it is not in a repository."""
 
     def git(*args: str) -> str:
         return subprocess.run(["git", *args], capture_output=True, text=True, check=True, timeout=10).stdout.strip()

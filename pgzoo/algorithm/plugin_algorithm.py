@@ -1,37 +1,62 @@
-"""An SB3 on-policy algorithm whose parts are plugins: its attributes and how it is set up."""
+"""An SB3 on-policy algorithm whose parts are plugins: its arguments, its attributes, and how it is set up."""
 
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
 from stable_baselines3.common.preprocessing import is_image_space
+from stable_baselines3.common.type_aliases import GymEnv
 
+import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.backends.backend import Backend
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
 from pgzoo.errors import ConfigError
-from pgzoo.interface.hyperparameters import plain_fields
-from pgzoo.interface.parts import Baseline, Estimator, Objective, Spaces
+from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
+from pgzoo.interface.parts import Baseline, Estimator, Objective, PartSpec, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
-from pgzoo.registry.combination import Combination
-from pgzoo.registry.plugins import Kind, Registry
+from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
+from pgzoo.registry.plugins import Kind, Registry, default_registry
+from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
 from pgzoo.sampling.modes import GroupSeeds, make_sampling_mode
+
+Self = TypeVar("Self", bound="PluginAlgorithm")
 
 SMALL_LAYER = 256
 """Units of a hidden layer up to which MlpPolicy is faster on a CPU than on a GPU."""
 
 
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
+"""SB3's keywords that are hyperparameters of a part here."""
+
+
+class _Unset:
+    """The value of an argument that was not passed. None means something in SB3."""
+
+    def __repr__(self) -> str:
+        return "<the recipe's default>"
+
+
+UNSET: Any = _Unset()
+
+
 class PluginAlgorithm(SamplingAlgorithm):
-    """An SB3 on-policy algorithm whose parts are plugins.
+    """An SB3 on-policy algorithm whose parts are plugins. `PolicyGradient` documents the arguments.
 
     The settings of `AlgorithmConfig` are attributes of the same names. Plain attributes are saved; everything that is
     derived from them is made by `_setup_model`.
@@ -79,15 +104,122 @@ class PluginAlgorithm(SamplingAlgorithm):
     group_options: dict[str, Any] | None
     log_interval: int
 
-    def _init_plugins(self, combination: Combination, fast: Fast, requested_device: torch.device | str) -> None:
-        """Set the attributes that a new model has before it is set up."""
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str | None,
+        plugin: str | Combination = DEFAULT_RECIPE,
+        *,
+        estimator: PartSpec | Estimator | None = None,
+        baseline: PartSpec | Baseline | None = None,
+        objective: PartSpec | Objective | None = None,
+        plugin_kwargs: Mapping[str, Any] | None = None,
+        registry: Registry | None = None,
+        sampling: str = UNSET,
+        n_steps: int = UNSET,
+        n_episodes: int | None = UNSET,
+        group_size: int = UNSET,
+        group_options: Mapping[str, Any] | None = UNSET,
+        max_episode_steps: int = UNSET,
+        learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
+        batch_size: int | None = UNSET,
+        n_epochs: int = UNSET,
+        n_critic_updates: int = UNSET,
+        gamma: float = UNSET,
+        gae_lambda: float = UNSET,
+        clip_range: float | Schedule | Mapping[str, Any] = UNSET,
+        clip_range_vf: float | Schedule | Mapping[str, Any] | None = UNSET,
+        normalize_advantage: bool | str = UNSET,
+        ent_coef: float = UNSET,
+        vf_coef: float = UNSET,
+        max_grad_norm: float | None = UNSET,
+        target_kl: float | None = UNSET,
+        discount_states: bool = UNSET,
+        use_rms_prop: bool = UNSET,
+        rms_prop_eps: float = UNSET,
+        use_sde: bool = UNSET,
+        sde_sample_freq: int = UNSET,
+        log_interval: int = UNSET,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: torch.device | str = "auto",
+        fast: Fast = "auto",
+        _init_setup_model: bool = True,
+    ) -> None:
+        passed = {name: value for name, value in locals().items() if value is not UNSET}
+        arguments = {f"algorithm.{name}": passed[name] for name in declared(AlgorithmConfig) if name in passed}
+        arguments.update({name: passed[name] for name in PART_KEYWORDS if name in passed})
+        self.registry = registry or default_registry()
+        combination = resolve(
+            self.registry,
+            plugin,
+            estimator=estimator,
+            baseline=baseline,
+            objective=objective,
+            overrides=merged(arguments, plugin_kwargs),
+        )
+        config = combination.algorithm
+        super().__init__(
+            policy,
+            env,  # type: ignore[arg-type]
+            learning_rate=config.learning_rate,
+            n_steps=config.n_steps,
+            gamma=config.gamma,
+            gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
+            ent_coef=config.ent_coef,
+            vf_coef=config.vf_coef,
+            max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
+            use_sde=config.use_sde,
+            sde_sample_freq=config.sde_sample_freq,
+            rollout_buffer_class=rollout_buffer_class,
+            rollout_buffer_kwargs=rollout_buffer_kwargs,
+            stats_window_size=stats_window_size,
+            tensorboard_log=tensorboard_log,
+            policy_kwargs=_with_optimizer(policy_kwargs, config),
+            verbose=verbose,
+            seed=seed,
+            device=device,
+            _init_setup_model=False,
+            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+        )
         self.fast = fast
-        self._requested_device = requested_device
+        self._requested_device = device
         self.part_state_arrays = {}
         self.saved_by = ""
-        self.group_seed = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+        self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.groups_drawn = 0
         self._adopt(combination)
+        if _init_setup_model:
+            self._setup_model()
+
+    @classmethod
+    def from_combination(
+        cls: type[Self],
+        combination: Combination,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str | None,
+        **arguments: Any,
+    ) -> Self:
+        """Return a model of a combination that was checked before.
+
+        Args:
+            combination: the parts and the algorithm's settings.
+            policy: as in the constructor.
+            env: as in the constructor.
+            **arguments: of the constructor, from `registry` on, except those that the combination determines.
+        """
+        return cls(policy, env, combination, **arguments)
 
     def _adopt(self, combination: Combination) -> None:
         """Take a combination, and describe it by plain attributes, which are saved."""
@@ -191,3 +323,19 @@ def is_small_mlp(observation_space: spaces.Space[Any], policy_kwargs: dict[str, 
         and "features_extractor_class" not in policy_kwargs
         and all(isinstance(width, int) and width <= SMALL_LAYER for width in widths)
     )
+
+
+def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfig) -> dict[str, Any]:
+    """Return the policy's arguments with SB3's RMSprop, if it is asked for and no other optimizer is given."""
+    if not config.use_rms_prop or "optimizer_class" in (policy_kwargs or {}):
+        return dict(policy_kwargs or {})
+    rms_prop = {"alpha": 0.99, "eps": config.rms_prop_eps, "weight_decay": 0}
+    return {**(policy_kwargs or {}), "optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rms_prop}
+
+
+def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return both mappings as one. Raise ConfigError if they give a name two values."""
+    for name, value in (plugin_kwargs or {}).items():
+        if name in arguments and arguments[name] != value:
+            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")
+    return {**arguments, **(plugin_kwargs or {})}

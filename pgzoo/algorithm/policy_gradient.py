@@ -2,52 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    BasePolicy,
-    MultiInputActorCriticPolicy,
-)
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback
+from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.metrics import UpdateMetrics, approx_kl, compute_deferred, entropy_loss
 from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, to_samples
-from pgzoo.algorithm.saving import PART_KEYWORDS, SavableAlgorithm, merged
+from pgzoo.algorithm.plugin_algorithm import UNSET
+from pgzoo.algorithm.saving import SavableAlgorithm
 from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.backends.backend import Backend
-from pgzoo.backends.choice import Fast
 from pgzoo.interface.batch import Samples
-from pgzoo.interface.hyperparameters import Schedule, declared
-from pgzoo.interface.parts import Baseline, Estimator, Objective, PartSpec
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Need
-from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
-from pgzoo.registry.plugins import Registry, default_registry
-from pgzoo.registry.settings import AlgorithmConfig
 
 Self = TypeVar("Self", bound="PolicyGradient")
-
-
-class _Unset:
-    """The value of an argument that was not passed. None means something in SB3."""
-
-    def __repr__(self) -> str:
-        return "<the recipe's default>"
-
-
-UNSET: Any = _Unset()
 
 
 class PolicyGradient(SavableAlgorithm):
@@ -110,117 +87,6 @@ class PolicyGradient(SavableAlgorithm):
         PgzooError: an unknown plugin or hyperparameter, a value out of range, or parts that contradict each other or
             their settings.
     """
-
-    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
-        "MlpPolicy": ActorCriticPolicy,
-        "CnnPolicy": ActorCriticCnnPolicy,
-        "MultiInputPolicy": MultiInputActorCriticPolicy,
-    }
-
-    def __init__(
-        self,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str | None,
-        plugin: str | Combination = DEFAULT_RECIPE,
-        *,
-        estimator: PartSpec | Estimator | None = None,
-        baseline: PartSpec | Baseline | None = None,
-        objective: PartSpec | Objective | None = None,
-        plugin_kwargs: Mapping[str, Any] | None = None,
-        registry: Registry | None = None,
-        sampling: str = UNSET,
-        n_steps: int = UNSET,
-        n_episodes: int | None = UNSET,
-        group_size: int = UNSET,
-        group_options: Mapping[str, Any] | None = UNSET,
-        max_episode_steps: int = UNSET,
-        learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
-        batch_size: int | None = UNSET,
-        n_epochs: int = UNSET,
-        n_critic_updates: int = UNSET,
-        gamma: float = UNSET,
-        gae_lambda: float = UNSET,
-        clip_range: float | Schedule | Mapping[str, Any] = UNSET,
-        clip_range_vf: float | Schedule | Mapping[str, Any] | None = UNSET,
-        normalize_advantage: bool | str = UNSET,
-        ent_coef: float = UNSET,
-        vf_coef: float = UNSET,
-        max_grad_norm: float | None = UNSET,
-        target_kl: float | None = UNSET,
-        discount_states: bool = UNSET,
-        use_rms_prop: bool = UNSET,
-        rms_prop_eps: float = UNSET,
-        use_sde: bool = UNSET,
-        sde_sample_freq: int = UNSET,
-        log_interval: int = UNSET,
-        rollout_buffer_class: type[RolloutBuffer] | None = None,
-        rollout_buffer_kwargs: dict[str, Any] | None = None,
-        stats_window_size: int = 100,
-        tensorboard_log: str | None = None,
-        policy_kwargs: dict[str, Any] | None = None,
-        verbose: int = 0,
-        seed: int | None = None,
-        device: torch.device | str = "auto",
-        fast: Fast = "auto",
-        _init_setup_model: bool = True,
-    ) -> None:
-        passed = {name: value for name, value in locals().items() if value is not UNSET}
-        arguments = {f"algorithm.{name}": passed[name] for name in declared(AlgorithmConfig) if name in passed}
-        arguments.update({name: passed[name] for name in PART_KEYWORDS if name in passed})
-        self.registry = registry or default_registry()
-        combination = resolve(
-            self.registry,
-            plugin,
-            estimator=estimator,
-            baseline=baseline,
-            objective=objective,
-            overrides=merged(arguments, plugin_kwargs),
-        )
-        config = combination.algorithm
-        super().__init__(
-            policy,
-            env,  # type: ignore[arg-type]
-            learning_rate=config.learning_rate,
-            n_steps=config.n_steps,
-            gamma=config.gamma,
-            gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
-            ent_coef=config.ent_coef,
-            vf_coef=config.vf_coef,
-            max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
-            use_sde=config.use_sde,
-            sde_sample_freq=config.sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=_with_optimizer(policy_kwargs, config),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
-        )
-        self._init_plugins(combination, fast, requested_device=device)
-        if _init_setup_model:
-            self._setup_model()
-
-    @classmethod
-    def from_combination(
-        cls: type[Self],
-        combination: Combination,
-        policy: str | type[ActorCriticPolicy],
-        env: GymEnv | str | None,
-        **arguments: Any,
-    ) -> Self:
-        """Return a model of a combination that was checked before.
-
-        Args:
-            combination: the parts and the algorithm's settings.
-            policy: as in the constructor.
-            env: as in the constructor.
-            **arguments: of the constructor, from `registry` on, except those that the combination determines.
-        """
-        return cls(policy, env, combination, **arguments)
 
     # ---------------------------------------------------------------- sample, and compute advantages
 
@@ -376,11 +242,3 @@ class PolicyGradient(SavableAlgorithm):
         )
         compute_deferred(self.logger)
         return self
-
-
-def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfig) -> dict[str, Any]:
-    """Return the policy's arguments with SB3's RMSprop, if it is asked for and no other optimizer is given."""
-    if not config.use_rms_prop or "optimizer_class" in (policy_kwargs or {}):
-        return dict(policy_kwargs or {})
-    rms_prop = {"alpha": 0.99, "eps": config.rms_prop_eps, "weight_decay": 0}
-    return {**(policy_kwargs or {}), "optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rms_prop}

@@ -14,7 +14,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
 from pgzoo.algorithm.part_states import map_nested
-from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm
+from pgzoo.algorithm.plugin_algorithm import PART_KEYWORDS, PluginAlgorithm, merged
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.files import atomic_write
 from pgzoo.interface.hyperparameters import declared
@@ -23,8 +23,6 @@ from pgzoo.registry.settings import AlgorithmConfig
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
 
-PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-"""SB3's keywords that are hyperparameters of a part here."""
 NOT_SAVED = (
     "registry", "combination", "estimator", "baseline", "objective", "has_critic", "part_states", "rollout", "returns",
     "sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
@@ -156,11 +154,3 @@ def saved_arrays(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arrays of part states from a model's saved data. The first models called them `learner_arrays`."""
     arrays: Mapping[str, Any] = data.get("part_state_arrays", data.get("learner_arrays", {}))
     return arrays
-
-
-def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return both mappings as one. Raise ConfigError if they give a name two values."""
-    for name, value in (plugin_kwargs or {}).items():
-        if name in arguments and arguments[name] != value:
-            raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")
-    return {**arguments, **(plugin_kwargs or {})}

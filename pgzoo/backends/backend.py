@@ -30,7 +30,6 @@ class Backend(ABC):
     Attributes:
         name: "sb3", "batched" or "numpy".
         reason: why no faster backend was chosen; empty for the fastest.
-        values_after_rollout: whether values and log-probs come from `evaluate_rollout`, not from `act`.
         bitwise_sb3: whether results are bit-identical to SB3's, so that even the order of additions matters.
 
     Args:
@@ -40,7 +39,6 @@ class Backend(ABC):
     """
 
     name: str
-    values_after_rollout = True
     bitwise_sb3 = False
 
     def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool, reason: str = "") -> None:

@@ -19,7 +19,6 @@ class BatchedBackend(SB3Backend):
     """Only the actor runs at each step. V and log π are computed from its stored features after the rollout."""
 
     name = "batched"
-    values_after_rollout = True
     bitwise_sb3 = False
 
     def begin_rollout(self, n_steps: int) -> None:

@@ -17,7 +17,6 @@ class SB3Backend(Backend):
     """SB3's own calls in SB3's order, with SB3's random numbers."""
 
     name = "sb3"
-    values_after_rollout = False
     bitwise_sb3 = True
 
     def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:

@@ -50,11 +50,10 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
         Callbacks find in `self.locals` what SB3's `collect_rollouts` puts there: env, callback, rollout_buffer,
         n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos, values and
-        log_probs. If the backend evaluates values after the rollout, the last two are None until then.
+        log_probs. The last two are None if the backend evaluates them after the rollout.
 
         Raises:
-            ConfigError: an episode does not end, a time limit hides the observation at which it cut the episode, or
-                the environment ignores a group's seed.
+            ConfigError: an episode does not end, or the environment ignores a seed or hides a terminal observation.
         """
         mode, backend = self.sampling_mode, self.backend
         self._begin_rollout(env, rollout_buffer)
@@ -82,12 +81,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             self._update_info_buffer(_recorded_infos(infos, active), dones)
             n_steps += 1
 
-            if rollout_buffer.full:
-                resize(rollout_buffer, 2 * rollout_buffer.buffer_size)
-            if backend.values_after_rollout:
-                _store(rollout_buffer, self._last_obs, actions, rewards, self._last_episode_starts)
-            else:
-                rollout_buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
+            self._add_to_buffer(rollout_buffer, actions, rewards, values, log_probs)
             record.add(dones, infos, active, mode.group, self._episode_steps)
             mode.observe(rewards, dones, infos, self._episode_steps + 1)
             self._after_step(new_obs, dones)
@@ -113,6 +107,17 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
+
+    def _add_to_buffer(
+        self, buffer: RolloutBuffer, actions: Array, rewards: Array, values: Any, log_probs: Any
+    ) -> None:
+        """Add a step to SB3's buffer, which doubles if it is full. V and log π are None if they come later."""
+        if buffer.full:
+            resize(buffer, 2 * buffer.buffer_size)
+        if values is None:
+            _store(buffer, self._last_obs, actions, rewards, self._last_episode_starts)
+        else:
+            buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
 
     def _after_step(self, new_obs: Any, dones: Array) -> None:
         """Keep the observations for the next step. This also happens if a callback stops, so learning can resume."""

@@ -1,1 +1,1 @@
-"""Hyperparameters that learn: `<recipe>.yml`, one key an environment, `default` for all others."""
+"""The hyperparameters of each recipe: `<recipe>.yml` has one entry per environment, and `default` for the others."""

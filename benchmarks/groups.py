@@ -3,11 +3,11 @@
     python benchmarks/groups.py                                      the table and figure of docs/groups.md
     python benchmarks/groups.py --recipes rloo --envs CartPole-v1 --seeds 0
 
-Every step of every environment counts, those of waiting ones too; a run ends with the update that passes the limit.
-A cell's final figure is the final model's: on CartPole-v1 and Acrobot-v1 the mean return of 100 deterministic episodes
-on seeds that training never saw; on Addition, base 5 with one digit, the share of right answers when the policy is
-sampled 40 times on each of the 25 prompts. Intervals are the percentile bootstrap's, over seeds, of the interquartile
-mean.
+All steps of all environments count, including those of environments that wait. A training ends with the update that
+exceeds the limit. The result is the final model's. On CartPole-v1 and Acrobot-v1 it is the mean return of 100
+deterministic episodes, on seeds that training never used. On Addition (base 5, one digit) it is the fraction of right
+answers when the policy is sampled 40 times on each of the 25 prompts. Intervals are percentile bootstrap intervals of
+the interquartile mean over seeds.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from cells import Cell, fingerprint, run_missing
+from jobs import JobResult, fingerprint, run_missing
 from scipy import stats
 from stable_baselines3.common.callbacks import BaseCallback
 
@@ -32,11 +32,11 @@ ENV_KWARGS = {"pgzoo/Addition-v0": {"base": 5}}
 CURVE_POINTS = 30
 EVAL_EPISODES = 100
 SAMPLES = 40
-"""Sampled answers to each prompt of Addition."""
+"""Sampled answers per prompt of Addition."""
 
 
-def run_cell(recipe: str, env: str, seed: int) -> Cell:
-    """Train and evaluate one cell; runs in a process of its own with one torch thread."""
+def train_and_evaluate(recipe: str, env: str, seed: int) -> JobResult:
+    """Return one result. Runs in its own process, with one torch thread."""
     from stable_baselines3.common.vec_env import sync_envs_normalization
 
     from pgzoo.training.environments import make_env
@@ -46,17 +46,17 @@ def run_cell(recipe: str, env: str, seed: int) -> Cell:
     torch.set_num_threads(1)
     config = configured(recipe, env)
     venv = make_env(config, n_envs=config.run.n_envs, seed=seed)
-    model = sb3_ppo(config, venv, seed) if recipe == "sb3_ppo" else ours(config, venv, seed)
+    model = sb3_ppo(config, venv, seed) if recipe == "sb3_ppo" else pgzoo_model(config, venv, seed)
     curve = Curve(env, STEPS[env] // CURVE_POINTS)
-    began = time.perf_counter()
+    start = time.perf_counter()
     model.learn(STEPS[env], callback=curve)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - start
     if "Addition" in env:
         final = pass_rate(model)
     else:
-        fresh = make_env(config, n_envs=1, seed=seed + EVAL_SEED_OFFSET, training=False)
-        sync_envs_normalization(venv, fresh)
-        final = evaluate(model, fresh, EVAL_EPISODES).mean
+        eval_env = make_env(config, n_envs=1, seed=seed + EVAL_SEED_OFFSET, training=False)
+        sync_envs_normalization(venv, eval_env)
+        final = evaluate(model, eval_env, EVAL_EPISODES).mean
     return {
         "recipe": recipe,
         "env": env,
@@ -76,12 +76,12 @@ def configured(recipe: str, env: str) -> Any:
     from pgzoo.training.config import load_config
 
     plugin = "ppo" if recipe == "sb3_ppo" else recipe
-    same = {"n_timesteps": STEPS[env], "env_kwargs": ENV_KWARGS.get(env)}
-    file = Path(__file__).with_name("ppo.yml") if plugin == "ppo" else None  # what SB3's PPO has as well
-    return load_config(default_registry(), plugin, env, file=file, overrides=same)
+    overrides = {"n_timesteps": STEPS[env], "env_kwargs": ENV_KWARGS.get(env)}
+    file = Path(__file__).with_name("ppo.yml") if plugin == "ppo" else None  # only hyperparameters that SB3's PPO has
+    return load_config(default_registry(), plugin, env, file=file, overrides=overrides)
 
 
-def ours(config: Any, venv: Any, seed: int) -> Any:
+def pgzoo_model(config: Any, venv: Any, seed: int) -> Any:
     from pgzoo.registry.plugins import default_registry
     from pgzoo.training.experiment import TrainConfig, make_model
 
@@ -95,7 +95,7 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
     from pgzoo.interface.schedules import as_schedule
 
     combination, settings = config.combination, config.combination.algorithm
-    same = (
+    shared = (
         "n_steps batch_size n_epochs gamma normalize_advantage ent_coef vf_coef max_grad_norm target_kl use_sde "
         "sde_sample_freq"
     )
@@ -108,17 +108,17 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
         policy_kwargs=dict(config.run.policy_kwargs or {}),
         seed=seed,
         device="cpu",
-        **{name: getattr(settings, name) for name in same.split()},
+        **{name: getattr(settings, name) for name in shared.split()},
     )
 
 
 class Curve(BaseCallback):
-    """Notes the training return, or Addition's pass rate, about every so many steps.
+    """Records the training return, or Addition's pass rate, about every `every` steps.
 
     Attributes:
         steps: environment steps.
         values: the mean return of the last 100 sampled episodes, or the pass rate.
-        unused: the share of steps that no update used, rollout by rollout.
+        unused: the fraction of steps that no update used, one per rollout.
     """
 
     def __init__(self, env: str, every: int) -> None:
@@ -142,12 +142,15 @@ class Curve(BaseCallback):
 
 
 def pass_rate(model: Any) -> float:
-    """Return the share of right answers over all prompts, sampled SAMPLES times each; training's noise is kept."""
+    """Return the fraction of right answers, over SAMPLES answers to each prompt.
+
+    The state of torch's random number generator is restored, so training is not affected.
+    """
     generator = torch.get_rng_state()
     from pgzoo.envs.addition import Addition
 
-    own = model.get_env().unwrapped.envs[0].unwrapped
-    kwargs = {"digits": own.digits, "base": own.base}
+    training_env = model.get_env().unwrapped.envs[0].unwrapped
+    kwargs = {"digits": training_env.digits, "base": training_env.base}
     highest = kwargs["base"] ** kwargs["digits"]
     prompts = list(itertools.product(range(highest), repeat=2)) * SAMPLES
     running = [Addition(**kwargs) for _ in prompts]
@@ -164,57 +167,57 @@ def pass_rate(model: Any) -> float:
 
 
 def interquartile_mean(x: Any, axis: int = -1) -> Any:
-    """Return the mean without the lowest and the highest quarter, as rliable's `aggregate_iqm`."""
+    """Return the mean without the lowest and the highest quarter, like rliable's `aggregate_iqm`."""
     return stats.trim_mean(x, 0.25, axis=axis)
 
 
 def interval(x: Sequence[float]) -> tuple[float, float]:
-    """Return the 95 % interval of the interquartile mean, by percentile bootstrap over seeds."""
+    """Return the 95 % percentile bootstrap interval of the interquartile mean over seeds."""
     if len(set(x)) == 1:
         return x[0], x[0]
-    found = stats.bootstrap(
+    bootstrap = stats.bootstrap(
         (np.array(x),), interquartile_mean, method="percentile", n_resamples=9999, rng=np.random.default_rng(0)
     ).confidence_interval
-    return float(found.low), float(found.high)
+    return float(bootstrap.low), float(bootstrap.high)
 
 
-def table(cells: list[Cell]) -> str:
-    """Return a Markdown table: a line an environment and recipe."""
+def table(results: list[JobResult]) -> str:
+    """Return a Markdown table with one line per environment and recipe."""
     lines = [
         "| environment | recipe | steps | final, by seed | interquartile mean, 95 % interval | unused | seconds |",
         "|---|---|---|---|---|---|---|",
     ]
-    for env, recipe in dict.fromkeys((cell["env"], cell["recipe"]) for cell in cells):
-        mine = sorted((c for c in cells if (c["env"], c["recipe"]) == (env, recipe)), key=lambda c: c["seed"])
-        finals = [c["final"] for c in mine]
+    for env, recipe in dict.fromkeys((result["env"], result["recipe"]) for result in results):
+        by_seed = sorted((r for r in results if (r["env"], r["recipe"]) == (env, recipe)), key=lambda r: r["seed"])
+        finals = [r["final"] for r in by_seed]
         digits = 2 if "Addition" in env else 0
         low, high = interval(finals)
-        shown = ", ".join(f"{x:.{digits}f}" for x in finals)
+        final_texts = ", ".join(f"{x:.{digits}f}" for x in finals)
         iqm = f"{interquartile_mean(finals):.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
-        unused, seconds = np.median([c["unused"] for c in mine]), np.median([c["seconds"] for c in mine])
-        steps = f"{np.median([c['steps'] for c in mine]):,.0f}"
-        lines.append(f"| {env} | {recipe} | {steps} | {shown} | {iqm} | {unused:.0%} | {seconds:.0f} |")
+        unused, seconds = np.median([r["unused"] for r in by_seed]), np.median([r["seconds"] for r in by_seed])
+        steps = f"{np.median([r['steps'] for r in by_seed]):,.0f}"
+        lines.append(f"| {env} | {recipe} | {steps} | {final_texts} | {iqm} | {unused:.0%} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
-def figure(cells: list[Cell], path: Path) -> None:
-    """Draw a panel an environment: the interquartile mean over seeds, and its 95 % interval."""
+def figure(results: list[JobResult], path: Path) -> None:
+    """Draw one panel per environment: the interquartile mean over seeds, and its 95 % interval."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    envs = list(dict.fromkeys(cell["env"] for cell in cells))
-    recipes = list(dict.fromkeys(cell["recipe"] for cell in cells))
+    envs = list(dict.fromkeys(result["env"] for result in results))
+    recipes = list(dict.fromkeys(result["recipe"] for result in results))
     fig, axes = plt.subplots(1, len(envs), figsize=(5.2 * len(envs), 4.2), squeeze=False, layout="constrained")
     for ax, env in zip(axes[0], envs, strict=True):
         grid = np.linspace(0, STEPS[env], CURVE_POINTS + 1)[1:]
         for i, recipe in enumerate(recipes):
-            mine = [c for c in cells if (c["env"], c["recipe"]) == (env, recipe)]
-            if not mine:
+            selected = [r for r in results if (r["env"], r["recipe"]) == (env, recipe)]
+            if not selected:
                 continue
-            curves = np.array([np.interp(grid, c["curve_steps"], c["curve"]) for c in mine])
-            bounds = np.array([interval(list(column)) for column in curves.T])
+            curves = np.array([np.interp(grid, r["curve_steps"], r["curve"]) for r in selected])
+            bounds = np.array([interval(list(values)) for values in curves.T])
             style = "--" if recipe == "sb3_ppo" else "-"
             ax.plot(grid, interquartile_mean(curves, axis=0), style, label=recipe, color=f"C{i}")
             ax.fill_between(grid, *bounds.T, color=f"C{i}", alpha=0.12, linewidth=0)
@@ -228,20 +231,21 @@ def figure(cells: list[Cell], path: Path) -> None:
 
 
 @click.command()
-@click.option("--recipes", default=",".join(RECIPES), show_default=True)
-@click.option("--envs", default=",".join(STEPS), show_default=True)
-@click.option("--seeds", default="0,1,2,3,4", show_default=True)
-@click.option("--jobs", default=2, show_default=True, help="Cells side by side.")
-@click.option("--out", type=click.Path(path_type=Path), default=HERE / "results" / "groups.jsonl")
-@click.option("--figure", "picture", type=click.Path(path_type=Path))
-def main(recipes: str, envs: str, seeds: str, jobs: int, out: Path, picture: Path | None) -> None:
-    """Run the cells that are missing, then print the table and draw the figure."""
+@click.option("--recipes", default=",".join(RECIPES), show_default=True, help="Recipes, separated by commas.")
+@click.option("--envs", default=",".join(STEPS), show_default=True, help="Environments, separated by commas.")
+@click.option("--seeds", default="0,1,2,3,4", show_default=True, help="Seeds, separated by commas.")
+@click.option("--jobs", default=2, show_default=True, help="Parallel trainings.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE / "results" / "groups.jsonl",
+              help="File of results.")  # fmt: skip
+@click.option("--figure", "figure_path", type=click.Path(path_type=Path), help="File of the figure.")
+def main(recipes: str, envs: str, seeds: str, jobs: int, out: Path, figure_path: Path | None) -> None:
+    """Run the missing trainings, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
     configs = {(r, e): fingerprint(configured(r, e), EVAL_EPISODES, SAMPLES) for r, e, _ in wanted}
-    cells = run_missing(run_cell, wanted, configs, out, jobs)
-    click.echo(table(cells))
-    if picture is not None:
-        figure(cells, picture)
+    results = run_missing(train_and_evaluate, wanted, configs, out, jobs)
+    click.echo(table(results))
+    if figure_path is not None:
+        figure(results, figure_path)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Learning: every recipe, environment and seed is a cell; what a final model earns over 100 fresh episodes.
+"""Learning: the mean return of final models over 100 fresh episodes, for each recipe, environment and seed.
 
     python benchmarks/learning.py                                    the table and figure of the README
     python benchmarks/learning.py --recipes gae,ppo --envs LunarLander-v3 --seeds 0,1 --jobs 2
 
-Each cell trains with the recipe's own hyperparameters file, is evaluated deterministically on seeds that
-training never saw, and is appended to the results file at once: a run that was stopped goes on where it was.
+Each model is trained with the recipe's own hyperparameters and evaluated with deterministic actions, on seeds that
+training never used. Each result is appended to the results file as soon as it is known, and the next call continues
+from there.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import click
 import numpy as np
-from cells import fingerprint, run_missing
+from jobs import fingerprint, run_missing
 
 HERE = Path(__file__).parent
 RECIPES = "reinforce,rtg_moving_average,rtg_value,advantage,gae,a2c,ppo"
@@ -23,8 +24,8 @@ EVAL_EPISODES = 100
 CURVE_POINTS = 40
 
 
-def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Train and evaluate one cell; runs in a process of its own with one torch thread."""
+def train_and_evaluate(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return one result. Runs in its own process, with one torch thread."""
     import torch
 
     from pgzoo.registry.plugins import default_registry
@@ -41,7 +42,7 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
         result = train(config, registry, options, folder)
         log = np.genfromtxt(folder.path / "progress.csv", delimiter=",", names=True, deletechars="")
     assert result.final is not None
-    # The mean return of the last 100 sampled episodes, over all environment steps, those of waiting ones included.
+    # The mean return of the last 100 episodes. All environment steps count, including those of environments that wait.
     steps, returns = log["time/total_timesteps"], log["rollout/ep_rew_mean"]
     grid = np.linspace(0, config.run.n_timesteps, CURVE_POINTS + 1)[1:]
     known = np.isfinite(steps) & np.isfinite(returns)
@@ -58,45 +59,44 @@ def run_cell(recipe: str, env: str, seed: int, pairs: tuple[str, ...] = ()) -> d
     }
 
 
-def table(cells: list[dict[str, Any]]) -> str:
-    """Return a Markdown table: a line a recipe and environment, the seeds' final means in order."""
+def table(results: list[dict[str, Any]]) -> str:
+    """Return a Markdown table with one line per environment and recipe."""
     lines = [
         "| environment | recipe | steps | final mean return, by seed | median | seconds |",
         "|---|---|---|---|---|---|",
     ]
-    keys = list(dict.fromkeys((cell["env"], cell["recipe"]) for cell in cells))
-    for env, recipe in keys:
-        mine = sorted((c for c in cells if (c["env"], c["recipe"]) == (env, recipe)), key=lambda c: c["seed"])
-        finals = [c["final"] for c in mine]
-        seconds = np.median([c["seconds"] for c in mine])
-        shown = ", ".join(f"{x:.0f}" for x in finals)
-        steps = f"{np.median([c['steps'] for c in mine]):,.0f}"
-        lines.append(f"| {env} | {recipe} | {steps} | {shown} | {np.median(finals):.0f} | {seconds:.0f} |")
+    for env, recipe in dict.fromkeys((result["env"], result["recipe"]) for result in results):
+        by_seed = sorted((r for r in results if (r["env"], r["recipe"]) == (env, recipe)), key=lambda r: r["seed"])
+        finals = [r["final"] for r in by_seed]
+        seconds = np.median([r["seconds"] for r in by_seed])
+        final_texts = ", ".join(f"{x:.0f}" for x in finals)
+        steps = f"{np.median([r['steps'] for r in by_seed]):,.0f}"
+        lines.append(f"| {env} | {recipe} | {steps} | {final_texts} | {np.median(finals):.0f} | {seconds:.0f} |")
     return "\n".join(lines)
 
 
-def figure(cells: list[dict[str, Any]], path: Path) -> None:
-    """Draw a panel an environment: the median over seeds of the training return, and its range."""
+def figure(results: list[dict[str, Any]], path: Path) -> None:
+    """Draw one panel per environment: the median over seeds of the training return, and its range."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    envs = list(dict.fromkeys(cell["env"] for cell in cells))
+    envs = list(dict.fromkeys(result["env"] for result in results))
     fig, axes = plt.subplots(1, len(envs), figsize=(7.5 * len(envs), 4.5), squeeze=False, layout="constrained")
-    recipes = list(dict.fromkeys(cell["recipe"] for cell in cells))
+    recipes = list(dict.fromkeys(result["recipe"] for result in results))
     colours = dict(zip(recipes, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
     for ax, env in zip(axes[0], envs, strict=True):
         for recipe in recipes:
-            mine = [c for c in cells if (c["env"], c["recipe"]) == (env, recipe)]
-            if not mine:
+            selected = [r for r in results if (r["env"], r["recipe"]) == (env, recipe)]
+            if not selected:
                 continue
-            curves = np.array([c["curve"] for c in mine], dtype=float)
-            steps = mine[0]["curve_steps"]
+            curves = np.array([r["curve"] for r in selected], dtype=float)
+            steps = selected[0]["curve_steps"]
             ax.plot(steps, np.nanmedian(curves, axis=0), label=recipe, color=colours[recipe])
             low, high = np.nanmin(curves, axis=0), np.nanmax(curves, axis=0)
             ax.fill_between(steps, low, high, color=colours[recipe], alpha=0.12, linewidth=0)
-        n_seeds = len({c["seed"] for c in cells if c["env"] == env})
+        n_seeds = len({r["seed"] for r in results if r["env"] == env})
         ax.set(
             title=f"{env}, {n_seeds} seeds", xlabel="environment steps", ylabel="mean return of the last 100 episodes"
         )
@@ -108,17 +108,18 @@ def figure(cells: list[dict[str, Any]], path: Path) -> None:
 
 
 @click.command()
-@click.option("--recipes", default=RECIPES, show_default=True)
-@click.option("--envs", default="CartPole-v1", show_default=True)
-@click.option("--seeds", default="0,1,2,3,4", show_default=True)
-@click.option("-P", "pairs", multiple=True, help="Hyperparameters, to try some out; use another --out then.")
-@click.option("--jobs", default=2, show_default=True, help="Cells side by side.")
-@click.option("--out", type=click.Path(path_type=Path), default=HERE / "results" / "learning.jsonl")
-@click.option("--figure", "picture", type=click.Path(path_type=Path))
+@click.option("--recipes", default=RECIPES, show_default=True, help="Recipes, separated by commas.")
+@click.option("--envs", default="CartPole-v1", show_default=True, help="Environments, separated by commas.")
+@click.option("--seeds", default="0,1,2,3,4", show_default=True, help="Seeds, separated by commas.")
+@click.option("-P", "pairs", multiple=True, help="NAME:VALUE of a hyperparameter to try; use another --out with it.")
+@click.option("--jobs", default=2, show_default=True, help="Parallel trainings.")
+@click.option("--out", type=click.Path(path_type=Path), default=HERE / "results" / "learning.jsonl",
+              help="File of results.")  # fmt: skip
+@click.option("--figure", "figure_path", type=click.Path(path_type=Path), help="File of the figure.")
 def main(
-    recipes: str, envs: str, seeds: str, pairs: tuple[str, ...], jobs: int, out: Path, picture: Path | None
+    recipes: str, envs: str, seeds: str, pairs: tuple[str, ...], jobs: int, out: Path, figure_path: Path | None
 ) -> None:
-    """Run the cells that are missing, then print the table and draw the figure."""
+    """Run the missing trainings, then print the table and draw the figure."""
     wanted = [(r, e, int(s)) for e in envs.split(",") for r in recipes.split(",") for s in seeds.split(",")]
     from pgzoo.registry.plugins import default_registry
     from pgzoo.training.config import load_config, parse_pairs
@@ -127,10 +128,10 @@ def main(
     configs = {
         (r, e): fingerprint(load_config(registry, r, e, overrides=overrides), EVAL_EPISODES) for r, e, _ in wanted
     }
-    cells = run_missing(run_cell, wanted, configs, out, jobs, pairs)
-    click.echo(table(cells))
-    if picture is not None:
-        figure(cells, picture)
+    results = run_missing(train_and_evaluate, wanted, configs, out, jobs, pairs)
+    click.echo(table(results))
+    if figure_path is not None:
+        figure(results, figure_path)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Start-up: help, refusals, lists and the way to the first update, against RL Zoo's help and torch's import.
+"""Start-up time: help, refusals, lists, and training up to its first update, compared with importing torch.
 
     python benchmarks/startup.py [--rounds 5]
 
-Each command is a fresh process, in turn A B C …, round after round; medians and ranges of seconds. RL Zoo is
-measured where `rl_zoo3` is installed, and left out, saying so, where it is not.
+Each command runs in a new process. The commands take turns, A B C …, round after round. The table has medians and
+ranges in seconds. RL Zoo's help is included if `rl_zoo3` is installed.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ import os
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.cli import main
 
-update = PolicyGradient.train
+train = PolicyGradient.train
 
-def first(self):
-    update(self)
+def train_and_exit(self):
+    train(self)
     os._exit(0)
 
-PolicyGradient.train = first
+PolicyGradient.train = train_and_exit
 main(["train", "--plugin", "{plugin}", "--log-folder", "{folder}"])
 """
 COMMANDS = {
@@ -40,9 +40,9 @@ COMMANDS = {
     "pgzoo train --sed 3 (refused)": [*PGZOO, "train", "--sed", "3"],
     "pgzoo train --plugin rtg_valu (refused)": [*PGZOO, "train", "--plugin", "rtg_valu"],
     "pgzoo plugins list": [*PGZOO, "plugins", "list"],
-    "what the plugins import": [sys.executable, "-c", IMPORTS],
+    "imports of the plugins": [sys.executable, "-c", IMPORTS],
     **{
-        f"pgzoo train --plugin {plugin}, to its first update": [
+        f"pgzoo train --plugin {plugin}, up to its first update": [
             sys.executable,
             "-c",
             FIRST_UPDATE.format(plugin=plugin, folder=Path(tempfile.gettempdir(), "pgzoo-startup")),
@@ -55,20 +55,20 @@ COMMANDS = {
 
 
 @click.command()
-@click.option("--rounds", default=5, show_default=True)
+@click.option("--rounds", default=5, show_default=True, help="Runs of each command.")
 def main(rounds: int) -> None:
-    """Print a table of seconds."""
+    """Measure the commands and print a table of seconds."""
     commands = dict(COMMANDS)
     if importlib.util.find_spec("rl_zoo3") is None:
-        click.echo("rl_zoo3 is not installed here, so it is left out: pip install rl_zoo3")
+        click.echo("rl_zoo3 is not installed and therefore left out: pip install rl_zoo3")
         del commands["python -m rl_zoo3.train --help"]
     seconds: dict[str, list[float]] = {name: [] for name in commands}
-    for round_ in range(rounds + 1):  # the first one warms the file cache for everybody
+    for round_ in range(rounds + 1):  # the first round fills the file cache and is not counted
         for name, command in commands.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             subprocess.run(command, capture_output=True, check=False)
             if round_:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - start)
     click.echo("| command | median s | range s |\n|---|---|---|")
     for name, taken in seconds.items():
         click.echo(f"| {name} | {statistics.median(taken):.2f} | {min(taken):.2f}–{max(taken):.2f} |")

@@ -1,4 +1,4 @@
-"""The `pgzoo` command, run in this process or in one of its own."""
+"""The `pgzoo` command, run in this process or in a new one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PGZOO = [sys.executable, "-m", "pgzoo"]
 
 @dataclass(frozen=True)
 class Result:
-    """What a command printed, and its exit status."""
+    """The exit status and output of a command."""
 
     returncode: int
     stdout: str
@@ -26,19 +26,19 @@ class Result:
 
 
 def pgzoo(*arguments: str, cwd: Path | None = None, status: int = 0, in_process: bool = True) -> Result:
-    """Run `pgzoo ARGUMENTS` in a folder, and assert its exit status.
+    """Run `pgzoo ARGUMENTS` in a folder and assert its exit status.
 
-    In this process it takes milliseconds instead of the two seconds that a new interpreter needs to import torch. Use
-    `in_process=False` for what concerns the process: signals, imports, and what is loaded once per process.
+    In this process it takes milliseconds, while a new interpreter needs two seconds to import torch. Use
+    `in_process=False` for tests of signals, of imports, and of state that a process keeps.
     """
     if in_process:
         result = _here(arguments, cwd)
     else:
         environment = {**os.environ, "COLUMNS": "120"}
-        run: Any = subprocess.run(
+        process = subprocess.run(
             [*PGZOO, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=300, check=False
         )
-        result = Result(run.returncode, run.stdout, run.stderr)
+        result = Result(process.returncode, process.stdout, process.stderr)
     assert result.returncode == status, result.stdout + result.stderr
     return result
 

@@ -1,4 +1,4 @@
-"""Small environments that make sampling visible."""
+"""Small environments whose observations and rewards show how they were sampled."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from gymnasium import spaces
 
 
 class Clock(gym.Env[np.ndarray, Any]):
-    """The observation is (t, episode number); the reward is t + 1; ends by `ends[episode]`: (length, how).
+    """The observation is (t, episode number), the reward of step t is t + 1.
 
-    how: "terminated" or "truncated". After the last of `ends` it starts again.
+    Episode i has the length and the kind of end of `ends[i]`, "terminated" or "truncated". After the last of `ends`,
+    the first follows again.
     """
 
     def __init__(self, ends: tuple[tuple[int, str], ...] = ((3, "terminated"),)) -> None:
@@ -43,7 +44,7 @@ class Clock(gym.Env[np.ndarray, Any]):
 
 
 class AnySpaces(gym.Env[Any, Any]):
-    """Random observations of any space; rewards by the action's sum; ends with chance ¼."""
+    """Random observations of any space. The reward is the action's sum. Each step terminates with probability ¼."""
 
     def __init__(self, observation_space: Any, action_space: Any) -> None:
         self.observation_space, self.action_space = observation_space, action_space

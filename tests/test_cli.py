@@ -1,10 +1,11 @@
-"""The command line as a person uses it: results, files, refusals."""
+"""The command line as users see it: results, files, refusals."""
 
 from __future__ import annotations
 
 import json
 import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,28 +15,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import PGZOO, pgzoo
 from ruamel.yaml import YAML
 
-PGZOO = [sys.executable, "-m", "pgzoo"]
+from pgzoo import PolicyGradient
+from pgzoo.cli.loading import open_run
+from pgzoo.cli.options import RunArguments
+
 SHORT = ["-n", "600", "--no-progress", "--eval-freq", "300", "--eval-episodes", "2", "--seed", "1"]
-
-
-def pgzoo(*arguments: str, cwd: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "120"}
-    result = subprocess.run([*PGZOO, *arguments], cwd=cwd, capture_output=True, text=True, env=environment, timeout=120)
-    assert result.returncode == status, result.stdout + result.stderr
-    return result
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which one short run with VecNormalize was made."""
+    """Return a folder with one short run that uses VecNormalize."""
     path = tmp_path_factory.mktemp("run")
     pgzoo("train", *SHORT, "-P", "normalize:true", "-P", "n_episodes:8", "--save-freq", "200", cwd=path)
     return path
 
 
-def test_a_run_has_rl_zoos_files(run: Path) -> None:
+def test_a_run_folder_has_rl_zoos_files(run: Path) -> None:
     folder = run / "logs" / "rtg_value" / "CartPole-v1_1"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
@@ -43,7 +41,7 @@ def test_a_run_has_rl_zoos_files(run: Path) -> None:
         "CartPole-v1/config.yml", "CartPole-v1/args.yml", "CartPole-v1/command.txt", "CartPole-v1/versions.yml",
         "CartPole-v1/vecnormalize.pkl", "rl_model_200_steps.zip",
     } <= names  # fmt: skip
-    assert not [name for name in names if name.endswith(".part")]
+    assert not [name for name in names if Path(name).name.startswith(".")]  # temporary files
     config = YAML(typ="safe").load((folder / "CartPole-v1" / "config.yml").read_text())
     assert config["normalize"] is True
     assert config["estimator"] == {"name": "reward_to_go", "bootstrap": False}
@@ -58,6 +56,7 @@ def test_eval_and_enjoy(run: Path) -> None:
     assert result["n_episodes"] == 3
     low, high = result["interval_95"]
     assert low <= result["mean_return"] <= high
+    assert low < high or result["std_return"] == 0
     again = json.loads(pgzoo("eval", "logs/rtg_value/CartPole-v1_1", "-n", "3", "--json", cwd=run).stdout)
     assert again == result
     pgzoo("eval", "logs/rtg_value/CartPole-v1_1/best_model.zip", "-n", "1", cwd=run)
@@ -67,12 +66,13 @@ def test_eval_and_enjoy(run: Path) -> None:
 
 
 def test_the_same_command_gives_the_same_model(tmp_path: Path) -> None:
-    outputs = []
+    """In two processes, which do not share random number generators or hash seeds."""
+    results = []
     for _ in range(2):
-        pgzoo("train", "--plugin", "gae", *SHORT, cwd=tmp_path)
-        outputs.append(json.loads(pgzoo("eval", "--plugin", "gae", "-n", "5", "--json", cwd=tmp_path).stdout))
-    assert outputs[0].pop("model") != outputs[1].pop("model")
-    assert outputs[0] == outputs[1]
+        pgzoo("train", "--plugin", "gae", *SHORT, cwd=tmp_path, in_process=False)
+        results.append(json.loads(pgzoo("eval", "--plugin", "gae", "-n", "5", "--json", cwd=tmp_path).stdout))
+    assert results[0].pop("model") != results[1].pop("model")
+    assert results[0] == results[1]
 
 
 def test_options_of_train(tmp_path: Path) -> None:
@@ -86,28 +86,33 @@ def test_options_of_train(tmp_path: Path) -> None:
         "--conf-file", "conf.yml", "--vec-env", "subproc", "--device", "cpu", "--num-threads", "1",
         "--n-eval-envs", "2", "-f", "elsewhere", "--eval-freq", "-1", "--no-progress", "--tensorboard-log", "tb",
         "--env-kwargs", "sutton_barto_reward:true", "--verbose", "1", "-P", "n_epochs:2", cwd=tmp_path,
+        in_process=False,
     )  # fmt: skip
-    assert "train/policy_gradient_loss" in result.stdout.replace(" ", "") or "policy_gradient_loss" in result.stdout
+    assert "policy_gradient_loss" in result.stdout
     folder = tmp_path / "elsewhere" / "lambda_return+value+ppo_clip" / "Mine-v0_1"
     assert (folder / "Mine-v0.zip").is_file()
     assert list((tmp_path / "tb").rglob("events.out.tfevents*"))
-    monitor = (folder / "0.monitor.csv").read_text().splitlines()
-    assert monitor[2].startswith("0.0,9") or monitor[2].split(",")[0] in ("0.0", "-1.0")  # the other reward
+    first_return = (folder / "0.monitor.csv").read_text().splitlines()[2].split(",")[0]
+    assert first_return in ("0.0", "-1.0")  # Sutton and Barto's reward is -1 at a fall, else 0; Gymnasium's would be 9
+    args = YAML(typ="safe").load((folder / "Mine-v0" / "args.yml").read_text())
+    assert args["pairs"] == ["n_epochs:2"]
+    assert args["gym_packages"] == ["my_envs"]
+    assert (args["log_folder"], args["n_eval_envs"], args["trained_agent"]) == ("elsewhere", 2, None)
+    assert isinstance(args["seed"], int)  # the random one
 
 
-def test_begin_with_a_saved_model(run: Path, tmp_path: Path) -> None:
+def test_training_starts_from_a_saved_model(run: Path, tmp_path: Path) -> None:
     from stable_baselines3 import A2C, PPO
 
     PPO("MlpPolicy", "CartPole-v1", n_steps=64, policy_kwargs={"net_arch": [8]}, seed=0).learn(64).save(
         tmp_path / "ppo"
     )
     A2C("MlpPolicy", "CartPole-v1", seed=0).learn(20).save(tmp_path / "a2c")
-    own = str(run / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip")
-    for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip"), ("rtg_value", own)):
+    pgzoos = str(run / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip")
+    for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip"), ("rtg_value", pgzoos)):
         pgzoo("train", "--plugin", plugin, "-i", start, *SHORT, "-P", "learning_rate:0", cwd=tmp_path)
-    from pgzoo import PolicyGradient
 
-    # A moving average, and VecNormalize's statistics, go on from where they were.
+    # A moving average and VecNormalize's statistics continue from the saved ones.
     average = ["--plugin", "rtg_moving_average", *SHORT, "-P", "normalize:true"]
     pgzoo("train", *average, cwd=tmp_path)
     first = tmp_path / "logs" / "rtg_moving_average" / "CartPole-v1_1"
@@ -139,7 +144,7 @@ def test_help(command: str, tmp_path: Path) -> None:
     assert "Usage: pgzoo" in pgzoo(*command.split(), "--help", cwd=tmp_path).stdout
 
 
-BAD_YAML = {
+BAD_YAML = {  # file: its text and the error
     "unknown.yml": ("default:\n  n_timesteps: 100\n  gama: 0.9\n", "unknown.yml:3: unknown hyperparameter 'gama'"),
     "type.yml": ("default:\n  n_timesteps: many\n", "type.yml:2: n_timesteps must be int, not 'many'"),
     "broken.yml": ("default:\n  gamma: [1, 2\n  x: 3\n", "broken.yml:3: "),
@@ -189,13 +194,13 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "--conf-file", "absent.yml"], "cannot read absent.yml"),
     *[(["train", "--conf-file", name], message) for name, (_, message) in BAD_YAML.items()],
     (["train", "-i", "absent.zip"], "there is no model at absent.zip"),
-    (["train", "-i", "type.yml"], "type.yml is no saved model"),
-    (["train", "-i", "half.zip"], "half.zip is no saved model"),
+    (["train", "-i", "type.yml"], "type.yml is not a saved model"),
+    (["train", "-i", "half.zip"], "half.zip is not a saved model"),
     (["train", "-f", "type.yml"], "is a file"),
     (["train", "-f", "/proc/nowhere"], "cannot write to the log folder /proc/nowhere"),
     (["eval"], "no run of rtg_value on CartPole-v1 in logs"),
     (["eval", "absent"], "'absent' does not exist"),
-    (["eval", "type.yml"], "is no run folder of pgzoo"),
+    (["eval", "type.yml"], "is not a run folder of pgzoo"),
     (["eval", "--n-episodes", "0"], "0 is not in the range"),
     (["plugins", "show", "valu"], "unknown plugin 'valu'; did you mean 'value'"),
     (["plugin"], "unknown command 'plugin'; did you mean 'plugins'"),
@@ -212,12 +217,13 @@ def bad(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSALS, ids=[" ".join(a) for a, _ in REFUSALS])
-def test_refusals(arguments: list[str], message: str, bad: Path) -> None:
+def test_refusals(arguments: list[str], message: str, bad: Path, recwarn: pytest.WarningsRecorder) -> None:
     before = sorted(bad.rglob("*"))
     result = pgzoo(*arguments, cwd=bad, status=2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr + result.stdout
     assert len(result.stderr.splitlines()) <= 2, result.stderr
+    assert not [str(warning.message) for warning in recwarn if warning.category is UserWarning]
     assert sorted(bad.rglob("*")) == before  # nothing was written
 
 
@@ -227,26 +233,26 @@ def test_ctrl_c_saves_the_model_so_far(tmp_path: Path, vec_env: str) -> None:
     command += ["--vec-env", vec_env, "--n-envs", "2", "-P", "log_interval:10"]
     process = subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        preexec_fn=_heed_ctrl_c,
+        preexec_fn=_accept_ctrl_c,
     )  # fmt: skip
     folder = tmp_path / "logs" / "a2c" / "CartPole-v1_1"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _rows(folder / "progress.csv"):
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
+    os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
     try:
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert "the model so far is saved" in out, out + err
+    assert "The model so far is saved" in out, out + err
     assert str(folder.relative_to(tmp_path)) in out
     assert "Traceback" not in err
     assert process.returncode == 130
     assert json.loads(pgzoo("eval", "--plugin", "a2c", "-n", "1", "--json", cwd=tmp_path).stdout)["n_episodes"] == 1
 
 
-def _heed_ctrl_c() -> None:
-    """Undo what a shell does to its background jobs, in case the tests are one: they ignore Ctrl-C."""
+def _accept_ctrl_c() -> None:
+    """Restore the handler of Ctrl-C, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -254,16 +260,16 @@ def _rows(path: Path) -> list[str]:
     return path.read_text().splitlines()[1:] if path.is_file() else []
 
 
-def test_track_gives_weights_and_biases_the_metrics(tmp_path: Path) -> None:
-    """A stand-in for wandb notes how it is called; it reads the metrics from TensorBoard's files."""
-    stand_in = """
+def test_track_passes_the_metrics_to_weights_and_biases(tmp_path: Path) -> None:
+    """A fake wandb records how it is called. The real one reads the metrics from TensorBoard's files."""
+    fake = """
 import contextlib, json, pathlib
 def init(**kwargs):
     pathlib.Path("init.json").write_text(json.dumps(kwargs))
     return contextlib.nullcontext()
 """
-    (tmp_path / "wandb.py").write_text(stand_in)
-    pgzoo("train", *SHORT, "--track", cwd=tmp_path)
+    (tmp_path / "wandb.py").write_text(fake)
+    pgzoo("train", *SHORT, "--track", cwd=tmp_path, in_process=False)
     called = json.loads((tmp_path / "init.json").read_text())
     assert called["sync_tensorboard"] is True
     assert called["name"] == "rtg_value__CartPole-v1_1__1"
@@ -271,7 +277,7 @@ def init(**kwargs):
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
 
 
-def test_an_environment_that_ignores_its_seed_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+def test_an_environment_that_ignores_its_seed_is_refused_without_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "restless.py").write_text(
         "import gymnasium\n"
         "from gymnasium.envs.classic_control import CartPoleEnv\n"
@@ -290,7 +296,7 @@ def test_an_environment_that_ignores_its_seed_is_refused_and_leaves_nothing(tmp_
 
 
 def test_success_rates_are_shown(tmp_path: Path) -> None:
-    """An environment that gives is_success: in the table after training, in eval and in its JSON."""
+    """If the environment reports is_success: in the table after training, in eval, and in its JSON."""
     source = Path(__file__).parent / "envs.py"
     (tmp_path / "clock_envs.py").write_text(
         source.read_text()
@@ -302,12 +308,12 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     result: dict[str, Any] = json.loads(pgzoo("eval", *common, "-n", "4", "--json", cwd=tmp_path).stdout)
     assert result["success_rate"] == 0.5
     assert "50 %" in pgzoo("eval", *common, "-n", "4", cwd=tmp_path).stdout
-    folder = "logs/rtg_value/Clock-v0_1"  # the run itself knows its package
+    folder = "logs/rtg_value/Clock-v0_1"  # the run folder has the name of the package
     assert json.loads(pgzoo("eval", folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
     assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
 
 
-def test_an_environment_by_module_and_name(tmp_path: Path) -> None:
+def test_an_environment_is_named_by_module_and_name(tmp_path: Path) -> None:
     (tmp_path / "own.py").write_text(
         "import gymnasium\n"
         "gymnasium.register('Own-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
@@ -317,37 +323,29 @@ def test_an_environment_by_module_and_name(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["mean_return"] == 9
 
 
-def test_eval_takes_the_file_it_is_given_and_its_statistics(run: Path) -> None:
-    """A checkpoint is another model than the final one, with VecNormalize's statistics of its own time."""
-    from pgzoo.cli.loading import open_run
-
+def test_eval_loads_the_given_file_and_its_statistics(run: Path) -> None:
+    """A checkpoint differs from the final model, and has its own VecNormalize statistics."""
     folder = run / "logs" / "rtg_value" / "CartPole-v1_1"
-    given = {
-        "gym_packages": (),
-        "plugin_files": (),
-        "num_threads": None,
-        "device": "cpu",
-        "seed": 0,
-        "load_best": False,
-    }
     counts, steps = [], []
     for path in (folder / "rl_model_200_steps.zip", folder):
-        with open_run(path=path, n_envs=1, **given) as (_, model, env):
-            counts.append(env.obs_rms.count)  # type: ignore[attr-defined]
-            steps.append(model.num_timesteps)
-            assert not env.training  # type: ignore[attr-defined]
+        arguments = RunArguments(
+            path=path, plugin="", env="", exp_id=0, log_folder=run, load_best=False, stochastic=False, seed=0,
+            device="cpu", num_threads=None, gym_packages=(), plugin_files=(),
+        )  # fmt: skip
+        with open_run(arguments, n_envs=1) as opened:
+            counts.append(opened.env.obs_rms.count)  # type: ignore[attr-defined]
+            steps.append(opened.model.num_timesteps)
+            assert not opened.env.training  # type: ignore[attr-defined]
     assert steps[0] == 200 < steps[1]
     assert 200 < counts[0] < counts[1]
-    assert "is no saved model" in pgzoo("eval", str(folder / "progress.csv"), cwd=run, status=2).stderr
+    assert "is not a saved model" in pgzoo("eval", str(folder / "progress.csv"), cwd=run, status=2).stderr
 
 
-def test_a_damaged_run_is_explained(run: Path, tmp_path: Path) -> None:
-    import shutil
-
+def test_a_damaged_model_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "logs", tmp_path / "logs")
     model = tmp_path / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip"
     model.write_bytes(model.read_bytes()[:500])
-    assert "is no saved model" in pgzoo("eval", cwd=tmp_path, status=2).stderr
+    assert "is not a saved model" in pgzoo("eval", cwd=tmp_path, status=2).stderr
     model.unlink()
     assert "there is no model at" in pgzoo("eval", cwd=tmp_path, status=2).stderr
 
@@ -374,11 +372,11 @@ def test_a_new_plugin_is_refused_before_anything_is_written(arguments: list[str]
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]
 
 
-def test_a_training_does_without_torch_dynamo(tmp_path: Path) -> None:
-    """Its import takes as long as all the rest of the start; any optimizer of torch asks for it."""
+def test_training_does_not_import_torch_dynamo(tmp_path: Path) -> None:
+    """Its import takes as long as the rest of the start. Every optimizer of torch would import it."""
     arguments = ["train", "--plugin", "a2c", "-n", "200", "--no-progress", "--eval-freq", "100"]
-    tell = "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
-    ask = f"import atexit, sys; atexit.register(lambda: {tell}); from pgzoo.cli import main; main({arguments})"
-    result = subprocess.run([sys.executable, "-c", ask], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    report = "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
+    program = f"import atexit, sys; atexit.register(lambda: {report}); from pgzoo.cli import main; main({arguments})"
+    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines()[-1] == "True False"

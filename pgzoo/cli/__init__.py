@@ -1,6 +1,6 @@
-"""The command line: a file a command, which only parses and delegates.
+"""The command line, with one file per command. Commands only parse options and call the library.
 
-Heavy imports stand inside the functions: help and refusals answer at once.
+Heavy modules are imported inside functions, which makes help and refusals fast.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ COMMANDS = ("train", "tune", "enjoy", "eval", "variance", "plugins")
 
 
 class LazyGroup(click.Group):
-    """Imports a command's file when it is asked for."""
+    """A group of commands that imports a command's module when it is needed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Return the commands in the order of use."""
+        """Return the commands in the order in which help lists them."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return the command, or refuse with the nearest name."""
+        """Return the command. Raise UsageError with the nearest name if it is unknown."""
         if cmd_name not in COMMANDS:
             raise click.UsageError(unknown("command", cmd_name, COMMANDS), ctx)
         command: click.Command = importlib.import_module(f"pgzoo.cli.{cmd_name}").command
@@ -36,23 +36,23 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="pgzoo")
 def cli() -> None:
-    """Policy-gradient methods for Stable-Baselines3, made of plugins."""
+    """A plugin-based zoo of policy-gradient methods for Stable-Baselines3."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command: wrong input ends with status 2 and two lines at most, never a traceback."""
+    """Run a command. Wrong input ends with status 2 and at most two lines, without a traceback."""
     try:
         sys.exit(cli.main(args=arguments, prog_name="pgzoo", standalone_mode=False) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        where = getattr(error, "ctx", None)
-        path = where.command_path if where is not None else "pgzoo"
-        _refuse(f"{error.format_message()}\nTry '{path} --help'.")
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "pgzoo"
+        _refuse(f"{error.format_message()}\nTry '{command} --help'.")
     except PgzooError as error:
         _refuse(str(error))
-    except BrokenPipeError:  # the reader, such as head, has gone
+    except BrokenPipeError:  # the process that reads the output, such as head, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (click.Abort, KeyboardInterrupt):

@@ -1,31 +1,33 @@
-"""`pgzoo plugins`: what there is, and what it takes."""
+"""`pgzoo plugins`: list, show, create and check plugins."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgzoo.cli import options
+from pgzoo.interface.parts import AdvantagePart
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from pgzoo.interface.parts import Part, Recipe
+    from pgzoo.interface.parts import Part, PartSpec, Recipe
     from pgzoo.registry.plugins import Kind, Registry
 
 
-@click.group("plugins", short_help="List the plugins, or show one.")
+@click.group("plugins", short_help="List, show, create and check plugins.")
 def command() -> None:
-    """List the plugins, or show one."""
+    """List, show, create and check plugins: recipes and their parts."""
 
 
 @command.command("list")
 @options.plugin_files
 def list_(plugin_files: tuple[Path, ...]) -> None:
-    """List every recipe, estimator, baseline and objective, and where each comes from."""
+    """List all recipes, estimators, baselines and objectives, with the distribution or file of each."""
     from rich.console import Console
 
     from pgzoo.registry.plugins import PART_TYPES
@@ -39,10 +41,10 @@ def list_(plugin_files: tuple[Path, ...]) -> None:
         recipes.add_row(name, "+".join(parts), str(registry.source("recipe", name)))
     console.print(recipes)
     for kind in PART_TYPES:
-        table = _table(f"{kind}s", "name", "unbiased", "what", "from")
+        table = _table(f"{kind}s", "name", "unbiased", "description", "from")
         for name in registry.names(kind):
             part = registry.part(kind, name)()
-            unbiased = "" if kind == "objective" else _unbiased(part).split(":")[0]
+            unbiased = _unbiased(part).split(":")[0] if isinstance(part, AdvantagePart) else ""
             table.add_row(name, unbiased, _headline(part), str(registry.source(kind, name)))
         console.print(table)
 
@@ -51,7 +53,7 @@ def list_(plugin_files: tuple[Path, ...]) -> None:
 @click.argument("name")
 @options.plugin_files
 def show(name: str, plugin_files: tuple[Path, ...]) -> None:
-    """Show what a plugin does and every hyperparameter it takes."""
+    """Show a plugin's description and hyperparameters."""
     from rich.console import Console
 
     from pgzoo.errors import PluginError, unknown
@@ -59,82 +61,101 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
-    found = False
-    if name in registry.recipes():
-        found = True
-        _show_recipe(console, registry, registry.recipe(name))
-    for kind in PART_TYPES:
-        if name in registry.names(kind):
-            found = True
-            _show_part(console, registry, kind, registry.part(kind, name)())
-    if not found:
-        known = [*registry.recipes(), *(n for kind in PART_TYPES for n in registry.names(kind))]
+    kinds = [kind for kind in PART_TYPES if name in registry.names(kind)]
+    if not kinds and name not in registry.recipes():
+        known = [*registry.recipes(), *(part for kind in PART_TYPES for part in registry.names(kind))]
         raise PluginError(unknown("plugin", name, known))
+    if name in registry.recipes():
+        _show_recipe(console, registry, registry.recipe(name))
+    for kind in kinds:
+        _show_part(console, registry, kind, registry.part(kind, name)())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckArguments:
+    """The arguments of `pgzoo plugins check`."""
+
+    names: tuple[str, ...]
+    mdps: str
+    episodes: int
+    seed: int
+    as_json: bool
+    progress: bool
+    plugin_files: tuple[Path, ...]
 
 
 @command.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME…|all")
-@click.option("--mdps", default="all", show_default=True, help="Where bias is measured: names with commas.")
+@click.option("--mdps", default="all", show_default=True, help="MDPs on which bias is measured, separated by commas.")
 @click.option("--episodes", type=click.IntRange(min=160), default=200_000, show_default=True,
-              help="On each MDP, for each combination declared unbiased.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True)
+              help="Episodes on each MDP, for each combination that is declared unbiased.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True,
+              help="Seed of policies and episodes.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--progress/--no-progress", default=True, show_default=True, help="The progress bar.")
+@click.option("--progress/--no-progress", default=True, show_default=True, help="Show a progress bar.")
 @options.plugin_files
 @click.pass_context
-def check(ctx: click.Context, /, names: tuple[str, ...], plugin_files: tuple[Path, ...], **given: Any) -> None:
-    """Check that plugins keep to the interface and are as unbiased as they say; status 1 if one does not.
+def check(ctx: click.Context, /, **params: Any) -> None:
+    """Check that plugins follow the interface and are as unbiased as they declare. If one does not, the status is 1.
 
-    A recipe's name stands for its parts. A call is checked by changing one thing of a rollout and looking at what
-    follows; a declaration of `unbiased` is tested against the exact gradient on tabular MDPs.
+    The name of a recipe stands for all its parts. The checks change one thing in a rollout and look at the effect. A
+    declaration of `unbiased` is tested against the exact gradient on tabular MDPs.
     """
-    registry = options.find_registry(plugin_files)
-    parts = _parts(registry, names)
+    arguments = CheckArguments(**params)
+    registry = options.find_registry(arguments.plugin_files)
+    parts = _parts(registry, arguments.names)
 
     from pgzoo.lab.measure.mdps import MDPS, make_mdp
 
-    mdps = list(MDPS) if given["mdps"] == "all" else [name.strip() for name in given["mdps"].split(",")]
+    mdps = list(MDPS) if arguments.mdps == "all" else [name.strip() for name in arguments.mdps.split(",")]
     for name in mdps:
-        make_mdp(name)
+        make_mdp(name)  # refuses an unknown name before the checks begin
 
     from pgzoo.cli import conformance
     from pgzoo.cli.progress import Counter
-    from pgzoo.lab.conformance.kit import check as run
+    from pgzoo.lab.conformance.kit import check as check_parts
 
     options.set_threads(1)
-    with Counter("gradients", shown=given["progress"] and not given["as_json"]) as counter:
-        found = run(registry, parts, mdps=mdps, n_episodes=given["episodes"], seed=given["seed"], progress=counter.show)
-    conformance.show(found, as_json=given["as_json"])
-    if not all(one.passed for one in found):
+    with Counter("gradients", shown=arguments.progress and not arguments.as_json) as counter:
+        results = check_parts(
+            registry, parts, mdps=mdps, n_episodes=arguments.episodes, seed=arguments.seed, progress=counter.show
+        )
+    conformance.show(results, as_json=arguments.as_json)
+    if not all(result.passed for result in results):
         ctx.exit(1)
 
 
-def _parts(registry: Registry, names: tuple[str, ...]) -> list[Any]:
-    """Return the parts of these names, of a recipe all of its own; each once."""
+def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
+    """Return the parts with these names and the parts of the recipes with these names, each once."""
     from pgzoo.errors import PluginError, unknown
     from pgzoo.registry.combination import resolve
     from pgzoo.registry.plugins import PART_TYPES
 
-    every = {(kind, name): registry.part(kind, name) for kind in PART_TYPES for name in registry.names(kind)}
+    every = [(name, registry.part(kind, name)) for kind in PART_TYPES for name in registry.names(kind)]
     if names == ("all",):
-        return list(every.values())
-    found: list[Any] = []
+        return [part for _, part in every]
+    parts: list[type[Part]] = []
     for name in names:
-        own = [cls for (_, other), cls in every.items() if other == name]
+        named = [part for part_name, part in every if part_name == name]
         if name in registry.recipes():
-            own += [type(part) for part in resolve(registry, name).parts.values()]
-        if not own:
-            raise PluginError(unknown("plugin", name, [*registry.recipes(), *(other for _, other in every)]))
-        found += own
-    return list(dict.fromkeys(found))
+            named += [type(part) for part in resolve(registry, name).parts.values()]
+        if not named:
+            raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in every)]))
+        parts += named
+    return list(dict.fromkeys(parts))
 
 
 @command.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective"]), required=True)
-@click.option("--folder", type=click.Path(path_type=Path), help="Where to; by default pgzoo-NAME here.")
+@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective"]), required=True,
+              help="Kind of the plugin.")  # fmt: skip
+@click.option(
+    "--folder",
+    type=click.Path(path_type=Path),
+    help="Folder of the package; by default pgzoo-NAME in the working directory.",
+)
 def new(name: str, kind: str, folder: Path | None) -> None:
-    """Write a package with a new plugin, its tests and its entry point."""
+    """Create a package with a new plugin, its tests and its entry point."""
     from pgzoo.registry.scaffold import make_package
 
     folder = folder or Path(f"pgzoo-{name.replace('_', '-')}")
@@ -165,7 +186,7 @@ def _show_part(console: Console, registry: Registry, kind: Kind, part: Part) -> 
     console.print(f"{kind} {part.name} ({registry.source(kind, part.name)})", style="bold")
     console.print(inspect.getdoc(type(part)) or "")
     console.print(f"needs: {_needs(part) or 'nothing'}")
-    if kind != "objective":
+    if isinstance(part, AdvantagePart):
         console.print(f"unbiased: {_unbiased(part)}")
     table = _params_table()
     _add_params(table, type(part), part, "")
@@ -177,7 +198,8 @@ def _params_table() -> Table:
     return _table("", "hyperparameter", "default", "allowed", "search", "meaning")
 
 
-def _add_params(table: Table, cls: type, values: Any, prefix: str) -> None:
+def _add_params(table: Table, cls: type, values: object, prefix: str) -> None:
+    """Add one row per hyperparameter that the class declares, with its value as the default."""
     from pgzoo.interface.hyperparameters import declared
 
     for param in declared(cls).values():
@@ -197,12 +219,12 @@ def _table(title: str, *columns: str) -> Table:
     )  # fmt: skip
 
 
-def _part_name(combination: Any) -> str:
-    return combination if isinstance(combination, str) else str(combination["name"])
+def _part_name(spec: PartSpec) -> str:
+    return spec if isinstance(spec, str) else str(spec["name"])
 
 
 def _headline(part: Part) -> str:
-    """Return the first line of the plugin file's docstring, else of the class's."""
+    """Return the first line of the docstring of the plugin's file or, without one, of its class."""
     import sys
 
     module = sys.modules[type(part).__module__].__doc__
@@ -213,5 +235,5 @@ def _needs(part: Part) -> str:
     return ", ".join(sorted(need.value for need in part.needs))
 
 
-def _unbiased(part: Any) -> str:
+def _unbiased(part: AdvantagePart) -> str:
     return "yes" if part.unbiased else f"no: {part.bias}"

@@ -66,8 +66,8 @@ def load_config(
 ) -> ExperimentConfig:
     """Return the configuration of a recipe or combination on an environment.
 
-    The entry comes from `file`, or from pgzoo's own `hyperparams/<plugin>.yml`. It is the one under the environment's
-    name, else `atari` for Atari games, else `default`. `overrides` replace its values.
+    The entry is read from `file`, by default from pgzoo's `hyperparams/<plugin>.yml`. Its key is the environment's
+    name, else `atari` for Atari games, else `default`. `overrides` replace the entry's values.
 
     Raises:
         PgzooError: an unknown name, key or value. An error in YAML is reported with its file and line.
@@ -104,8 +104,8 @@ def _overridden(
     """Return the file's values with overrides.
 
     An override of `gae_lambda` also replaces `estimator.gae_lambda`, and the other way round. If an override replaces a
-    whole part, the file's values for the old part are dropped. Only then the file's entry is resolved on its own, to
-    find out which part that is.
+    whole part, the file's values for the old part are dropped. To know which part that is, the file's entry is resolved
+    without the overrides, which is otherwise not necessary.
     """
     dropped = {name.rpartition(".")[2] for name in overrides}
     if replaced_kinds := [kind for kind in PART_TYPES if kind in overrides]:
@@ -229,8 +229,8 @@ def _plain(value: Any) -> Any:
 def _check_entry(registry: Registry, plugin: str, env: str, entry: _Entry) -> None:
     """Raise the file entry's own error, if it has one, with the file and line of the key that causes it.
 
-    The key is the one that raises the same error on its own, together with the entry's parts. If there is none, the
-    line is the entry's.
+    That is the key that raises the same error when the entry has only this key and the parts. If no key does, the line
+    is the entry's.
     """
     try:
         _build(registry, plugin, env, entry.values, entry.source)

@@ -136,7 +136,7 @@ def train(
 
     with resources:
         interrupted = False
-        began = time.perf_counter()
+        start_time = time.perf_counter()
         with progress or nullcontext():
             try:
                 model.learn(config.run.n_timesteps, callback=[*callbacks, *([callback] if callback else [])])
@@ -146,7 +146,7 @@ def train(
                 if update_count(model) == 0:  # refused at the first rollout: there is nothing to save
                     _discard(folder)
                 raise
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start_time
         save(model, folder)
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
         backend = f"{model.backend} on {model.device}"

@@ -33,8 +33,8 @@ Gymnasium's own vectorised CartPole resets at the next step and takes a single s
 def make_vector_env(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> GymnasiumVecEnv:
     """Return the fastest vector environment of a name.
 
-    It is pgzoo's own, else the one that the environment registers as its vector entry point, else a `SyncVectorEnv`,
-    which steps one environment after the other.
+    This is pgzoo's numpy version, else the environment's registered vector entry point, else a `SyncVectorEnv`, which
+    steps one environment after the other.
 
     Raises:
         gymnasium.error.Error: there is no such environment, or it does not accept the arguments.

@@ -35,7 +35,7 @@ from pgzoo.tuning.results import (
 from pgzoo.tuning.run import TuneConfig, retrain
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
 from pgzoo.tuning.study import StudyConfig, open_study
-from pgzoo.tuning.tickets import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost, open_tickets
+from pgzoo.tuning.trial_queue import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost, open_tickets
 from pgzoo.tuning.trial import TrialRun, train_once
 from pgzoo.tuning.worker import Job, work
 from pgzoo.tuning.write import write_winner

@@ -27,7 +27,7 @@ from tuning import REGISTRY, small
 from pgzoo.tuning.results import count, counted_trials
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import open_study
-from pgzoo.tuning.tickets import claim, fill, is_lost
+from pgzoo.tuning.trial_queue import claim, fill, is_lost
 from pgzoo.tuning.worker import Job, work
 
 PGZOO = [sys.executable, "-m", "pgzoo"]

@@ -10,7 +10,7 @@ import optuna
 from pgzoo.registry.plugins import Registry
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import StudyConfig, open_study
-from pgzoo.tuning.tickets import fill
+from pgzoo.tuning.trial_queue import fill
 from pgzoo.tuning.worker import Job, work
 
 REGISTRY = Registry.discover()

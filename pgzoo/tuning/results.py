@@ -18,7 +18,7 @@ from pgzoo.training.config import ExperimentConfig, config_from_entry
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.storage import open_existing, storage_errors
 from pgzoo.tuning.study import DEFINITION, RETRAINED, TOTAL, find_study
-from pgzoo.tuning.tickets import OUTCOME, TICKET, by_ticket, given_up, is_lost, result
+from pgzoo.tuning.trial_queue import OUTCOME, TICKET, by_ticket, given_up, is_lost, result
 
 CANDIDATES = "candidates"
 """The study's attribute that names what was trained again."""

@@ -17,7 +17,7 @@ from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.results import CANDIDATES, best_trials
 from pgzoo.tuning.storage import open_storage, storage_errors
 from pgzoo.tuning.study import DEFAULT, TOTAL, StudyConfig, open_retrained, open_study
-from pgzoo.tuning.tickets import open_tickets
+from pgzoo.tuning.trial_queue import open_tickets
 from pgzoo.tuning.worker import Job
 
 POLL_SECONDS = 0.5

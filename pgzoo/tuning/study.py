@@ -17,7 +17,7 @@ from pgzoo.registry.plugins import Registry
 from pgzoo.training.run_folder import plain
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.space import Space, make_space
-from pgzoo.tuning.tickets import FIXED
+from pgzoo.tuning.trial_queue import FIXED
 
 if TYPE_CHECKING:
     import optuna

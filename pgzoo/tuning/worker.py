@@ -28,7 +28,7 @@ from pgzoo.training.run_folder import PACKAGES, package_version, plain
 from pgzoo.tuning.metrics import Metric, Point
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import DEFAULT, IDENTITY, RETRAINED, StudyConfig
-from pgzoo.tuning.tickets import LOST, OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
+from pgzoo.tuning.trial_queue import LOST, OUTCOME, TICKET, Tickets, Watch, alive, claim, give_back, open_tickets
 from pgzoo.tuning.trial import Diverged, TrialRun, as_data, slot, train_once
 
 POLL_SECONDS = 1.0

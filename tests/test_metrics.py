@@ -61,10 +61,10 @@ def test_one_evaluation_is_enough() -> None:
     ("text", "message"),
     [
         ("finale", "unknown metric 'finale'; did you mean 'final'"),
-        ("steps_to", "takes the return to reach, such as steps_to:475"),
-        ("wall_to:soon", "takes the return to reach"),
-        ("steps_to:nan", "takes the return to reach"),
-        ("best:3", "takes no target"),
+        ("steps_to", "needs the return to reach, such as steps_to:475"),
+        ("wall_to:soon", "needs the return to reach"),
+        ("steps_to:nan", "needs the return to reach"),
+        ("best:3", "does not take a target: use best, not best:3"),
     ],
 )
 def test_refusals(text: str, message: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,30 +14,25 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from tuning import REGISTRY, searched, small
+from tuning import REGISTRY, search, small
 
 from pgzoo import ConfigError, PgzooError, PolicyGradient
 from pgzoo.training.config import load_config, resolved_entry
 from pgzoo.training.run_folder import plain
+from pgzoo.tuning._optuna import record_heartbeat
+from pgzoo.tuning.config import PlannedTrial, StudyConfig, TuneConfig
+from pgzoo.tuning.figures import CAPTIONS
+from pgzoo.tuning.heartbeat import DeadWorkerDetector
 from pgzoo.tuning.metrics import Point
 from pgzoo.tuning.ranges import parse_range, parse_ranges, read_ranges
-from pgzoo.tuning.results import (
-    Retrained,
-    best_trials,
-    count,
-    difference,
-    failures,
-    find_retrained,
-    outcome,
-    t_interval,
-    trial_config,
-    winner,
-)
-from pgzoo.tuning.run import TuneConfig, retrain
+from pgzoo.tuning.report import write_report
+from pgzoo.tuning.results import best_trials, count, failures, outcome, trial_config
+from pgzoo.tuning.retrained import Retrained, difference, estimate, find_retrained, result_row, winner
+from pgzoo.tuning.run import retrain
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
-from pgzoo.tuning.study import StudyConfig, open_study
-from pgzoo.tuning.trial_queue import LEASE, OUTCOME, TICKET, Watch, claim, fill, give_back, is_lost, open_tickets
+from pgzoo.tuning.study import open_study
 from pgzoo.tuning.trial import TrialRun, train_once
+from pgzoo.tuning.trial_queue import KEY, OUTCOME, claim, enqueue, is_lost, requeue_interrupted, unfinished
 from pgzoo.tuning.worker import Job, work
 from pgzoo.tuning.write import write_winner
 
@@ -54,10 +50,10 @@ def seen(study: optuna.Study) -> list[Any]:
     return found
 
 
-class HereExecutor:
+class InProcessExecutor:
     """Runs the job in this process."""
 
-    def start(self, job: Job, n_jobs: int, own_limit: int | None) -> None:
+    def start(self, job: Job, n_jobs: int, command_limit: int | None) -> None:
         work(job)
 
     def working(self) -> bool:
@@ -71,20 +67,20 @@ class HereExecutor:
 
 
 def test_the_same_command_gives_the_same_trials_stopped_or_not(tmp_path: Path) -> None:
-    settings = small(n_seeds=2)
-    whole = searched(settings, f"{tmp_path}/a.db", tmp_path / "a", 8)
-    searched(settings, f"{tmp_path}/b.db", tmp_path / "b", 5)
-    resumed = searched(settings, f"{tmp_path}/b.db", tmp_path / "b", 8)
+    study_config = small(n_seeds=2)
+    whole = search(study_config, f"{tmp_path}/a.db", tmp_path / "a", 8)
+    search(study_config, f"{tmp_path}/b.db", tmp_path / "b", 5)
+    resumed = search(study_config, f"{tmp_path}/b.db", tmp_path / "b", 8)
     assert seen(whole) == seen(resumed)
     assert len({str(trial.params) for trial in whole.trials}) == 8
     assert [trial.user_attrs["plugin"] for trial in whole.trials[:2]] == ["rtg", "a2c"]  # the defaults
-    other = searched(small(n_seeds=2, seed=100), f"{tmp_path}/c.db", tmp_path / "c", 3)
+    other = search(small(n_seeds=2, seed=100), f"{tmp_path}/c.db", tmp_path / "c", 3)
     assert seen(other) != seen(whole)[:3]
 
 
 def test_a_trial_keeps_what_reproduces_it(tmp_path: Path) -> None:
-    settings = small()
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 2)
+    study_config = small()
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 2)
     attrs = study.trials[0].user_attrs
     assert attrs["config"]["n_timesteps"] == 400
     assert attrs["config"]["estimator"]["name"] in ("reward_to_go", "lambda_return")
@@ -99,9 +95,9 @@ def test_a_trial_keeps_what_reproduces_it(tmp_path: Path) -> None:
 
 
 def test_a_study_begins_with_the_defaults(tmp_path: Path) -> None:
-    settings = small(plugins=("ppo", "rtg_value"), n_timesteps=300)
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 3)
-    for trial, plugin in zip(study.trials, settings.plugins, strict=False):
+    study_config = small(plugins=("ppo", "rtg_value"), n_timesteps=300)
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 3)
+    for trial, plugin in zip(study.trials, study_config.plugins, strict=False):
         entry = {"n_timesteps": 300, "n_envs": 4}
         default = load_config(REGISTRY, plugin, "CartPole-v1", overrides=entry)
         assert trial.user_attrs["config"] == json.loads(json.dumps(plain(resolved_entry(default))))
@@ -112,14 +108,14 @@ def test_a_study_begins_with_the_defaults(tmp_path: Path) -> None:
 
 
 def test_a_study_without_defaults_begins_at_random(tmp_path: Path) -> None:
-    study = searched(small(defaults=False), f"{tmp_path}/a.db", tmp_path, 2)
+    study = search(small(defaults=False), f"{tmp_path}/a.db", tmp_path, 2)
     assert not any("default" in trial.user_attrs for trial in study.trials)
 
 
 def test_seeds_are_paired_over_trials_and_fresh_ones_are_fresh() -> None:
-    settings = small(n_seeds=3, seed=7)
-    assert settings.seeds == [7, 8, 9]
-    assert not set(settings.fresh_seeds(20)) & set(settings.seeds)
+    study_config = small(n_seeds=3, seed=7)
+    assert study_config.seeds == [7, 8, 9]
+    assert not set(study_config.fresh_seeds(20)) & set(study_config.seeds)
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "grpo", "rtg_moving_average"])
@@ -153,10 +149,10 @@ def test_a_run_goes_on_from_its_last_evaluation(recipe: str, tmp_path: Path) -> 
 
 def test_another_studys_checkpoint_is_never_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pgzoo.tuning.worker.shutil.rmtree", lambda *_, **__: None)  # leave every checkpoint behind
-    searched(small(seed=5), f"{tmp_path}/a.db", tmp_path / "shared", 3)
+    search(small(seed=5), f"{tmp_path}/a.db", tmp_path / "shared", 3)
     assert list((tmp_path / "shared").rglob("model.zip"))
-    after = searched(small(), f"{tmp_path}/b.db", tmp_path / "shared", 3)
-    assert seen(after) == seen(searched(small(), f"{tmp_path}/c.db", tmp_path / "own", 3))
+    after = search(small(), f"{tmp_path}/b.db", tmp_path / "shared", 3)
+    assert seen(after) == seen(search(small(), f"{tmp_path}/c.db", tmp_path / "own", 3))
 
 
 # ---------------------------------------------------------------- failures are failures
@@ -184,8 +180,8 @@ def pgzoo_baselines():
 def test_a_plugin_that_raises_is_failed_with_its_message(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text(BROKEN)
-    settings = small(plugins=("reward_to_go+broken",), plugin_files=(file,))
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 2)
+    study_config = small(plugins=("reward_to_go+broken",), plugin_files=(file,))
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 2)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
     trial = failures(study)[0]
     assert "the author's own mistake" in outcome(trial)
@@ -195,10 +191,10 @@ def test_a_plugin_that_raises_is_failed_with_its_message(tmp_path: Path) -> None
 
 
 def test_divergence_is_a_failure_with_its_step(tmp_path: Path) -> None:
-    settings = small(
+    study_config = small(
         plugins=("rtg",), n_timesteps=3000, fixed={"n_envs": 4, "learning_rate": 2e37, "max_grad_norm": None}
     )
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 1)
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 1)
     trial = study.trials[0]
     assert trial.state == TrialState.FAIL
     assert trial.user_attrs[OUTCOME] == "diverged"
@@ -209,16 +205,16 @@ def test_a_storage_that_fails_is_not_the_trials_fault(tmp_path: Path, monkeypatc
     def gone(*_: Any) -> None:
         raise optuna.exceptions.StorageInternalError("the server closed the connection")
 
-    monkeypatch.setattr("pgzoo.tuning.worker._describe", gone)
+    monkeypatch.setattr("pgzoo.tuning.objectives._store_config", gone)
     with pytest.raises(optuna.exceptions.StorageInternalError):
-        searched(small(), f"{tmp_path}/a.db", tmp_path, 1)
+        search(small(), f"{tmp_path}/a.db", tmp_path, 1)
     study = optuna.load_study(study_name="small", storage=open_storage(f"{tmp_path}/a.db"))
     assert study.trials[0].state == TrialState.RUNNING  # to be found lost
 
 
 def test_pruning(tmp_path: Path) -> None:
-    settings = small(plugins=("a2c",), n_timesteps=2000, n_startup_trials=2, pruner="median", sampler="random")
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 8)
+    study_config = small(plugins=("a2c",), n_timesteps=2000, n_startup_trials=2, pruner="median", sampler="random")
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 8)
     pruned = [trial for trial in study.trials if trial.state == TrialState.PRUNED]
     assert pruned
     assert all(len(trial.user_attrs["evaluations:0"]) < 4 for trial in pruned)
@@ -227,8 +223,8 @@ def test_pruning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("pruner", ["none", "hyperband", "halving", "wilcoxon"])
 def test_every_pruner_works(pruner: str, tmp_path: Path) -> None:
-    settings = small(pruner=pruner, n_seeds=3 if pruner == "wilcoxon" else 1)
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 5)
+    study_config = small(pruner=pruner, n_seeds=3 if pruner == "wilcoxon" else 1)
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 5)
     steps = {step for trial in study.trials for step in trial.intermediate_values}
     assert max(steps, default=0) <= 4
     expected = {"none": set(), "wilcoxon": {0, 1, 2}}.get(pruner, {1})
@@ -238,8 +234,8 @@ def test_every_pruner_works(pruner: str, tmp_path: Path) -> None:
 
 
 def test_several_metrics_make_a_front(tmp_path: Path) -> None:
-    settings = small(metrics=("final", "steps_to:30"), pruner="none")
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 6)
+    study_config = small(metrics=("final", "steps_to:30"), pruner="none")
+    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 6)
     front = best_trials(study)
     assert front
     for trial in front:  # nobody is better in one and no worse in the other
@@ -253,169 +249,257 @@ def test_several_metrics_make_a_front(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- tickets
 
 
-def numbers(n: int) -> dict[str, dict[str, Any]]:
-    return {str(i): {} for i in range(n)}
+def plan(n: int) -> dict[str, PlannedTrial]:
+    return {str(i): PlannedTrial() for i in range(n)}
 
 
-def ticket_study(storage: str) -> optuna.Study:
+def empty_study(storage: str) -> optuna.Study:
     return optuna.create_study(storage=open_storage(storage, 1), study_name="t", load_if_exists=True)
 
 
 @pytest.mark.parametrize("storage", ["{}/t.db", "journal:{}/t.log"])
 def test_no_ticket_beyond_the_limit_and_none_twice(storage: str, tmp_path: Path) -> None:
     url = storage.format(tmp_path)
-    first, second = ticket_study(url), ticket_study(url)
+    first, second = empty_study(url), empty_study(url)
     # Two machines that make the same tickets at the same moment: each sees none of the other's.
-    for ticket in numbers(3):
-        first.enqueue_trial({}, user_attrs={TICKET: ticket})
-        second.enqueue_trial({}, user_attrs={TICKET: ticket})
+    for ticket in plan(3):
+        first.enqueue_trial({}, user_attrs={KEY: ticket})
+        second.enqueue_trial({}, user_attrs={KEY: ticket})
     taken = []
     for study in [first, second] * 4:
-        trial = claim(study, numbers(3), lambda ticket: optuna.samplers.RandomSampler())
+        trial = claim(study, plan(3), lambda key: optuna.samplers.RandomSampler())
         if trial is not None:
-            taken.append(trial.user_attrs[TICKET])
+            taken.append(trial.user_attrs[KEY])
             study.tell(trial, 1.0)
     assert taken == ["0", "1", "2"]
-    assert count(first, numbers(3)).complete == 3
-    fill(first, numbers(4))
+    assert count(first, plan(3)).complete == 3
+    enqueue(first, plan(4))
     assert len(first.trials) == 7  # one more, for the one new ticket
-    fill(first, numbers(100))
+    enqueue(first, plan(100))
     assert len(first.trials) == 7 + 16  # a batch at a time
 
 
 def test_an_interrupted_trial_is_run_again_and_counts_once(tmp_path: Path) -> None:
-    study = ticket_study(f"{tmp_path}/t.db")
-    fill(study, numbers(1))
-    trial = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=0))
+    study = empty_study(f"{tmp_path}/t.db")
+    enqueue(study, plan(1))
+    trial = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=0))
     assert trial is not None
     x = trial.suggest_float("x", 0, 1)
-    give_back(study, trial)
+    requeue_interrupted(study, trial)
     assert is_lost(study.trials[0])
-    again = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=1))
+    again = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=1))
     assert again is not None
     assert again.suggest_float("x", 0, 1) == x
     study.tell(again, 1.0)
-    assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is None
+    assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler()) is None
     counts = count(study)
     assert (counts.total, counts.complete, counts.lost) == (1, 1, 0)
 
 
 def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> None:
     url = f"journal:{tmp_path}/t.log"
-    study = ticket_study(url)
+    study = empty_study(url)
     for _ in range(4):  # the first attempt and three retries
-        assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is not None
-        watch = Watch(0)
-        watch(study)
+        assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler()) is not None
+        find_dead_workers = DeadWorkerDetector(0)
+        find_dead_workers(study)
         time.sleep(0.01)
-        watch(study)  # the lease stood still
+        find_dead_workers(study)  # the lease stood still
     counts = count(study)
     assert (counts.failed, counts.lost) == (1, 0)
-    assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is None
+    assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler()) is None
     assert len(study.trials) == 4
-    assert open_tickets(study, numbers(2)) == ["1"]
+    assert unfinished(study, plan(2)) == ["1"]
 
 
 def test_what_was_lost_and_not_queued_is_queued_with_what_it_drew(tmp_path: Path) -> None:
-    study = ticket_study(f"{tmp_path}/t.db")
-    trial = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=0))
+    study = empty_study(f"{tmp_path}/t.db")
+    trial = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=0))
     assert trial is not None
     x = trial.suggest_float("x", 0, 1)
     study.tell(trial, state=TrialState.FAIL)  # its finder died here, before it could queue it again
-    assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=1)) is None
-    watch = Watch(0)
-    watch(study)
+    assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=1)) is None
+    find_dead_workers = DeadWorkerDetector(0)
+    find_dead_workers(study)
     time.sleep(0.01)
-    watch(study)
-    again = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler(seed=1))
+    find_dead_workers(study)
+    again = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=1))
     assert again is not None
     assert again.suggest_float("x", 0, 1) == x
 
 
-def test_a_worker_that_dies_before_its_first_heartbeat_is_found(tmp_path: Path) -> None:
-    study = ticket_study(f"{tmp_path}/t.db")
-    assert claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler()) is not None
-    time.sleep(4.5)  # heartbeats of 1 s, three of grace
-    Watch(1)(study)
+def test_a_worker_that_dies_before_its_first_heartbeat_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgzoo.tuning.storage.GRACE", 1)
+    study = empty_study(f"{tmp_path}/t.db")
+    assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler()) is not None
+    time.sleep(2.5)  # heartbeats of 1 s, one of grace; SQLite's clock counts whole seconds
+    DeadWorkerDetector(1)(study)
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
 def test_a_lease_that_moves_is_alive(tmp_path: Path) -> None:
-    study = ticket_study(f"journal:{tmp_path}/t.log")
-    fill(study, numbers(1))
-    trial = claim(study, numbers(1), lambda ticket: optuna.samplers.RandomSampler())
+    study = empty_study(f"journal:{tmp_path}/t.log")
+    enqueue(study, plan(1))
+    trial = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler())
     assert trial is not None
-    watch = Watch(0)
+    find_dead_workers = DeadWorkerDetector(0)
     for beat in range(3):
-        study._storage.set_trial_system_attr(trial._trial_id, LEASE, beat)
-        watch(study)
+        record_heartbeat(study, trial, beat)
+        find_dead_workers(study)
         time.sleep(0.01)
     assert study.trials[0].state == TrialState.RUNNING
 
 
-# ---------------------------------------------------------------- the best, trained again
+# ---------------------------------------------------------------- retraining
 
 
-def test_the_best_are_trained_again_beside_their_defaults(tmp_path: Path) -> None:
-    settings = small(plugins=("rtg", "a2c"), sampler="random")
-    study = searched(settings, f"{tmp_path}/a.db", tmp_path, 6)
-    options = TuneConfig(storage=f"{tmp_path}/a.db", n_total=6, folder=tmp_path, n_best=2, n_fresh=3)
-    retrain(study, settings, REGISTRY, options, HereExecutor())
-    found = find_retrained(study)
-    trials = [f"trial {t.number}" for t in best_trials(study) if "default" not in t.user_attrs][:2]
-    assert [one.name for one in found if one.searched is not None] == trials
-    assert {one.plugin for one in found if one.searched is None} >= {one.plugin for one in found if one.searched}
-    for one in found:
-        assert sorted(one.values) == [10_000, 10_001, 10_002]
-    best = winner(found, settings.parsed_metrics)
-    assert best is not None
-    assert best.mean() == max(one.mean() for one in found)
-    if best.searched is None:
-        with pytest.raises(ConfigError, match="there is nothing to write"):
-            write_winner(study, REGISTRY, tmp_path)
-        return
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyConfig, str, Path, optuna.Study]:
+    """A study of two recipes with six trials, the first two of which train the defaults."""
+    folder = tmp_path_factory.mktemp("finished")
+    study_config, url = small(plugins=("rtg", "a2c"), sampler="random"), f"{folder}/a.db"
+    return study_config, url, folder, search(study_config, url, folder, 6)
 
-    # The entry of the winner, where the comments of the others stay.
-    file = tmp_path / f"{best.plugin}.yml"
-    file.write_text(
-        "# Of the whole file.\ndefault: &d\n  n_envs: 8  # side by side\n\n# Of CartPole.\nCartPole-v1:\n"
-        "  n_envs: 2\n  gamma: 0.5\n\n# Of Acrobot.\nAcrobot-v1:\n  <<: *d\n  learning_rate: 3.0e-3\n"
-    )
-    write_winner(study, REGISTRY, tmp_path)
+
+def test_the_best_trials_are_trained_again_with_their_defaults(finished: Any) -> None:
+    study_config, url, folder, study = finished
+    tune_config = TuneConfig(storage=url, n_total=6, folder=folder, n_best=2, n_fresh=3)
+    retrain(study, study_config, REGISTRY, tune_config, InProcessExecutor())
+    retrained = find_retrained(study)
+    best = [trial for trial in best_trials(study) if "default" not in trial.user_attrs][:2]
+    assert [candidate.name for candidate in retrained if not candidate.is_default] == [
+        f"trial {t.number}" for t in best
+    ]
+    plugins = {candidate.plugin for candidate in retrained if not candidate.is_default}
+    assert {candidate.plugin for candidate in retrained if candidate.is_default} >= plugins
+    for candidate in retrained:
+        assert sorted(candidate.values) == [10_000, 10_001, 10_002]
+    best_candidate = winner(retrained, study_config.parsed_metrics)
+    assert best_candidate is not None
+    assert best_candidate.mean() == max(candidate.mean() for candidate in retrained)
+
+
+FILE = """# Of the whole file.
+default: &d
+  n_envs: 8  # in parallel
+
+# Of CartPole.
+CartPole-v1:
+  n_envs: 2
+  gamma: 0.5
+
+# Of Acrobot.
+Acrobot-v1:
+  <<: *d
+  learning_rate: 3.0e-3
+"""
+SEEDS = (10_000, 10_001)
+
+
+def retrained_as(study: optuna.Study, trial: float, default: float) -> list[Retrained]:
+    """Return the first drawn trial of the study, and its default, with these values on both seeds."""
+    drawn = study.trials[2]
+    assert "default" not in drawn.user_attrs
+    plugin = drawn.user_attrs["plugin"]
+    values = {seed: (trial + 2 * i,) for i, seed in enumerate(SEEDS)}
+    return [
+        Retrained("trial 2", plugin, values, SEEDS, search_values=(99.0,)),
+        Retrained(f"default {plugin}", plugin, dict.fromkeys(SEEDS, (default,)), SEEDS),
+    ]
+
+
+def test_the_winner_is_written_and_comments_are_kept(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, url, _, study = finished
+    retrained = retrained_as(study, 80.0, 50.0)
+    monkeypatch.setattr("pgzoo.tuning.write.find_retrained", lambda _: retrained)
+    plugin = retrained[0].plugin
+    file = tmp_path / f"{plugin}.yml"
+    file.write_text(FILE)
+    assert write_winner(study, REGISTRY, tmp_path) == f"trial 2 is now the entry of CartPole-v1 in {file}"
     text = file.read_text()
-    for comment in ("# Of the whole file.", "# side by side", "# Of CartPole.", "# Of Acrobot.", "<<: *d", "3.0e-3"):
+    for comment in ("# Of the whole file.", "# in parallel", "# Of CartPole.", "# Of Acrobot.", "<<: *d", "3.0e-3"):
         assert comment in text
-    assert "of the study small" in text
-    assert "fresh seeds 10000 to 10002" in text
-    written = load_config(REGISTRY, best.plugin, "CartPole-v1", file=file)
-    meant, _ = trial_config(REGISTRY, f"{tmp_path}/a.db", f"small:{best.name.removeprefix('trial ')}")
-    assert written.combination.algorithm == meant.combination.algorithm
-    assert written.run == meant.run
+    assert "# Trial 2 of 6 in the study small," in text
+    # 80 and 82: s = √2, t = 12.706 with one degree of freedom, 81 ± 12.706.
+    assert "# final on the fresh seeds 10000 to 10001: 81, 95 % interval 68.29 … 93.71." in text
+    assert "# The default before: 50. Paired difference: 31, 95 % interval 18.29 … 43.71." in text
+    written = load_config(REGISTRY, plugin, "CartPole-v1", file=file)
+    trained, _ = trial_config(REGISTRY, url, "small:2")
+    assert written.combination.algorithm == trained.combination.algorithm
+    assert written.run == trained.run
     write_winner(study, REGISTRY, file)
     assert file.read_text() == text  # writing it again changes nothing
+    assert [path.name for path in tmp_path.iterdir()] == [file.name]
+
+
+def test_a_default_that_wins_is_not_written(finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = finished[-1]
+    monkeypatch.setattr("pgzoo.tuning.write.find_retrained", lambda _: retrained_as(study, 40.0, 50.0))
+    with pytest.raises(ConfigError, match="was the best on the fresh seeds; there is nothing to write"):
+        write_winner(study, REGISTRY, tmp_path)
+    monkeypatch.setattr("pgzoo.tuning.write.find_retrained", lambda _: [])
+    with pytest.raises(ConfigError, match="small has no winner yet"):
+        write_winner(study, REGISTRY, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_intervals_by_hand() -> None:
     # 1, 2, 3: s = 1, t = 4.3027 with two degrees of freedom: 2 ± 4.3027 / √3.
-    assert t_interval(np.array([1.0, 2.0, 3.0])) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
-    trial: Any = Retrained("trial 1", "gae", {1: (5.0,), 2: (9.0,), 4: (1.0,)}, searched=(10.0,))
+    by_hand = estimate(np.array([1.0, 2.0, 3.0]))
+    assert (by_hand.mean, by_hand.n) == (2.0, 3)
+    assert (by_hand.low, by_hand.high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    assert estimate(np.array([5.0, 5.0])).interval == "5 … 5"
+    trial = Retrained("trial 1", "gae", {1: (5.0,), 2: (9.0,), 4: (1.0,)}, search_values=(10.0,))
     default = Retrained("default gae", "gae", {1: (4.0,), 2: (6.0,), 3: (0.0,)})
-    found = difference(trial, default)  # over seeds 1 and 2: 1 and 3
-    assert found is not None
-    assert (found.mean, found.n) == (2.0, 2)
+    gain = difference(trial, default)  # over seeds 1 and 2: 1 and 3
+    assert gain is not None
+    assert (gain.mean, gain.n) == (2.0, 2)
     # s = √2, t = 12.706 with one degree of freedom: 2 ± 12.706.
-    assert found.interval == pytest.approx((-10.706, 14.706), abs=1e-3)
+    assert (gain.low, gain.high) == pytest.approx((-10.706, 14.706), abs=1e-3)
     assert difference(trial, Retrained("default gae", "gae", {1: (4.0,)})) is None
+
+
+def test_the_row_of_a_result() -> None:
+    trial = Retrained("trial 1", "gae", {1: (5.0,), 2: (9.0,)}, (1, 2, 3), (3,), search_values=(10.0,))
+    default = Retrained("default gae", "gae", {1: (4.0,), 2: (6.0,)}, (1, 2))
+    both = [trial, default]
+    # 5 and 9: 7 ± 12.706 · 2.8284 / √2; the differences are 1 and 3: 2 ± 12.706.
+    assert result_row(trial, both).cells() == (
+        "trial 1", "gae", "10", "7 (1 failed)", "-18.41 … 32.41", "2", "-10.71 … 14.71",
+    )  # fmt: skip
+    assert result_row(default, both).cells() == ("default gae", "gae", "", "5", "-7.706 … 17.71", "", "")
 
 
 def test_no_winner_before_all_seeds_are_trained() -> None:
     metrics = small().parsed_metrics
-    half = Retrained("trial 1", "gae", {1: (500.0,)}, wanted=(1, 2), searched=(500.0,))
-    whole = Retrained("trial 2", "gae", {1: (490.0,), 2: (490.0,)}, wanted=(1, 2), searched=(500.0,))
-    assert winner([half, whole], metrics) is None
-    failed = replace(half, failed=(2,))
-    assert winner([failed, whole], metrics) is whole
-    assert winner([whole, Retrained("default gae", "gae", {1: (495.0,), 2: (495.0,)}, wanted=(1, 2))], metrics) != whole
+    partial = Retrained("trial 1", "gae", {1: (500.0,)}, seeds=(1, 2), search_values=(500.0,))
+    complete = Retrained("trial 2", "gae", {1: (490.0,), 2: (490.0,)}, seeds=(1, 2), search_values=(500.0,))
+    assert winner([partial, complete], metrics) is None
+    failed = replace(partial, failed_seeds=(2,))
+    assert winner([failed, complete], metrics) is complete
+    default = Retrained("default gae", "gae", {1: (495.0,), 2: (495.0,)}, seeds=(1, 2))
+    assert winner([complete, default], metrics) is default
+
+
+# ---------------------------------------------------------------- the report
+
+
+def test_a_report_leaves_pyplot_as_it_was(finished: Any, tmp_path: Path) -> None:
+    import matplotlib as mpl
+    from matplotlib import pyplot as plt
+
+    study = finished[-1]
+    before = (plt.get_backend(), dict(mpl.rcParams), plt.get_fignums(), list(warnings.filters))
+    page = write_report(study, tmp_path / "report")
+    assert (plt.get_backend(), dict(mpl.rcParams), plt.get_fignums(), list(warnings.filters)) == before
+    pictures = {path.stem for path in page.parent.glob("*.png")}
+    assert pictures >= {"history", "importances", "slices", "curves"}
+    assert pictures <= set(CAPTIONS) - {"pareto"}
+    assert page.read_text().count("data:image/png;base64,") == len(pictures)
 
 
 # ---------------------------------------------------------------- another study, another storage
@@ -431,7 +515,7 @@ def test_a_study_that_is_another_one_is_refused_with_the_difference(tmp_path: Pa
     with pytest.raises(ConfigError, match=r"space.gamma is .* there and \[0.9, 0.99\] here"):
         open_study(small(ranges=narrowed), REGISTRY, storage)
     optuna.create_study(storage=storage, study_name="stranger")
-    with pytest.raises(ConfigError, match="was not made by pgzoo"):
+    with pytest.raises(ConfigError, match="was not created by pgzoo"):
         open_study(small(name="stranger"), REGISTRY, storage)
 
 
@@ -442,26 +526,26 @@ def test_a_study_that_is_another_one_is_refused_with_the_difference(tmp_path: Pa
         ({"sampler": "cma"}, "unknown sampler 'cma'"),
         ({"metrics": ("finale",)}, "did you mean 'final'"),
         ({"metrics": ("final", "final")}, "named twice"),
-        ({"metrics": ("final", "wall")}, "prunes no study of several metrics"),
+        ({"metrics": ("final", "wall")}, "cannot prune a study of several metrics"),
         ({"pruner": "wilcoxon"}, "--seeds 1 is too few"),
-        ({"metrics": ("wall",)}, "needs --pruner none"),
+        ({"metrics": ("wall",)}, "use --pruner none"),
     ],
 )
 def test_refused_settings(changes: Any, message: str) -> None:
-    settings: StudyConfig = small(**changes)
+    study_config: StudyConfig = small(**changes)
     with pytest.raises(ConfigError, match=message):
-        settings.check()
+        study_config.check()
 
 
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("postgres9://host/x", "is no storage; it is written FILE.db"),
-        ("mysql+nodriver://host/x", "is no storage|needs a driver"),
+        ("postgres9://host/x", "is not a storage; use FILE.db"),
+        ("mysql+nodriver://host/x", "is not a storage|needs a driver"),
         ("sqlite:////dev/null/x.db", "cannot use the storage"),
         ("grpc://localhost:1", "no answer within"),
-        ("grpc://localhost:port", "is no storage"),
-        ("postgres", "is no storage"),
+        ("grpc://localhost:port", "is not a storage"),
+        ("postgres", "is not a storage"),
     ],
 )
 def test_refused_storages(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -504,9 +588,9 @@ def test_ranges_of_a_file(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("1..0", "is empty"),
-        ("0..1:log", "must begin above 0"),
+        ("0..1:log", "must start above 0"),
         ("0..1:lgo", "did you mean 'log'"),
-        ("a..b", "a range is written"),
+        ("a..b", "a range has the form"),
         ("nan..1", "is empty"),
     ],
 )

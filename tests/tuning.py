@@ -8,16 +8,17 @@ from typing import Any
 import optuna
 
 from pgzoo.registry.plugins import Registry
+from pgzoo.tuning.config import StudyConfig
 from pgzoo.tuning.storage import open_storage
-from pgzoo.tuning.study import StudyConfig, open_study
-from pgzoo.tuning.trial_queue import fill
+from pgzoo.tuning.study import open_study
+from pgzoo.tuning.trial_queue import enqueue
 from pgzoo.tuning.worker import Job, work
 
 REGISTRY = Registry.discover()
 
 
 def small(**changes: Any) -> StudyConfig:
-    """Return a study whose trainings take a tenth of a second."""
+    """Return a small study, each of whose trainings takes a tenth of a second."""
     return StudyConfig(
         **{
             "name": "small",
@@ -33,11 +34,11 @@ def small(**changes: Any) -> StudyConfig:
     )
 
 
-def searched(settings: StudyConfig, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
-    """Search in this process, and return the study."""
-    registry = Registry.discover(settings.plugin_files)
-    study = open_study(settings, registry, open_storage(storage, heartbeat))
-    tickets = settings.tickets(n, registry)
-    fill(study, tickets)
-    work(Job(settings, storage, heartbeat, tickets, folder))
+def search(study_config: StudyConfig, storage: str, folder: Path, n: int, heartbeat: int = 20) -> optuna.Study:
+    """Run n trials of a study in this process, and return the study."""
+    registry = Registry.discover(study_config.plugin_files)
+    study = open_study(study_config, registry, open_storage(storage, heartbeat))
+    planned = study_config.planned_trials(n, registry)
+    enqueue(study, planned)
+    work(Job(study_config, storage, heartbeat, planned, folder))
     return study

@@ -1,23 +1,75 @@
-"""`pgzoo tune`: search hyperparameters and plugins; `pgzoo tune show`: what a study found."""
+"""`pgzoo tune` searches hyperparameters and plugins; `pgzoo tune show` shows the result of a study."""
 
 from __future__ import annotations
 
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgzoo.cli import options
-from pgzoo.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
+    import optuna
+
     from pgzoo.registry.plugins import Registry
-    from pgzoo.tuning.study import StudyConfig
+    from pgzoo.tuning.config import StudyConfig, TuneConfig
+
+DEFAULT_TRIALS = 50
+INTERRUPTED = 130
+"""Exit status after Ctrl-C, as shells define it."""
+
+write_option = click.option(
+    "--write", type=click.Path(path_type=Path), help="Write the winner into this hyperparameter file."
+)
+report_option = click.option(
+    "--report", type=click.Path(path_type=Path), help="Write figures and an HTML report to this folder."
+)
 
 
-class _WithShow(click.Group):
-    """`tune` is a command with options and has one subcommand; a word that is neither is refused."""
+@dataclass(frozen=True, kw_only=True)
+class TuneArguments:
+    """The options of `pgzoo tune`, as click parses them."""
+
+    plugin: str
+    plugins: str | None
+    search: str | None
+    env: str
+    n_timesteps: int | None
+    n_trials: int | None
+    max_total_trials: int | None
+    timeout: float | None
+    n_jobs: int
+    executor: str
+    ray_address: str | None
+    metrics: tuple[str, ...]
+    n_seeds: int
+    seed: int
+    sampler: str
+    pruner: str | None
+    defaults: bool
+    n_startup_trials: int
+    n_evaluations: int
+    eval_episodes: int
+    space: Path | None
+    ranges: tuple[str, ...]
+    fixed: tuple[str, ...]
+    n_best: int
+    n_fresh: int
+    study_name: str | None
+    storage: str
+    heartbeat: int
+    write: Path | None
+    report: Path | None
+    log_folder: Path
+    gym_packages: tuple[str, ...]
+    plugin_files: tuple[Path, ...]
+
+
+class _GroupWithShow(click.Group):
+    """A command with options, `tune`, that also has one subcommand. Any other word is refused."""
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -30,196 +82,217 @@ class _WithShow(click.Group):
         return super().resolve_command(ctx, args)
 
 
-@click.group("tune", cls=_WithShow, invoke_without_command=True, subcommand_metavar="[show STUDY]",
+@click.group("tune", cls=_GroupWithShow, invoke_without_command=True, subcommand_metavar="[show STUDY]",
              short_help="Search hyperparameters and plugins.")  # fmt: skip
 @click.option("--plugin", "--algo", default="rtg_value", show_default=True, help="A recipe or combination.")
-@click.option("--plugins", help="Several with commas, or 'all' recipes: which one is searched as well.")
-@click.option("--search", help="Parts to choose freely, with commas: estimator,baseline,objective.")
+@click.option("--plugins", help="Several recipes separated by commas, or 'all': the recipe is searched too.")
+@click.option("--search", help="Kinds of part to search, separated by commas: estimator,baseline,objective.")
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
 @click.option("-n", "--n-timesteps", type=click.IntRange(min=1),
-              help="Steps of each training; by default the plugin's own, of several the smallest.")  # fmt: skip
+              help="Steps of each training.  [default: the recipe's; of several recipes the smallest]")  # fmt: skip
 @click.option("--n-trials", type=click.IntRange(min=1), help="Trials of the study; with --max-total-trials, of this "
               "command.  [default: 50]")  # fmt: skip
 @click.option("--max-total-trials", type=click.IntRange(min=1), help="Trials over all machines on this storage.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which no trial is begun.")
-@click.option("-j", "--n-jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Workers.")
+@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which no further trial begins.")
+@click.option("-j", "--n-jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of workers.")
 @click.option("--executor", type=click.Choice(["process", "ray"]), default="process", show_default=True)
-@click.option("--ray-address", help="Of the Ray cluster; by default one that runs here, or a new one.")
+@click.option("--ray-address", help="The Ray cluster.  [default: one that runs here, or a new one]")
 @click.option("--metric", "metrics", multiple=True, default=("final",), show_default=True,
               help="final, best, auc, wall, steps_to:X or wall_to:X; several make a Pareto front.")  # fmt: skip
 @click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=1, show_default=True,
-              help="Trainings of a trial; the same seeds for every trial.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of sampler and trainings.")
+              help="Trainings per trial, with the same seeds for every trial.")  # fmt: skip
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Seed of the sampler and of the first training.")  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, help="tpe or random.")
-@click.option("--pruner", help="none, median, hyperband, halving (inside a seed) or wilcoxon (over seeds).  "
+@click.option("--pruner", help="none, median, hyperband, halving (within a seed) or wilcoxon (over seeds).  "
               "[default: median; none for several metrics]")  # fmt: skip
-@click.option("--defaults/--no-defaults", default=True, show_default=True, help="Begin with each plugin's default.")
+@click.option("--defaults/--no-defaults", default=True, show_default=True,
+              help="Start with the default of each plugin.")  # fmt: skip
 @click.option("--n-startup-trials", type=click.IntRange(min=0), default=10, show_default=True,
-              help="Random trials, after each plugin's default and before sampler and pruner begin.")  # fmt: skip
+              help="Random trials after the defaults, before sampler and pruner begin.")  # fmt: skip
 @click.option("--n-evaluations", type=click.IntRange(min=1), default=10, show_default=True,
-              help="Evaluations of a training.")  # fmt: skip
-@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True)
-@click.option("--space", type=click.Path(path_type=Path), help="Search ranges by name, as YAML.")
+              help="Evaluations per training.")  # fmt: skip
+@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True,
+              help="Episodes per evaluation.")  # fmt: skip
+@click.option("--space", type=click.Path(path_type=Path), help="A YAML file with search ranges by name.")
 @click.option("--search-range", "ranges", multiple=True, metavar="NAME:RANGE",
-              help="Such as gamma:0.95..0.9999:log or n_epochs:4,10 (may be repeated).")  # fmt: skip
-@click.option("--fix", "fixed", multiple=True, metavar="NAME:VALUE", help="Do not search it (may be repeated).")
+              help="A search range, such as gamma:0.95..0.9999:log or n_epochs:4,10 (may be repeated).")  # fmt: skip
+@click.option("--fix", "fixed", multiple=True, metavar="NAME:VALUE",
+              help="A value that is not searched (may be repeated).")  # fmt: skip
 @click.option("--best", "n_best", type=click.IntRange(min=0), default=3, show_default=True,
-              help="Trials to train again, beside their plugins' defaults.")  # fmt: skip
+              help="Trials to train again, together with the defaults of their plugins.")  # fmt: skip
 @click.option("--fresh-seeds", "n_fresh", type=click.IntRange(min=2), default=5, show_default=True,
-              help="Seeds for each of these, none of which the search saw.")  # fmt: skip
-@click.option("--study-name", help="By default from the plugins and the environment.")
+              help="Seeds for each of them, which the search does not use.")  # fmt: skip
+@click.option("--study-name", help="The study's name.  [default: from the plugins and the environment]")
 @options.storage
 @click.option("--heartbeat", type=click.IntRange(min=1), default=20, show_default=True,
-              help="Seconds between signs of life; after 3 silent ones a worker counts as dead.")  # fmt: skip
-@click.option("--write", type=click.Path(path_type=Path), help="Put the winner into this hyperparameter file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write figures and an HTML report to this folder.")
+              help="Seconds between heartbeats; a worker that misses three is considered dead.")  # fmt: skip
+@write_option
+@report_option
 @options.log_folder
 @options.gym_packages
 @options.plugin_files
 @click.pass_context
-def command(ctx: click.Context, /, **given: Any) -> None:
-    """Search hyperparameters, and plugins, on Optuna; train the best again on fresh seeds.
+def command(ctx: click.Context, /, **params: Any) -> None:
+    """Search hyperparameters and plugins with Optuna, then train the best trials again on fresh seeds.
 
-    The same command goes on with a study, on this machine or on another with the same storage.
+    The same command continues a study, on this machine or on any other that uses the same storage.
     """
     if ctx.invoked_subcommand is not None:
         return
     from pgzoo.training.config import check_environment, register_packages
 
-    registry = options.find_registry(given["plugin_files"])
-    register_packages(given["gym_packages"])
-    check_environment(given["env"])
-    settings = _settings(registry, given)
-    settings.check()
-    _run(settings, registry, given)
+    arguments = TuneArguments(**params)
+    registry = options.find_registry(arguments.plugin_files)
+    register_packages(arguments.gym_packages)
+    check_environment(arguments.env)
+    study_config = _study_config(registry, arguments)
+    study_config.check()
+    _run(study_config, _tune_config(study_config, arguments), registry, arguments)
 
 
-def _settings(registry: Registry, given: dict[str, Any]) -> StudyConfig:
+def _study_config(registry: Registry, arguments: TuneArguments) -> StudyConfig:
     from pgzoo.training.config import parse_pairs
     from pgzoo.training.run_folder import file_name
+    from pgzoo.tuning.config import StudyConfig
     from pgzoo.tuning.ranges import parse_ranges, read_ranges
-    from pgzoo.tuning.study import StudyConfig
 
     ranges = {
-        **(read_ranges(given["space"]) if given["space"] else {}),
-        **parse_ranges(given["ranges"], "--search-range"),
+        **(read_ranges(arguments.space) if arguments.space else {}),
+        **parse_ranges(arguments.ranges, "--search-range"),
     }
-    plugins = _plugins(registry, given)
-    several = len(given["metrics"]) > 1
-    what = plugins[0] if len(plugins) == 1 else given["plugins"] or f"{given['plugin']}.{given['search']}"
+    plugins = _plugins(registry, arguments)
+    searched = plugins[0] if len(plugins) == 1 else arguments.plugins or f"{arguments.plugin}.{arguments.search}"
     return StudyConfig(
-        name=given["study_name"] or f"{what}_{file_name(given['env'])}",
-        env=given["env"],
+        name=arguments.study_name or f"{searched}_{file_name(arguments.env)}",
+        env=arguments.env,
         plugins=tuple(plugins),
-        metrics=given["metrics"],
-        n_timesteps=given["n_timesteps"] or _own_timesteps(registry, plugins, given["env"]),
-        n_seeds=given["n_seeds"],
-        seed=given["seed"],
-        sampler=given["sampler"],
-        pruner=given["pruner"] or ("none" if several else "median"),
-        defaults=given["defaults"],
-        n_startup_trials=given["n_startup_trials"],
-        n_evaluations=given["n_evaluations"],
-        eval_episodes=given["eval_episodes"],
+        metrics=arguments.metrics,
+        n_timesteps=arguments.n_timesteps or _smallest_timesteps(registry, plugins, arguments.env),
+        n_seeds=arguments.n_seeds,
+        seed=arguments.seed,
+        sampler=arguments.sampler,
+        pruner=arguments.pruner or ("none" if len(arguments.metrics) > 1 else "median"),
+        defaults=arguments.defaults,
+        n_startup_trials=arguments.n_startup_trials,
+        n_evaluations=arguments.n_evaluations,
+        eval_episodes=arguments.eval_episodes,
         ranges=ranges,
-        fixed=parse_pairs(given["fixed"], "--fix"),
-        plugin_files=tuple(path.resolve() for path in given["plugin_files"]),
-        gym_packages=given["gym_packages"],
+        fixed=parse_pairs(arguments.fixed, "--fix"),
+        plugin_files=tuple(path.resolve() for path in arguments.plugin_files),
+        gym_packages=arguments.gym_packages,
     )
 
 
-def _plugins(registry: Registry, given: dict[str, Any]) -> list[str]:
+def _plugins(registry: Registry, arguments: TuneArguments) -> list[str]:
     from pgzoo.errors import ConfigError
     from pgzoo.tuning.space import combinations
 
-    if given["plugins"] and given["search"]:
-        raise ConfigError("--plugins chooses among recipes, --search among parts: give one of them")
-    if given["search"]:
-        found = combinations(registry, given["env"], given["plugin"], _words(given["search"]))
-        click.echo(f"{len(found)} combinations do not contradict themselves")
-        return found
-    if given["plugins"] == "all":
+    if arguments.plugins and arguments.search:
+        raise ConfigError("--plugins searches recipes, --search searches parts: use one of them")
+    if arguments.search:
+        valid = combinations(registry, arguments.env, arguments.plugin, _words(arguments.search))
+        click.echo(f"{len(valid)} combinations are valid")
+        return valid
+    if arguments.plugins == "all":
         return list(registry.recipes())
-    if given["plugins"] is not None and not _words(given["plugins"]):
-        raise ConfigError(f"--plugins names none: {given['plugins']!r}; give recipes with commas, or 'all'")
-    return _words(given["plugins"]) if given["plugins"] else [given["plugin"]]
+    if arguments.plugins is None:
+        return [arguments.plugin]
+    if not _words(arguments.plugins):
+        raise ConfigError(f"--plugins {arguments.plugins!r} does not name a recipe; separate several by commas")
+    return _words(arguments.plugins)
 
 
 def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _own_timesteps(registry: Registry, plugins: list[str], env: str) -> int:
+def _smallest_timesteps(registry: Registry, plugins: list[str], env: str) -> int:
     from pgzoo.training.config import load_config
 
     return min(load_config(registry, plugin, env).run.n_timesteps for plugin in plugins)
 
 
-def _run(settings: StudyConfig, registry: Registry, given: dict[str, Any]) -> None:
-    from pgzoo.cli.tuning import Live, show_result
+def _tune_config(study_config: StudyConfig, arguments: TuneArguments) -> TuneConfig:
+    from pgzoo.tuning.config import TuneConfig
+
+    return TuneConfig(
+        storage=arguments.storage,
+        n_total=arguments.max_total_trials or arguments.n_trials or DEFAULT_TRIALS,
+        command_limit=arguments.n_trials if arguments.max_total_trials else None,
+        n_jobs=arguments.n_jobs,
+        timeout=arguments.timeout,
+        heartbeat=arguments.heartbeat,
+        folder=arguments.log_folder.resolve() / "tune" / study_config.name.replace("/", "-"),
+        n_best=arguments.n_best,
+        n_fresh=arguments.n_fresh,
+    )
+
+
+def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry, arguments: TuneArguments) -> None:
+    from pgzoo.cli.tuning import StudyTable, show_result
     from pgzoo.tuning.executors import make_executor
-    from pgzoo.tuning.run import TuneConfig, tune
+    from pgzoo.tuning.run import tune
     from pgzoo.tuning.storage import without_password
 
-    total, own = given["max_total_trials"], given["n_trials"]
-    run = TuneConfig(
-        storage=given["storage"],
-        n_total=total or own or 50,
-        own_limit=own if total else None,
-        n_jobs=given["n_jobs"],
-        timeout=given["timeout"],
-        heartbeat=given["heartbeat"],
-        folder=given["log_folder"].resolve() / "tune" / settings.name.replace("/", "-"),
-        n_best=given["n_best"],
-        n_fresh=given["n_fresh"],
-    )
     click.echo(
-        f"study {settings.name} in {without_password(given['storage'])}: {run.n_total} trials of "
-        f"{settings.n_timesteps:,} steps on {settings.env}, seeds {settings.seeds}, by {', '.join(settings.metrics)}"
+        f"study {study_config.name} in {without_password(tune_config.storage)}: {tune_config.n_total} trials of "
+        f"{study_config.n_timesteps:,} steps on {study_config.env}, seeds {study_config.seeds}, "
+        f"by {', '.join(study_config.metrics)}"
     )
-    if len(settings.metrics) > 1:
-        click.echo("several metrics: a Pareto front, and no pruning, since Optuna has none there")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a scheduler's time limit
+    if len(study_config.metrics) > 1:
+        click.echo("several metrics: a Pareto front, and no pruning, which Optuna does not support here")
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's time limit acts like Ctrl-C
     try:
-        with Live(run.n_jobs) as live:
-            study = tune(settings, registry, run, make_executor(given["executor"], given["ray_address"]), live.update)
+        with StudyTable(tune_config.n_jobs) as table:
+            executor = make_executor(arguments.executor, arguments.ray_address)
+            study = tune(study_config, registry, tune_config, executor, table.update)
     except KeyboardInterrupt:
-        click.echo("Interrupted. Running trials are queued again; the same command goes on.", err=True)
+        click.echo("Interrupted. The running trials are queued again; the same command continues the study.", err=True)
         click.get_current_context().exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
     show_result(study)
-    _deliver(study, registry, given)
+    _write(study, registry, arguments.report, arguments.write)
 
 
-@command.command("show", short_help="What a study found.")
+@command.command("show", short_help="Show the result of a study.")
 @click.argument("study", required=False)
 @options.storage
-@click.option("--write", type=click.Path(path_type=Path), help="Put the winner into this hyperparameter file.")
-@click.option("--report", type=click.Path(path_type=Path), help="Write figures and an HTML report to this folder.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON, for programs.")
+@write_option
+@report_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @options.plugin_files
-def show(study: str | None, as_json: bool, **given: Any) -> None:
-    """Show what a study found: best trials, importances, failures; without a name, list the studies."""
+def show(
+    study: str | None,
+    storage: str,
+    write: Path | None,
+    report: Path | None,
+    as_json: bool,
+    plugin_files: tuple[Path, ...],
+) -> None:
+    """Show a study's best trials, importances, failures and retrained trials; without STUDY, list the studies."""
     from pgzoo.cli.tuning import list_studies, show_json, show_result
     from pgzoo.tuning.storage import open_existing, storage_errors
     from pgzoo.tuning.study import find_study
 
-    with storage_errors(given["storage"]):
-        storage = open_existing(given["storage"])
+    with storage_errors(storage):
+        opened = open_existing(storage)
         if study is None:
-            list_studies(storage)
+            list_studies(opened)
             return
-        found = find_study(study, storage)
-        (show_json if as_json else show_result)(found)
-        _deliver(found, options.find_registry(given["plugin_files"]), given)
+        existing = find_study(study, opened)
+        (show_json if as_json else show_result)(existing)
+        _write(existing, options.find_registry(plugin_files), report, write)
 
 
-def _deliver(study: Any, registry: Registry, given: dict[str, Any]) -> None:
-    """Write what was asked for: the report, and the winner's entry."""
-    if given["report"]:
+def _write(study: optuna.Study, registry: Registry, report: Path | None, file: Path | None) -> None:
+    """Write the report and the winner's entry, where a path is given."""
+    if report is not None:
         from pgzoo.tuning.report import write_report
 
-        click.echo(f"Report: {write_report(study, given['report'])}")
-    if given["write"]:
+        click.echo(f"Report: {write_report(study, report)}")
+    if file is not None:
         from pgzoo.tuning.write import write_winner
 
-        click.echo(write_winner(study, registry, given["write"]))
+        click.echo(write_winner(study, registry, file))

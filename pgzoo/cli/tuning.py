@@ -1,4 +1,4 @@
-"""How a study is shown: a live table while it runs, its result at the end."""
+"""Shows studies: a live table during the search, the result at the end, JSON for programs."""
 
 from __future__ import annotations
 
@@ -15,42 +15,41 @@ import optuna
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console
-from rich.live import Live as RichLive
+from rich.live import Live
 from rich.table import Table
 
+from pgzoo.formatting import format_number
 from pgzoo.tuning.results import (
-    Retrained,
     best_trials,
     count,
     counted_trials,
-    default_of,
-    difference,
     failures,
-    find_retrained,
     importances,
     metrics_of,
     outcome,
-    t_interval,
-    winner,
 )
+from pgzoo.tuning.retrained import ResultRow, Retrained, find_retrained, result_row, winner
+from pgzoo.tuning.space import PLUGIN
 from pgzoo.tuning.study import DEFINITION, RETRAINED
 
-SHOWN = 5
+N_SHOWN = 5
+MIN_IMPORTANCE = 0.005
 
-optuna.logging.set_verbosity(optuna.logging.WARNING)  # the table says it
 
-
-class Live:
-    """A line for each trial that ended; on a terminal also a table of where the study is."""
+class StudyTable:
+    """Prints a line for each trial that ends. On a terminal it also shows a table of the study's progress."""
 
     def __init__(self, n_jobs: int) -> None:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
-        self._live = RichLive(console=self._console, refresh_per_second=2, transient=True)
+        self._live = Live(console=self._console, refresh_per_second=2, transient=True)
         self._n_jobs = n_jobs
         self._began = datetime.datetime.now()
-        self._told: dict[str, set[int]] = {}
+        self._printed: dict[str, set[int]] = {}
+        """By study: the numbers of the trials that were printed, or ended before this command."""
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> StudyTable:
+        self._verbosity = optuna.logging.get_verbosity()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # the table replaces Optuna's messages
         if self._console.is_terminal:
             self._live.start()
         return self
@@ -59,58 +58,65 @@ class Live:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.stop()
+        optuna.logging.set_verbosity(self._verbosity)
 
-    def update(self, study: optuna.Study, tickets: Iterable[str]) -> None:
-        """Show what is new."""
+    def update(self, study: optuna.Study, keys: Iterable[str]) -> None:
+        """Show the progress of the planned trials of a study."""
         name = study.study_name
-        ended = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
-        if name not in self._told:  # what ended before this command is not told again
-            self._told[name] = {t.number for t in ended if t.datetime_complete and t.datetime_complete < self._began}
+        ended = [trial for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()]
+        if name not in self._printed:
+            self._printed[name] = {
+                trial.number
+                for trial in ended
+                if trial.datetime_complete is not None and trial.datetime_complete < self._began
+            }
             if name.endswith(f"/{RETRAINED}"):
-                self._console.print("training the best again, and the defaults, on fresh seeds")
+                self._console.print("training the best trials and the defaults again, on fresh seeds")
         for trial in ended:
-            if trial.number not in self._told[name]:
-                self._told[name].add(trial.number)
+            if trial.number not in self._printed[name]:
+                self._printed[name].add(trial.number)
                 self._console.print(_line(trial))
         if self._console.is_terminal:
-            self._live.update(self._table(study, list(tickets)))
+            self._live.update(self._table(study, list(keys)))
 
-    def _table(self, study: optuna.Study, tickets: list[str]) -> Table:
-        counts = count(study, tickets)
-        done = counted_trials(study, tickets)
-        complete = [t for t in done if t.state == TrialState.COMPLETE]
+    def _table(self, study: optuna.Study, keys: list[str]) -> Table:
+        counts = count(study, keys)
+        trials = counted_trials(study, keys)
+        seconds = [t.duration.total_seconds() for t in trials if t.state.is_finished() and t.duration is not None]
+        left = (counts.total - counts.ended) * float(np.mean(seconds)) / self._n_jobs if seconds else None
         table = Table(title=study.study_name)
         for header in ("done", "pruned", "failed", "running", "best so far", "time left"):
             table.add_column(header, justify="right")
-        best = "–"
-        if complete and len(study.directions) == 1:
-            sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
-            top = min(complete, key=lambda t: sign * t.values[0])
-            best = f"{_number(top.values[0])} ({top.user_attrs.get('plugin', '')}, trial {top.number})"
-        seconds = [t.duration.total_seconds() for t in done if t.state.is_finished() and t.duration]
-        left = (counts.total - counts.ended) * float(np.mean(seconds)) / self._n_jobs if seconds else None
         table.add_row(
             f"{counts.ended} of {counts.total}",
             str(counts.pruned),
             str(counts.failed),
             str(counts.running),
-            best,
+            _best_so_far(study, [trial for trial in trials if trial.state == TrialState.COMPLETE]),
             "–" if left is None else time.strftime("%H:%M:%S", time.gmtime(left)),
         )
         return table
 
 
+def _best_so_far(study: optuna.Study, complete: list[FrozenTrial]) -> str:
+    if not complete or len(study.directions) > 1:
+        return "–"
+    sign = -1 if study.direction == optuna.study.StudyDirection.MAXIMIZE else 1
+    best = min(complete, key=lambda trial: sign * trial.values[0])
+    return f"{format_number(best.values[0])} ({best.user_attrs.get('plugin', '')}, trial {best.number})"
+
+
 def _line(trial: FrozenTrial) -> str:
-    what = trial.user_attrs.get("candidate") or trial.user_attrs.get("plugin", "")
-    seed = f" seed {trial.user_attrs['seed']}" if "seed" in trial.user_attrs else ""
-    values = ", ".join(_number(value) for value in trial.values or [])
-    state = "" if trial.state == TrialState.COMPLETE else f" {outcome(trial)}"
-    seconds = f" in {trial.duration.total_seconds():.0f} s" if trial.duration else ""
-    return f"trial {trial.number}: {what}{seed} {values}{state}{seconds}".replace("  ", " ")
-
-
-def _number(x: float) -> str:
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.4g}"
+    attributes = trial.user_attrs
+    words = [
+        f"trial {trial.number}:",
+        attributes.get("candidate") or attributes.get("plugin", ""),
+        f"seed {attributes['seed']}" if "seed" in attributes else "",
+        ", ".join(format_number(value) for value in trial.values or []),
+        "" if trial.state == TrialState.COMPLETE else outcome(trial),
+        f"in {trial.duration.total_seconds():.0f} s" if trial.duration else "",
+    ]
+    return " ".join(word for word in words if word)
 
 
 def list_studies(storage: BaseStorage) -> None:
@@ -124,11 +130,11 @@ def list_studies(storage: BaseStorage) -> None:
             counts = count(optuna.load_study(study_name=summary.study_name, storage=storage))
             ended = f"{counts.ended} of {counts.total}"
             table.add_row(summary.study_name, definition["env"], ", ".join(definition["metrics"]), ended)
-    Console(markup=False).print(table if table.row_count else "no study yet; pgzoo tune makes one")
+    Console(markup=False).print(table if table.row_count else "there are no studies yet; pgzoo tune creates one")
 
 
 def show_result(study: optuna.Study) -> None:
-    """Print counts, best trials, importances, failures, and what the best earned on fresh seeds."""
+    """Print counts, best trials, importances, failures, and the values of the best trials on fresh seeds."""
     console = Console(highlight=False, markup=False)
     counts = count(study)
     console.print(
@@ -138,74 +144,59 @@ def show_result(study: optuna.Study) -> None:
     )
     if best := best_trials(study):
         console.print(_best_table(study, best))
-    if found := importances(study):
-        shown = ", ".join(f"{name} {share:.2f}" for name, share in list(found.items())[:SHOWN] if share > 0.005)
-        console.print(f"Importances (PED-ANOVA): {shown}")
-    for trial in failures(study)[:SHOWN]:
+    if importance := importances(study):
+        shown = [f"{name} {share:.2f}" for name, share in importance.items() if share > MIN_IMPORTANCE][:N_SHOWN]
+        console.print(f"Importances (PED-ANOVA): {', '.join(shown)}")
+    for trial in failures(study)[:N_SHOWN]:
         console.print(f"trial {trial.number} ({trial.user_attrs.get('plugin', '?')}) {outcome(trial)}", style="red")
-    if counts.failed > SHOWN:
-        console.print(f"… and {counts.failed - SHOWN} more failures", style="red")
+    if counts.failed > N_SHOWN:
+        console.print(f"… and {counts.failed - N_SHOWN} more failures", style="red")
     if retrained := find_retrained(study):
         _show_retrained(console, study, retrained)
 
 
 def _best_table(study: optuna.Study, best: list[FrozenTrial]) -> Table:
     metrics = metrics_of(study)
-    table = Table(title="Pareto front" if len(metrics) > 1 else "Best trials of the search (optimistic: chosen)")
+    several = len(metrics) > 1
+    table = Table(title="Pareto front" if several else "Best trials of the search (optimistic: chosen by these values)")
     table.add_column("trial", justify="right")
     table.add_column("plugin")
     for metric in metrics:
         table.add_column(metric.name, justify="right")
     table.add_column("hyperparameters")
-    for trial in best[: SHOWN if len(metrics) == 1 else None]:
-        params = ", ".join(f"{name}={_param(value)}" for name, value in trial.params.items() if name != "plugin")
-        table.add_row(str(trial.number), trial.user_attrs["plugin"], *map(_number, trial.values), params)
+    for trial in best if several else best[:N_SHOWN]:
+        params = ", ".join(f"{name}={_param(value)}" for name, value in trial.params.items() if name != PLUGIN)
+        table.add_row(str(trial.number), trial.user_attrs["plugin"], *map(format_number, trial.values), params)
     return table
 
 
 def _param(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return format_number(value) if isinstance(value, float) else str(value)
 
 
 def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retrained]) -> None:
     metrics = metrics_of(study)
-    n = max(len(r.values) + len(r.failed) for r in retrained)
+    n_seeds = max(len(candidate.values) + len(candidate.failed_seeds) for candidate in retrained)
     for index, metric in enumerate(metrics):
-        table = Table(title=f"{metric.name} on {n} fresh seeds: mean, 95 % interval (t), less the plugin's default")
-        for header in ("", "plugin", "search", "fresh seeds", "interval", "difference", "interval"):
-            table.add_column(header, justify="left" if header in ("", "plugin") else "right")
-        for one in retrained:
-            default = default_of(one, retrained) if one.searched is not None else None
-            gain = difference(one, default, index) if default else None
-            searched = _number(one.searched[index]) if one.searched else ""
-            failed = f" ({len(one.failed)} failed)" if one.failed else ""
-            table.add_row(
-                one.name,
-                one.plugin,
-                searched,
-                _number(one.mean(index)) + failed,
-                _interval(t_interval(one.column(index))),
-                _number(gain.mean) if gain else "",
-                _interval(gain.interval) if gain else "",
-            )
+        table = Table(title=f"{metric.name} on {n_seeds} fresh seeds: mean, 95 % interval (t), minus the default")
+        for column, header in enumerate(ResultRow.HEADER):
+            table.add_column(header, justify="left" if column < 2 else "right")
+        for candidate in retrained:
+            table.add_row(*result_row(candidate, retrained, index).cells())
         console.print(table)
     if (best := winner(retrained, metrics)) is not None:
-        low, high = t_interval(best.column())
+        fresh = result_row(best, retrained).fresh
         console.print(
-            f"Result: {best.name} ({best.plugin}), {metrics[0].name} {_number(best.mean())} "
-            f"[{_number(low)}, {_number(high)}] on {len(best.values)} fresh seeds"
+            f"Result: {best.name} ({best.plugin}), {metrics[0].name} {format_number(fresh.mean)} "
+            f"[{fresh.interval}] on {fresh.n} fresh seeds"
         )
-        if best.searched is not None:  # a default has no trial of its own here
+        if not best.is_default:
             number = best.name.removeprefix("trial ")
             console.print(f"Next: pgzoo train --trial {study.study_name}:{number}", soft_wrap=True)
 
 
-def _interval(interval: tuple[float, float]) -> str:
-    return f"{_number(interval[0])} … {_number(interval[1])}"
-
-
 def show_json(study: optuna.Study) -> None:
-    """Print the same as JSON."""
+    """Print what `show_result` prints as JSON."""
     retrained = find_retrained(study)
     best = winner(retrained, metrics_of(study))
     shown = {
@@ -213,12 +204,17 @@ def show_json(study: optuna.Study) -> None:
         "definition": study.user_attrs[DEFINITION],
         "counts": vars(count(study)),
         "best": [
-            {"trial": t.number, "plugin": t.user_attrs["plugin"], "values": t.values, "params": t.params}
-            for t in best_trials(study)
+            {
+                "trial": trial.number,
+                "plugin": trial.user_attrs["plugin"],
+                "values": trial.values,
+                "params": trial.params,
+            }
+            for trial in best_trials(study)
         ],
         "importances": importances(study),
-        "failures": [{"trial": t.number, "outcome": outcome(t)} for t in failures(study)],
-        "retrained": [vars(r) for r in retrained],
+        "failures": [{"trial": trial.number, "outcome": outcome(trial)} for trial in failures(study)],
+        "retrained": [vars(candidate) for candidate in retrained],
         "winner": best.name if best else None,
     }
     click.echo(json.dumps(shown, indent=2))

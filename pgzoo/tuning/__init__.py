@@ -1,1 +1,1 @@
-"""Tuning: search spaces from what plugins declare, studies on Optuna."""
+"""Tuning: search spaces from the declarations of plugins, and studies on Optuna."""

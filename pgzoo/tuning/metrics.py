@@ -1,4 +1,4 @@
-"""What a trial is judged by: one number from the evaluations of a training run."""
+"""The metrics of a study: one number from the evaluations of a training."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pgzoo.errors import ConfigError, unknown
 
 @dataclass(frozen=True)
 class Point:
-    """One evaluation during training, on environments of its own.
+    """One evaluation during training, on separate environments.
 
     Attributes:
         steps: environment steps so far.
-        seconds: of training so far, evaluations left out.
+        seconds: seconds of training so far, without evaluations.
         value: the mean return.
     """
 
@@ -28,6 +28,7 @@ class Point:
 
 
 NEVER_SECONDS = 1e6
+"""What `wall_to` charges a training that does not reach its target."""
 
 DIRECTIONS: dict[str, Literal["maximize", "minimize"]] = {
     "final": "maximize",
@@ -44,15 +45,16 @@ class Metric:
     """A named objective of a study.
 
     - final: the mean return of the last evaluation.
-    - best: the highest mean return of an evaluation.
-    - auc: the mean return over training, by the trapezoidal rule over steps, from the first evaluation on.
+    - best: the highest mean return of any evaluation.
+    - auc: the mean return over training, by the trapezoidal rule over steps, starting at the first evaluation.
     - wall: seconds of training.
-    - steps_to:X: environment steps until an evaluation reaches X and the next one, where there is one, does too: on
-      the way up single evaluations are lucky, and a search finds those.
+    - steps_to:X: environment steps until an evaluation reaches X and the next one, if any, reaches it too. A single
+      evaluation can reach X by luck, and a search would find exactly those.
     - wall_to:X: seconds until then.
 
-    A run that does not reach X gets its whole length (of seconds, 10⁶) times 2 − p, p the part of the way from the
-    first evaluation to X that its best one went: no better than one that does at its end, and ordered by p.
+    A training that does not reach X is charged L (2 − p), where L is its total steps, or 10⁶ seconds, and p is how far
+    its best evaluation came from the first one towards X, between 0 and 1. It is never better than a training that
+    reaches X at the end, and a larger p is better.
 
     Attributes:
         kind: one of DIRECTIONS.
@@ -64,20 +66,20 @@ class Metric:
 
     @property
     def name(self) -> str:
-        """As it is written on the command line."""
+        """The metric as written on the command line."""
         return self.kind if self.target is None else f"{self.kind}:{self.target:g}"
 
     @property
     def direction(self) -> Literal["maximize", "minimize"]:
-        """Whether more is better."""
+        """Whether the study maximizes or minimizes the metric."""
         return DIRECTIONS[self.kind]
 
     def __call__(self, points: Sequence[Point], share: float = 1.0) -> float:
-        """Return the number of one training run, or what its first part promises, for a pruner.
+        """Return the metric of a training, or an estimate from its first part for a pruner.
 
         Args:
-            points: its evaluations in order, the last one at its end; at least one.
-            share: the part of the run that they cover; what has not reached X is charged for the whole run.
+            points: the evaluations in order, at least one.
+            share: the fraction of the training that they cover. If X is not reached, the whole training is charged.
         """
         values = [point.value for point in points]
         if self.kind == "final":
@@ -96,33 +98,33 @@ class Metric:
         costs = [float(point.steps) if self.kind == "steps_to" else point.seconds for point in points]
         assert self.target is not None
         reached = [point.value >= self.target for point in points]
-        for cost, now, then in zip(costs, reached, [*reached[1:], True], strict=True):
-            if now and then:
+        for cost, reaches, next_reaches in zip(costs, reached, [*reached[1:], True], strict=True):
+            if reaches and next_reaches:
                 return cost
         first = points[0].value
         best = min(max(point.value for point in points), self.target)
-        if self.kind == "wall_to":  # seconds of its own would reward what fails fast
+        if self.kind == "wall_to":  # the actual seconds would reward trainings that fail quickly
             costs[-1], share = NEVER_SECONDS, 1.0
-        way = (best - first) / (self.target - first) if first < self.target else 1.0
-        return costs[-1] / share * (2 - way)
+        progress = (best - first) / (self.target - first) if first < self.target else 1.0
+        return costs[-1] / share * (2 - progress)
 
 
 def parse_metric(text: str) -> Metric:
-    """Read `final`, `best`, `auc`, `wall`, `steps_to:475` or `wall_to:475`.
+    """Parse `final`, `best`, `auc`, `wall`, `steps_to:475` or `wall_to:475`.
 
     Raises:
-        ConfigError: an unknown name, or a target that is missing, is no number, or is not taken.
+        ConfigError: the name is unknown, or the target is missing, superfluous or not a number.
     """
     kind, colon, target = text.partition(":")
     if kind not in DIRECTIONS:
         raise ConfigError(unknown("metric", kind, DIRECTIONS))
     if not kind.endswith("_to"):
         if colon:
-            raise ConfigError(f"metric {kind!r} takes no target, not {text!r}")
+            raise ConfigError(f"metric {kind!r} does not take a target: use {kind}, not {text}")
         return Metric(kind)
     try:
         if not math.isfinite(float(target)):
             raise ValueError(target)
         return Metric(kind, float(target))
     except ValueError as error:
-        raise ConfigError(f"metric {kind!r} takes the return to reach, such as {kind}:475, not {text!r}") from error
+        raise ConfigError(f"metric {kind!r} needs the return to reach, such as {kind}:475, not {text!r}") from error

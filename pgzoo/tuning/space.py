@@ -1,4 +1,4 @@
-"""The search space: what the algorithm and the chosen plugins declare, and nothing of what a combination ignores."""
+"""The search space: the hyperparameters of the algorithm and the plugins, without those that have no effect."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import optuna
 
 PLUGIN = "plugin"
-"""The dimension that chooses the combination, where there are several."""
+"""The dimension that chooses the combination, if there are several."""
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Dimension:
     """One hyperparameter that is searched.
 
     Attributes:
-        name: what the study calls it: `learning_rate`, or with its part's name, `lambda_return.gae_lambda`, so
-            that recipes with the same part share what is learned of it.
-        key: what it overrides, `algorithm.learning_rate` or `estimator.gae_lambda`.
-        param: its declaration.
-        search: where to look.
+        name: its name in the study: `learning_rate`, or with the name of its part, `lambda_return.gae_lambda`.
+            Recipes that share a part share the dimension, so the sampler learns about it from all of them.
+        key: the hyperparameter that it overrides, `algorithm.learning_rate` or `estimator.gae_lambda`.
+        param: the declaration of the hyperparameter.
+        search: the search range.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Dimension:
     search: Search
 
     def holds(self, value: Any) -> bool:
-        """Whether a value, such as a default, lies in the range; a schedule or None lies in none."""
+        """Return whether a value, such as a default, lies in the range. A schedule or None never does."""
         if self.search.choices:
             return any(value == choice and type(value) is type(choice) for choice in self.search.choices)
         assert self.search.low is not None
@@ -48,7 +48,7 @@ class Dimension:
         return number and self.search.low <= value <= self.search.high
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
-        """Return the trial's value."""
+        """Return the value that the trial draws."""
         search = self.search
         if search.choices:
             return trial.suggest_categorical(self.name, list(search.choices))
@@ -61,36 +61,36 @@ class Dimension:
 
 @dataclass(frozen=True)
 class Space:
-    """What a study searches: combinations, and the dimensions of each.
+    """The search space of a study: its combinations, and the dimensions of each.
 
     Attributes:
-        bases: by combination, the run that its searched values override.
-        dimensions: by combination.
+        bases: by combination, the configuration that the drawn values override.
+        dimensions: by combination, the dimensions.
     """
 
     bases: Mapping[str, ExperimentConfig]
     dimensions: Mapping[str, tuple[Dimension, ...]]
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> tuple[str, dict[str, Any]]:
-        """Return the trial's combination and the values that override its run's."""
+        """Return the combination that the trial draws, and the values that override its configuration."""
         plugins = list(self.bases)
         plugin = trial.suggest_categorical(PLUGIN, plugins) if len(plugins) > 1 else plugins[0]
-        return plugin, {d.key: d.suggest(trial) for d in self.dimensions[plugin]}
+        return plugin, {dimension.key: dimension.suggest(trial) for dimension in self.dimensions[plugin]}
 
     def default(self, plugin: str) -> dict[str, Any]:
-        """Return the names and values of a combination's default, as far as they lie in the space."""
+        """Return the parameters of a combination's default, without those that lie outside of the space."""
         combination = self.bases[plugin].combination
         owners: dict[str, Any] = {ALGORITHM: combination.algorithm, **dict(combination.parts.items())}
-        found: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
+        params: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
         for dimension in self.dimensions[plugin]:
             kind, _, name = dimension.key.partition(".")
             value = getattr(owners[kind], name)
             if dimension.holds(value):
-                found[dimension.name] = value
-        return found
+                params[dimension.name] = value
+        return params
 
-    def note_default(self, trial: optuna.trial.BaseTrial, plugin: str) -> None:
-        """Note with a trial that trains a default the values that lie in the space; they were fixed beforehand."""
+    def record_default(self, trial: optuna.trial.BaseTrial, plugin: str) -> None:
+        """Record the parameters of a trial that trains a default. They were fixed when the trial was queued."""
         names = self.default(plugin)
         if PLUGIN in names:
             trial.suggest_categorical(PLUGIN, list(self.bases))
@@ -99,7 +99,7 @@ class Space:
                 dimension.suggest(trial)
 
     def describe(self) -> dict[str, Any]:
-        """Return the space as plain data, to be kept with a study and compared with another."""
+        """Return the space as plain data, which a study stores to compare it with another."""
         described: dict[str, Any] = {PLUGIN: list(self.bases)}
         for dimension in itertools.chain.from_iterable(self.dimensions.values()):
             described[dimension.name] = str(dimension.search)
@@ -114,44 +114,45 @@ def make_space(
     ranges: Mapping[str, Search] | None = None,
     fixed: Mapping[str, Any] | None = None,
 ) -> Space:
-    """Return the space over the combinations, each begun from its entry in `hyperparams/` for the environment.
+    """Return the search space over the combinations, each based on its entry in `hyperparams/`.
 
     Args:
         registry: the plugins.
         env: the environment's name.
         plugins: recipes or `estimator+baseline+objective`.
-        ranges: by name, another place to look than what is declared; also for what declares none.
-        fixed: by name, values that are not searched.
+        ranges: search ranges by name. They replace declared ones, or search what does not declare one.
+        fixed: values by name, which are not searched.
 
     Raises:
-        PgzooError: an unknown name, a range outside what is allowed, a fixed value that is searched as well.
+        PgzooError: a name is unknown, a range exceeds the allowed values, or a hyperparameter is fixed and searched.
     """
     ranges, fixed = dict(ranges or {}), dict(fixed or {})
     if both := sorted(set(ranges) & set(fixed)):
         raise ConfigError(f"{both[0]} is both fixed and given a range")
     bases = {plugin: load_config(registry, plugin, env, overrides=fixed) for plugin in plugins}
     dimensions = {plugin: _dimensions(base, ranges, fixed) for plugin, base in bases.items()}
-    known = {name for found in dimensions.values() for d in found for name in (d.name, d.key, d.param.name)}
+    every = itertools.chain.from_iterable(dimensions.values())
+    known = {name for dimension in every for name in (dimension.name, dimension.key, dimension.param.name)}
     for name in ranges:
         if name not in known:
             raise ConfigError(f"{unknown('hyperparameter to search', name, known)} (of {', '.join(plugins)})")
-    return Space(bases, _apart(dimensions))
+    return Space(bases, _with_distinct_names(dimensions))
 
 
 def _dimensions(
     base: ExperimentConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
 ) -> tuple[Dimension, ...]:
-    """Return what a combination searches, in the order of declaration."""
+    """Return the dimensions of a combination in the order of declaration."""
     combination = base.combination
-    found: list[Dimension] = []
+    dimensions: list[Dimension] = []
     for name, param in declared(AlgorithmConfig).items():
         if name not in _ignored(combination):
-            search = _possible(param.search, name, base) if param.search else None
-            found += _dimension(name, f"{ALGORITHM}.{name}", param, search, ranges, fixed)
+            search = _valid_choices(param.search, name, base) if param.search else None
+            dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, search, ranges, fixed)
     for kind, part in combination.parts.items():
         for name, param in declared(type(part)).items():
-            found += _dimension(f"{part.name}.{name}", f"{kind}.{name}", param, param.search, ranges, fixed)
-    return tuple(found)
+            dimensions += _dimension(f"{part.name}.{name}", f"{kind}.{name}", param, param.search, ranges, fixed)
+    return tuple(dimensions)
 
 
 def _dimension(
@@ -165,23 +166,21 @@ def _dimension(
     names = (name, key, param.name)
     if any(known in fixed for known in names):
         return []
-    given = next((ranges[known] for known in names if known in ranges), None)
-    search = given or declared_search
-    if search is None:
-        return []
-    if given is not None:
-        for value in given.choices or (given.low, given.high):
+    requested = next((ranges[known] for known in names if known in ranges), None)
+    if requested is not None:
+        for value in requested.choices or (requested.low, requested.high):
             param.validate(value, "search range of ")
-    return [Dimension(name, key, param, search)]
+    search = requested or declared_search
+    return [Dimension(name, key, param, search)] if search is not None else []
 
 
 def _ignored(combination: Combination) -> frozenset[str]:
-    """Return the settings that are not searched: those of no use, and minibatches of a loss without a ratio."""
+    """Return the settings not to search: those without effect, and batch_size if the objective takes a single pass."""
     return combination.unused if combination.objective.multi_epoch else combination.unused | {"batch_size"}
 
 
-def _possible(search: Search, name: str, base: ExperimentConfig) -> Search | None:
-    """Return the choices of n_episodes that n_envs, or every group_size, divides."""
+def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search | None:
+    """Return the search range; for n_episodes only the multiples of n_envs, or of every searched group_size."""
     if name != "n_episodes":
         return search
     size = base.run.n_envs
@@ -193,41 +192,41 @@ def _possible(search: Search, name: str, base: ExperimentConfig) -> Search | Non
     return replace(search, choices=choices) if choices else None
 
 
-def _apart(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dict[str, tuple[Dimension, ...]]:
-    """Give a name that means different ranges in two combinations the combination's own prefix."""
+def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dict[str, tuple[Dimension, ...]]:
+    """Prefix a name with its combination if the name has different ranges in two combinations."""
     searches: dict[str, set[Search]] = {}
     for dimension in itertools.chain.from_iterable(dimensions.values()):
         searches.setdefault(dimension.name, set()).add(dimension.search)
     return {
-        plugin: tuple(replace(d, name=f"{plugin}.{d.name}") if len(searches[d.name]) > 1 else d for d in found)
-        for plugin, found in dimensions.items()
+        plugin: tuple(replace(d, name=f"{plugin}.{d.name}") if len(searches[d.name]) > 1 else d for d in of_plugin)
+        for plugin, of_plugin in dimensions.items()
     }
 
 
 def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) -> list[str]:
-    """Return every `estimator+baseline+objective` that does not contradict itself, the other kinds as in the recipe.
+    """Return every valid `estimator+baseline+objective` whose other kinds of part are those of a recipe.
 
     Args:
         registry: the plugins.
         env: the environment's name.
-        base: a recipe, or a combination.
-        kinds: which parts to choose freely: "estimator", "baseline", "objective".
+        base: a recipe or combination.
+        kinds: the kinds of part to choose freely: "estimator", "baseline", "objective".
 
     Raises:
-        ConfigError: an unknown kind.
+        ConfigError: a kind is unknown.
     """
     kinds = tuple(kinds)
     for kind in kinds:
         if kind not in PART_TYPES:
             raise ConfigError(unknown("kind of part", kind, PART_TYPES))
-    own = load_config(registry, base, env).combination.parts
-    names = [registry.names(kind) if kind in kinds else [own[kind].name] for kind in PART_TYPES]
-    found = []
+    base_parts = load_config(registry, base, env).combination.parts
+    names = [registry.names(kind) if kind in kinds else [base_parts[kind].name] for kind in PART_TYPES]
+    valid = []
     for parts in itertools.product(*names):
         combination = "+".join(parts)
         try:
             load_config(registry, combination, env)
         except PgzooError:
             continue
-        found.append(combination)
-    return found
+        valid.append(combination)
+    return valid

@@ -1,4 +1,4 @@
-"""One training run of a study: evaluated on the way, stopped when it diverges, resumed from its last evaluation."""
+"""One training of a study: evaluated at intervals, stopped if it diverges, resumed from its last evaluation."""
 
 from __future__ import annotations
 
@@ -26,14 +26,18 @@ from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, make_model
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10
-"""Environments side by side in an evaluation; each plays its share of the episodes."""
+"""Parallel environments of an evaluation, which share the episodes."""
+
+
+NAN_MESSAGES = ("found invalid values", "training diverged")
+"""Parts of the messages with which torch's distributions and PolicyGradient reject NaN."""
 
 
 class Diverged(Exception):
-    """Parameters or returns are no longer finite.
+    """Parameters or returns are not finite.
 
     Attributes:
-        steps: environment steps so far.
+        steps: environment steps until then.
     """
 
     def __init__(self, steps: int) -> None:
@@ -43,13 +47,13 @@ class Diverged(Exception):
 
 @dataclass(frozen=True)
 class TrialRun:
-    """How a run of a study is carried out.
+    """How one training of a study is carried out.
 
     Attributes:
-        seed: of the training; its evaluations' seeds are derived from it.
-        n_evaluations: at most so many, evenly spaced over training, the last one of the final model.
-        eval_episodes: episodes of each.
-        folder: where its checkpoint is kept while it runs.
+        seed: the seed of the training, from which the seeds of its evaluations are derived.
+        n_evaluations: the maximum number of evaluations, evenly spaced. The last one evaluates the final model.
+        eval_episodes: episodes per evaluation.
+        folder: where the checkpoint is saved during training.
     """
 
     seed: int
@@ -58,8 +62,8 @@ class TrialRun:
     folder: Path
 
 
-def slot(steps: int, n_timesteps: int, n_evaluations: int) -> int:
-    """Return how many evaluations are due after so many steps; a long rollout may pass over several."""
+def evaluations_due(steps: int, n_timesteps: int, n_evaluations: int) -> int:
+    """Return how many evaluations are due after `steps` steps. A long rollout can make several due together."""
     return min(steps * n_evaluations // n_timesteps, n_evaluations)
 
 
@@ -74,22 +78,22 @@ def train_once(
     on_evaluation: OnEvaluation = lambda points, evaluations: None,
     on_step: Callable[[], None] = lambda: None,
 ) -> list[Point]:
-    """Train and return the evaluations.
+    """Train, and return the evaluations.
 
-    Each evaluation has its own episodes, the same in every trial; it is written with a checkpoint before
-    `on_evaluation` is called, so that a run whose process died goes on from there. A resumed run draws other random
-    numbers than one that was not stopped.
+    Each evaluation plays its own episodes, the same ones in every trial. It is saved with a checkpoint before
+    `on_evaluation` is called, so a training whose process died continues from there. A resumed training draws other
+    random numbers than an uninterrupted one.
 
     Args:
         config: what to train.
-        registry: where its plugins come from.
-        run: seed, evaluations, folder.
-        on_evaluation: called with all evaluations so far; what it raises ends the run.
-        on_step: called after every step; what it raises ends the run.
+        registry: the plugins.
+        run: seed, evaluations and folder.
+        on_evaluation: called with all evaluations so far; what it raises ends the training.
+        on_step: called after every step; what it raises ends the training.
 
     Raises:
         Diverged: parameters or returns became infinite or NaN.
-        PgzooError: something does not fit, or a plugin broke the interface.
+        PgzooError: the configuration does not fit the environment, or a plugin violates the interface.
     """
     checkpoint = _Checkpoint.latest(run.folder)
     statistics = checkpoint.path / "vecnormalize.pkl" if checkpoint else None
@@ -101,21 +105,20 @@ def train_once(
             model = PolicyGradient.load(checkpoint.path / "model.zip", env, device="cpu", registry=registry)
         else:
             model = make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu"))
-        course = _Course(run, config.run.n_timesteps, eval_env, on_evaluation, on_step, checkpoint)
-        course.replay()
-        if model.num_timesteps >= config.run.n_timesteps:  # its worker died after the last evaluation
-            return course.points
+        callback = EvalCheckpointCallback(run, config.run.n_timesteps, eval_env, on_evaluation, on_step, checkpoint)
+        callback.replay()
+        if model.num_timesteps >= config.run.n_timesteps:  # the worker died after the last evaluation
+            return callback.points
         try:
             model.learn(
-                config.run.n_timesteps - model.num_timesteps, callback=course, reset_num_timesteps=checkpoint is None
+                config.run.n_timesteps - model.num_timesteps, callback=callback, reset_num_timesteps=checkpoint is None
             )
-            course.finish()
+            callback.evaluate()
         except Exception as error:
-            words = "found invalid values", "training diverged"  # so torch's distributions refuse NaN, and so do we
-            if not _finite(model) or any(some in str(error) for some in words):
+            if not _finite(model) or any(message in str(error) for message in NAN_MESSAGES):
                 raise Diverged(model.num_timesteps) from error
             raise
-        return course.points
+        return callback.points
     finally:
         env.close()
         eval_env.close()
@@ -125,8 +128,8 @@ def _finite(model: PolicyGradient) -> bool:
     return all(bool(torch.isfinite(p).all()) for p in model.policy.parameters())
 
 
-class _Course(BaseCallback):
-    """Evaluates between two updates, whenever another share of the steps is done."""
+class EvalCheckpointCallback(BaseCallback):
+    """Evaluates and saves the model at intervals, always between two updates."""
 
     def __init__(
         self,
@@ -145,7 +148,7 @@ class _Course(BaseCallback):
         self._seconds = self.points[-1].seconds if self.points else 0.0
 
     def replay(self) -> None:
-        """Tell the evaluations before the run was resumed."""
+        """Report the evaluations that were made before the training was interrupted."""
         for n in range(1, len(self.points) + 1):
             self._on_evaluation(self.points[:n], self._evaluations[:n])
 
@@ -160,21 +163,24 @@ class _Course(BaseCallback):
         if not _finite(self.model):  # type: ignore[arg-type]
             raise Diverged(self.num_timesteps)
         evaluated = self.points[-1].steps if self.points else 0
-        due, done = (slot(n, self._n_timesteps, self._run.n_evaluations) for n in (self.num_timesteps, evaluated))
-        if due > done:
-            self._evaluate()
+        n_timesteps, n_evaluations = self._n_timesteps, self._run.n_evaluations
+        if evaluations_due(self.num_timesteps, n_timesteps, n_evaluations) > evaluations_due(
+            evaluated, n_timesteps, n_evaluations
+        ):
+            self.evaluate()
 
-    def finish(self) -> None:
-        """Evaluate the final model."""
-        self._evaluate()
+    def evaluate(self) -> None:
+        """Evaluate the model, save a checkpoint and report the evaluation.
 
-    def _evaluate(self) -> None:
+        Raises:
+            Diverged: parameters or returns are not finite.
+        """
         self._seconds += time.perf_counter() - self._began
         if not _finite(self.model):  # type: ignore[arg-type]
             raise Diverged(self.num_timesteps)
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self._eval_env)
-        # The same episodes whether or not the run was resumed, and others at the next evaluation.
+        # Each evaluation plays other episodes, and the same ones whether or not the training was resumed.
         first = np.random.SeedSequence((self._run.seed, EVAL_SEED_OFFSET, len(self.points))).generate_state(1)[0]
         self._eval_env.seed(int(first) % 2**31)
         evaluation = evaluate(self.model, self._eval_env, self._run.eval_episodes)
@@ -189,7 +195,7 @@ class _Course(BaseCallback):
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """A run as it was at its last evaluation: model, VecNormalize's statistics, evaluations."""
+    """A training at its last evaluation: the model, VecNormalize's statistics and all evaluations."""
 
     folder: Path
     points: list[Point]
@@ -200,7 +206,7 @@ class _Checkpoint:
         return self.folder / f"evaluation_{len(self.points)}"
 
     def write(self, model: PolicyGradient) -> None:
-        """Write it whole, then forget the one before."""
+        """Write the checkpoint under a temporary name, rename it, then delete the previous one."""
         partial = self.folder / f"part_{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -210,13 +216,13 @@ class _Checkpoint:
         (partial / "evaluations.json").write_text(json.dumps(as_data(self.points, self.evaluations)), encoding="utf-8")
         try:
             partial.rename(self.path)
-        except OSError:  # another worker took this one for dead, and was as far before it
+        except OSError:  # another worker considered this one dead, repeated the trial, and was faster
             shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(self.folder / f"evaluation_{len(self.points) - 1}", ignore_errors=True)
 
     @classmethod
     def latest(cls, folder: Path) -> _Checkpoint | None:
-        """Return the last one that was written whole."""
+        """Return the last complete checkpoint, or None."""
         numbers = [int(p.name.rpartition("_")[2]) for p in folder.glob("evaluation_*")]
         if not numbers:
             return None
@@ -226,7 +232,7 @@ class _Checkpoint:
 
 
 def as_data(points: list[Point], evaluations: list[Evaluation]) -> list[dict[str, Any]]:
-    """Return evaluations as plain data, as a study keeps them."""
+    """Return evaluations as the plain data that a study stores."""
     return [
         {
             "steps": point.steps,

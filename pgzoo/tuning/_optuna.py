@@ -1,0 +1,83 @@
+"""Optuna's private names and experimental parts, each with its reason. No other module uses its private names."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+from optuna.storages import BaseStorage, fail_stale_trials
+
+# Optuna exports neither the base class of storages with a heartbeat nor the check whether the heartbeat is switched on.
+from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
+from optuna.trial import FrozenTrial, TrialState
+
+LEASE = "pgzoo:lease"
+"""System attribute of a running trial: a counter that its worker increases, where the storage has no heartbeat."""
+
+
+def storage_of(study: optuna.Study) -> BaseStorage:
+    """Return the storage object of a study.
+
+    `Study` has no public accessor, and opening the storage again by its URL would need another connection.
+    """
+    return study._storage
+
+
+def start_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial | None:
+    """Set a waiting trial to RUNNING and return it, or return None if another worker took it first.
+
+    `Study.ask` starts any waiting trial, or creates one. Here it must be exactly this one. The storage does this as a
+    compare-and-set, and addresses the trial by its private id. The first heartbeat is recorded immediately, because
+    Optuna never detects the death of a worker that has not recorded one.
+    """
+    storage = study._storage
+    try:
+        if not storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+            return None
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return None
+    started = optuna.Trial(study, trial._trial_id)
+    if has_heartbeat(study):
+        record_heartbeat(study, started, 0)
+    return started
+
+
+def has_heartbeat(study: optuna.Study) -> bool:
+    """Return whether the storage records heartbeats; SQL databases do, journals and the gRPC proxy do not."""
+    return is_heartbeat_enabled(study._storage)
+
+
+def record_heartbeat(study: optuna.Study, trial: optuna.Trial, count: int) -> None:
+    """Record that a trial's worker is alive: Optuna's heartbeat, or the `count` as a lease where there is none.
+
+    Optuna's own heartbeat thread runs only inside `Study.optimize`, and ends at the first error of the storage.
+    """
+    storage = study._storage
+    if isinstance(storage, BaseHeartbeat) and is_heartbeat_enabled(storage):
+        storage.record_heartbeat(trial._trial_id)
+    else:
+        storage.set_trial_system_attr(trial._trial_id, LEASE, count)
+
+
+def fail_stale(study: optuna.Study) -> None:
+    """Fail the trials whose heartbeat stopped, and queue them again, if the storage records heartbeats."""
+    with experimental_allowed():
+        fail_stale_trials(study)
+
+
+def retry_history(trial: FrozenTrial) -> list[int]:
+    """Return the numbers of the lost trials that this one repeats.
+
+    The public `RetryHeartbeatStaleTrialCallback.retry_history` is experimental and warns at every call.
+    """
+    return list(trial.system_attrs.get("retry_history", []))
+
+
+@contextmanager
+def experimental_allowed() -> Iterator[None]:
+    """Ignore Optuna's warnings that an interface is experimental: pgzoo pins Optuna's major version."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        yield

@@ -1,0 +1,234 @@
+"""What a study is, and how a command carries it out."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pgzoo.errors import ConfigError, unknown
+from pgzoo.interface.hyperparameters import Search
+from pgzoo.registry.plugins import Registry
+from pgzoo.training.run_folder import plain
+from pgzoo.tuning.metrics import Metric, parse_metric
+from pgzoo.tuning.space import Space, make_space
+
+if TYPE_CHECKING:
+    import optuna
+
+SAMPLERS = ("tpe", "random")
+PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
+FRESH_SEED_OFFSET = 10_000
+"""The first fresh seed, minus the first seed of the search."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration that is trained again on fresh seeds.
+
+    Attributes:
+        name: "trial 12" or "default gae".
+        plugin: the recipe or combination.
+        config: the full configuration, as plain data.
+    """
+
+    name: str
+    plugin: str
+    config: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """What is known about a trial before it runs.
+
+    Attributes:
+        params: parameters that the sampler does not draw.
+        default_of: the plugin whose default the trial trains.
+        candidate: the configuration that a retraining trains.
+        seed: the seed of a retraining.
+    """
+
+    params: Mapping[str, Any] = field(default_factory=dict)
+    default_of: str | None = None
+    candidate: Candidate | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """The definition of a study. It does not say where the study runs.
+
+    Attributes:
+        name: the study's name in the storage.
+        env: the environment's name.
+        plugins: recipes or combinations; every trial trains one of them.
+        metrics: the objectives of the study; several metrics make a Pareto front.
+        n_timesteps: environment steps of each training.
+        n_seeds: number of trainings per trial. Their seeds are seed, seed + 1, …, the same for every trial.
+        seed: the seed of the sampler and of the first training.
+        sampler: one of SAMPLERS.
+        pruner: one of PRUNERS.
+        defaults: whether the first trials train the default of each plugin, its entry in `hyperparams/`.
+        n_startup_trials: number of random trials after the defaults. Sampler and pruner begin after them.
+        n_evaluations: evaluations per training, evenly spaced. The last one evaluates the final model.
+        eval_episodes: episodes per evaluation.
+        ranges: search ranges by name, which replace the declared ones.
+        fixed: values by name, which are not searched.
+        plugin_files: Python files with plugins, which every worker loads.
+        gym_packages: packages that register environments, which every worker imports.
+    """
+
+    name: str
+    env: str
+    plugins: tuple[str, ...]
+    metrics: tuple[str, ...] = ("final",)
+    n_timesteps: int
+    n_seeds: int = 1
+    seed: int = 0
+    sampler: str = "tpe"
+    pruner: str = "median"
+    defaults: bool = True
+    n_startup_trials: int = 10
+    n_evaluations: int = 10
+    eval_episodes: int = 10
+    ranges: Mapping[str, Search] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    plugin_files: tuple[Path, ...] = ()
+    gym_packages: tuple[str, ...] = ()
+
+    @property
+    def parsed_metrics(self) -> tuple[Metric, ...]:
+        """The metrics as objects."""
+        return tuple(parse_metric(text) for text in self.metrics)
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds with which every trial is trained."""
+        return list(range(self.seed, self.seed + self.n_seeds))
+
+    def fresh_seeds(self, n: int) -> list[int]:
+        """Return n seeds that the search does not use."""
+        first = self.seed + FRESH_SEED_OFFSET
+        return list(range(first, first + n))
+
+    def planned_trials(self, n: int, registry: Registry) -> dict[str, PlannedTrial]:
+        """Return the first n trials of the search by key: the defaults, if asked for, then those that are drawn."""
+        space = self.space(registry)
+        plugins = self.plugins if self.defaults else ()
+        defaults = [PlannedTrial(default_of=plugin, params=space.default(plugin)) for plugin in plugins]
+        return {str(i): defaults[i] if i < len(defaults) else PlannedTrial() for i in range(n)}
+
+    @property
+    def n_before_sampling(self) -> int:
+        """The number of trials before sampler and pruner begin: the defaults and the random ones."""
+        return len(self.plugins) * self.defaults + self.n_startup_trials
+
+    def check(self) -> None:
+        """Check names and combinations of choices.
+
+        Raises:
+            ConfigError: a name is unknown, or two choices contradict each other.
+        """
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(unknown("sampler", self.sampler, SAMPLERS))
+        if self.pruner not in PRUNERS:
+            raise ConfigError(unknown("pruner", self.pruner, PRUNERS))
+        if len(set(self.metrics)) < len(self.metrics):
+            raise ConfigError(f"a metric is named twice: {', '.join(self.metrics)}")
+        metrics = self.parsed_metrics
+        if self.pruner != "none" and len(metrics) > 1:
+            raise ConfigError("Optuna cannot prune a study of several metrics; omit --pruner, or use --pruner none")
+        if self.pruner == "wilcoxon" and self.n_seeds < 3:
+            raise ConfigError(
+                f"the Wilcoxon pruner compares at least three seeds per trial: --seeds {self.n_seeds} is too few"
+            )
+        if self.pruner != "none" and metrics[0].kind == "wall":
+            raise ConfigError("the metric 'wall' is known only at the end of a training; use --pruner none")
+
+    def space(self, registry: Registry) -> Space:
+        """Return the search space."""
+        fixed = {**self.fixed, "n_timesteps": self.n_timesteps}
+        return make_space(registry, self.env, self.plugins, ranges=self.ranges, fixed=fixed)
+
+    def definition(self, registry: Registry) -> dict[str, Any]:
+        """Return everything that must be equal for two commands to share a study, as plain data."""
+        space = self.space(registry)
+        return {
+            "env": self.env,
+            "metrics": list(self.metrics),
+            "n_timesteps": self.n_timesteps,
+            "seeds": self.seeds,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "defaults": self.defaults,
+            "n_startup_trials": self.n_startup_trials,
+            "n_evaluations": self.n_evaluations,
+            "eval_episodes": self.eval_episodes,
+            "fixed": {name: str(value) for name, value in sorted(self.fixed.items())},
+            "entries": {plugin: plain(base.entry) for plugin, base in space.bases.items()},
+            "space": space.describe(),
+        }
+
+    def make_sampler(self, key: str) -> optuna.samplers.BaseSampler:
+        """Return the sampler of one planned trial, seeded by the study's seed and the trial's key.
+
+        A study that is stopped and resumed therefore draws the same parameters, and two workers never draw the same.
+        """
+        import optuna
+
+        from pgzoo.tuning._optuna import experimental_allowed
+
+        seed = zlib.crc32(f"{self.seed}/{key}".encode())
+        if self.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        with experimental_allowed():
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, group=True, n_startup_trials=self.n_before_sampling
+            )
+
+    def make_pruner(self) -> optuna.pruners.BasePruner:
+        """Return the pruner. Its steps are the evaluations of all seeds in order, or the seeds for Wilcoxon."""
+        from optuna import pruners
+
+        from pgzoo.tuning._optuna import experimental_allowed
+
+        steps = self.n_seeds * self.n_evaluations
+        with experimental_allowed():
+            if self.pruner == "median":
+                return pruners.MedianPruner(self.n_before_sampling, n_warmup_steps=self.n_evaluations // 3)
+            if self.pruner == "hyperband":
+                return pruners.HyperbandPruner(min_resource=1, max_resource=steps)
+            if self.pruner == "halving":
+                return pruners.SuccessiveHalvingPruner(min_resource=max(steps // 8, 1))
+            if self.pruner == "wilcoxon":
+                return pruners.WilcoxonPruner(p_threshold=0.1)
+            return pruners.NopPruner()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneConfig:
+    """How one command carries out a study.
+
+    Attributes:
+        storage: the URL or file of the storage.
+        n_total: number of trials of the study, over all machines and restarts.
+        command_limit: number of trials that this command runs at most; None: all of them.
+        n_jobs: number of workers.
+        timeout: seconds after which no further trial of the search begins.
+        heartbeat: seconds between two heartbeats of a worker.
+        folder: where checkpoints are saved.
+        n_best: number of best trials that are trained again.
+        n_fresh: number of fresh seeds for each of them.
+    """
+
+    storage: str
+    n_total: int
+    command_limit: int | None = None
+    n_jobs: int = 1
+    timeout: float | None = None
+    heartbeat: int = 20
+    folder: Path = Path("logs")
+    n_best: int = 3
+    n_fresh: int = 5

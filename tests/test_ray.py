@@ -1,4 +1,4 @@
-"""Studies on Ray: a local cluster of two nodes with one worker each. Runs where Ray is installed."""
+"""Studies on Ray, if it is installed: a local cluster of two nodes with one worker each."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import pytest
 from optuna.trial import TrialState
 from tuning import REGISTRY, small
 
+from pgzoo.tuning.config import TuneConfig
 from pgzoo.tuning.executors import Ray
 from pgzoo.tuning.results import count, counted_trials
-from pgzoo.tuning.run import TuneConfig, tune
+from pgzoo.tuning.run import tune
 from pgzoo.tuning.storage import open_storage
 
 ray = pytest.importorskip("ray")
@@ -34,10 +35,12 @@ def address() -> Iterator[str]:
     cluster.shutdown()
 
 
-def test_two_nodes_share_a_study_and_one_survives_the_others_worker(address: str, tmp_path: Path) -> None:
-    settings = small(name="r", plugins=("a2c",), n_timesteps=15_000, n_evaluations=10, eval_episodes=1, pruner="none")
+def test_two_nodes_share_a_study_and_the_trial_of_a_killed_worker_is_repeated(address: str, tmp_path: Path) -> None:
+    study_config = small(
+        name="r", plugins=("a2c",), n_timesteps=15_000, n_evaluations=10, eval_episodes=1, pruner="none"
+    )
     url = f"{tmp_path}/s.db"
-    options = TuneConfig(storage=url, n_total=4, n_jobs=2, heartbeat=1, folder=tmp_path, n_best=0)
+    tune_config = TuneConfig(storage=url, n_total=4, n_jobs=2, heartbeat=1, folder=tmp_path, n_best=0)
     killed: list[int] = []
 
     def kill_one(study: optuna.Study, _: Any) -> None:
@@ -48,7 +51,7 @@ def test_two_nodes_share_a_study_and_one_survives_the_others_worker(address: str
                     os.kill(killed[0], signal.SIGKILL)
 
     began = time.monotonic()
-    tune(settings, REGISTRY, options, Ray(address), kill_one)
+    tune(study_config, REGISTRY, tune_config, Ray(address), kill_one)
     assert killed
     assert time.monotonic() - began < 300
     study = optuna.load_study(study_name="r", storage=open_storage(url))

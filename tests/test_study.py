@@ -14,7 +14,7 @@ import optuna
 import pytest
 import torch
 from optuna.trial import TrialState
-from tuning import REGISTRY, search, small
+from tuning import REGISTRY, InProcessExecutor, search, small
 
 from pgzoo import ConfigError, PgzooError, PolicyGradient
 from pgzoo.training.config import load_config, resolved_entry
@@ -33,7 +33,6 @@ from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
 from pgzoo.tuning.study import open_study
 from pgzoo.tuning.trial import TrialRun, train_once
 from pgzoo.tuning.trial_queue import KEY, OUTCOME, claim, enqueue, is_lost, requeue_interrupted, unfinished
-from pgzoo.tuning.worker import Job, work
 from pgzoo.tuning.write import write_winner
 
 
@@ -48,19 +47,6 @@ def seen(study: optuna.Study) -> list[Any]:
         }
         found.append((trial.state, trial.params, trial.values, curves))
     return found
-
-
-class InProcessExecutor:
-    """Runs the job in this process."""
-
-    def start(self, job: Job, n_jobs: int, command_limit: int | None) -> None:
-        work(job)
-
-    def working(self) -> bool:
-        return False
-
-    def stop(self) -> None:
-        pass
 
 
 # ---------------------------------------------------------------- the same again

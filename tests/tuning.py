@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,16 @@ def search(study_config: StudyConfig, storage: str, folder: Path, n: int, heartb
     enqueue(study, planned)
     work(Job(study_config, storage, heartbeat, planned, folder))
     return study
+
+
+class InProcessExecutor:
+    """Runs one worker in this process, without the seconds that a new process needs to import torch."""
+
+    def start(self, job: Job, n_jobs: int, command_limit: int | None) -> None:
+        work(job, threading.Semaphore(command_limit) if command_limit is not None else None)
+
+    def working(self) -> bool:
+        return False
+
+    def stop(self) -> None:
+        pass

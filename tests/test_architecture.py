@@ -33,13 +33,7 @@ RANK = {package: rank for rank, layer in enumerate(LAYERS) for package in layer}
 
 PRIVATE_NAMES = {
     "_sb3.py": "SB3's private names, each with its reason there",
-    "envs/vector.py": "the random generator of the scalar environment, which Gymnasium gives no public setter",
-    "lab/measure/sampler.py": "SB3's set-up of a training without a training",
-    "training/environments.py": "SB3's wrapping of an environment",
-    "training/experiment.py": "SB3's count of updates",
-    "tuning/results.py": "Optuna's storage of a study",
-    "tuning/run.py": "Optuna's storage of a study",
-    "tuning/tickets.py": "Optuna's storage of a study",
+    "tuning/_optuna.py": "Optuna's private names, each with its reason there",
 }
 """Files that may read `other._private`, and why. `self._private` and `cls._private` are always allowed."""
 

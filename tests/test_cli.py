@@ -8,7 +8,6 @@ import pickle
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -370,13 +369,3 @@ def test_a_new_plugin_is_refused_before_anything_is_written(arguments: list[str]
     assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "taken"]
-
-
-def test_training_does_not_import_torch_dynamo(tmp_path: Path) -> None:
-    """Its import takes as long as the rest of the start. Every optimizer of torch would import it."""
-    arguments = ["train", "--plugin", "a2c", "-n", "200", "--no-progress", "--eval-freq", "100"]
-    report = "print('torch' in sys.modules, 'torch._dynamo' in sys.modules)"
-    program = f"import atexit, sys; atexit.register(lambda: {report}); from pgzoo.cli import main; main({arguments})"
-    result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines()[-1] == "True False"

@@ -53,7 +53,6 @@ def open_run(arguments: options.RunArguments, *, n_envs: int, render_mode: str |
     check_environment(str(train_args["env"]))
     options.set_threads(arguments.num_threads)
     options.check_device(arguments.device)
-    options.avoid_dynamo_import()
 
     import gymnasium
 

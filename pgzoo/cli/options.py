@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,21 +109,6 @@ def set_threads(number: int | None) -> None:
 
         torch.set_num_threads(number)
         threadpool_limits(number, user_api="blas")
-
-
-def avoid_dynamo_import() -> None:
-    """Let torch's optimizers work without importing `torch._dynamo`, which takes about a second.
-
-    Some methods of `Optimizer` are wrapped to stay out of `torch.compile`, and the wrappers import `torch._dynamo` at
-    the first call. Here the methods replace their wrappers, unless the module is imported already. `Optimizer.step`
-    imports it too, but the numpy backend does not call that wrapper.
-    """
-    import torch
-
-    if "torch._dynamo" not in sys.modules:
-        for name, method in list(vars(torch.optim.Optimizer).items()):
-            if inspect.isfunction(method):
-                setattr(torch.optim.Optimizer, name, inspect.unwrap(method))
 
 
 def check_device(name: str) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from pgzoo.registry.plugins import Registry
     from pgzoo.training.config import ExperimentConfig
-    from pgzoo.training.experiment import Result
+    from pgzoo.training.experiment import Result, TrainConfig
+    from pgzoo.training.run_folder import RunFolder
 
 INTERRUPTED = 130
 """Exit status after Ctrl-C, as shells expect it."""
@@ -125,7 +126,13 @@ def command(ctx: click.Context, /, **params: Any) -> None:
             registry.recipe(arguments.plugin)  # an unknown recipe is refused before an unknown environment
         check_environment(arguments.env)
         config = load_config(registry, arguments.plugin, arguments.env, file=arguments.conf_file, overrides=overrides)
-    result = _train(config, registry, arguments)
+    from pgzoo.training.experiment import train  # imports torch, which refusals do not need
+
+    run = _prepare(config, arguments)
+    with _tracked(arguments, run.args, run.folder.path.name):
+        result = train(
+            config, registry, run.config, run.folder, args=run.args, callback=run.callback, progress=run.progress
+        )
     _show(result)
     if result.interrupted:
         ctx.exit(INTERRUPTED)
@@ -161,14 +168,25 @@ def _trial(
     )
 
 
-def _train(config: ExperimentConfig, registry: Registry, arguments: TrainArguments) -> Result:
+@dataclass(frozen=True)
+class _Run:
+    """A training that can begin: its configuration, its new folder, the arguments to save, and what shows progress."""
+
+    config: TrainConfig
+    folder: RunFolder
+    args: dict[str, Any]
+    callback: BaseCallback
+    progress: AbstractContextManager[Any]
+
+
+def _prepare(config: ExperimentConfig, arguments: TrainArguments) -> _Run:
+    """Check what the command line asks for, make the run folder, and print what is trained."""
     from pgzoo.cli.progress import Progress
-    from pgzoo.training.experiment import TrainConfig, seed_or_random, train
+    from pgzoo.training.experiment import TrainConfig, seed_or_random
     from pgzoo.training.run_folder import new_folder, plain
 
     options.set_threads(arguments.num_threads)
     options.check_device(arguments.device)
-    options.avoid_dynamo_import()
     seed = seed_or_random(arguments.seed)
     arguments = replace(arguments, seed=seed)  # args.yml and Weights & Biases have the seed that was drawn
     if arguments.track:
@@ -189,10 +207,8 @@ def _train(config: ExperimentConfig, registry: Registry, arguments: TrainArgumen
     folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
     click.echo(f"{config.combination.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
     progress = Progress(config.run.n_timesteps, shown=arguments.progress and not arguments.verbose)
-    args = plain(asdict(arguments))
-    with _tracked(arguments, args, folder.path.name):
-        callback = _callbacks(progress.callback, arguments.log_gradient_noise)
-        return train(config, registry, train_config, folder, args=args, callback=callback, progress=progress)
+    callback = _callbacks(progress.callback, arguments.log_gradient_noise)
+    return _Run(train_config, folder, plain(asdict(arguments)), callback, progress)
 
 
 def _callbacks(progress: BaseCallback, gradient_noise: bool) -> BaseCallback:

@@ -113,27 +113,7 @@ def train(
     Raises:
         PgzooError: the policy, the spaces, the number of episodes or the saved model do not fit together.
     """
-    with _discarded_on_failure(folder), ExitStack() as stack:
-        start = read_start(options.trained_agent, options.device) if options.trained_agent else None
-        env = make_env(
-            config,
-            n_envs=config.run.n_envs,
-            seed=options.seed,
-            vec_env=options.vec_env,
-            monitor_dir=folder.path,
-            statistics=start.statistics if start else None,
-        )
-        stack.callback(_close, env)
-        eval_env = _eval_env(config, options.seed, options.n_eval_envs)
-        stack.callback(_close, eval_env)
-        _compare_spaces(env, eval_env, options.vec_env)
-        model = make_model(config, registry, env, options, start)
-        _set_logger(model, folder, options)
-        sources = [part["distribution"] for part in model.parts.values()]
-        write_details(folder, config=resolved_entry(config), args=args or {}, sources=sources)
-        callbacks = _callbacks(config, options, folder, eval_env)
-        resources = stack.pop_all()
-
+    model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
     with resources:
         interrupted = False
         start_time = time.perf_counter()
@@ -151,6 +131,34 @@ def train(
         final = None if interrupted else _final(model, eval_env, options.eval_episodes)
         backend = f"{model.backend} on {model.device}"
         return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, backend)
+
+
+def _set_up(
+    config: ExperimentConfig, registry: Registry, options: TrainConfig, folder: RunFolder, args: Mapping[str, Any]
+) -> tuple[PolicyGradient, VecEnv, list[BaseCallback], ExitStack]:
+    """Return the model, the evaluation environment, the callbacks, and what closes the environments.
+
+    If anything fails, the environments are closed and the folder is removed.
+    """
+    with _discarded_on_failure(folder), ExitStack() as stack:
+        start = read_start(options.trained_agent, options.device) if options.trained_agent else None
+        env = make_env(
+            config,
+            n_envs=config.run.n_envs,
+            seed=options.seed,
+            vec_env=options.vec_env,
+            monitor_dir=folder.path,
+            statistics=start.statistics if start else None,
+        )
+        stack.callback(_close, env)
+        eval_env = _eval_env(config, options.seed, options.n_eval_envs)
+        stack.callback(_close, eval_env)
+        _compare_spaces(env, eval_env, options.vec_env)
+        model = make_model(config, registry, env, options, start)
+        _set_logger(model, folder, options)
+        sources = [part["distribution"] for part in model.parts.values()]
+        write_details(folder, config=resolved_entry(config), args=args, sources=sources)
+        return model, eval_env, _callbacks(config, options, folder, eval_env), stack.pop_all()
 
 
 def _close(env: VecEnv) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
@@ -49,3 +50,11 @@ def images_channels_first(env: VecEnv) -> VecEnv:
     Wrapping with `VecTransposeImage` is public. The rule for which observations need it, including dicts, is not.
     """
     return BaseAlgorithm._wrap_env(env)
+
+
+def prepare_learning(model: OnPolicyAlgorithm) -> None:
+    """Reset the environment and the counters, so that rollouts can be collected without a training.
+
+    SB3 does this at the beginning of `learn`, which always updates the policy as well.
+    """
+    model._setup_learn(1, None)

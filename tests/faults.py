@@ -1,4 +1,4 @@
-"""Plugins with one fault each, as an author might make it."""
+"""Plugins with one fault each, as an author could make it, and the message with which the kit reports it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from pgzoo import (
     Search,
     Spaces,
     State,
-    reverse_scan,
 )
 
 
 @dataclass(frozen=True)
 class OwnMean(Baseline):
-    """The batch's mean, own episode and all."""
+    """The mean of the batch, which includes the episode itself."""
 
     name = "own_mean"
     unbiased = True
@@ -38,7 +37,7 @@ class OwnMean(Baseline):
 
 @dataclass(frozen=True)
 class OffByOne(Estimator):
-    """γ^{k−t+1} in place of γ^{k−t} for every reward but the first."""
+    """γ^{k−t+1} instead of γ^{k−t} for every reward except the first."""
 
     name = "off_by_one"
     needs = frozenset({Need.COMPLETE_EPISODES})
@@ -46,13 +45,13 @@ class OffByOne(Estimator):
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         rewards = rollout.rewards.astype(np.float64)
-        to_go = reverse_scan(rewards, np.where(rollout.last, 0.0, rollout.gamma))
+        to_go = rollout.discounted_sums(rewards)
         return rewards + rollout.gamma * (to_go - rewards)
 
 
 @dataclass(frozen=True)
 class WrongPower(Estimator):
-    """γ^{2t}: the discount of a step is applied twice."""
+    """γ^{2t} instead of γ^t: each step is discounted twice."""
 
     name = "wrong_power"
     needs = frozenset({Need.COMPLETE_EPISODES})
@@ -60,55 +59,58 @@ class WrongPower(Estimator):
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         rewards = rollout.rewards.astype(np.float64)
-        return reverse_scan(rewards, np.where(rollout.last, 0.0, rollout.gamma**2))
+        return rollout.discounted_sums(rewards, rollout.gamma)
 
 
 @dataclass(frozen=True)
 class Leaking(Estimator):
-    """The sum does not stop where an episode does."""
+    """The sum does not stop at the end of an episode."""
 
     name = "leaking"
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        return reverse_scan(rollout.rewards.astype(np.float64), np.full(rollout.shape, rollout.gamma))
+        returns = rollout.rewards.astype(np.float64)
+        for t in reversed(range(len(returns) - 1)):
+            returns[t] += rollout.gamma * returns[t + 1]
+        return returns
 
 
 @dataclass(frozen=True)
 class TerminalValue(Estimator):
-    """V of the next row, also where the episode terminated and the next row is another one's."""
+    """V of the next row, even if the next row belongs to another episode."""
 
     name = "terminal_value"
     needs = frozenset({Need.VALUES})
     bias = "a learned V"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        following = np.roll(rollout.values, -1, axis=0)
-        following[-1] = rollout.next_values[-1]
-        return rollout.rewards.astype(np.float64) + rollout.gamma * following
+        next_values = np.roll(rollout.values, -1, axis=0)
+        next_values[-1] = rollout.next_values[-1]
+        return rollout.rewards.astype(np.float64) + rollout.gamma * next_values
 
 
 @dataclass(frozen=True)
 class TruncationIsTheEnd(Estimator):
-    """No value at a time limit."""
+    """0 instead of V(s') at a time limit."""
 
     name = "truncation_is_the_end"
     needs = frozenset({Need.VALUES})
     bias = "a learned V"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        following = np.where(rollout.truncated, 0.0, rollout.next_values)
-        return rollout.rewards.astype(np.float64) + rollout.gamma * following
+        next_values = np.where(rollout.truncated, 0.0, rollout.next_values)
+        return rollout.rewards.astype(np.float64) + rollout.gamma * next_values
 
 
 @dataclass(frozen=True)
 class NotANumber(Baseline):
-    """The standard deviation of a group of equals."""
+    """Division by the standard deviation of a group, which can be 0."""
 
     name = "not_a_number"
     needs = frozenset({Need.GROUPS})
-    bias = "it contains its own episode"
+    bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         means = rollout.episode_means(returns)
@@ -119,7 +121,7 @@ class NotANumber(Baseline):
 
 @dataclass(frozen=True)
 class SeesTheAction(Baseline):
-    """A baseline a step and action."""
+    """A baseline that depends on the action."""
 
     name = "sees_the_action"
     unbiased = True
@@ -130,7 +132,7 @@ class SeesTheAction(Baseline):
 
 @dataclass(frozen=True)
 class InPlace(Baseline):
-    """It centres the returns it was given."""
+    """It subtracts from the returns in place."""
 
     name = "in_place"
     unbiased = True
@@ -142,7 +144,7 @@ class InPlace(Baseline):
 
 @dataclass(frozen=True)
 class InPlaceBehindTheView(Estimator):
-    """It finds the array behind the read-only view."""
+    """It writes to the array behind the read-only view."""
 
     name = "in_place_behind_the_view"
     needs = frozenset({Need.VALUES})
@@ -156,11 +158,11 @@ class InPlaceBehindTheView(Estimator):
 
 @dataclass(frozen=True)
 class CountsPadding(Baseline):
-    """A mean over all cells."""
+    """A mean over all steps, including padding."""
 
     name = "counts_padding"
     needs = frozenset({Need.COMPLETE_EPISODES})
-    bias = "it contains its own episode"
+    bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         return np.where(rollout.mask, returns, 0).mean(), 1.0
@@ -168,7 +170,7 @@ class CountsPadding(Baseline):
 
 @dataclass(frozen=True)
 class SeesTheFuture(Baseline):
-    """V of the next state, which the action has brought about."""
+    """V of the next state, which depends on the action."""
 
     name = "sees_the_future"
     needs = frozenset({Need.VALUES})
@@ -180,7 +182,7 @@ class SeesTheFuture(Baseline):
 
 @dataclass(frozen=True)
 class SeesTheLength(Baseline):
-    """How long the own episode turned out to be."""
+    """The length of the episode, which is not known at step t."""
 
     name = "sees_the_length"
     needs = frozenset({Need.COMPLETE_EPISODES})
@@ -190,8 +192,8 @@ class SeesTheLength(Baseline):
         return 0.1 * rollout.lengths[rollout.episode].astype(float), 1.0
 
 
-class _Total(torch.nn.Module):
-    """What is learned is a plain attribute, which no state_dict holds."""
+class _PlainAttribute(torch.nn.Module):
+    """A plain attribute, which is not in the state_dict."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -200,13 +202,13 @@ class _Total(torch.nn.Module):
 
 @dataclass(frozen=True)
 class NotSaved(Baseline):
-    """An average that a saved model forgets."""
+    """A moving average that a saved model forgets."""
 
     name = "not_saved"
     unbiased = True
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:
-        return _Total()
+        return _PlainAttribute()
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         return state.total, 1.0
@@ -218,7 +220,7 @@ class NotSaved(Baseline):
 
 @dataclass(frozen=True)
 class LearnsWhileItPredicts(Baseline):
-    """This batch enters before it is predicted."""
+    """It learns from the batch before it predicts."""
 
     name = "learns_while_it_predicts"
     unbiased = True
@@ -238,7 +240,7 @@ MEMORY: dict[str, float] = {"total": 0.0}
 
 @dataclass(frozen=True)
 class Global(Baseline):
-    """It learns into the module's own dictionary."""
+    """It learns in a global dictionary."""
 
     name = "global"
     unbiased = True
@@ -252,18 +254,69 @@ class Global(Baseline):
 
 
 @dataclass(frozen=True)
-class UndeclaredCritic(Estimator):
-    """It reads V and does not say so."""
+class UndeclaredNextValues(Estimator):
+    """It reads V(s') without declaring Need.VALUES."""
 
-    name = "undeclared_critic"
+    name = "undeclared_next_values"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         return rollout.rewards.astype(np.float64) + rollout.gamma * rollout.next_values
 
 
 @dataclass(frozen=True)
+class UndeclaredValues(Baseline):
+    """It reads V without declaring Need.VALUES."""
+
+    name = "undeclared_values"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return rollout.values, 1.0
+
+
+@dataclass(frozen=True)
+class UndeclaredNextObservations(Baseline):
+    """It learns from successors without declaring Need.NEXT_OBSERVATIONS."""
+
+    name = "undeclared_next_observations"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return 0.0, 1.0
+
+    def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
+        return {"mean_successor": float(np.mean(rollout.next_observations))}
+
+
+@dataclass(frozen=True)
+class UndeclaredRatios(Estimator):
+    """It weights advantages by ratios without declaring Need.RATIOS."""
+
+    name = "undeclared_ratios"
+    needs = frozenset({Need.COMPLETE_EPISODES})
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, state: State = None) -> Array:
+        return rollout.discounted_sums(rollout.rewards.astype(np.float64))
+
+    def importance_weights(self, rollout: Rollout) -> Array:
+        return np.minimum(rollout.ratios, 1.0)
+
+
+@dataclass(frozen=True)
+class UndeclaredScores(Baseline):
+    """It weights returns by squared score norms without declaring Need.SCORES."""
+
+    name = "undeclared_scores"
+    bias = "it includes the episode itself"
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return rollout.mean(rollout.score_sq_norms * returns) / rollout.mean(rollout.score_sq_norms), 1.0
+
+
+@dataclass(frozen=True)
 class LowPrecision(Estimator):
-    """float32."""
+    """R̂ in float32."""
 
     name = "low_precision"
     needs = frozenset({Need.VALUES})
@@ -275,10 +328,10 @@ class LowPrecision(Estimator):
 
 @dataclass(frozen=True)
 class WrongShape(Baseline):
-    """One number a step, for all environments: (T,)."""
+    """One number per time step, (T,)."""
 
     name = "wrong_shape"
-    bias = "it contains its own episode"
+    bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         return returns.mean(axis=1), 1.0
@@ -286,7 +339,7 @@ class WrongShape(Baseline):
 
 @dataclass(frozen=True)
 class BadSearch(Baseline):
-    """The tuner may draw what its own range refuses."""
+    """Its Search contains values that its Range refuses."""
 
     name = "bad_search"
     unbiased = True
@@ -298,7 +351,7 @@ class BadSearch(Baseline):
 
 @dataclass(frozen=True)
 class DiscountsTheBootstrapTwice(Estimator):
-    """γ² V(s') in place of γ V(s')."""
+    """γ² V(s') instead of γ V(s')."""
 
     name = "discounts_the_bootstrap_twice"
     needs = frozenset({Need.VALUES})
@@ -310,7 +363,7 @@ class DiscountsTheBootstrapTwice(Estimator):
 
 @dataclass(frozen=True, kw_only=True)
 class Ascends(Objective):
-    """The sign of the loss is wrong."""
+    """A loss with the wrong sign."""
 
     name = "ascends"
 
@@ -320,7 +373,7 @@ class Ascends(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class PerStep(Objective):
-    """A loss a step."""
+    """One loss per step."""
 
     name = "per_step"
 
@@ -330,7 +383,7 @@ class PerStep(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class NoRatio(Objective):
-    """Several epochs without a ratio."""
+    """Several epochs without a probability ratio."""
 
     name = "no_ratio"
     multi_epoch = True
@@ -341,7 +394,7 @@ class NoRatio(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class IgnoresWeights(Objective):
-    """A mean over steps, whatever `aggregate` says."""
+    """The mean over steps, whatever `aggregate` says."""
 
     name = "ignores_weights"
 
@@ -351,7 +404,7 @@ class IgnoresWeights(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class Sums(Objective):
-    """A sum where `step_mean` asks for a mean."""
+    """A sum instead of the mean for `step_mean`."""
 
     name = "sums"
 
@@ -367,7 +420,7 @@ class ForgetsItsScale(Objective):
     name = "forgets_its_scale"
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:
-        state = _Total()
+        state = _PlainAttribute()
         state.total = 1.0
         return state
 
@@ -381,7 +434,7 @@ class ForgetsItsScale(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchesTooFar(Objective):
-    """At the end of its Search the loss is infinite."""
+    """An infinite loss at the end of its Search."""
 
     name = "searches_too_far"
     width: Annotated[float, Range(0), Search(0.0, 0.5)] = 0.2
@@ -392,33 +445,33 @@ class SearchesTooFar(Objective):
 
 @dataclass(frozen=True)
 class ForgetsTheRest(Estimator):
-    """It sums rewards to the end of a fragment as if the episode ended there."""
+    """It sums rewards up to the cut of a fragment as if the episode ended there."""
 
     name = "forgets_the_rest"
     unbiased = True
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        return reverse_scan(rollout.rewards.astype(np.float64), np.where(rollout.last, 0.0, rollout.gamma))
+        return rollout.discounted_sums(rollout.rewards.astype(np.float64))
 
 
 @dataclass(frozen=True)
 class NoValueAtTheLimit(Estimator):
-    """TD over whole episodes, with 0 after a time limit."""
+    """TD over whole episodes, with 0 instead of V(s') at a time limit."""
 
     name = "no_value_at_the_limit"
     needs = frozenset({Need.VALUES, Need.COMPLETE_EPISODES})
     bias = "a learned V"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        following = np.where(rollout.last, 0.0, rollout.next_values)
-        return rollout.rewards.astype(np.float64) + rollout.gamma * following
+        next_values = np.where(rollout.last, 0.0, rollout.next_values)
+        return rollout.rewards.astype(np.float64) + rollout.gamma * next_values
 
 
 @dataclass(frozen=True)
-class WritesWhatIsKept(Baseline):
-    """It changes what the rollout worked out, which the next one reads."""
+class WritesToTheCache(Baseline):
+    """It changes an array that the rollout has computed and cached."""
 
-    name = "writes_what_is_kept"
+    name = "writes_to_the_cache"
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
 
@@ -430,19 +483,20 @@ class WritesWhatIsKept(Baseline):
 
 @dataclass(frozen=True)
 class FixedDiscount(Estimator):
-    """γ = 0.9, whatever the algorithm's is."""
+    """γ = 0.9, whatever γ the algorithm uses."""
 
     name = "fixed_discount"
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        return reverse_scan(rollout.rewards.astype(np.float64), np.where(rollout.last, 0.0, 0.9))
+        fixed = rollout.replace(gamma=0.9)
+        return fixed.discounted_sums(fixed.rewards.astype(np.float64))
 
 
 @dataclass(frozen=True)
 class Exits(Baseline):
-    """It ends the program."""
+    """It exits the program."""
 
     name = "exits"
     unbiased = True
@@ -451,45 +505,46 @@ class Exits(Baseline):
         raise SystemExit(0)
 
 
+# The plugin, the check that fails, and a part of its message.
 FAULTS: list[tuple[Any, str, str]] = [
-    (OwnMean, "causality", "declared unbiased, but b_t or c_t changes with the own episode's return"),
-    (
-        OwnMean,
-        "unbiased",
-        "declared unbiased, but on lengths the mean gradient of full_return + own_mean in groups is off by",
-    ),
-    (OffByOne, "unbiased", "mean gradient of off_by_one + none is off by"),
-    (WrongPower, "unbiased", "mean gradient of wrong_power + none is off by"),
-    (Leaking, "boundaries", "the rewards of another episode: it leaks over a boundary"),
-    (TerminalValue, "boundaries", "V of another episode: where an episode ends it must use next_values"),
-    (TruncationIsTheEnd, "truncation", "it takes truncation for termination"),
-    (NotANumber, "finite", "where all rewards are 0: baseline 'not_a_number'"),
-    (SeesTheAction, "causality", "changes with the action a_t"),
-    (SeesTheAction, "unbiased", "is off by"),
-    (InPlace, "no mutation", "it changes its input in place"),
-    (InPlaceBehindTheView, "no mutation", "it changes its input in place"),
-    (CountsPadding, "padding", "it counts steps where mask is False"),
-    (SeesTheFuture, "causality", "the own episode's later states or actions"),
-    (SeesTheFuture, "unbiased", "is off by"),
-    (SeesTheLength, "causality", "the own episode's length or return"),
-    (NotSaved, "state", "must be in parameters or buffers"),
-    (LearnsWhileItPredicts, "determinism", "belongs into update()"),
-    (Global, "state", "it learns without a state"),
-    (UndeclaredCritic, "declared needs", "must declare Need.VALUES"),
+    (OwnMean, "causality", "declares unbiased = True, but b_t or c_t depends on the return of its own episode"),
+    (OwnMean, "unbiased", "on lengths the mean gradient of full_return + own_mean in groups differs from ∇J by"),
+    (OffByOne, "unbiased", "mean gradient of off_by_one + none differs from ∇J by"),
+    (WrongPower, "unbiased", "mean gradient of wrong_power + none differs from ∇J by"),
+    (Leaking, "boundaries", "the rewards of the next episode in the same environment: stop the sum at rollout.last"),
+    (TerminalValue, "boundaries", "V of the next episode in the same environment: at the end of an episode use"),
+    (TruncationIsTheEnd, "truncation", "it treats truncation as termination"),
+    (NotANumber, "finite", "if all rewards are 0: baseline 'not_a_number'"),
+    (SeesTheAction, "causality", "depends on the action a_t"),
+    (SeesTheAction, "unbiased", "differs from ∇J by"),
+    (InPlace, "no mutation", "it changes its input in place: work on a copy"),
+    (InPlaceBehindTheView, "no mutation", "it changes its input in place: work on a copy"),
+    (CountsPadding, "padding", "leave out steps where rollout.mask is False"),
+    (SeesTheFuture, "causality", "later states or actions of its own episode"),
+    (SeesTheFuture, "unbiased", "differs from ∇J by"),
+    (SeesTheLength, "causality", "the length or return of its own episode"),
+    (NotSaved, "state", "after saving and loading, the output differs: keep what is learned in parameters or buffers"),
+    (LearnsWhileItPredicts, "determinism", "learn in update()"),
+    (Global, "state", "it learns, but has no state"),
+    (UndeclaredNextValues, "declared needs", "rollout.next_values is absent: a part that reads it must declare"),
+    (UndeclaredValues, "declared needs", "must declare Need.VALUES"),
+    (UndeclaredNextObservations, "declared needs", "must declare Need.NEXT_OBSERVATIONS"),
+    (UndeclaredRatios, "declared needs", "must declare Need.RATIOS"),
+    (UndeclaredScores, "declared needs", "must declare Need.SCORES"),
     (LowPrecision, "shapes", "R̂ is float32; it must be float64"),
     (WrongShape, "shapes", "b has shape (12,); it must be a number or (12, 6)"),
-    (BadSearch, "search space", "draws 2.0, which is refused"),
-    (DiscountsTheBootstrapTwice, "agrees with V", "a power of γ or an index is off"),
-    (FixedDiscount, "discount", "it does not follow rollout.gamma"),
+    (BadSearch, "search space", "the Search of level contains 2.0, which is refused"),
+    (DiscountsTheBootstrapTwice, "agrees with V", "check the powers of γ and the time indices"),
+    (FixedDiscount, "discount", "discount by rollout.gamma"),
     (Exits, "shapes", "SystemExit"),
     (ForgetsTheRest, "truncation", "declare Need.COMPLETE_EPISODES, or bootstrap"),
-    (NoValueAtTheLimit, "truncation", "it takes truncation for termination"),
-    (WritesWhatIsKept, "no mutation", "it changes its input in place"),
-    (Ascends, "direction", "better actions are made less probable than worse ones"),
-    (PerStep, "scalar loss", "it must be one number"),
-    (NoRatio, "ratio", "it has no ratio"),
-    (IgnoresWeights, "aggregate", "with episode_sum, twice the weights do not give twice the gradient"),
-    (Sums, "aggregate", "with step_mean, a batch twice over has another loss"),
-    (ForgetsItsScale, "state", "must be in parameters or buffers"),
-    (SearchesTooFar, "search space", "with width = 0.0 the loss is no finite number"),
+    (NoValueAtTheLimit, "truncation", "it treats truncation as termination"),
+    (WritesToTheCache, "no mutation", "it changes its input in place: work on a copy"),
+    (Ascends, "direction", "minimising the loss makes better actions less probable"),
+    (PerStep, "scalar loss", "it must be one number: use batch.aggregate"),
+    (NoRatio, "ratio", "its gradient does not depend on batch.old_log_probs"),
+    (IgnoresWeights, "aggregate", "with episode_sum, doubling batch.weights does not double the gradient"),
+    (Sums, "aggregate", "with step_mean, repeating the batch changes the loss"),
+    (ForgetsItsScale, "state", "keep what is learned in parameters or buffers"),
+    (SearchesTooFar, "search space", "with width = 0.0 the loss is"),
 ]

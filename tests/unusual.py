@@ -1,4 +1,4 @@
-"""Plugins that are unusual and sound: what the conformance kit says of them is no fault."""
+"""Plugins that are unusual but correct: the conformance kit must not report a fault."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from pgzoo import (
     Rollout,
     Spaces,
     State,
-    reverse_scan,
 )
 
 
 @dataclass(frozen=True)
 class ScaledByTheBatch(Estimator):
-    """Reward-to-go over the standard deviation of the batch's rewards."""
+    """Reward-to-go divided by the standard deviation of the batch's rewards."""
 
     name = "scaled_by_the_batch"
     needs = frozenset({Need.COMPLETE_EPISODES})
@@ -35,17 +34,16 @@ class ScaledByTheBatch(Estimator):
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         scale = rollout.rewards[rollout.mask].std() + 1e-3
-        decay = np.where(rollout.last, 0.0, rollout.gamma)
-        return reverse_scan(rollout.rewards.astype(np.float64), decay) / scale
+        return rollout.discounted_sums(rollout.rewards.astype(np.float64)) / scale
 
 
 @dataclass(frozen=True)
 class Soft(Estimator):
-    """One step of the soft return: −0.1 log π(a_t|s_t) is a reward too."""
+    """TD with the entropy bonus −0.1 log π(a_t|s_t) as part of the reward."""
 
     name = "soft"
     needs = frozenset({Need.VALUES})
-    bias = "another objective, that of maximum entropy"
+    bias = "it optimises the maximum-entropy objective"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         rewards = rollout.rewards.astype(np.float64) - 0.1 * rollout.log_probs
@@ -53,24 +51,24 @@ class Soft(Estimator):
 
 
 @dataclass(frozen=True)
-class OfGroups(Estimator):
-    """The full return less the mean of the group's others, in the estimator."""
+class CentredInGroups(Estimator):
+    """The full return minus the mean of the other episodes in the group, computed by the estimator."""
 
-    name = "of_groups"
+    name = "centred_in_groups"
     needs = frozenset({Need.GROUPS})
     unbiased = True
     discounted_from = "start"
     per_episode = True
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        whole = rollout.episode_sums(rollout.rewards * rollout.gamma**rollout.step)
-        others = np.maximum(rollout.group_sums(np.ones_like(whole)) - 1, 1)
-        centred = whole - (rollout.group_sums(whole) - whole) / others
+        returns = rollout.episode_sums(rollout.rewards * rollout.gamma**rollout.step)
+        n_others = np.maximum(rollout.group_sums(np.ones_like(returns)) - 1, 1)
+        centred = returns - (rollout.group_sums(returns) - returns) / n_others
         return np.where(rollout.mask, centred[rollout.episode], 0.0)
 
 
-class _OfActions(Baseline):
-    """b = 0 for one kind of action space; it refuses the other."""
+class _OneKindOfActions(Baseline):
+    """b = 0. It refuses every other kind of action space."""
 
     unbiased = True
     takes: type[spaces.Space[Any]]
@@ -85,26 +83,26 @@ class _OfActions(Baseline):
 
 
 @dataclass(frozen=True)
-class DiscreteOnly(_OfActions):
-    """As its name says."""
+class DiscreteOnly(_OneKindOfActions):
+    """It supports discrete actions only."""
 
     name = "discrete_only"
     takes = spaces.Discrete
 
 
 @dataclass(frozen=True)
-class ContinuousOnly(_OfActions):
-    """As its name says."""
+class ContinuousOnly(_OneKindOfActions):
+    """It supports continuous actions only."""
 
     name = "continuous_only"
     takes = spaces.Box
 
 
 @dataclass(frozen=True)
-class NeedsAPartner(Baseline):
-    """A switch that asks for a second field."""
+class NeedsTwoFields(Baseline):
+    """A choice that requires a second field."""
 
-    name = "needs_a_partner"
+    name = "needs_two_fields"
     unbiased = True
     form: Literal["constant", "scaled"] = "constant"
     factor: float | None = None
@@ -119,7 +117,7 @@ class NeedsAPartner(Baseline):
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageWeighted(Objective):
-    """loss = −mean exp(Ψ/5) log π (Peng et al. 2019, "Advantage-Weighted Regression"): no action is pushed down."""
+    """loss = −mean exp(Ψ/5) log π (Peng et al. 2019): no action becomes less probable."""
 
     name = "advantage_weighted"
 
@@ -129,7 +127,7 @@ class AdvantageWeighted(Objective):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizesItself(Objective):
-    """The policy gradient with Ψ over its sample standard deviation."""
+    """The policy gradient with Ψ divided by its standard deviation."""
 
     name = "normalizes_itself"
 
@@ -137,16 +135,16 @@ class NormalizesItself(Objective):
         return -batch.aggregate(batch.advantages / (batch.advantages.std() + 1e-8) * batch.log_probs), {}
 
 
-# class, what the kit says: check, status, part of the message
+# The plugin, a check, its status, and a part of its message.
 UNUSUAL: list[tuple[Any, str, str, str]] = [
-    (ScaledByTheBatch, "boundaries", "note", "it is made of the batch's statistics"),
-    (Soft, "agrees with V", "note", "that may be meant"),
-    (OfGroups, "boundaries", "note", "it is made of the batch's statistics"),
-    (OfGroups, "unbiased", "note", "2 measurements"),
-    (DiscreteOnly, "shapes", "note", "it takes no continuous actions"),
-    (ContinuousOnly, "shapes", "note", "it takes no discrete actions"),
-    (ContinuousOnly, "unbiased", "skipped", "the tabular MDPs have discrete actions"),
-    (NeedsAPartner, "unbiased", "note", "4 measurements"),
+    (ScaledByTheBatch, "boundaries", "note", "it uses batch statistics"),
+    (Soft, "agrees with V", "note", "this may be intended"),
+    (CentredInGroups, "boundaries", "note", "it uses batch statistics"),
+    (CentredInGroups, "unbiased", "note", "2 measurements"),
+    (DiscreteOnly, "shapes", "note", "it does not support continuous actions"),
+    (ContinuousOnly, "shapes", "note", "it does not support discrete actions"),
+    (ContinuousOnly, "unbiased", "skipped", "the lab's MDPs have discrete actions"),
+    (NeedsTwoFields, "unbiased", "note", "4 measurements"),
     (AdvantageWeighted, "direction", "ok", ""),
     (NormalizesItself, "aggregate", "ok", ""),
 ]

@@ -1,1 +1,1 @@
-"""The gradient lab: exact gradients, measured bias and variance, and a conformance check for plugins."""
+"""The gradient lab: exact gradients, measured bias and variance, and a conformance kit for plugins."""

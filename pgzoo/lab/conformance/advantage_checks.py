@@ -1,4 +1,4 @@
-"""What only an estimator, or only a baseline, must and must not do."""
+"""Checks that apply only to estimators, or only to baselines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
-from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout
+from pgzoo.lab.conformance.synthetic_rollout import N_ACTIONS, SyntheticRollout
 
 Checks: TypeAlias = Mapping[str, Callable[[Probe], None]]
 
@@ -17,187 +17,189 @@ Checks: TypeAlias = Mapping[str, Callable[[Probe], None]]
 
 
 def boundaries(probe: Probe) -> None:
-    """R̂ of an episode does not see rewards and V of the next one in its environment, nor V after a termination."""
+    """R̂ of an episode depends neither on the next episode in the same environment nor on V after a termination."""
     batch_statistics = ""
     for seed in SEEDS:
-        given = probe.synthetic_rollout(seed)
-        a, mask, episode = given.arrays, given.arrays["mask"], given.episode()
-        base = probe(given)
+        synthetic = probe.synthetic_rollout(seed)
+        a, mask, episode = synthetic.arrays, synthetic.arrays["mask"], synthetic.episode()
+        base = probe(synthetic)
         sources: dict[str, tuple[str, ...]] = {"rewards": ("rewards",)}
         if Need.VALUES in probe.part.needs:
             sources["V"] = ("values", "next_values")
-        for own in range(episode.max() + 1):
-            mine = episode == own
-            other, elsewhere = mask & ~mine, mask & ~mine.any(axis=0)
-            for words, names in sources.items():
-                if not differs(base, probe(given, **_raised(given, names, other)), mine):
+        for index in range(episode.max() + 1):
+            inside = episode == index
+            outside, other_envs = mask & ~inside, mask & ~inside.any(axis=0)
+            for source, names in sources.items():
+                if not differs(base, probe(synthetic, **_raised(synthetic, names, outside)), inside):
                     continue
-                if not differs(base, probe(given, **_raised(given, names, elsewhere)), mine):
-                    raise Fault(_LEAKS[words])
-                batch_statistics = words
+                if not differs(base, probe(synthetic, **_raised(synthetic, names, other_envs)), inside):
+                    raise Fault(_LEAKS[source])
+                batch_statistics = source
         after = a["next_observations"] + 3.0 * a["terminated"][..., None]
-        if differs(base, probe(given, next_observations=after), mask):
-            raise Fault("R̂ changes with the observation after a termination, whose value is 0")
+        if differs(base, probe(synthetic, next_observations=after), mask):
+            raise Fault("R̂ depends on the observation after a termination: the value there is 0")
     if batch_statistics:
-        raise Note(f"R̂ changes with {batch_statistics} of all other episodes: it is made of the batch's statistics")
+        raise Note(f"R̂ of an episode depends on the {batch_statistics} of all other episodes: it uses batch statistics")
 
 
 _LEAKS = {
-    "rewards": "R̂ changes with the rewards of another episode: it leaks over a boundary",
-    "V": "R̂ changes with V of another episode: where an episode ends it must use next_values, which are 0 after a "
-    "termination",
+    "rewards": "R̂ depends on the rewards of the next episode in the same environment: stop the sum at rollout.last",
+    "V": "R̂ depends on V of the next episode in the same environment: at the end of an episode use "
+    "rollout.next_values, which are 0 after a termination",
 }
 
 
-def _raised(given: SyntheticRollout, names: tuple[str, ...], where: Array) -> dict[str, Array]:
-    return {name: given.arrays[name] + 3.0 * where for name in names}
+def _raised(synthetic: SyntheticRollout, names: tuple[str, ...], where: Array) -> dict[str, Array]:
+    return {name: synthetic.arrays[name] + 3.0 * where for name in names}
 
 
 def truncation(probe: Probe) -> None:
-    """Where it stops summing rewards it adds V, at a time limit as at a cut, unless the episode terminated."""
+    """Where the sum of rewards stops, R̂ adds V, at a time limit as at a cut, unless the episode terminated."""
     for seed in SEEDS:
-        given = probe.synthetic_rollout(seed)
-        a, base = given.arrays, probe(given)
-        limit, last = a["truncated"], given.last()
+        synthetic = probe.synthetic_rollout(seed)
+        a, base = synthetic.arrays, probe(synthetic)
+        limit, last = a["truncated"], synthetic.last()
         cut = last & ~a["terminated"] & ~limit
-        if probe.whole:
-            inside, missing = a["mask"] & ~last, "within an episode"
+        if probe.whole_episodes:
+            inside, place = a["mask"] & ~last, "within an episode"
         else:
-            inside, missing = cut, "where a fragment is cut"
-        moved = np.zeros_like(base)
+            inside, place = cut, "where a fragment is cut"
+        change = np.zeros_like(base)
         if Need.VALUES in probe.part.needs:
-            moved = probe(given, next_values=a["next_values"] + 1.0) - base
-        if np.allclose(moved[inside], 0, atol=TOLERANCE):
-            if cut.any() and _looks_ahead(probe, given, base, cut):
+            change = probe(synthetic, next_values=a["next_values"] + 1.0) - base
+        if np.allclose(change[inside], 0, atol=TOLERANCE):
+            if cut.any() and _looks_ahead(probe, synthetic, base, cut):
                 raise Fault(
-                    "it sums rewards to where a fragment is cut and adds no V(s_t+1) there: declare "
-                    "Need.COMPLETE_EPISODES, or bootstrap from next_values"
+                    "it sums rewards up to the cut of a fragment but does not add V(s_t+1) there: declare "
+                    "Need.COMPLETE_EPISODES, or bootstrap from rollout.next_values"
                 )
             raise NotApplicable("it does not bootstrap")
-        expected = moved[limit] != 0 if probe.whole else np.isclose(moved[limit], moved[cut].mean(), atol=1e-4)
+        expected = (
+            change[limit] != 0 if probe.whole_episodes else np.isclose(change[limit], change[cut].mean(), atol=1e-4)
+        )
         if not expected.all():
             raise Fault(
-                f"at a time limit R̂ moves by {moved[limit].mean():.3g} where V(s_t+1) moves by 1, {missing} by "
-                f"{moved[inside].mean():.3g}: it takes truncation for termination"
+                f"if V(s_t+1) changes by 1, R̂ changes by {change[limit].mean():.3g} at a time limit, but by "
+                f"{change[inside].mean():.3g} {place}: it treats truncation as termination"
             )
 
 
-def _looks_ahead(probe: Probe, given: SyntheticRollout, base: Array, ends: Array) -> bool:
-    """Whether R̂ of a step before an end follows the reward at the end."""
-    episode = given.episode()
+def _looks_ahead(probe: Probe, synthetic: SyntheticRollout, base: Array, ends: Array) -> bool:
+    """Whether R̂ of earlier steps depends on the rewards at the ends of their episodes."""
+    episode = synthetic.episode()
     before = np.isin(episode, episode[ends]) & ~ends
-    return differs(base, probe(given, **_raised(given, ("rewards",), ends)), before)
+    return differs(base, probe(synthetic, **_raised(synthetic, ("rewards",), ends)), before)
 
 
 def consistency(probe: Probe) -> None:
-    """Where V and the rewards agree, r_t = V(s_t) − γ V(s_{t+1}), an estimator that trusts V returns V."""
+    """If V and the rewards agree, r_t = V(s_t) − γ V(s_{t+1}), an estimator that uses V returns V."""
     if Need.VALUES not in probe.part.needs:
-        raise NotApplicable("it reads no critic")
+        raise NotApplicable("it does not use V")
     if probe.part_states["estimator"] is not None:
-        raise NotApplicable("it has learned a critic of its own")
+        raise NotApplicable("it learns a critic of its own")
     worst, linear = 0.0, True
     for seed in SEEDS:
-        given = probe.synthetic_rollout(seed)
-        a = given.arrays
-        following = np.where(a["terminated"], 0.0, a["next_values"])
-        found = probe(given, rewards=a["values"] - given.gamma * following)
-        worst = max(worst, float(np.abs(found - a["values"])[a["mask"]].max()))
-        twice = {name: 2 * a[name] for name in ("rewards", "values", "next_values")}
-        linear = linear and not differs(2 * probe(given), probe(given, **twice), a["mask"])
+        synthetic = probe.synthetic_rollout(seed)
+        a = synthetic.arrays
+        next_values = np.where(a["terminated"], 0.0, a["next_values"])
+        returns = probe(synthetic, rewards=a["values"] - synthetic.gamma * next_values)
+        worst = max(worst, float(np.abs(returns - a["values"])[a["mask"]].max()))
+        doubled = {name: 2 * a[name] for name in ("rewards", "values", "next_values")}
+        linear = linear and not differs(2 * probe(synthetic), probe(synthetic, **doubled), a["mask"])
     if worst <= 1e-4:
         return
-    words = f"with rewards that agree with V, r_t = V(s_t) − γ V(s_t+1), R̂ is off V by up to {worst:.2g}"
+    text = f"with rewards that agree with V, r_t = V(s_t) − γ V(s_t+1), R̂ differs from V by up to {worst:.2g}"
     if linear:
-        raise Fault(f"{words}: a power of γ or an index is off")
-    raise Note(f"{words}; twice the rewards and V are not twice R̂, so that may be meant")
+        raise Fault(f"{text}: check the powers of γ and the time indices")
+    raise Note(f"{text}; R̂ is not linear in the rewards and V, so this may be intended")
+
+
+def discount(probe: Probe) -> None:
+    """If R̂ contains later rewards, it depends on γ."""
+    for seed in SEEDS:
+        synthetic = probe.synthetic_rollout(seed)
+        mask, base = synthetic.arrays["mask"], probe(synthetic)
+        discounted_more = probe(SyntheticRollout(synthetic.arrays, gamma=0.5))
+        if differs(base, discounted_more, mask) or not _looks_ahead(probe, synthetic, base, synthetic.last()):
+            return
+    message = "R̂ sums later rewards but is the same for γ = 0.9 and γ = 0.5: discount by rollout.gamma"
+    if probe.part.unbiased:
+        raise Fault(message)
+    raise Note(message)
 
 
 # ---------------------------------------------------------------- baselines
 
 
 def causality(probe: Probe) -> None:
-    """b_t and c_t of an unbiased baseline see of the own episode only what came before the action a_t."""
-    seen = _first_sight(probe)
-    if seen and probe.part.unbiased:
-        raise Fault(f"it is declared unbiased, but b_t or c_t changes with {seen}")
-    if seen:
-        raise Note(f"b_t or c_t changes with {seen}, so it is biased, as declared")
+    """b_t and c_t of an unbiased baseline depend, within their own episode, only on what precedes the action a_t."""
+    cause = _first_dependence(probe)
+    if cause and probe.part.unbiased:
+        raise Fault(f"it declares unbiased = True, but b_t or c_t depends on {cause}")
+    if cause:
+        raise Note(f"b_t or c_t depends on {cause}, so it is biased, as declared")
 
 
-def _first_sight(probe: Probe) -> str:
-    """Return what of the own episode's present or future b_t or c_t depends on; empty if nothing."""
+def _first_dependence(probe: Probe) -> str:
+    """Return what b_t or c_t depends on in the present or future of its episode; empty if there is nothing."""
     for seed in SEEDS:
-        given = probe.synthetic_rollout(seed)
+        synthetic = probe.synthetic_rollout(seed)
         for per_episode in (False, True):
-            for words, sees in _sights(probe, given, per_episode):
-                if sees:
-                    return words
+            for cause, depends in _dependences(probe, synthetic, per_episode):
+                if depends:
+                    return cause
     return ""
 
 
-def _sights(probe: Probe, given: SyntheticRollout, per_episode: bool) -> Iterator[tuple[str, bool]]:
-    """Yield what is changed at and after one step of one episode, and whether b or c there follows."""
-    a, mask, episode = given.arrays, given.arrays["mask"], given.episode()
-    returns = given.returns(per_episode=per_episode)
-    base = probe(given, returns)
+def _dependences(probe: Probe, synthetic: SyntheticRollout, per_episode: bool) -> Iterator[tuple[str, bool]]:
+    """Yield what is changed at and after one step of one episode, and whether b or c of that step changes."""
+    a, mask, episode = synthetic.arrays, synthetic.arrays["mask"], synthetic.episode()
+    returns = synthetic.returns(per_episode=per_episode)
+    base = probe(synthetic, returns)
     rng = np.random.default_rng(0)
     for t, n in rng.permutation(np.argwhere(mask))[:8]:
         here = np.zeros_like(mask)
         here[t, n] = True
-        own = (episode == episode[t, n]) & (np.arange(len(mask)) >= t)[:, None]
-        later = own & ~here
-        action = {
-            "actions": np.where(here[..., None], _other_action(a["actions"], probe.continuous), a["actions"]),
-            "log_probs": a["log_probs"] - 1.0 * here,
-            "scores": a["scores"] + 1.0 * here,
-        }
-        yield "the action a_t", differs(base, probe(given, returns, **action), here)
-        rewards = a["rewards"] + 3.0 * own
-        changed = given.returns(per_episode=per_episode, rewards=rewards)
-        yield "the own episode's return", differs(base, probe(given, changed, rewards=rewards), here)
+        from_here = (episode == episode[t, n]) & (np.arange(len(mask)) >= t)[:, None]
+        action = _other_actions(probe, a, here)
+        yield "the action a_t", differs(base, probe(synthetic, returns, **action), here)
+        rewards = a["rewards"] + 3.0 * from_here
+        new_returns = synthetic.returns(per_episode=per_episode, rewards=rewards)
+        yield "the return of its own episode", differs(base, probe(synthetic, new_returns, rewards=rewards), here)
+        later = from_here & ~here
         future = {
+            **_other_actions(probe, a, later),
             "observations": np.where(later[..., None], a["observations"][::-1], a["observations"]),
             "values": a["values"] + 3.0 * later,
-            "next_values": a["next_values"] + 3.0 * own,
-            "next_observations": np.where(own[..., None], a["next_observations"][::-1], a["next_observations"]),
-            "actions": np.where(later[..., None], _other_action(a["actions"], probe.continuous), a["actions"]),
-            "log_probs": a["log_probs"] - 1.0 * later,
-            "scores": a["scores"] + 1.0 * later,
+            "next_values": a["next_values"] + 3.0 * from_here,
+            "next_observations": np.where(from_here[..., None], a["next_observations"][::-1], a["next_observations"]),
         }
-        yield "the own episode's later states or actions", differs(base, probe(given, returns, **future), here)
-        if (shorter := _shorter(given, int(t), int(n))) is not None:
-            returns_shorter = shorter.returns(per_episode=per_episode)
-            yield "the own episode's length or return", differs(base, probe(shorter, returns_shorter), here)
+        yield "later states or actions of its own episode", differs(base, probe(synthetic, returns, **future), here)
+        if (shorter := _shortened(synthetic, int(t), int(n))) is not None:
+            new_returns = shorter.returns(per_episode=per_episode)
+            yield "the length or return of its own episode", differs(base, probe(shorter, new_returns), here)
 
 
-def _other_action(actions: Array, continuous: bool) -> Array:
-    return actions + 1.0 if continuous else (actions + 1) % 3
+def _other_actions(probe: Probe, a: Mapping[str, Array], where: Array) -> dict[str, Array]:
+    """Return arrays with other actions at the steps `where`, and with other probabilities and scores of them."""
+    actions = a["actions"] + 1.0 if probe.continuous else (a["actions"] + 1) % N_ACTIONS
+    return {
+        "actions": np.where(where[..., None], actions, a["actions"]),
+        "log_probs": a["log_probs"] - 1.0 * where,
+        "score_sq_norms": a["score_sq_norms"] + 1.0 * where,
+    }
 
 
-def _shorter(given: SyntheticRollout, t: int, n: int) -> SyntheticRollout | None:
-    """Return it with the episode of step t ended there, where that is its column's last one and longer."""
-    mask = given.arrays["mask"]
+def _shortened(synthetic: SyntheticRollout, t: int, n: int) -> SyntheticRollout | None:
+    """Return the rollout with the episode of step t ended there; None unless it continues and is its column's last."""
+    mask = synthetic.arrays["mask"]
     later = np.zeros_like(mask)
     later[t + 1 :, n] = mask[t + 1 :, n]
-    if not later.any() or given.episode()[t, n] != given.episode()[later].max():
+    if not later.any() or synthetic.episode()[t, n] != synthetic.episode()[later].max():
         return None
-    terminated = given.arrays["terminated"].copy()
+    terminated = synthetic.arrays["terminated"].copy()
     terminated[t, n] = True
-    return SyntheticRollout({**given.arrays, "mask": mask & ~later, "terminated": terminated})
-
-
-def discount(probe: Probe) -> None:
-    """Where it looks at later rewards, R̂ follows γ."""
-    for seed in SEEDS:
-        given = probe.synthetic_rollout(seed)
-        mask, base = given.arrays["mask"], probe(given)
-        less = probe(SyntheticRollout(given.arrays, gamma=0.5))
-        if differs(base, less, mask) or not _looks_ahead(probe, given, base, given.last()):
-            return
-    message = "R̂ sums later rewards and is the same for γ = 0.9 and γ = 0.5: it does not follow rollout.gamma"
-    if probe.part.unbiased:
-        raise Fault(message)
-    raise Note(message)
+    return SyntheticRollout({**synthetic.arrays, "mask": mask & ~later, "terminated": terminated})
 
 
 ESTIMATOR: Checks = {

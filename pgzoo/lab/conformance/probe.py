@@ -1,4 +1,4 @@
-"""A part that is called on made-up rollouts, and what is said of it."""
+"""Calling a part on synthetic rollouts, and reporting what a check found."""
 
 from __future__ import annotations
 
@@ -20,17 +20,27 @@ from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_space
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6
 SEEDS = (1, 2, 3)
-"""Of the specimens."""
+"""The seeds of the synthetic rollouts."""
+
+CHANGES_INPUT = "it changes its input in place: work on a copy"
+LEARNS_WITHOUT_STATE = (
+    "it learns, but has no state: return a torch module from make_state(), or a saved model forgets what was learned"
+)
+STATE_NOT_SAVED = (
+    "after saving and loading, the output differs: keep what is learned in parameters or buffers (register_buffer) of "
+    "the state module"
+)
+STATE_SHARED = "a new model starts with what another one learned: keep it in the state module, not outside"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check says.
+    """The result of one check.
 
     Attributes:
         check: its name.
-        status: "ok"; "failed"; "note": worth knowing, no fault; "skipped": it does not apply.
-        message: what is wrong and where; empty where all is well.
+        status: "ok"; "failed"; "note": worth knowing, but not a fault; "skipped": the check does not apply.
+        message: what is wrong and where, or why the check was skipped; empty if the status is "ok".
     """
 
     check: str
@@ -39,22 +49,22 @@ class Finding:
 
 
 class Fault(Exception):
-    """A check failed; its text says what is wrong."""
+    """Raised by a check that failed. The text says what is wrong and how to fix it."""
 
 
 class Note(Exception):
-    """A check found something that is no fault; its text says what."""
+    """Raised by a check that found something worth knowing that is not a fault."""
 
 
 class NotApplicable(Exception):
-    """A check says nothing of this part; its text says why."""
+    """Raised by a check that does not apply to a part. The text says why."""
 
 
 Subject = TypeVar("Subject")
 
 
-def judge(name: str, check: Callable[[Subject], None], subject: Subject) -> Finding:
-    """Return what a check says of a part; one that raises has failed."""
+def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> Finding:
+    """Run one check and return its finding. An unexpected exception counts as a failure."""
     try:
         check(subject)
     except NotApplicable as reason:
@@ -63,82 +73,94 @@ def judge(name: str, check: Callable[[Subject], None], subject: Subject) -> Find
         return Finding(name, "note", str(note))
     except (Fault, PgzooError) as error:
         return Finding(name, "failed", str(error).splitlines()[0])
-    except (Exception, SystemExit) as error:  # a stranger's code may raise anything, and that is a finding
+    except (Exception, SystemExit) as error:  # a plugin may raise anything
         return Finding(name, "failed", describe(error))
     return Finding(name)
 
 
 def describe(error: BaseException) -> str:
-    """Return an error in a line, with where it was raised."""
-    from pgzoo.training.environments import describe as place
+    """Return an exception in one line, with the file and line that raised it."""
+    from pgzoo.training.environments import describe as describe_with_place
 
-    if isinstance(error, ValueError) and "read-only" in str(error):
-        return "it changes its input in place; work on a copy"
-    return f"{type(error).__name__}: {place(error)}"
+    if is_read_only_error(error):
+        return CHANGES_INPUT
+    return f"{type(error).__name__}: {describe_with_place(error)}"
+
+
+def is_read_only_error(error: BaseException) -> bool:
+    """Whether NumPy refused to write to a read-only array."""
+    return isinstance(error, ValueError) and "read-only" in str(error)
 
 
 class Probe:
-    """A part that can be called on specimens.
+    """An estimator or baseline that can be called on synthetic rollouts.
 
     Args:
-        part: an estimator or baseline.
+        part: the estimator or baseline.
         continuous: whether actions are continuous.
-        taught: rollouts that its state learns from first.
+        n_updates: the number of rollouts that its state first learns from.
     """
 
-    def __init__(self, part: AdvantagePart, *, continuous: bool = False, taught: int = 2) -> None:
+    def __init__(self, part: AdvantagePart, *, continuous: bool = False, n_updates: int = 2) -> None:
         self.part, self.continuous = part, continuous
-        self.whole = bool(part.needs & {Need.COMPLETE_EPISODES, Need.GROUPS})
-        self.spaces: Spaces = make_spaces("box" if continuous else "discrete")
-        self.part_states = self.fresh()
-        for seed in range(taught):
-            self.teach(self.part_states, self.synthetic_rollout(100 + seed))
+        self.whole_episodes = bool(part.needs & {Need.COMPLETE_EPISODES, Need.GROUPS})
+        self.spaces: Spaces = make_spaces(continuous=continuous)
+        self.part_states = self.new_states()
+        for seed in range(n_updates):
+            self.update_states(self.part_states, self.synthetic_rollout(100 + seed))
 
-    def fresh(self) -> PartStates:
+    def new_states(self) -> PartStates:
         """Return a state that has learned nothing."""
         with torch.random.fork_rng():
             torch.manual_seed(0)
             return part_states_of(self.part, self.spaces)
 
     def synthetic_rollout(self, seed: int, **options: Any) -> SyntheticRollout:
-        """Return a synthetic_rollout of what the part needs: whole episodes or fragments."""
-        return synthetic_rollout(seed, whole=self.whole, continuous=self.continuous, **options)
+        """Return a synthetic rollout of the kind that the part needs: whole episodes or fragments."""
+        return synthetic_rollout(seed, whole_episodes=self.whole_episodes, continuous=self.continuous, **options)
 
-    def teach(self, part_states: PartStates, given: SyntheticRollout) -> None:
-        """Let a state learn from a synthetic_rollout."""
-        returns = given.returns()
+    def update_states(self, part_states: PartStates, synthetic: SyntheticRollout) -> None:
+        """Let a state learn from a rollout."""
+        returns = synthetic.returns()
         if isinstance(self.part, Estimator):
-            returns = np.asarray(self.part(given.rollout(self.part), part_states["estimator"]), dtype=float)
+            returns = np.asarray(self.part(synthetic.rollout(self.part), part_states["estimator"]), dtype=float)
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            part_states.update(given.rollout(self.part), returns)
+            part_states.update(synthetic.rollout(self.part), returns)
 
-    def __call__(self, given: SyntheticRollout, returns: Array | None = None, **changes: Array) -> Array:
-        """Return R̂ (T, N) of an estimator, or b and c (2, T, N) of a baseline, in float64; 0 on padding."""
-        return self.on(given.rollout(self.part, **changes), given.returns() if returns is None else returns)
+    def __call__(self, synthetic: SyntheticRollout, returns: Array | None = None, **changes: Array) -> Array:
+        """Return R̂ (T, N) of an estimator, or b and c (2, T, N) of a baseline, in float64; 0 on padding.
 
-    def on(self, rollout: Rollout, returns: Array, part_states: PartStates | None = None) -> Array:
-        """Return the same of a rollout."""
+        Args:
+            synthetic: the rollout.
+            returns: R̂ for a baseline; by default the reward-to-go.
+            **changes: arrays that replace those of the rollout.
+        """
+        rollout = synthetic.rollout(self.part, **changes)
+        return self.on_rollout(rollout, synthetic.returns() if returns is None else returns)
+
+    def on_rollout(self, rollout: Rollout, returns: Array, part_states: PartStates | None = None) -> Array:
+        """Return the same as `__call__` for a rollout that was built before, optionally with another state."""
         state = (part_states or self.part_states)[self.part.kind]
         if isinstance(self.part, Estimator):
-            found: Any = np.asarray(self.part(rollout, state), dtype=np.float64)
+            output: Any = np.asarray(self.part(rollout, state), dtype=np.float64)
         else:
             assert isinstance(self.part, Baseline)
             returns = returns.view()
             returns.flags.writeable = False
             b, c = self.part(rollout, returns, state)
-            found = np.stack([np.broadcast_to(np.asarray(x, dtype=np.float64), rollout.shape) for x in (b, c)])
-        return np.where(rollout.mask, found, 0.0)
+            output = np.stack([np.broadcast_to(np.asarray(x, dtype=np.float64), rollout.shape) for x in (b, c)])
+        return np.where(rollout.mask, output, 0.0)
 
 
 def differs(a: Array, b: Array, where: Array) -> bool:
-    """Whether a and b (…, T, N) differ beyond rounding where `where` (T, N) holds."""
+    """Whether a and b (…, T, N) differ by more than rounding where `where` (T, N) is True."""
     scale = 1 + np.abs(a)
     return bool((np.abs(a - b) > TOLERANCE * scale)[..., where].any())
 
 
 def probe_of(part: AdvantagePart) -> Probe:
-    """Return one with discrete actions, else with continuous ones."""
+    """Return a probe with discrete actions, or with continuous ones if the part refuses discrete actions."""
     try:
         return Probe(part)
     except PgzooError as refusal:
@@ -149,45 +171,45 @@ def probe_of(part: AdvantagePart) -> Probe:
 
 
 def part_states_of(part: Part, spaces: Spaces) -> PartStates:
-    """Return what a part alone learns, having learned nothing."""
+    """Return the state of a single part before it has learned anything."""
     parts: Any = {part.kind: part}
     return PartStates(parts, spaces, torch.device("cpu"))
 
 
-def drawn(part: Part) -> Iterator[tuple[str, Part]]:
-    """Yield parts with the values that a tuner may draw, one hyperparameter at a time, and which value it is.
+def search_samples(part: Part) -> Iterator[tuple[str, Part]]:
+    """Yield the part with values from its search ranges, one hyperparameter at a time, each with a description.
 
     Raises:
-        Fault: a Search draws what the hyperparameter's own range refuses.
-        NotApplicable: there is no Search.
+        Fault: a Search contains a value that the hyperparameter's Range refuses.
+        NotApplicable: no hyperparameter has a Search.
     """
     params = [param for param in declared(type(part)).values() if param.search is not None]
     if not params:
         raise NotApplicable("no hyperparameter has a Search")
     for param in params:
-        for value in _values(param):
+        for value in _search_values(param):
             try:
                 yield f"{param.name} = {value!r}", type(part)(**{param.name: param.validate(value)})
             except ConfigError as error:
-                raise Fault(f"Search of {param.name} draws {value!r}, which is refused: {error}") from error
+                raise Fault(f"the Search of {param.name} contains {value!r}, which is refused: {error}") from error
 
 
-def _values(param: Param) -> list[Any]:
+def _search_values(param: Param) -> list[Any]:
     search = param.search
     assert search is not None
     if search.choices:
         return list(search.choices)
     low, high = float(search.low or 0), float(search.high or 0)
     rng = np.random.default_rng(0)
-    middle = np.exp(rng.uniform(np.log(low), np.log(high), 5)) if search.log else rng.uniform(low, high, 5)
-    values = [low, high, *middle.tolist()]
+    inside = np.exp(rng.uniform(np.log(low), np.log(high), 5)) if search.log else rng.uniform(low, high, 5)
+    values = [low, high, *inside.tolist()]
     return [int(value) for value in values] if int in param.types and float not in param.types else values
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two nested mappings and lists of arrays and numbers are the same."""
+def nested_equal(a: Any, b: Any) -> bool:
+    """Whether two nested mappings and lists of arrays and numbers are equal."""
     if isinstance(a, Mapping):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(nested_equal(a[key], b[key]) for key in a)
     if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
+        return len(a) == len(b) and all(map(nested_equal, a, b))
     return bool(np.array_equal(a, b, equal_nan=False)) if isinstance(a, np.ndarray) else bool(a == b)

@@ -1,4 +1,4 @@
-"""Random rollouts that are made, not sampled, so that any number of them can be changed to see what follows."""
+"""Random rollouts made from arrays instead of an environment, so that a check can change one of them at a time."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ GROUP_SIZE = 3
 GAMMA = 0.9
 
 
-def make_spaces(action: str = "discrete") -> Spaces:
-    """Return one-hot observations, discrete actions or two continuous ones, and a small policy."""
+def make_spaces(*, continuous: bool = False) -> Spaces:
+    """Return one-hot observations, one discrete or two continuous actions, and a small policy."""
     import torch
 
     observation = spaces.Box(0.0, 1.0, (N_STATES,), np.float32)
-    actions: spaces.Space[Any] = spaces.Discrete(N_ACTIONS)
-    if action != "discrete":
-        actions = spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action: spaces.Space[Any] = spaces.Discrete(N_ACTIONS)
+    if continuous:
+        action = spaces.Box(-1.0, 1.0, (2,), np.float32)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        policy = ActorCriticPolicy(observation, actions, lambda _: 1e-3, net_arch=[4])
-    return Spaces(observation, actions, policy)
+        policy = ActorCriticPolicy(observation, action, lambda _: 1e-3, net_arch=[4])
+    return Spaces(observation, action, policy)
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticRollout:
-    """All that a rollout holds, as (T, N) arrays that may be replaced.
+    """Everything that a rollout can contain, as (T, N) arrays that a check can replace.
 
-    Whole episodes: two or more a column, then padding; column j is of group j // 3. Fragments: episodes that end by
-    termination and by a time limit, and are cut at the last row.
+    With whole episodes, each column has two or more of them, then padding, and column j belongs to group j // 3. With
+    fragments, episodes end by termination or at a time limit, and the last row cuts the ones that are still running.
     """
 
     arrays: Mapping[str, Array] = field(repr=False)
     gamma: float = GAMMA
 
     def rollout(self, part: Part, **changes: Array) -> Rollout:
-        """Return it as a rollout that holds what the part declares to need; `changes` replace arrays."""
+        """Return a rollout with the optional arrays that the part declares; `changes` replace arrays."""
         a = {**self.arrays, **changes}
         mask = a["mask"]
         optional: dict[str, Any] = {
@@ -53,7 +53,7 @@ class SyntheticRollout:
             "next_values": np.where(mask & ~a["terminated"], a["next_values"], 0).astype(np.float32),
             "next_observations": a["next_observations"].astype(np.float32),
             "ratios": np.where(mask, a["ratios"], 0),
-            "score_sq_norms": np.where(mask, a["scores"], 0),
+            "score_sq_norms": np.where(mask, a["score_sq_norms"], 0),
         }
         return Rollout(
             rewards=np.where(mask, a["rewards"], 0).astype(np.float32),
@@ -70,29 +70,28 @@ class SyntheticRollout:
         )
 
     def returns(self, *, per_episode: bool = False, **changes: Array) -> Array:
-        """Return discounted returns to go (T, N); or each episode's return from its start, for all its steps."""
+        """Return the discounted reward-to-go (T, N), or, if `per_episode`, the return of each step's whole episode."""
         a = {**self.arrays, **changes}
         rewards = np.where(a["mask"], a["rewards"], 0).astype(np.float32).astype(float)
-        ends = self.last(**changes)
-        to_go = reverse_scan(rewards, np.where(ends, 0.0, self.gamma))
+        to_go = reverse_scan(rewards, np.where(self.last(**changes), 0.0, self.gamma))
         if not per_episode:
             return np.where(a["mask"], to_go, 0.0)
         episode = self.episode(**changes)
-        first = np.zeros(episode.max() + 1)
+        full_returns = np.zeros(episode.max() + 1)
         starts = (a["step"] == 0) & a["mask"]
-        first[episode[starts]] = to_go[starts]
-        return np.where(a["mask"], first[episode], 0.0)
+        full_returns[episode[starts]] = to_go[starts]
+        return np.where(a["mask"], full_returns[episode], 0.0)
 
     def last(self, **changes: Array) -> Array:
-        """Return where episodes and fragments end, (T, N)."""
+        """Return whether each step is the last of its episode or fragment, (T, N)."""
         a = {**self.arrays, **changes}
-        following = np.zeros_like(a["mask"])
-        following[:-1] = a["mask"][1:]
-        found: Array = (a["terminated"] | a["truncated"] | ~following) & a["mask"]
-        return found
+        continues = np.zeros_like(a["mask"])
+        continues[:-1] = a["mask"][1:]
+        last: Array = (a["terminated"] | a["truncated"] | ~continues) & a["mask"]
+        return last
 
     def episode(self, **changes: Array) -> Array:
-        """Return each step's episode (T, N), counted column by column; −1 on padding."""
+        """Return the index of each step's episode (T, N), counted column by column; −1 on padding."""
         a = {**self.arrays, **changes}
         ends = self.last(**changes).T.ravel()
         index = np.concatenate([[0], np.cumsum(ends)[:-1]]).reshape(a["mask"].T.shape).T
@@ -100,23 +99,29 @@ class SyntheticRollout:
 
 
 def synthetic_rollout(
-    seed: int, *, whole: bool, n_steps: int = 12, n_envs: int = 6, continuous: bool = False, padding: int = 0
+    seed: int,
+    *,
+    whole_episodes: bool,
+    n_steps: int = 12,
+    n_envs: int = 6,
+    continuous: bool = False,
+    padding: int = 0,
 ) -> SyntheticRollout:
-    """Return a random one.
+    """Return a random rollout.
 
     Args:
-        seed: of its numbers; `padding` does not change them.
-        whole: whole episodes with padding after the last; else fragments without any.
-        n_steps: rows.
-        n_envs: columns.
-        continuous: two continuous actions in place of a discrete one.
+        seed: of its numbers. `padding` does not change them.
+        whole_episodes: whole episodes with padding after the last one; otherwise fragments without padding.
+        n_steps: T, without the rows of `padding`.
+        n_envs: N.
+        continuous: two continuous actions instead of one discrete action.
         padding: further rows of padding, for whole episodes.
     """
     rng = np.random.default_rng(seed)
     shape = (n_steps, n_envs)
     ends = rng.random(shape) < 0.25
     mask = np.ones(shape, dtype=bool)
-    if whole:
+    if whole_episodes:
         ends[0], ends[-1] = False, False
         stop = rng.integers(n_steps // 2, n_steps, n_envs)
         stop[0] = n_steps - 1
@@ -149,7 +154,7 @@ def synthetic_rollout(
         "values": values,
         "next_values": next_values,
         "group": np.broadcast_to(np.arange(n_envs) // GROUP_SIZE, shape).copy(),
-        "scores": rng.random(shape) + 0.1,
+        "score_sq_norms": rng.random(shape) + 0.1,
         "ratios": np.ones(shape),
     }
     if padding:

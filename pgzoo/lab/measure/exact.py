@@ -1,7 +1,7 @@
 """Tabular MDPs and the exact policy gradient of any SB3 policy on them.
 
-J(θ) = E[Σ_t γ^t r_t] has a closed form where states and actions can be listed; autograd differentiates it. It is
-the oracle that a sampled gradient is compared with.
+If states and actions can be enumerated, J(θ) = E[Σ_t γ^t r_t] has a closed form, which autograd differentiates. The
+lab compares sampled gradients with the result.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from pgzoo.interface.types import Array
 
 @dataclass(frozen=True, eq=False)
 class TabularMDP:
-    """A Markov decision process as arrays; an observation is the one-hot state.
+    """A Markov decision process as arrays. Observations are one-hot states.
 
     Attributes:
-        name: what it is called.
+        name: of the MDP, for messages.
         transitions: P(s'|s, a), (S, A, S + 1); the last column is termination.
-        rewards: the mean reward of s, a, s', (S, A, S + 1).
+        rewards: mean rewards r(s, a, s'), (S, A, S + 1).
         start: μ₀(s), (S,).
-        noise: a reward is its mean plus or minus this, with equal chances.
-        horizon: an episode ends after this many steps; None: only by termination.
-        time_limit: whether the horizon is reported as truncation; else as termination.
+        noise: added to or subtracted from each mean reward, with equal probability.
+        horizon: the number of steps after which an episode ends; None: episodes end only by termination.
+        time_limit: whether the end of the horizon is reported as truncation rather than termination.
 
     Raises:
-        ConfigError: shapes that do not fit, or chances that do not add up to 1.
+        ConfigError: an array has the wrong shape, or probabilities do not sum to 1.
     """
 
     name: str
@@ -51,35 +51,35 @@ class TabularMDP:
             if array.shape != shape:
                 raise ConfigError(f"MDP {self.name}: {name} must have shape {shape}, not {array.shape}")
             if (array < 0).any() or not np.allclose(array.sum(axis=-1), 1.0):
-                raise ConfigError(f"MDP {self.name}: {name} must be chances that add up to 1")
+                raise ConfigError(f"MDP {self.name}: {name} must be probabilities that sum to 1")
         if self.rewards.shape != self.transitions.shape:
             raise ConfigError(f"MDP {self.name}: rewards must have shape {self.transitions.shape}")
 
     @property
     def n_states(self) -> int:
-        """S."""
+        """The number of states, S."""
         return len(self.start)
 
     @property
     def n_actions(self) -> int:
-        """A."""
+        """The number of actions, A."""
         return int(self.transitions.shape[1])
 
     @property
     def observations(self) -> Array:
-        """Every state's observation, (S, S), float32."""
+        """The observation of each state, (S, S), float32."""
         return np.eye(self.n_states, dtype=np.float32)
 
     def values(self, probs: torch.Tensor, gamma: float) -> torch.Tensor:
         """Return V(s) (S,) of the policy π(a|s) (S, A), in float64 and differentiable.
 
-        Without a horizon by the linear solve V = (I − γ P_π)⁻¹ r_π, where P_π leaves termination out; with one by
-        V_h = r_π + γ P_π V_{h−1} from V_0 = 0 to the whole horizon.
+        Without a horizon, V = (I − γ P_π)⁻¹ r_π, where P_π does not contain the column of termination. With a horizon,
+        V_h = r_π + γ P_π V_{h−1} from V_0 = 0 up to the whole horizon.
         """
-        chances = torch.as_tensor(self.transitions)
-        rewards = (chances * torch.as_tensor(self.rewards)).sum(dim=2)
+        transition_probs = torch.as_tensor(self.transitions)
+        rewards = (transition_probs * torch.as_tensor(self.rewards)).sum(dim=2)
         r = (probs * rewards).sum(dim=1)
-        p = torch.einsum("sa,sat->st", probs, chances[:, :, :-1])
+        p = torch.einsum("sa,sat->st", probs, transition_probs[:, :, :-1])
         if self.horizon is None:
             solved: torch.Tensor = torch.linalg.solve(torch.eye(self.n_states, dtype=torch.float64) - gamma * p, r)
             return solved
@@ -89,14 +89,14 @@ class TabularMDP:
         return values
 
     def objective(self, probs: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Return J = Σ_s μ₀(s) V(s), a number in float64."""
+        """Return J = Σ_s μ₀(s) V(s), in float64."""
         return torch.as_tensor(self.start) @ self.values(probs, gamma)
 
 
 def in_float64(policy: ActorCriticPolicy) -> ActorCriticPolicy:
-    """Return a copy of the policy that computes in float64; SB3 turns observations into float32, so it undoes that."""
-    last = {id(policy.action_dist): copy(policy.action_dist)}  # it may hold a graph, which deepcopy refuses
-    exact = deepcopy(policy, last).double()
+    """Return a copy of the policy that computes in float64, although SB3 converts observations to float32."""
+    memo = {id(policy.action_dist): copy(policy.action_dist)}  # it may refer to a graph, which deepcopy refuses
+    exact = deepcopy(policy, memo).double()
     for module in exact.modules():
         if isinstance(module, BaseFeaturesExtractor):
             module.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
@@ -105,7 +105,7 @@ def in_float64(policy: ActorCriticPolicy) -> ActorCriticPolicy:
 
 
 def action_probabilities(mdp: TabularMDP, policy: ActorCriticPolicy) -> torch.Tensor:
-    """Return π(a|s) (S, A) of every state, differentiable."""
+    """Return π(a|s) (S, A), differentiable."""
     distribution: Any = policy.get_distribution(torch.as_tensor(mdp.observations, device=policy.device))
     probs: torch.Tensor = distribution.distribution.probs
     return probs.double().cpu()
@@ -115,8 +115,8 @@ def actor_parameters(policy: ActorCriticPolicy, observations: Any, actions: torc
     """Return the parameters that log π depends on, in the order of `policy.parameters()`."""
     log_probs = policy.evaluate_actions(observations, actions)[1].sum()
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    found = torch.autograd.grad(log_probs, parameters, allow_unused=True)
-    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+    gradients = torch.autograd.grad(log_probs, parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None]
 
 
 def _actor(mdp: TabularMDP, policy: ActorCriticPolicy) -> list[torch.nn.Parameter]:
@@ -125,22 +125,22 @@ def _actor(mdp: TabularMDP, policy: ActorCriticPolicy) -> list[torch.nn.Paramete
 
 
 def exact_gradient(mdp: TabularMDP, policy: ActorCriticPolicy, gamma: float) -> Array:
-    """Return ∇θ J (P,) in float64, over the policy's `actor_parameters`, each flattened."""
+    """Return ∇θ J (P,) in float64, over the flattened `actor_parameters` of the policy."""
     exact = in_float64(policy)
     gradients = torch.autograd.grad(mdp.objective(action_probabilities(mdp, exact), gamma), _actor(mdp, exact))
     return torch.cat([gradient.flatten() for gradient in gradients]).cpu().numpy()
 
 
 def exact_values(mdp: TabularMDP, policy: ActorCriticPolicy, gamma: float) -> Array:
-    """Return V^π(s) (S,) in float64; with a horizon the value of a whole one."""
+    """Return V^π(s) (S,) in float64. With a horizon, this is the value at the first step."""
     with torch.no_grad():
         return mdp.values(action_probabilities(mdp, in_float64(policy)), gamma).numpy()
 
 
 def score_table(mdp: TabularMDP, policy: ActorCriticPolicy) -> Array:
-    """Return ∇θ log π(a|s) (S, A, P) of every state and action, in float64.
+    """Return ∇θ log π(a|s) (S, A, P) in float64.
 
-    A sampled gradient Σ w ∇ log π(a|s) is then a sum over the table's rows, exact for any policy.
+    With this table, a sampled gradient Σ w ∇ log π(a|s) is a sum over rows, for any policy.
     """
     exact = in_float64(policy)
     parameters = _actor(mdp, exact)

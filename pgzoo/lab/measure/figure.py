@@ -1,14 +1,14 @@
-"""The figure of a measurement: variance, bias and what they cost, one row a plugin."""
+"""The figure of `pgzoo variance`: relative variance, steps and bias, with one row per plugin."""
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pgzoo.errors import ConfigError
+from pgzoo.files import atomic_write
 
 if TYPE_CHECKING:
     from pgzoo.lab.measure.statistics import Estimate
@@ -18,10 +18,10 @@ COLOUR = "#1f5fa8"
 
 
 def draw(report: Report, title: str, path: Path) -> None:
-    """Write the figure; a file that was there stays whole until the new one is.
+    """Write the figure. Matplotlib's backend and settings stay as they are.
 
     Raises:
-        ConfigError: it cannot be written.
+        ConfigError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -38,16 +38,15 @@ def draw(report: Report, title: str, path: Path) -> None:
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(f"{title}: {report.n_batches} gradients each, 95 % bootstrap intervals", fontsize="medium")
-    partial = path.with_name(f".{path.name}.partial{path.suffix}")
     try:
-        figure.savefig(partial, dpi=150)
-        os.replace(partial, path)
+        with atomic_write(path) as partial:
+            figure.savefig(partial, dpi=150)
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
 
 
 def _dots(axes: Any, estimates: list[Estimate], *, log: bool = False, factor: float = 1.0) -> None:
-    """Draw each number with its interval; one without an upper end goes on to the right."""
+    """Draw each number with its interval. An interval without an upper end extends to the right edge."""
     finite = [e.high for e in estimates if np.isfinite(e.high)] + [e.value for e in estimates if np.isfinite(e.value)]
     edge = max(finite, default=1.0) * (3 if log else 1.05)
     for row, estimate in enumerate(estimates):
@@ -59,7 +58,7 @@ def _dots(axes: Any, estimates: list[Estimate], *, log: bool = False, factor: fl
 
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=8))
-        thousands = EngFormatter(sep="")  # 30k; what is below 1 it would call 300m
+        thousands = EngFormatter(sep="")  # 30k; it would write 0.3 as 300m
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: thousands(x) if x >= 1 else f"{x:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:

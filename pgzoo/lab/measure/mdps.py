@@ -1,4 +1,4 @@
-"""The lab's MDPs: each has something that a wrong estimator or baseline trips over."""
+"""The MDPs of the lab. Each has a property that exposes a certain fault of estimators or baselines."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from pgzoo.lab.measure.exact import TabularMDP
 
 
 def chain() -> TabularMDP:
-    """Five states in a row; both ends pay and terminate, the right one more, and a step may slip."""
+    """Five states in a row. Both ends terminate with a reward, the right one with more, and steps can slip."""
     size, slip = 5, 0.1
     transitions, rewards = _empty(size, 2)
     for state in range(size):
         for action, step in enumerate((-1, 1)):
-            for move, chance in ((step, 1 - slip), (-step, slip)):
-                following = state + move
-                end = not 0 <= following < size
-                transitions[state, action, size if end else following] += chance
+            for move, probability in ((step, 1 - slip), (-step, slip)):
+                next_state = state + move
+                end = not 0 <= next_state < size
+                transitions[state, action, size if end else next_state] += probability
                 if end:
-                    rewards[state, action, size] = 1.0 if following == size else 0.2
+                    rewards[state, action, size] = 1.0 if next_state == size else 0.2
     return TabularMDP("chain", transitions, rewards, np.full(size, 1 / size))
 
 
 def trap() -> TabularMDP:
-    """A 3×3 grid: the goal in a corner pays 1, the trap in the middle costs 1; each step costs 0.05."""
+    """A 3×3 grid. The goal in a corner pays 1, the trap in the middle costs 1, and each step costs 0.05."""
     size, slip = 3, 0.1
     goal, hole = 8, 4
     transitions, rewards = _empty(9, 4)
@@ -38,19 +38,19 @@ def trap() -> TabularMDP:
                 row += (-1, 0, 1, 0)[move]
                 column += (0, 1, 0, -1)[move]
                 inside = 0 <= row < size and 0 <= column < size
-                following = row * size + column if inside else state
-                chance = 1 - slip if move == action else slip / 3
-                transitions[state, action, 9 if following in (goal, hole) else following] += chance
-                if following in (goal, hole):
-                    rewards[state, action, 9] += chance * (1.0 if following == goal else -1.0)
-    start = np.where(np.isin(np.arange(9), (5, 7)), 0.5, 0.0)  # beside both
-    ends = transitions[:, :, 9]  # beside both goal and trap an end pays their mean, weighted by their chances
+                next_state = row * size + column if inside else state
+                probability = 1 - slip if move == action else slip / 3
+                transitions[state, action, 9 if next_state in (goal, hole) else next_state] += probability
+                if next_state in (goal, hole):
+                    rewards[state, action, 9] += probability * (1.0 if next_state == goal else -1.0)
+    start = np.where(np.isin(np.arange(9), (5, 7)), 0.5, 0.0)  # next to both
+    ends = transitions[:, :, 9]  # next to both, the mean reward of an end is weighted by probability
     rewards[:, :, 9] /= np.where(ends > 0, ends, 1.0)
     return TabularMDP("trap", transitions, rewards - 0.05, start, horizon=12)
 
 
 def noise() -> TabularMDP:
-    """Four states and three actions with random transitions, and rewards of ±0.5 about random means."""
+    """Four states and three actions with random transitions. Rewards are a random mean ± 0.5."""
     rng = np.random.default_rng(5)
     transitions = rng.dirichlet(np.full(5, 0.7), (4, 3))
     rewards = np.repeat(rng.normal(0.0, 1.0, (4, 3, 1)), 5, axis=2)
@@ -58,7 +58,7 @@ def noise() -> TabularMDP:
 
 
 def lengths() -> TabularMDP:
-    """Leave for nothing, or stay and be paid: episodes of 1 to 20 steps, and long ones pay more."""
+    """Leave without a reward, or stay and be paid. Episodes have 1 to 20 steps, and long ones pay more."""
     transitions, rewards = _empty(3, 2)
     for state in range(3):
         transitions[state, 0, 3] = 0.7  # leave
@@ -70,7 +70,7 @@ def lengths() -> TabularMDP:
 
 
 def time_limit() -> TabularMDP:
-    """Three states and two actions without any end, cut by a time limit after six steps."""
+    """Three states and two actions. Nothing terminates an episode; a time limit truncates it after six steps."""
     rng = np.random.default_rng(8)
     transitions = np.zeros((3, 2, 4))
     transitions[:, :, :3] = rng.dirichlet(np.ones(3), (3, 2))
@@ -88,7 +88,11 @@ MDPS: dict[str, Callable[[], TabularMDP]] = {
 
 
 def make_mdp(name: str) -> TabularMDP:
-    """Return the MDP of a name; raises ConfigError with the nearest one."""
+    """Return an MDP by name.
+
+    Raises:
+        ConfigError: the name is unknown; the message suggests the nearest one.
+    """
     if name not in MDPS:
         raise ConfigError(unknown("MDP", name, MDPS))
     return MDPS[name]()

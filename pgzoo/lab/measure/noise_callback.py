@@ -1,4 +1,4 @@
-"""While training: how noisy the gradient is, and how noisy it would be with each other baseline."""
+"""Gradient noise while training: how noisy the gradient is, and how noisy it would be with other baselines."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,49 +24,52 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.score_gradients import PolicyScores
 
-PARTS = 4
+N_PARTS = 4
 EVERY_STEPS = 1024
-"""So often it costs little, also where rollouts are of 40 steps."""
+"""Measuring this often costs little even with rollouts of 40 steps."""
+
+Result = TypeVar("Result")
 
 
 class GradientNoise(BaseCallback):
-    """Logs `lab/gradient_variance`, `lab/snr` and `lab/variance_if/<baseline>` of every rollout.
+    """Logs `lab/gradient_variance`, `lab/snr` and `lab/variance_if/<baseline>`. Training does not change.
 
-    The rollout is split in k parts, whose gradients g_j of the mean over steps are as good as independent:
+    A rollout is split into k parts. Their gradients g_j, each of the mean over its steps, are nearly independent:
 
         Var(g) = 1/(k(k−1)) Σ_j ‖g_j − g‖²,    SNR = √(max(‖g‖² − Var(g), 0) / Var(g)),    g = (1/k) Σ_j g_j
 
-    One rollout tells little; the mean over many tells which baseline serves. A baseline stands in the comparison if
-    it needs nothing that is not sampled anyway, and leaves the scale as it is (c = 1), as the trained one must too; one
-    that raises is left out, with a warning. Training is not changed. A baseline made of the whole batch, and stretches
-    of one environment's time, couple the parts somewhat.
+    A single rollout says little. The mean over many rollouts shows which baseline has the least variance.
 
-    Parts are equal, of ⌊n/k⌋ of the rollout's n groups, episodes, environments or rows each; the rest is left out,
-    and the variance, that of k⌊n/k⌋ of them, is scaled to that of n.
+    A baseline is compared if the rollout contains what it needs, and if neither it nor the trained baseline changes the
+    scale (c = 1). One that raises is dropped with a warning. The parts are slightly dependent if a baseline uses the
+    whole batch, or if they are stretches of one environment's time.
+
+    Each part consists of ⌊n/k⌋ of the rollout's n groups, episodes, environments or rows. The remainder is left out,
+    and the variance is scaled from the k⌊n/k⌋ that are used to n.
 
     Args:
-        parts: k; where n is smaller, n.
-        every_steps: environment steps from one measurement to the next, at least; `learn` begins with one.
+        parts: k, or n if that is smaller.
+        every_steps: the minimum number of environment steps between two measurements. `learn` begins with one.
     """
 
     model: PolicyGradient
 
-    def __init__(self, parts: int = PARTS, every_steps: int = EVERY_STEPS) -> None:
+    def __init__(self, parts: int = N_PARTS, every_steps: int = EVERY_STEPS) -> None:
         super().__init__()
         self._k, self._every_steps = parts, every_steps
-        self._watched: PolicyGradient | None = None
+        self._measured_model: PolicyGradient | None = None
 
     def _on_training_start(self) -> None:
         if not isinstance(self.model, PolicyGradient):
             raise PluginError(f"GradientNoise needs a PolicyGradient, not {type(self.model).__name__}")
-        self._next = 0
-        if self._watched is self.model:  # learning goes on: so do the others
+        self._next_measurement = 0
+        if self._measured_model is self.model:  # learning continues, and the candidates keep what they have learned
             return
-        self._others: dict[str, _Other] = {}
-        with _own_randomness():
+        self._candidates: dict[str, _Candidate] = {}
+        with _preserved_random_state():
             for name in self.model.registry.names("baseline"):
-                self._guarded(name, lambda name=name: self._admit(name))  # type: ignore[misc]
-        self._scores, self._watched = PolicyScores(self.model.policy), self.model
+                self._or_drop(name, partial(self._add_candidate, name))
+        self._scores, self._measured_model = PolicyScores(self.model.policy), self.model
 
     def _on_step(self) -> bool:
         return True
@@ -76,67 +80,74 @@ class GradientNoise(BaseCallback):
             return
         returns = self.model.returns.copy()
         returns.flags.writeable = False
-        if any(Need.SCORES in other.baseline.needs for other in self._others.values()):
+        if any(Need.SCORES in candidate.baseline.needs for candidate in self._candidates.values()):
             rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.model.policy, rollout))
-        with _own_randomness():
-            if self.num_timesteps >= self._next:
-                self._next = self.num_timesteps + self._every_steps
+        with _preserved_random_state():
+            if self.num_timesteps >= self._next_measurement:
+                self._next_measurement = self.num_timesteps + self._every_steps
                 self._log(rollout, returns)
-            for name, other in list(self._others.items()):
-                self._guarded(name, lambda other=other: other.part_states.update(rollout, returns))  # type: ignore[misc]
+            for name, candidate in list(self._candidates.items()):
+                self._or_drop(name, partial(candidate.part_states.update, rollout, returns))
 
     def _log(self, rollout: Rollout, returns: Array) -> None:
-        model = self.model
-        credits = {"": model.rollout_buffer.advantages.astype(np.float64)}
-        given = FixedReturns(returns, model.estimator.discounted_from)
-        own_scale = compute_advantages(given, model.baseline, rollout, model.part_states).scale
-        others = list(self._others.items()) if np.all(own_scale == 1.0) else []  # else there is nothing to compare with
-        for name, other in others:
-            psi = self._guarded(name, lambda other=other: other.advantages(rollout, given, model.discount_states))  # type: ignore[misc]
-            if psi is not None:
-                credits[name] = psi
-        part, kept = self._split(rollout)
+        part, used = self._split(rollout)
         k = int(part.max()) + 1
+        advantages = {"": self.model.rollout_buffer.advantages.astype(np.float64), **self._compared(rollout, returns)}
         if k < 2:
             return
-        gradients = self._gradients(rollout, part, list(credits.values()))
-        for name, own in zip(credits, gradients, strict=True):
-            variance = kept * float(own.var(axis=0, ddof=1).sum() / k)
+        gradients = self._part_gradients(rollout, part, list(advantages.values()))
+        for name, of_parts in zip(advantages, gradients, strict=True):
+            variance = used * float(of_parts.var(axis=0, ddof=1).sum() / k)
             if name:
                 self.logger.record(f"lab/variance_if/{name}", variance)
                 continue
-            signal = max(float(np.square(own.mean(axis=0)).sum()) - variance, 0.0)
+            signal = max(float(np.square(of_parts.mean(axis=0)).sum()) - variance, 0.0)
             self.logger.record("lab/gradient_variance", variance)
             self.logger.record("lab/snr", float(np.sqrt(signal / variance)) if variance > 0 else 0.0)
 
-    def _guarded(self, name: str, call: Callable[[], Any]) -> Any:
-        """Return what a baseline says; one that raises is heard no more."""
+    def _compared(self, rollout: Rollout, returns: Array) -> dict[str, Array]:
+        """Return the Ψ (T, N) that each candidate would have given."""
+        model = self.model
+        fixed_returns = FixedReturns(returns, model.estimator.discounted_from)
+        trained = compute_advantages(fixed_returns, model.baseline, rollout, model.part_states)
+        if not np.all(trained.scale == 1.0):  # the variances would be on different scales
+            return {}
+        advantages = {}
+        for name, candidate in list(self._candidates.items()):
+            psi = self._or_drop(name, partial(candidate.advantages, rollout, fixed_returns, model.discount_states))
+            if psi is not None:
+                advantages[name] = psi
+        return advantages
+
+    def _or_drop(self, name: str, call: Callable[[], Result]) -> Result | None:
+        """Return the result of calling a candidate. If it raises, drop it and warn."""
         try:
             return call()
-        except Exception as error:  # a stranger's code may raise anything, and training goes on
-            self._others.pop(name, None)
+        except Exception as error:  # a plugin may raise anything, and training must continue
+            self._candidates.pop(name, None)
             warnings.warn(f"lab/variance_if/{name} is left out: {type(error).__name__}: {error}", stacklevel=2)
             return None
 
-    def _gradients(self, rollout: Rollout, part: Array, credits: list[Array]) -> Array:
-        """Return (number of credits, k, P): of each part, the mean over its share of the steps that are kept."""
+    def _part_gradients(self, rollout: Rollout, part: Array, advantages: list[Array]) -> Array:
+        """Return (number of advantages, k, P): for each part, the gradient of the mean over its steps."""
         k = int(part.max()) + 1
         scale = k / (rollout.mask & (part >= 0)).sum()
-        found = []
-        for j in range(k):
-            some = replace(rollout, mask=rollout.mask & (part == j))
-            found.append(self._scores.gradients(some, [scale * psi for psi in credits]))
-        return np.stack(found, axis=1)
+        weights = [scale * psi for psi in advantages]
+        gradients = [
+            self._scores.gradients(rollout.replace(mask=rollout.mask & (part == j)), weights) for j in range(k)
+        ]
+        return np.stack(gradients, axis=1)
 
     def _split(self, rollout: Rollout) -> tuple[Array, float]:
-        """Return each step's part (T, N), −1 for none, and the share of the rollout that is kept.
+        """Return the part of each step (T, N), −1 for none, and the share of the rollout that is used.
 
-        Parts are made of whole groups, else of episodes, else of environments, else of stretches of time.
+        Parts consist of whole groups if there are any, otherwise of episodes, environments or stretches of time.
         """
         n_steps, n_envs = rollout.shape
         model = self.model
         if model.sampling_mode.whole_episodes:
-            unit = rollout.group if model.combination.sampling == "groups" and model.group_size > 1 else rollout.episode
+            in_groups = model.combination.sampling == "groups" and model.group_size > 1
+            unit = rollout.group if in_groups else rollout.episode
             _, numbers = np.unique(unit[rollout.mask], return_inverse=True)
             number = np.full(rollout.shape, -1)
             number[rollout.mask] = numbers
@@ -149,44 +160,46 @@ class GradientNoise(BaseCallback):
         size = n // k
         return np.where(number < k * size, number // size, -1), k * size / n
 
-    def _admit(self, name: str) -> None:
-        """Let a baseline take part if it needs nothing that is not there."""
+    def _add_candidate(self, name: str) -> None:
+        """Add a baseline if the rollouts contain what it needs."""
         model = self.model
-        given = {Need.SCORES, Need.EPISODE_ADVANTAGES if model.estimator.per_episode else Need.STEP_RETURNS}
-        if model.has_critic:
-            given.add(Need.VALUES)
+        provided = set(model.combination.needs) | {Need.SCORES}
+        provided.add(Need.EPISODE_ADVANTAGES if model.estimator.per_episode else Need.STEP_RETURNS)
         if model.sampling_mode.whole_episodes:
-            given.add(Need.COMPLETE_EPISODES)
+            provided.add(Need.COMPLETE_EPISODES)
         if model.combination.sampling == "groups":
-            given.add(Need.GROUPS)
-        baseline: Any = model.registry.part("baseline", name)()
-        if baseline.needs <= given:
+            provided.add(Need.GROUPS)
+        baseline = model.registry.part("baseline", name)()
+        assert isinstance(baseline, Baseline)
+        if baseline.needs <= provided:
             spaces = Spaces(model.observation_space, model.action_space, model.policy)
-            self._others[name] = _Other(baseline, PartStates({"baseline": baseline}, spaces, model.device))
+            self._candidates[name] = _Candidate(baseline, PartStates({"baseline": baseline}, spaces, model.device))
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
-    """Leave torch's, numpy's and Python's random numbers to training as they were."""
-    kept = np.random.get_state(), random.getstate()
+def _preserved_random_state() -> Iterator[None]:
+    """Restore the random state of torch, NumPy and Python afterwards, so that training is not affected."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng():
             yield
     finally:
-        np.random.set_state(kept[0])
-        random.setstate(kept[1])
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
 
 
 @dataclass(frozen=True, eq=False)
-class _Other:
-    """A baseline that is not trained with, and what it has learned."""
+class _Candidate:
+    """A baseline that is compared with the trained one, and what it has learned."""
 
     baseline: Baseline
     part_states: PartStates
 
     def advantages(self, rollout: Rollout, returns: FixedReturns, discount_states: bool) -> Array | None:
-        """Return its Ψ (T, N), or None if it changes the scale."""
-        found = compute_advantages(returns, self.baseline, rollout, self.part_states, discount_states=discount_states)
-        if not np.all(found.scale == 1.0):
+        """Return Ψ (T, N), or None if the baseline changes the scale."""
+        computed = compute_advantages(
+            returns, self.baseline, rollout, self.part_states, discount_states=discount_states
+        )
+        if not np.all(computed.scale == 1.0):
             return None
-        return np.where(rollout.mask, found.advantages, 0.0)
+        return np.where(rollout.mask, computed.advantages, 0.0)

@@ -1,4 +1,4 @@
-"""A plugin whose gradient is measured: its parts, what they learned, and what it multiplies each score with."""
+"""The gradient of one plugin on a frozen policy, as a weight for each score ∇ log π(a_t|s_t)."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from pgzoo.registry.combination import Combination
 
 
 class PluginGradient:
-    """A combination of parts beside others, on the same frozen policy.
+    """A combination of parts, together with what they have learned.
 
     Args:
-        name: what it is called in tables.
-        combination: its parts.
-        spaces: what its states are built on.
-        discount_states: multiply Ψ_t by γ^t, so that a discounted J has one gradient.
-        own_loss: measure the first gradient of its own objective, with its aggregate and normalised advantages;
-            else that of `policy_gradient` with `episode_sum`, of which `unbiased` speaks.
+        name: the name in tables.
+        combination: the parts.
+        spaces: passed to the parts' `make_state`.
+        discount_states: multiply Ψ_t by γ^t, which the gradient of the discounted J requires.
+        own_loss: measure the first gradient of the combination's own objective, including its aggregate and normalised
+            advantages. Otherwise measure the sum over each episode, which the declaration `unbiased` is about.
     """
 
     def __init__(
@@ -43,42 +43,44 @@ class PluginGradient:
 
     @property
     def grouped(self) -> bool:
-        """Whether it takes groups of episodes; else any episodes."""
+        """Whether it needs episodes in groups."""
         return self.combination.sampling == "groups"
 
     def learn(self, rollout: Rollout) -> None:
-        """Let its parts learn from a rollout that is not measured."""
-        found = compute_advantages(self.combination.estimator, self.combination.baseline, rollout, self.part_states)
-        self.part_states.update(rollout, np.where(rollout.mask, found.returns, 0.0))
+        """Let the parts learn from a rollout."""
+        computed = compute_advantages(self.combination.estimator, self.combination.baseline, rollout, self.part_states)
+        self.part_states.update(rollout, np.where(rollout.mask, computed.returns, 0.0))
 
     def weights(self, rollout: Rollout) -> Array:
-        """Return w (T, N) with which Σ w ∇ log π is this plugin's gradient of J; 0 on padding."""
+        """Return w (T, N) such that Σ w ∇ log π is this plugin's gradient; 0 on padding."""
         combination = self.combination
-        found = compute_advantages(
+        advantages = compute_advantages(
             combination.estimator, combination.baseline, rollout, self.part_states, discount_states=self.discount_states
         ).advantages
         if self.own_loss:
-            return self._own_weights(rollout, found)
-        return np.where(rollout.mask, found, 0.0) / rollout.n_episodes
+            return self._own_weights(rollout, advantages)
+        return np.where(rollout.mask, advantages, 0.0) / rollout.n_episodes
 
     def _own_weights(self, rollout: Rollout, advantages: Array) -> Array:
-        """Return −∂loss/∂log π (T, N) at the policy that sampled: the loss sees the policy through log π alone."""
+        """Return −∂loss/∂log π (T, N) at the policy that sampled. The loss depends on the policy only through log π."""
         batch: Samples = sampled_batch(self.combination.objective, self.spaces.policy, rollout, advantages)
         if self.combination.algorithm.normalize_advantage:
             batch = batch.normalized()
         assert isinstance(batch, Batch)
         loss, _ = self.combination.objective(batch, self.part_states["objective"])
-        (slope,) = torch.autograd.grad(loss, batch.log_probs)
-        return -rollout.scatter(slope)
+        (gradient,) = torch.autograd.grad(loss, batch.log_probs)
+        return -rollout.scatter(gradient)
 
 
 def sampled_batch(objective: Objective, policy: ActorCriticPolicy, rollout: Rollout, advantages: Array) -> Batch:
-    """Return the rollout as an objective sees it at the policy that sampled, ρ = 1; without critic and entropy.
+    """Return a rollout as one batch for an objective, evaluated by the policy that sampled, so that ρ = 1.
+
+    Values and entropy are 0.
 
     Args:
-        objective: whose weights it has.
-        policy: that sampled.
-        rollout: its log-probs are the policy's.
+        objective: determines the weights.
+        policy: the policy that sampled.
+        rollout: a rollout with the policy's log-probabilities.
         advantages: Ψ (T, N).
     """
 
@@ -86,19 +88,19 @@ def sampled_batch(objective: Objective, policy: ActorCriticPolicy, rollout: Roll
         return torch.as_tensor(rollout.flat(x), dtype=torch.float32, device=policy.device)
 
     observations, actions = policy_inputs(policy, rollout)
-    weights, old = objective.weights(rollout), tensor(rollout.log_probs)
-    zeros = torch.zeros_like(old)
+    weights, old_log_probs = objective.weights(rollout), tensor(rollout.log_probs)
+    zeros = torch.zeros_like(old_log_probs)
     return Batch(
         observations=observations,
         actions=actions,
         advantages=tensor(advantages),
         returns=zeros,
         old_values=zeros,
-        old_log_probs=old,
+        old_log_probs=old_log_probs,
         episode=rollout.tensors(rollout.episode, policy.device),
         weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=policy.device),
         progress_remaining=1.0,
-        log_probs=old.clone().requires_grad_(),
+        log_probs=old_log_probs.clone().requires_grad_(),
         values=zeros,
         entropy=zeros,
     )

@@ -1,4 +1,4 @@
-"""Batches of whole episodes, or of groups of them, from one frozen policy."""
+"""Batches of whole episodes, or of groups of episodes, from one frozen policy."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo._sb3 import prepare_learning
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.interface.batch import index_rows
 from pgzoo.interface.observations import map_observations
@@ -20,12 +21,12 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need, State
 
 LEARNING_RATE = 5e-3
-"""Of Adam that fits a critic, at first; it falls to 0."""
+"""Adam's initial learning rate when a critic is fitted. It decays linearly to 0."""
 
 
 @dataclass(frozen=True)
 class _Everything(Estimator):
-    """R̂ = 0: it asks for all that any part may read."""
+    """R̂ = 0. It declares every need, so rollouts contain everything that any part may read."""
 
     name = "everything"
     needs = frozenset({Need.VALUES, Need.NEXT_OBSERVATIONS, Need.RATIOS, Need.SCORES, Need.COMPLETE_EPISODES})
@@ -36,12 +37,12 @@ class _Everything(Estimator):
 
 
 def arguments(n_episodes: int, gamma: float, group_size: int | None = None) -> dict[str, Any]:
-    """Return the arguments of a `PolicyGradient` that a `Sampler` takes: it samples all that any part may read.
+    """Return arguments for a `PolicyGradient` whose rollouts contain everything that any part may read.
 
     Args:
-        n_episodes: sampled together, a multiple of the environments (of `group_size`).
+        n_episodes: episodes per rollout, a multiple of the number of environments, or of `group_size`.
         gamma: γ.
-        group_size: episodes from each start; None: each has its own.
+        group_size: episodes from each initial state; None: do not sample groups.
     """
     return {
         "plugin": "everything+none",
@@ -58,46 +59,46 @@ class Sampler:
     """Samples the frozen policy of a model.
 
     Args:
-        model: made with `arguments`.
-        batch: episodes of a batch, a divisor of the model's n_episodes.
+        model: a model that was created with `arguments`.
+        batch: episodes per batch, a divisor of the model's n_episodes.
     """
 
     def __init__(self, model: PolicyGradient, batch: int) -> None:
         self.model, self.batch = model, batch
         model.set_logger(Logger(None, []))
-        model._setup_learn(1, None)
+        prepare_learning(model)
         self._callback = CallbackList([])
         self._callback.init_callback(model)
 
     @property
     def policy(self) -> ActorCriticPolicy:
-        """The policy; whoever changes it changes what is sampled."""
+        """The policy that samples. Changing its parameters changes what is sampled."""
         return self.model.policy
 
     def rollout(self) -> Rollout:
-        """Sample n_episodes."""
+        """Sample n_episodes episodes."""
         model = self.model
         assert model.env is not None
         model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)
         return model.rollout
 
     def batches(self) -> Iterator[Rollout]:
-        """Yield batches without end."""
+        """Yield batches, endlessly."""
         while True:
             rollout = self.rollout()
             for start in range(0, rollout.shape[1], self.batch):
                 yield columns(rollout, start, start + self.batch)
 
     def fit_critic(self, rollouts: Iterable[Rollout], *, epochs: int = 40, batch_size: int = 64) -> float:
-        """Fit V to the rollouts' returns to go, and leave the actor as it is; return the share of variance explained.
+        """Fit V to the rewards-to-go of rollouts. Return the share of their variance that V explains.
 
-        Only parameters that log π does not depend on are trained.
+        Only parameters that log π does not depend on are trained, so the actor does not change.
         """
         policy = self.policy
         observations, targets = _regression(rollouts, policy.device)
         actor = {id(p) for p in _actor(self, observations)}
         parameters = [p for p in policy.parameters() if id(p) not in actor and p.requires_grad]
-        with torch.no_grad():  # its mean first: a network that has to grow to it saturates on the way
+        with torch.no_grad():  # start at the mean: a network that has to grow towards it saturates
             head: Any = policy.value_net
             head.bias += (targets - policy.predict_values(observations).flatten()).mean()
         optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE)
@@ -127,13 +128,13 @@ def _regression(rollouts: Iterable[Rollout], device: Any) -> tuple[Any, torch.Te
 def _actor(sampler: Sampler, observations: Any) -> list[torch.nn.Parameter]:
     from pgzoo.lab.measure.exact import actor_parameters
 
-    few = index_rows(observations, torch.arange(2, device=sampler.policy.device))
-    actions, *_ = sampler.policy(few)
-    return actor_parameters(sampler.policy, few, actions)
+    first = index_rows(observations, torch.arange(2, device=sampler.policy.device))
+    actions, *_ = sampler.policy(first)
+    return actor_parameters(sampler.policy, first, actions)
 
 
 def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
-    """Return the columns from start to stop as a rollout of their own, without rows that are padding only."""
+    """Return a rollout of the columns from start to stop, without the rows that contain only padding."""
     if (start, stop) == (0, rollout.shape[1]):
         return rollout
     n_steps = int(rollout.mask[:, start:stop].any(axis=1).sum())
@@ -141,10 +142,10 @@ def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
     def cut(array: Array) -> Array:
         return array[:n_steps, start:stop]
 
-    arrays = {name: value for name, value in vars(rollout).items() if name in ARRAYS}
+    arrays = {name: value for name, value in vars(rollout).items() if name in _ARRAYS}
     cuts = {name: map_observations(cut, value) for name, value in arrays.items()}
     cuts["group"] = cuts["group"] - cuts["group"].min(where=cuts["mask"], initial=np.iinfo(int).max)
     return rollout.replace(**cuts)
 
 
-ARRAYS = frozenset(Rollout.__dataclass_fields__) - {"gamma", "bitwise_sb3"}
+_ARRAYS = frozenset(Rollout.__dataclass_fields__) - {"gamma", "bitwise_sb3"}

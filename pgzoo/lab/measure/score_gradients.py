@@ -1,4 +1,4 @@
-"""Sums of scores, Σ_m w_m ∇θ log π(a_m|s_m): one pass over the policy serves any number of weights."""
+"""Weighted sums of scores, Σ_m w_m ∇θ log π(a_m|s_m), for many plugins at the cost of one forward pass."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pgzoo.lab.measure.exact import TabularMDP, actor_parameters, score_table
 
 
 class Scores(Protocol):
-    """What turns weights into gradients."""
+    """Turns weights into gradients."""
 
     def gradients(self, rollout: Rollout, weights: Sequence[Array]) -> Array:
-        """Return (K, P): the score's sum under each of K weights (T, N), flattened over the actor's parameters."""
+        """Return (K, P): the sum of scores under each of K weights (T, N), over the actor's flattened parameters."""
 
 
 class PolicyScores:
-    """Scores by backpropagation: the gradient is linear in the weights, so one forward pass serves all K."""
+    """Scores by backpropagation. The gradient is linear in the weights, so one forward pass serves all K of them."""
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
         self._policy = policy
@@ -39,16 +39,16 @@ class PolicyScores:
         rows = []
         for number, weight in enumerate(weights):
             w = torch.as_tensor(rollout.flat(weight), dtype=log_probs.dtype, device=log_probs.device)
-            found = torch.autograd.grad(log_probs, self._parameters, w, retain_graph=number + 1 < len(weights))
-            rows.append(torch.cat([gradient.flatten() for gradient in found]))
+            gradients = torch.autograd.grad(log_probs, self._parameters, w, retain_graph=number + 1 < len(weights))
+            rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
         return torch.stack(rows).cpu().numpy()
 
 
 class TableScores:
-    """Scores on a tabular MDP: weights are summed by state and action, then meet the exact table of scores.
+    """Scores on a tabular MDP: weights are summed by state and action, then multiplied with the exact scores.
 
     Attributes:
-        rank: of the table, and so the most directions that gradients can have.
+        rank: the rank of the table of scores, and therefore the largest rank that gradients can have.
     """
 
     def __init__(self, mdp: TabularMDP, policy: ActorCriticPolicy) -> None:
@@ -59,14 +59,14 @@ class TableScores:
     def gradients(self, rollout: Rollout, weights: Sequence[Array]) -> Array:
         """Return (K, P), float64."""
         observations: Any = rollout.observations
-        place = observations.argmax(axis=2) * self._n_actions + rollout.actions[..., 0].astype(int)
-        flat = place[rollout.mask]
+        row = observations.argmax(axis=2) * self._n_actions + rollout.actions[..., 0].astype(int)
+        flat = row[rollout.mask]
         counts = [np.bincount(flat, w[rollout.mask], minlength=len(self._table)) for w in weights]
         gradients: Array = np.array(counts) @ self._table
         return gradients
 
 
 def policy_inputs(policy: ActorCriticPolicy, rollout: Rollout) -> tuple[Any, torch.Tensor]:
-    """Return observations and actions (M, …) as the policy's `evaluate_actions` takes them."""
+    """Return the observations and actions (M, …) of a rollout as the policy's `evaluate_actions` takes them."""
     actions = policy_actions(policy, rollout.flat(rollout.actions))
     return rollout.tensors(rollout.observations, policy.device), actions

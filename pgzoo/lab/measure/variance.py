@@ -1,4 +1,4 @@
-"""Bias and variance of plugins' gradients, measured on one frozen policy."""
+"""The bias and variance of plugins' gradients, measured on one frozen policy."""
 
 from __future__ import annotations
 
@@ -24,36 +24,46 @@ from pgzoo.lab.measure.mdps import make_mdp
 from pgzoo.lab.measure.plugin_gradient import PluginGradient
 from pgzoo.lab.measure.sampler import Sampler
 from pgzoo.lab.measure.score_gradients import PolicyScores, Scores, TableScores
-from pgzoo.lab.measure.statistics import Moments, Summary, exactly, moments, replicates, resamples, summarize
+from pgzoo.lab.measure.statistics import (
+    Moments,
+    Summary,
+    exact_moments,
+    moments,
+    number_of_resamples,
+    resample_weights,
+    summarize,
+)
 from pgzoo.lab.measure.tabular import TabularVecEnv
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
-from pgzoo.training.experiment import Start, TrainConfig, make_model
+from pgzoo.training.experiment import TrainConfig, make_model
+from pgzoo.training.saved_model import Start
 
 REFERENCE = "reward_to_go+value"
-"""What the reference is sampled with where no exact one is known: unbiased for every V, and little variance."""
+"""The combination that estimates the reference if it is not known exactly: unbiased for any V, with little variance."""
 MAX_BYTES = 4 * 2**30
-TABULAR_COLUMNS = 4096
+TABULAR_ENVS = 4096
+GROUP_SEED_OFFSET = 500_000
 
 
 @dataclass(frozen=True)
 class MeasureConfig:
-    """What is measured, and how long.
+    """What is measured, and for how long.
 
     Attributes:
-        plugins: by name, the parts of each plugin_gradient.
-        n_batches: gradients of each.
-        batch: episodes of one gradient.
-        group_size: episodes from each start, for plugins that compare groups; a divisor of `batch`.
+        plugins: combinations by name.
+        n_batches: gradients per plugin.
+        batch: episodes per gradient.
+        group_size: episodes from each initial state, for plugins that compare groups; a divisor of `batch`.
         gamma: γ of J.
-        warmup: batches that the critic, and then what the plugins learn, are fitted to; 0: none.
-        reference_batches: batches of the independent reference for each batch that is measured.
-        discount_states: multiply Ψ_t by γ^t, as the gradient of J asks; else the gradient that SB3 follows.
-            None: do for the plain sum, and for own losses as the recipe does.
-        own_loss: measure each recipe's own loss, not the plain sum over episodes.
-        n_envs: environments side by side, rounded down to whole batches, one at least.
-        seed: of everything.
+        warmup: batches to which the critic is fitted, and from which plugins then learn; 0: neither.
+        reference_batches: batches of the independent reference for each measured batch.
+        discount_states: multiply Ψ_t by γ^t, as the gradient of J requires; False: do not, as in SB3. None: as the
+            recipe does if `own_loss`, otherwise True.
+        own_loss: measure each recipe's own loss instead of the sum over each episode.
+        n_envs: environments stepped together, rounded down to whole batches, but at least one batch.
+        seed: of all random number generators.
     """
 
     plugins: Mapping[str, Combination]
@@ -71,19 +81,19 @@ class MeasureConfig:
 
 @dataclass(frozen=True)
 class Report:
-    """What came of it.
+    """The result of a measurement.
 
     Attributes:
         summaries: by plugin.
-        reference: what bias and cosine are measured against, in words.
-        n_batches: gradients of each plugin; fewer than asked for after Ctrl-C.
-        n_parameters: P, of the actor.
+        reference: what bias and cosine are measured against, as people read it.
+        n_batches: gradients per plugin; fewer than requested after Ctrl-C.
+        n_parameters: P, the number of actor parameters.
         mean_return: of the policy, undiscounted.
-        explained_variance: of the critic on its warm-up; None without one.
-        sampling_seconds: spent in sampling.
-        gradient_seconds: spent in plugins' returns, baselines and gradients.
-        n_gradients: of plugins; the reference's are counted nowhere.
-        interrupted: whether Ctrl-C ended it.
+        explained_variance: of the critic on the batches it was fitted to; None if it was not fitted.
+        sampling_seconds: time spent on sampling.
+        gradient_seconds: time spent on returns, baselines and gradients of the plugins.
+        n_gradients: the number of plugin gradients; those of the reference are not counted.
+        interrupted: whether Ctrl-C ended the measurement.
     """
 
     summaries: Mapping[str, Summary]
@@ -97,49 +107,49 @@ class Report:
     n_gradients: int
     interrupted: bool = False
 
-    def plain(self) -> dict[str, Any]:
-        """Return it as nested mappings."""
-        return {**vars(self), "summaries": {name: summary.plain() for name, summary in self.summaries.items()}}
+    def to_dict(self) -> dict[str, Any]:
+        """Return the report as nested dicts, for JSON."""
+        return {**vars(self), "summaries": {name: summary.to_dict() for name, summary in self.summaries.items()}}
 
 
 class Progress(Protocol):
-    """What is told how far it is."""
+    """Shows how far the measurement is."""
 
     def __call__(self, done: int, total: int) -> None:
-        """Take in that so many batches are done."""
+        """Show that `done` of `total` batches are measured."""
 
 
 class Lab:
-    """A frozen policy on its environment, ready to be sampled.
+    """A frozen policy and its environments.
 
     Args:
-        config: the environment and how it is wrapped; its policy arguments.
+        config: the environment with its wrappers, and the arguments of the policy.
         registry: the plugins.
-        measurement: what is measured.
+        measure_config: what is measured.
         start: a saved model; None: a new policy.
         statistics: a saved VecNormalize.
 
     Raises:
-        PgzooError: an environment, model or number of episodes that does not fit.
+        PgzooError: the environment, the model or the number of episodes does not fit.
     """
 
     def __init__(
         self,
         config: ExperimentConfig,
         registry: Registry,
-        measurement: MeasureConfig,
+        measure_config: MeasureConfig,
         start: Start | None = None,
         statistics: Path | None = None,
     ) -> None:
-        self.config, self.registry, self.measurement = config, registry, measurement
+        self.config, self.registry, self.measure_config = config, registry, measure_config
         if config.combination.algorithm.use_sde:
             raise ConfigError(
-                "gSDE shares its noise between steps, so that no gradient of single steps can be measured"
+                "the policy uses gSDE, whose noise is shared between steps: their scores are not independent"
             )
         self._start, self._statistics = start, statistics
-        if measurement.batch % measurement.group_size:
+        if measure_config.batch % measure_config.group_size:
             raise ConfigError(
-                f"a batch of {measurement.batch} episodes is no whole number of groups of {measurement.group_size}"
+                f"a batch of {measure_config.batch} episodes cannot be split into groups of {measure_config.group_size}"
             )
         self.mdp = make_mdp(TABULAR[config.env]) if config.env in TABULAR else None
         self.episodes = self._sampler(None)
@@ -159,7 +169,7 @@ class Lab:
     def groups(self) -> Sampler:
         """The same policy, sampled in groups."""
         if self._grouped is None:
-            self._grouped = self._sampler(self.measurement.group_size)
+            self._grouped = self._sampler(self.measure_config.group_size)
             self._grouped.model.policy = self.policy
         return self._grouped
 
@@ -170,41 +180,33 @@ class Lab:
                 sampler.model.env.close()
 
     def _sampler(self, group_size: int | None) -> Sampler:
-        m = self.measurement
-        together = (m.n_envs if self.mdp is None else TABULAR_COLUMNS) // m.batch
-        n_columns = m.batch * max(1, min(m.n_batches, together))
-        settings = sampling.arguments(n_columns, m.gamma, group_size)
+        m = self.measure_config
+        most_batches = (m.n_envs if self.mdp is None else TABULAR_ENVS) // m.batch
+        n_envs = m.batch * max(1, min(m.n_batches, most_batches))
+        settings = sampling.arguments(n_envs, m.gamma, group_size)
         parts = {name: settings.pop(name) for name in ("plugin", "estimator", "baseline")}
         config = replace(self.config, combination=resolve(self.registry, **parts, overrides=settings))
-        seed = m.seed if group_size is None else m.seed + 500_000
+        seed = m.seed if group_size is None else m.seed + GROUP_SEED_OFFSET
         env: VecEnv
         if self.mdp is not None:
-            env = TabularVecEnv(self.mdp, n_columns, seed)
+            env = TabularVecEnv(self.mdp, n_envs, seed)
         else:
-            env = make_env(config, n_envs=n_columns, seed=seed, training=False, statistics=self._statistics)
+            env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=self._statistics)
         model = make_model(config, self.registry, env, TrainConfig(seed=seed, device="cpu"), self._start)
         return Sampler(model, m.batch)
 
 
-@dataclass(eq=False)
-class _Record:
-    """Gradients (n, P) of one plugin_gradient, and the steps of their batches (n,)."""
-
-    gradients: list[Array] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-
-
 def measure(lab: Lab, progress: Progress | None = None) -> Report:
-    """Measure; Ctrl-C ends it early, and what was measured so far is reported.
+    """Measure the plugins. Ctrl-C ends the measurement early, and the batches so far are reported.
 
     Raises:
-        ConfigError: there is not enough memory for so many gradients of so large a policy.
+        ConfigError: the gradients would take too much memory.
         KeyboardInterrupt: Ctrl-C before the second batch.
     """
-    m = lab.measurement
+    m = lab.measure_config
     spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
-    run = _Run(lab, [_plugin_gradient(m, name, combination, spaces) for name, combination in m.plugins.items()])
-    explained = _warm_up(lab, run.plugin_gradients) if m.warmup else None
+    run = Measurement(lab, [plugin_gradient(m, name, combination, spaces) for name, combination in m.plugins.items()])
+    explained_variance = _warm_up(lab, run.plugin_gradients) if m.warmup else None
     interrupted = False
     try:
         for done in range(m.n_batches):
@@ -215,10 +217,11 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
         interrupted = True
         if run.n_batches < 2:
             raise
-    return run.report(explained, interrupted)
+    return run.report(explained_variance, interrupted)
 
 
-def _plugin_gradient(m: MeasureConfig, name: str, combination: Combination, spaces: Spaces) -> PluginGradient:
+def plugin_gradient(m: MeasureConfig, name: str, combination: Combination, spaces: Spaces) -> PluginGradient:
+    """Return the gradient of a combination with the states discounted as the config says."""
     discount = m.discount_states
     if discount is None:
         discount = combination.algorithm.discount_states if m.own_loss else True
@@ -227,27 +230,35 @@ def _plugin_gradient(m: MeasureConfig, name: str, combination: Combination, spac
 
 def _warm_up(lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> float:
     """Fit the critic, then let the parts learn with it, on batches that are not measured."""
-    warmup = lab.measurement.warmup
-    explained = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))
-    for plugin_gradient in plugin_gradients:
-        source = lab.groups if plugin_gradient.grouped else lab.episodes
-        if any(plugin_gradient.part_states[kind] is not None for kind in ("estimator", "baseline", "objective")):
-            for rollout in islice(source.batches(), warmup):
-                plugin_gradient.learn(rollout)
-    return explained
+    warmup = lab.measure_config.warmup
+    explained_variance = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))
+    for plugin in plugin_gradients:
+        sampler = lab.groups if plugin.grouped else lab.episodes
+        if any(plugin.part_states[kind] is not None for kind in ("estimator", "baseline", "objective")):
+            for rollout in islice(sampler.batches(), warmup):
+                plugin.learn(rollout)
+    return explained_variance
 
 
-class _Run:
-    """One measurement on its way."""
+@dataclass(eq=False)
+class _Record:
+    """The gradients (n, P) of one plugin, and the number of steps of each batch (n,)."""
+
+    gradients: list[Array] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
+
+
+class Measurement:
+    """A measurement in progress."""
 
     def __init__(self, lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> None:
         self.lab, self.plugin_gradients = lab, plugin_gradients
-        self.exact = None if lab.mdp is None else exact_gradient(lab.mdp, lab.policy, lab.measurement.gamma)
+        self.exact = None if lab.mdp is None else exact_gradient(lab.mdp, lab.policy, lab.measure_config.gamma)
         combination = resolve(lab.registry, REFERENCE)
         self.reference = PluginGradient(
             REFERENCE, combination, plugin_gradients[0].spaces
-        )  # always with γ^t: it is J's gradient
-        self.records = {plugin_gradient.name: _Record() for plugin_gradient in plugin_gradients}
+        )  # with γ^t: the gradient of J
+        self.records = {plugin.name: _Record() for plugin in plugin_gradients}
         self.references: list[Array] = []
         self.returns: list[float] = []
         self.sampling_seconds = self.gradient_seconds = 0.0
@@ -257,90 +268,91 @@ class _Run:
 
     @property
     def n_batches(self) -> int:
-        """Batches that every plugin_gradient has, and the reference where it is sampled."""
+        """Batches for which every plugin, and the reference if it is sampled, has a gradient."""
         counts = [len(record.gradients) for record in self.records.values()]
         return min(counts if self.exact is not None else [*counts, len(self.references)])
 
     def _timed(self, source: Callable[[], Iterator[Rollout]]) -> Iterator[Rollout]:
         batches: Iterator[Rollout] | None = None
         while True:
-            began = time.perf_counter()
+            start = time.perf_counter()
             batches = source() if batches is None else batches
             rollout = next(batches)
-            self.sampling_seconds += time.perf_counter() - began
+            self.sampling_seconds += time.perf_counter() - start
             yield rollout
 
     def batch(self) -> None:
-        """Sample a batch of each kind, and take every plugin_gradient's gradient of it, and the reference's."""
-        for grouped, source in ((False, self._episodes), (True, self._groups)):
-            chosen = [
-                plugin_gradient for plugin_gradient in self.plugin_gradients if plugin_gradient.grouped == grouped
-            ]
-            if chosen:
-                self._take(next(source), chosen)
+        """Sample a batch of each kind, and record the gradients of the plugins and of the reference."""
+        for grouped, batches in ((False, self._episodes), (True, self._groups)):
+            plugins = [plugin for plugin in self.plugin_gradients if plugin.grouped == grouped]
+            if plugins:
+                self._record(next(batches), plugins)
         if self.exact is None:
             total: Any = 0.0
-            for _ in range(self.lab.measurement.reference_batches):
+            for _ in range(self.lab.measure_config.reference_batches):
                 rollout = next(self._episodes)
                 total = total + self.lab.scores.gradients(rollout, [self.reference.weights(rollout)])[0]
-            self.references.append(total / self.lab.measurement.reference_batches)
+            self.references.append(total / self.lab.measure_config.reference_batches)
 
-    def _take(self, rollout: Rollout, plugin_gradients: Sequence[PluginGradient]) -> None:
-        found = self._gradients(rollout, plugin_gradients).astype(np.float32)
-        self._refuse_too_large(found.shape[1] * found.itemsize)
-        for plugin_gradient, gradient in zip(plugin_gradients, found, strict=True):
-            self.records[plugin_gradient.name].gradients.append(gradient)
-            self.records[plugin_gradient.name].steps.append(int(rollout.mask.sum()))
+    def _record(self, rollout: Rollout, plugins: Sequence[PluginGradient]) -> None:
+        gradients = self._gradients(rollout, plugins).astype(np.float32)
+        self._check_memory(gradients.shape[1] * gradients.itemsize)
+        for plugin, gradient in zip(plugins, gradients, strict=True):
+            self.records[plugin.name].gradients.append(gradient)
+            self.records[plugin.name].steps.append(int(rollout.mask.sum()))
         self.returns.append(float(rollout.episode_sums(rollout.rewards).mean()))
 
-    def _gradients(self, rollout: Rollout, plugin_gradients: Sequence[PluginGradient]) -> Array:
-        began = time.perf_counter()
-        weights = [plugin_gradient.weights(rollout) for plugin_gradient in plugin_gradients]
+    def _gradients(self, rollout: Rollout, plugins: Sequence[PluginGradient]) -> Array:
+        start = time.perf_counter()
+        weights = [plugin.weights(rollout) for plugin in plugins]
         gradients = self.lab.scores.gradients(rollout, weights)
-        self.gradient_seconds += time.perf_counter() - began
+        self.gradient_seconds += time.perf_counter() - start
         self.n_gradients += len(weights)
         return gradients
 
-    def _refuse_too_large(self, bytes_each: int) -> None:
+    def _check_memory(self, bytes_per_gradient: int) -> None:
         rows = len(self.plugin_gradients) + (self.exact is None)
-        most = MAX_BYTES // (bytes_each * rows)
-        if self.lab.measurement.n_batches > most:
+        most = MAX_BYTES // (bytes_per_gradient * rows)
+        if self.lab.measure_config.n_batches > most:
             raise ConfigError(
-                f"{self.lab.measurement.n_batches} gradients of {rows} plugins take more than "
-                f"{MAX_BYTES / 2**30:.0f} GiB with this policy; --batches {most} is the most, or take fewer plugins"
+                f"{self.lab.measure_config.n_batches} gradients of {rows} plugins take more than "
+                f"{MAX_BYTES / 2**30:.0f} GiB with this policy: use at most --batches {most}, or fewer plugins"
             )
 
-    def report(self, explained: float | None, interrupted: bool) -> Report:
-        """Return what was measured."""
-        m, n = self.lab.measurement, self.n_batches
-        rng = np.random.default_rng(m.seed)
+    def report(self, explained_variance: float | None, interrupted: bool) -> Report:
+        """Return the statistics of the batches so far."""
+        n = self.n_batches
+        rng = np.random.default_rng(self.lab.measure_config.seed)
         first_record = next(iter(self.records.values()))
-        n_replicates = replicates(n, len(first_record.gradients[0]))
-        shares = resamples(n, rng, n_replicates)
-        reference, words = self._reference(rng, n, n_replicates)
+        n_parameters = len(first_record.gradients[0])
+        n_resamples = number_of_resamples(n, n_parameters)
+        weights = resample_weights(n, rng, n_resamples)
+        reference, description = self._reference(rng, n, n_resamples)
         summaries, first = {}, None
         for name, record in self.records.items():
             gradients, steps = np.array(record.gradients[:n]), np.array(record.steps[:n])
-            summaries[name], own = summarize(gradients, steps, reference, shares, first=first)
-            first = own if first is None else first
+            summaries[name], plugin_moments = summarize(gradients, steps, reference, weights, first=first)
+            first = plugin_moments if first is None else first
         return Report(
             summaries=summaries,
-            reference=words,
+            reference=description,
             n_batches=n,
-            n_parameters=gradients.shape[1],
+            n_parameters=n_parameters,
             mean_return=float(np.mean(self.returns)),
-            explained_variance=explained,
+            explained_variance=explained_variance,
             sampling_seconds=self.sampling_seconds,
             gradient_seconds=self.gradient_seconds,
             n_gradients=self.n_gradients,
             interrupted=interrupted,
         )
 
-    def _reference(self, rng: np.random.Generator, n: int, n_replicates: int) -> tuple[Moments, str]:
-        m = self.lab.measurement
-        shares = resamples(n, rng, n_replicates)  # of its own batches, independent of the plugin_gradients'
+    def _reference(self, rng: np.random.Generator, n: int, n_resamples: int) -> tuple[Moments, str]:
+        m = self.lab.measure_config
+        weights = resample_weights(
+            n, rng, n_resamples
+        )  # its batches are independent of the plugins', so are its resamples
         if self.exact is not None:
-            return exactly(self.exact, len(shares)), "the exact gradient"
-        found = moments(np.array(self.references[:n]), shares)
-        episodes = n * m.reference_batches * m.batch
-        return found, f"the mean of {REFERENCE} over {episodes:,} other episodes"
+            return exact_moments(self.exact, len(weights)), "the exact gradient"
+        n_episodes = n * m.reference_batches * m.batch
+        description = f"the mean of {REFERENCE} over {n_episodes:,} other episodes"
+        return moments(np.array(self.references[:n]), weights), description

@@ -100,7 +100,6 @@ def _pareto(study: optuna.Study) -> Figure | None:
         axes = optuna_figures.plot_pareto_front(
             study, target_names=names, targets=lambda trial: trial.values[: len(names)]
         )
-        axes.set_title("Pareto front")
         return _figure_of(axes, 7, 4.5)
 
 
@@ -109,7 +108,6 @@ def _history(study: optuna.Study) -> Figure | None:
         return None
     with _pyplot_restored():
         axes = optuna_figures.plot_optimization_history(study, target_name=_metric_name(study))
-        axes.set_title("Optimization history")
         return _figure_of(axes, 7, 4)
 
 
@@ -122,7 +120,6 @@ def _importances(study: optuna.Study) -> Figure | None:
         axes = optuna_figures.plot_param_importances(
             study, evaluator=importance_evaluator(), target_name=_metric_name(study)
         )
-        axes.set_title("Hyperparameter importances")
         return _figure_of(axes, 8, 1 + 0.3 * len(names))
 
 
@@ -135,7 +132,6 @@ def _slices(study: optuna.Study) -> Figure | None:
     with _pyplot_restored():
         axes = optuna_figures.plot_slice(study, params=names, target_name=_metric_name(study))
         figure = _figure_of(axes, 3.5 * len(names) + 1, 4)
-        figure.suptitle("Slices")
         for panel in np.ravel(np.asarray(axes)):
             if panel.get_xlabel() == PLUGIN:
                 panel.tick_params(axis="x", rotation=75)

@@ -151,7 +151,7 @@ BAD_YAML = {  # file: its text and the error
 REFUSALS: list[tuple[list[str], str]] = [
     (["train", "--env", "CartPol-v1"], "unknown environment 'CartPol-v1'; did you mean 'CartPole-v1'"),
     (["train", "--env", "Zzzzzz"], "--gym-packages"),
-    (["train", "--plugin", "rtg_valu"], "unknown plugin 'rtg_valu'; did you mean 'rtg_value'"),
+    (["train", "--plugin", "rtg_valu"], "unknown recipe 'rtg_valu'; did you mean 'rtg_value'"),
     (["train", "--plugin", "reward_to_go+vale"], "unknown baseline 'vale'; did you mean 'value'"),
     (["train", "-P", "gama:0.9"], "unknown hyperparameter 'gama'; did you mean 'gamma'"),
     (["train", "-P", "gamma:1.5"], "gamma must lie in [0, 1], not 1.5"),

@@ -1,4 +1,4 @@
-"""Metrics of a trial, by hand."""
+"""Metrics, computed by hand."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ POINTS = [Point(100, 1.0, 20.0), Point(200, 2.5, 80.0), Point(400, 5.0, 60.0)]
         ("wall", 5.0, "minimize"),
         ("steps_to:60", 200.0, "minimize"),
         ("wall_to:60", 2.5, "minimize"),
-        # Reached once, at 200, and lost again: the whole length, as if it had gone all the way and no further.
+        # Reached once, at 200, but not at the next evaluation: p = 1, so 400 · (2 − 1).
         ("steps_to:70", 400.0, "minimize"),
         ("steps_to:20", 100.0, "minimize"),
-        # Never reached: from 20 to 120 the best went 60 of 100: 400 · (2 − 0.6).
+        # Never reached: the best came 60 of the 100 from 20 to 120, so 400 · (2 − 0.6).
         ("steps_to:120", 560.0, "minimize"),
         ("wall_to:120", 1.4e6, "minimize"),
     ],
@@ -42,14 +42,14 @@ def test_a_run_that_reaches_its_target_beats_one_that_does_not() -> None:
 
 
 def test_a_run_that_gets_worse_from_its_first_evaluation() -> None:
-    # No part of the way: 300 · 2.
+    # p = 0, so 300 · (2 − 0).
     assert Metric("steps_to", 90.0)([Point(100, 1, 50.0), Point(300, 2, 10.0)]) == 600.0
 
 
-def test_what_a_part_of_a_run_promises() -> None:
-    # After a quarter of the run nobody has reached 100; from 20 the best went 60 of 80: (400 / 0.25) · (2 − 0.75).
+def test_the_estimate_from_the_first_part_of_a_training() -> None:
+    # A quarter of the training has not reached 100. The best came 60 of 80: (400 / 0.25) · (2 − 0.75).
     assert Metric("steps_to", 100.0)(POINTS, 0.25) == 2000.0
-    # The last evaluation so far may yet hold.
+    # The last evaluation so far counts, because the next one is not known.
     assert Metric("steps_to", 80.0)(POINTS[:2], 0.25) == 200.0
 
 

@@ -1,4 +1,4 @@
-"""Studies: reproduced, resumed, honest about failures, unprejudiced about the best."""
+"""Studies: reproducibility, resuming, failures, the trial queue, retraining, reports, refusals."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ from pgzoo.tuning.trial_queue import KEY, OUTCOME, claim, enqueue, is_lost, requ
 from pgzoo.tuning.write import write_winner
 
 
-def seen(study: optuna.Study) -> list[Any]:
-    """Return what a study's trials drew and earned, without seconds."""
-    found = []
+def history(study: optuna.Study) -> list[Any]:
+    """Return the state, parameters, values and evaluations of all trials, without seconds."""
+    trials = []
     for trial in study.trials:
         curves = {
             key: [(point["steps"], point["returns"]) for point in value]
             for key, value in trial.user_attrs.items()
             if key.startswith("evaluations:")
         }
-        found.append((trial.state, trial.params, trial.values, curves))
-    return found
+        trials.append((trial.state, trial.params, trial.values, curves))
+    return trials
 
 
-# ---------------------------------------------------------------- the same again
+# ---------------------------------------------------------------- reproducibility
 
 
-def test_the_same_command_gives_the_same_trials_stopped_or_not(tmp_path: Path) -> None:
+def test_a_resumed_study_has_the_same_trials_as_an_uninterrupted_one(tmp_path: Path) -> None:
     study_config = small(n_seeds=2)
-    whole = search(study_config, f"{tmp_path}/a.db", tmp_path / "a", 8)
+    uninterrupted = search(study_config, f"{tmp_path}/a.db", tmp_path / "a", 8)
     search(study_config, f"{tmp_path}/b.db", tmp_path / "b", 5)
     resumed = search(study_config, f"{tmp_path}/b.db", tmp_path / "b", 8)
-    assert seen(whole) == seen(resumed)
-    assert len({str(trial.params) for trial in whole.trials}) == 8
-    assert [trial.user_attrs["plugin"] for trial in whole.trials[:2]] == ["rtg", "a2c"]  # the defaults
+    assert history(uninterrupted) == history(resumed)
+    assert len({str(trial.params) for trial in uninterrupted.trials}) == 8
+    assert [trial.user_attrs["plugin"] for trial in uninterrupted.trials[:2]] == ["rtg", "a2c"]  # the defaults
     other = search(small(n_seeds=2, seed=100), f"{tmp_path}/c.db", tmp_path / "c", 3)
-    assert seen(other) != seen(whole)[:3]
+    assert history(other) != history(uninterrupted)[:3]
 
 
-def test_a_trial_keeps_what_reproduces_it(tmp_path: Path) -> None:
+def test_a_trial_stores_what_reproduces_it(tmp_path: Path) -> None:
     study_config = small()
     study = search(study_config, f"{tmp_path}/a.db", tmp_path, 2)
     attrs = study.trials[0].user_attrs
@@ -73,7 +73,7 @@ def test_a_trial_keeps_what_reproduces_it(tmp_path: Path) -> None:
     assert attrs["versions"]["torch"] == torch.__version__
     assert 1 <= len(attrs["evaluations:0"]) <= 4
     assert all(len(point["returns"]) == 2 for point in attrs["evaluations:0"])
-    # Trained by hand from what is kept, it comes out the same.
+    # Trained again from the stored configuration, the result is the same.
     config, seed = trial_config(REGISTRY, f"{tmp_path}/a.db", "small:0")
     points = train_once(config, REGISTRY, TrialRun(seed, 4, 2, tmp_path / "again"))
     assert [point.value for point in points] == [point["mean"] for point in attrs["evaluations:0"]]
@@ -89,7 +89,7 @@ def test_a_study_begins_with_the_defaults(tmp_path: Path) -> None:
         assert trial.user_attrs["config"] == json.loads(json.dumps(plain(resolved_entry(default))))
         assert trial.params["plugin"] == plugin
         assert trial.params["gamma"] == default.combination.algorithm.gamma
-    assert "learning_rate" not in study.trials[1].params  # a schedule lies in no range
+    assert "learning_rate" not in study.trials[1].params  # a schedule does not lie in any range
     assert "default" not in study.trials[2].user_attrs
 
 
@@ -98,21 +98,21 @@ def test_a_study_without_defaults_begins_at_random(tmp_path: Path) -> None:
     assert not any("default" in trial.user_attrs for trial in study.trials)
 
 
-def test_seeds_are_paired_over_trials_and_fresh_ones_are_fresh() -> None:
+def test_fresh_seeds_differ_from_the_seeds_of_the_search() -> None:
     study_config = small(n_seeds=3, seed=7)
     assert study_config.seeds == [7, 8, 9]
     assert not set(study_config.fresh_seeds(20)) & set(study_config.seeds)
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "grpo", "rtg_moving_average"])
-def test_a_run_goes_on_from_its_last_evaluation(recipe: str, tmp_path: Path) -> None:
+def test_a_training_continues_from_its_last_evaluation(recipe: str, tmp_path: Path) -> None:
     env = "CartPole-v1"
     config = load_config(REGISTRY, recipe, env, overrides={"n_timesteps": 8000, "normalize": True})
     run = TrialRun(3, 4, 2, tmp_path / "run")
-    told: list[int] = []
+    reported: list[int] = []
 
     def die_at_second(points: list[Point], _: Any) -> None:
-        told.append(len(points))
+        reported.append(len(points))
         if len(points) == 2:
             raise KeyboardInterrupt
 
@@ -122,8 +122,10 @@ def test_a_run_goes_on_from_its_last_evaluation(recipe: str, tmp_path: Path) -> 
     before = PolicyGradient.load(checkpoint / "model.zip")
     again: list[list[Point]] = []
     points = train_once(config, REGISTRY, run, on_evaluation=lambda p, _: again.append(list(p)))
-    assert told == [1, 2]
-    assert [len(p) for p in again] == list(range(1, len(points) + 1))  # the first two are told, not trained, again
+    assert reported == [1, 2]
+    assert [len(p) for p in again] == list(
+        range(1, len(points) + 1)
+    )  # reports the first two again
     assert points[:2] == again[1]
     assert [point.steps for point in points] == sorted({point.steps for point in points})
     assert points[1].steps == before.num_timesteps < points[2].steps
@@ -133,12 +135,12 @@ def test_a_run_goes_on_from_its_last_evaluation(recipe: str, tmp_path: Path) -> 
     assert after._n_updates > before._n_updates
 
 
-def test_another_studys_checkpoint_is_never_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.tuning.worker.shutil.rmtree", lambda *_, **__: None)  # leave every checkpoint behind
+def test_the_checkpoint_of_another_study_is_never_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pgzoo.tuning.worker.shutil.rmtree", lambda *_, **__: None)  # keep every checkpoint
     search(small(seed=5), f"{tmp_path}/a.db", tmp_path / "shared", 3)
     assert list((tmp_path / "shared").rglob("model.zip"))
     after = search(small(), f"{tmp_path}/b.db", tmp_path / "shared", 3)
-    assert seen(after) == seen(search(small(), f"{tmp_path}/c.db", tmp_path / "own", 3))
+    assert history(after) == history(search(small(), f"{tmp_path}/c.db", tmp_path / "own", 3))
 
 
 # ---------------------------------------------------------------- failures are failures
@@ -155,7 +157,7 @@ class Broken(Baseline):
     plugin_api = "1.0"
     unbiased = True
     def __call__(self, rollout, returns, state=None):
-        raise ZeroDivisionError("the author's own mistake")
+        raise ZeroDivisionError("the author's mistake")
 
 @hookimpl
 def pgzoo_baselines():
@@ -163,20 +165,20 @@ def pgzoo_baselines():
 '''
 
 
-def test_a_plugin_that_raises_is_failed_with_its_message(tmp_path: Path) -> None:
+def test_the_trial_of_a_plugin_that_raises_fails_with_its_message(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text(BROKEN)
     study_config = small(plugins=("reward_to_go+broken",), plugin_files=(file,))
     study = search(study_config, f"{tmp_path}/a.db", tmp_path, 2)
     assert [trial.state for trial in study.trials] == [TrialState.FAIL] * 2
     trial = failures(study)[0]
-    assert "the author's own mistake" in outcome(trial)
+    assert "the author's mistake" in outcome(trial)
     assert "broken.py" in trial.user_attrs["traceback"]
     assert count(study).failed == 2
     assert best_trials(study) == []
 
 
-def test_divergence_is_a_failure_with_its_step(tmp_path: Path) -> None:
+def test_a_diverged_trial_fails_with_its_step(tmp_path: Path) -> None:
     study_config = small(
         plugins=("rtg",), n_timesteps=3000, fixed={"n_envs": 4, "learning_rate": 2e37, "max_grad_norm": None}
     )
@@ -187,15 +189,15 @@ def test_divergence_is_a_failure_with_its_step(tmp_path: Path) -> None:
     assert 0 < trial.user_attrs["diverged_at"] <= 3000
 
 
-def test_a_storage_that_fails_is_not_the_trials_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def gone(*_: Any) -> None:
+def test_a_trial_stays_running_if_the_storage_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
         raise optuna.exceptions.StorageInternalError("the server closed the connection")
 
-    monkeypatch.setattr("pgzoo.tuning.objectives._store_config", gone)
+    monkeypatch.setattr("pgzoo.tuning.objectives._store_config", fail)
     with pytest.raises(optuna.exceptions.StorageInternalError):
         search(small(), f"{tmp_path}/a.db", tmp_path, 1)
     study = optuna.load_study(study_name="small", storage=open_storage(f"{tmp_path}/a.db"))
-    assert study.trials[0].state == TrialState.RUNNING  # to be found lost
+    assert study.trials[0].state == TrialState.RUNNING  # it will be detected as lost
 
 
 def test_pruning(tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_several_metrics_make_a_front(tmp_path: Path) -> None:
     study = search(study_config, f"{tmp_path}/a.db", tmp_path, 6)
     front = best_trials(study)
     assert front
-    for trial in front:  # nobody is better in one and no worse in the other
+    for trial in front:  # no trial is better in one metric and at least as good in the other
         assert not [
             t
             for t in study.trials
@@ -232,7 +234,7 @@ def test_several_metrics_make_a_front(tmp_path: Path) -> None:
         ]
 
 
-# ---------------------------------------------------------------- tickets
+# ---------------------------------------------------------------- the trial queue
 
 
 def plan(n: int) -> dict[str, PlannedTrial]:
@@ -244,13 +246,13 @@ def empty_study(storage: str) -> optuna.Study:
 
 
 @pytest.mark.parametrize("storage", ["{}/t.db", "journal:{}/t.log"])
-def test_no_ticket_beyond_the_limit_and_none_twice(storage: str, tmp_path: Path) -> None:
+def test_each_planned_trial_is_taken_once_and_none_beyond_the_limit(storage: str, tmp_path: Path) -> None:
     url = storage.format(tmp_path)
     first, second = empty_study(url), empty_study(url)
-    # Two machines that make the same tickets at the same moment: each sees none of the other's.
-    for ticket in plan(3):
-        first.enqueue_trial({}, user_attrs={KEY: ticket})
-        second.enqueue_trial({}, user_attrs={KEY: ticket})
+    # Two machines queue the same planned trials at the same moment, so neither sees those of the other.
+    for key in plan(3):
+        first.enqueue_trial({}, user_attrs={KEY: key})
+        second.enqueue_trial({}, user_attrs={KEY: key})
     taken = []
     for study in [first, second] * 4:
         trial = claim(study, plan(3), lambda key: optuna.samplers.RandomSampler())
@@ -260,7 +262,7 @@ def test_no_ticket_beyond_the_limit_and_none_twice(storage: str, tmp_path: Path)
     assert taken == ["0", "1", "2"]
     assert count(first, plan(3)).complete == 3
     enqueue(first, plan(4))
-    assert len(first.trials) == 7  # one more, for the one new ticket
+    assert len(first.trials) == 7  # one more, for the new planned trial
     enqueue(first, plan(100))
     assert len(first.trials) == 7 + 16  # a batch at a time
 
@@ -282,7 +284,7 @@ def test_an_interrupted_trial_is_run_again_and_counts_once(tmp_path: Path) -> No
     assert (counts.total, counts.complete, counts.lost) == (1, 1, 0)
 
 
-def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> None:
+def test_a_trial_whose_workers_die_every_time_is_not_repeated_forever(tmp_path: Path) -> None:
     url = f"journal:{tmp_path}/t.log"
     study = empty_study(url)
     for _ in range(4):  # the first attempt and three retries
@@ -290,7 +292,7 @@ def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> No
         find_dead_workers = DeadWorkerDetector(0)
         find_dead_workers(study)
         time.sleep(0.01)
-        find_dead_workers(study)  # the lease stood still
+        find_dead_workers(study)  # the lease has not changed
     counts = count(study)
     assert (counts.failed, counts.lost) == (1, 0)
     assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler()) is None
@@ -298,12 +300,14 @@ def test_a_ticket_whose_worker_dies_every_time_is_given_up(tmp_path: Path) -> No
     assert unfinished(study, plan(2)) == ["1"]
 
 
-def test_what_was_lost_and_not_queued_is_queued_with_what_it_drew(tmp_path: Path) -> None:
+def test_a_lost_trial_that_was_not_queued_again_is_queued_with_its_parameters(tmp_path: Path) -> None:
     study = empty_study(f"{tmp_path}/t.db")
     trial = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=0))
     assert trial is not None
     x = trial.suggest_float("x", 0, 1)
-    study.tell(trial, state=TrialState.FAIL)  # its finder died here, before it could queue it again
+    study.tell(
+        trial, state=TrialState.FAIL
+    )  # the process that detects the loss dies here
     assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=1)) is None
     find_dead_workers = DeadWorkerDetector(0)
     find_dead_workers(study)
@@ -325,7 +329,7 @@ def test_a_worker_that_dies_before_its_first_heartbeat_is_found(
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
-def test_a_lease_that_moves_is_alive(tmp_path: Path) -> None:
+def test_a_worker_whose_lease_changes_is_alive(tmp_path: Path) -> None:
     study = empty_study(f"journal:{tmp_path}/t.log")
     enqueue(study, plan(1))
     trial = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler())
@@ -488,10 +492,10 @@ def test_a_report_leaves_pyplot_as_it_was(finished: Any, tmp_path: Path) -> None
     assert page.read_text().count("data:image/png;base64,") == len(pictures)
 
 
-# ---------------------------------------------------------------- another study, another storage
+# ---------------------------------------------------------------- refusals
 
 
-def test_a_study_that_is_another_one_is_refused_with_the_difference(tmp_path: Path) -> None:
+def test_another_definition_is_refused_with_the_differences(tmp_path: Path) -> None:
     storage = open_storage(f"{tmp_path}/a.db")
     open_study(small(), REGISTRY, storage)
     open_study(small(), REGISTRY, storage)
@@ -559,15 +563,15 @@ def test_a_password_is_not_shown() -> None:
         ("tanh", "{tanh}"),
     ],
 )
-def test_ranges_as_people_write_them(text: str, shown: str) -> None:
+def test_ranges_by_hand(text: str, shown: str) -> None:
     assert str(parse_range(text, "x")) == shown
 
 
 def test_ranges_of_a_file(tmp_path: Path) -> None:
     file = tmp_path / "space.yml"
     file.write_text("gamma: {low: 0.9, high: 0.999, log: true}\nn_steps: [16, 32]\nent_coef: 0..0.1\n")
-    found = {name: str(search) for name, search in read_ranges(file).items()}
-    assert found == {"gamma": "[0.9, 0.999] log", "n_steps": "{16, 32}", "ent_coef": "[0, 0.1]"}
+    ranges = {name: str(search_range) for name, search_range in read_ranges(file).items()}
+    assert ranges == {"gamma": "[0.9, 0.999] log", "n_steps": "{16, 32}", "ent_coef": "[0, 0.1]"}
 
 
 @pytest.mark.parametrize(

@@ -123,9 +123,7 @@ def test_a_training_continues_from_its_last_evaluation(recipe: str, tmp_path: Pa
     again: list[list[Point]] = []
     points = train_once(config, REGISTRY, run, on_evaluation=lambda p, _: again.append(list(p)))
     assert reported == [1, 2]
-    assert [len(p) for p in again] == list(
-        range(1, len(points) + 1)
-    )  # reports the first two again
+    assert [len(p) for p in again] == list(range(1, len(points) + 1))  # reports the first two again
     assert points[:2] == again[1]
     assert [point.steps for point in points] == sorted({point.steps for point in points})
     assert points[1].steps == before.num_timesteps < points[2].steps
@@ -305,9 +303,7 @@ def test_a_lost_trial_that_was_not_queued_again_is_queued_with_its_parameters(tm
     trial = claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=0))
     assert trial is not None
     x = trial.suggest_float("x", 0, 1)
-    study.tell(
-        trial, state=TrialState.FAIL
-    )  # the process that detects the loss dies here
+    study.tell(trial, state=TrialState.FAIL)  # the process that detects the loss dies here
     assert claim(study, plan(1), lambda key: optuna.samplers.RandomSampler(seed=1)) is None
     find_dead_workers = DeadWorkerDetector(0)
     find_dead_workers(study)

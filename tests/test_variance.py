@@ -1,10 +1,8 @@
-"""The measurement of gradients: its statistics, its gradients, and the command."""
+"""Measuring gradients: the statistics, the gradients, and `pgzoo variance`."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import pgzoo
 from envs import AnySpaces
 from gymnasium import spaces
 from lab import frozen, plugin_gradient
@@ -19,14 +18,15 @@ from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import PolicyGradient, Registry, Spaces
+from pgzoo._sb3 import prepare_learning
 from pgzoo.lab.measure import sampler as sampling
-from pgzoo.lab.measure import statistics
-from pgzoo.lab.measure.exact import actor_parameters, exact_gradient
+from pgzoo.lab.measure import statistics, variance
+from pgzoo.lab.measure.exact import TabularMDP, actor_parameters, exact_gradient, exact_values
 from pgzoo.lab.measure.mdps import make_mdp
 from pgzoo.lab.measure.plugin_gradient import PluginGradient
-from pgzoo.lab.measure.sampler import Sampler
+from pgzoo.lab.measure.sampler import Sampler, columns
 from pgzoo.lab.measure.score_gradients import PolicyScores, TableScores, policy_inputs
-from pgzoo.lab.measure.statistics import exactly, moments, resamples, summarize
+from pgzoo.lab.measure.statistics import exact_moments, moments, resample_weights, summarize
 from pgzoo.registry.combination import resolve
 
 
@@ -40,25 +40,25 @@ def registry() -> Registry:
 
 def test_moments_by_hand() -> None:
     """g = (1, 0) and (3, 4): ‖E g‖² is their product, 3; mean norm² (1 + 25)/2 = 13, so tr Cov = 13 − 3 = 10."""
-    found = moments(np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[0.5, 0.5]]))
-    assert found.squared_norm[0] == pytest.approx(3)
-    assert found.variance[0] == pytest.approx(10)
-    # A batch drawn twice of three adds nothing to the signal: shares ⅔ and ⅓ give the product again.
+    equal = moments(np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[0.5, 0.5]]))
+    assert equal.squared_norm[0] == pytest.approx(3)
+    assert equal.variance[0] == pytest.approx(10)
+    # A batch that is drawn twice adds nothing to the signal: weights ⅔ and ⅓ give the same product.
     again = moments(np.array([[1.0, 0.0], [3.0, 4.0]]), np.array([[2 / 3, 1 / 3]]))
     assert again.squared_norm[0] == pytest.approx(3)
 
 
 def test_many_gradients_are_resampled_less_often() -> None:
-    assert statistics.replicates(400, 4610) == 1000
-    assert statistics.replicates(40_000, 4610) == 108  # 2e10 / 1.844e8
-    assert statistics.replicates(10**6, 10**6) == 100
+    assert statistics.number_of_resamples(400, 4610) == 1000
+    assert statistics.number_of_resamples(40_000, 4610) == 108  # 2e10 / 1.844e8
+    assert statistics.number_of_resamples(10**6, 10**6) == 100
 
 
 def test_a_summary_by_hand() -> None:
-    """r = (0, 2): along it E g is (0 + 4)/2 = 2, E g·r = 4, the scale 4/4; bias² = 3 − 8 + 4 = −1, cut at 0."""
+    """r = (0, 2): E g·r = (0 + 8)/2 = 4, so the scale is 4/4; bias² = 3 − 8 + 4 = −1, clipped to 0."""
     gradients = np.array([[1.0, 0.0], [3.0, 4.0]])
-    shares = resamples(2, np.random.default_rng(0), 10)
-    summary, _ = summarize(gradients, np.array([10, 30]), exactly(np.array([0.0, 2.0]), 11), shares)
+    weights = resample_weights(2, np.random.default_rng(0), 10)
+    summary, _ = summarize(gradients, np.array([10, 30]), exact_moments(np.array([0.0, 2.0]), 11), weights)
     assert summary.scale.value == pytest.approx(1.0)
     assert summary.bias.value == 0.0
     assert summary.relative_variance.value == pytest.approx(10 / 3)
@@ -67,7 +67,7 @@ def test_a_summary_by_hand() -> None:
     assert summary.cosine.value == pytest.approx((0 + 0.8) / 2)
 
 
-def test_intervals_cover_what_they_should() -> None:
+def test_intervals_cover_the_true_values() -> None:
     rng = np.random.default_rng(1)
     mean, reference, n = np.array([1.0, 0.5, 0.0]), np.array([1.0, 0.0, 0.0]), 60
     deviations = np.array([1.0, 2.0, 0.5])
@@ -81,45 +81,49 @@ def test_intervals_cover_what_they_should() -> None:
     hits = dict.fromkeys(true, 0)
     for _ in range(200):
         gradients = rng.normal(mean, deviations, (n, 3))
-        shares = resamples(n, rng, 200)
-        summary, _ = summarize(gradients, np.ones(n), exactly(reference, 201), shares)
+        weights = resample_weights(n, rng, 200)
+        summary, _ = summarize(gradients, np.ones(n), exact_moments(reference, 201), weights)
         for name, value in true.items():
             estimate = getattr(summary, name)
             hits[name] += estimate.low <= value <= estimate.high
-    assert all(170 <= n <= 199 for n in hits.values()), hits  # 95 % of 200 is 190; percentiles are a little short
+    assert all(170 <= n <= 199 for n in hits.values()), (
+        hits
+    )  # 95 % of 200 is 190; percentile intervals cover slightly less
 
 
-def test_without_a_reference_nothing_is_said_of_bias() -> None:
-    shares = resamples(2, np.random.default_rng(0), 5)
-    reference = moments(np.array([[1.0], [-1.0]]), shares)  # ‖r‖² = −1
-    summary, _ = summarize(np.array([[1.0], [2.0]]), np.ones(2), reference, shares)
+def test_bias_is_nan_if_the_reference_is_noise() -> None:
+    weights = resample_weights(2, np.random.default_rng(0), 5)
+    reference = moments(np.array([[1.0], [-1.0]]), weights)  # ‖r‖² = −1
+    summary, _ = summarize(np.array([[1.0], [2.0]]), np.ones(2), reference, weights)
     for estimate in (summary.cosine, summary.mean_cosine, summary.bias, summary.scale):
         assert np.isnan([estimate.value, estimate.low, estimate.high]).all()
-    assert summary.variance.value == pytest.approx(2.5 - 2)  # mean norm² 5/2, the product 2
+    assert summary.variance.value == pytest.approx(2.5 - 2)  # mean norm² 5/2 minus the product 2
 
 
-def test_a_cosine_has_the_uncertainty_of_its_reference() -> None:
+def test_a_cosine_includes_the_uncertainty_of_its_reference() -> None:
     rng = np.random.default_rng(0)
     gradients = np.tile([[1.0, 0.0]], (40, 1))
-    shares = resamples(40, rng, 300)
-    noisy = moments(rng.normal([1.0, 0.0], 1.0, (40, 2)), resamples(40, rng, 300))
-    known, _ = summarize(gradients, np.ones(40), exactly(np.array([1.0, 0.0]), 301), shares)
-    estimated, _ = summarize(gradients, np.ones(40), noisy, shares)
+    weights = resample_weights(40, rng, 300)
+    noisy = moments(rng.normal([1.0, 0.0], 1.0, (40, 2)), resample_weights(40, rng, 300))
+    known, _ = summarize(gradients, np.ones(40), exact_moments(np.array([1.0, 0.0]), 301), weights)
+    estimated, _ = summarize(gradients, np.ones(40), noisy, weights)
     assert known.cosine.low == known.cosine.high == pytest.approx(1)
     assert estimated.cosine.high - estimated.cosine.low > 0.02
 
 
 def test_too_few_batches_have_no_intervals() -> None:
-    shares = resamples(9, np.random.default_rng(0), 50)
-    summary, _ = summarize(np.random.default_rng(1).normal(size=(9, 3)), np.ones(9), exactly(np.ones(3), 51), shares)
+    weights = resample_weights(9, np.random.default_rng(0), 50)
+    summary, _ = summarize(
+        np.random.default_rng(1).normal(size=(9, 3)), np.ones(9), exact_moments(np.ones(3), 51), weights
+    )
     assert np.isfinite(summary.variance.value)
     assert np.isnan([summary.variance.low, summary.snr.high]).all()
 
 
-def test_without_signal_the_snr_is_zero_and_the_steps_endless() -> None:
+def test_without_signal_the_snr_is_0_and_the_steps_infinite() -> None:
     gradients = np.array([[1.0], [-1.0]])
-    shares = resamples(2, np.random.default_rng(0), 5)
-    summary, _ = summarize(gradients, np.ones(2), exactly(np.ones(1), 6), shares)
+    weights = resample_weights(2, np.random.default_rng(0), 5)
+    summary, _ = summarize(gradients, np.ones(2), exact_moments(np.ones(1), 6), weights)
     assert summary.snr.value == 0
     assert summary.steps_for_snr.value == np.inf
 
@@ -148,7 +152,7 @@ SPACES = {
         spaces.Box(-1, 1, (2,), np.float32),
         "MlpPolicy",
         {"use_sde": True, "policy_kwargs": {"net_arch": []}},
-    ),  # SB3 detaches layers before
+    ),  # without hidden layers, from which SB3 detaches the noise
     "dict": (spaces.Dict({"a": BOX, "b": spaces.Discrete(2)}), spaces.Discrete(3), "MultiInputPolicy", {}),
     "image": (spaces.Box(0, 255, (36, 36, 1), np.uint8), spaces.Discrete(3), "CnnPolicy", {}),
 }
@@ -156,7 +160,7 @@ SPACES = {
 
 @pytest.mark.parametrize("name", SPACES)
 def test_scores_of_every_space_are_finite_differences(name: str) -> None:
-    """A small step along a direction changes Σ w log π by its product with the gradient."""
+    """A small step in a random direction changes Σ w log π by its product with the gradient."""
     observation, action, policy, options = SPACES[name]
     arguments = sampling.arguments(4, 0.9)
     env = DummyVecEnv([lambda: AnySpaces(observation, action)] * 2)
@@ -174,10 +178,10 @@ def test_scores_of_every_space_are_finite_differences(name: str) -> None:
         with torch.no_grad():
             for p, d in zip(actor, direction, strict=True):
                 p.add_(step * d)
-            found = model.policy.evaluate_actions(*inputs)[1].double()
+            log_probs = model.policy.evaluate_actions(*inputs)[1].double()
             for p, d in zip(actor, direction, strict=True):
                 p.sub_(step * d)
-        return float((torch.as_tensor(rollout.flat(weight)) * found).sum())
+        return float((torch.as_tensor(rollout.flat(weight)) * log_probs).sum())
 
     along = torch.cat([d.flatten() for d in direction]).numpy()
     size = 1e-3
@@ -187,19 +191,17 @@ def test_scores_of_every_space_are_finite_differences(name: str) -> None:
 
 
 def test_own_loss_discounts_states_as_the_recipe_does(registry: Registry) -> None:
-    from pgzoo.lab.measure.variance import MeasureConfig, _plugin_gradient
-
     sampler = frozen(make_mdp("noise"), columns=16)
-    of = Spaces(sampler.policy.observation_space, sampler.policy.action_space, sampler.policy)
+    policy_spaces = Spaces(sampler.policy.observation_space, sampler.policy.action_space, sampler.policy)
     combinations = {
         "rtg": resolve(registry, "rtg"),
         "true": resolve(registry, "rtg", overrides={"discount_states": True}),
     }
 
     def discounts(**options: Any) -> list[bool]:
-        measurement = MeasureConfig(combinations, **options)
+        config = variance.MeasureConfig(combinations, **options)
         return [
-            _plugin_gradient(measurement, name, combination, of).discount_states
+            variance.plugin_gradient(config, name, combination, policy_spaces).discount_states
             for name, combination in combinations.items()
         ]
 
@@ -226,8 +228,8 @@ def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registr
         policy_kwargs={"optimizer_class": torch.optim.SGD, "net_arch": [8]},
         seed=3,
     )
-    model._setup_learn(1, None)
-    model.collect_rollouts(model.env, _nothing(model), model.rollout_buffer, 64)
+    prepare_learning(model)
+    model.collect_rollouts(model.env, _no_callback(model), model.rollout_buffer, 64)
     spaces = Spaces(model.observation_space, model.action_space, model.policy)
     measured = PluginGradient(plugin, resolve(registry, plugin), spaces, discount_states=False, own_loss=True)
     measured.part_states = model.part_states  # as they are before the update
@@ -240,7 +242,7 @@ def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registr
     np.testing.assert_allclose(moved.numpy(), expected, rtol=1e-3, atol=1e-5 * float(moved.norm()))
 
 
-def _nothing(model: PolicyGradient) -> Any:
+def _no_callback(model: PolicyGradient) -> Any:
     from stable_baselines3.common.callbacks import CallbackList
 
     callback = CallbackList([])
@@ -248,12 +250,10 @@ def _nothing(model: PolicyGradient) -> Any:
     return callback
 
 
-def test_columns_keep_what_belongs_to_them(registry: Registry) -> None:
-    """A batch cut out of many columns is credited as it would be alone."""
+def test_columns_are_a_rollout_of_their_own(registry: Registry) -> None:
+    """A batch that is cut out of many columns gets the same advantages as if it had been sampled alone."""
     sampler = frozen(make_mdp("lengths"), columns=24, group_size=4)
     whole = sampler.rollout()
-    from pgzoo.lab.measure.sampler import columns
-
     part = columns(whole, 8, 16)
     assert part.shape[1] == 8
     assert part.mask.any(axis=1).all()
@@ -263,7 +263,7 @@ def test_columns_keep_what_belongs_to_them(registry: Registry) -> None:
     assert sorted(np.unique(part.group[part.mask])) == [0, 1]
     rtg = plugin_gradient(registry, sampler, "rtg")
     np.testing.assert_allclose(part.n_episodes * rtg.weights(part), 24 * rtg.weights(whole)[:t, 8:16])
-    # Two groups of four: the leave-one-out mean is over the own group alone.
+    # Two groups of four: the leave-one-out mean uses only the episode's own group.
     rloo = plugin_gradient(registry, sampler, "rloo").weights(part)
     alone = [plugin_gradient(registry, sampler, "rloo").weights(columns(whole, i, i + 4)) for i in (8, 12)]
     for i, weights in enumerate(alone):
@@ -271,14 +271,12 @@ def test_columns_keep_what_belongs_to_them(registry: Registry) -> None:
         np.testing.assert_allclose(2 * rloo[:t, 4 * i : 4 * i + 4], weights)
 
 
-def test_the_critic_is_fitted_and_the_actor_is_not_touched() -> None:
+def test_the_critic_is_fitted_and_the_actor_does_not_change() -> None:
     sampler = frozen(make_mdp("noise"), columns=400)
     actor = sampler.policy.action_net.weight.clone()
     explained = sampler.fit_critic(list(islice(sampler.batches(), 50)))
     assert torch.equal(actor, sampler.policy.action_net.weight)
-    # V(s) of a tabular policy is known; the fitted one is near it where the policy goes.
-    from pgzoo.lab.measure.exact import exact_values
-
+    # V(s) of a tabular policy is known exactly.
     exact = exact_values(make_mdp("noise"), sampler.policy, 0.9)
     with torch.no_grad():
         fitted = sampler.policy.predict_values(torch.eye(4)).numpy().ravel()
@@ -286,14 +284,12 @@ def test_the_critic_is_fitted_and_the_actor_is_not_touched() -> None:
     assert explained > 0
 
 
-def test_what_is_known_of_a_measured_variance(registry: Registry) -> None:
-    """The variance of REINFORCE on a bandit by hand: one state, one step, rewards 1 and 0, π = ½ each.
+def test_a_variance_by_hand(registry: Registry) -> None:
+    """REINFORCE on a bandit: one state, one step, rewards 1 and 0, π = ½ for each action.
 
-    Ψ ∇ log π has, by action, (1)(½, −½) or 0; its mean is (¼, −¼), its variance ½·½ − ⅛ = ⅛; a batch of 8 has an
-    eighth of it: 1/64. With b = ½: (½)(½, −½) and (−½)(−½, ½), the same for both: no variance at all.
+    Ψ ∇ log π is (1)(½, −½) for one action and 0 for the other. Its mean is (¼, −¼), its variance ½·½ − ⅛ = ⅛, and that
+    of a batch of 8 is 1/64. With b = ½ it is (½)(½, −½) and (−½)(−½, ½), the same for both, so the variance is 0.
     """
-    from pgzoo.lab.measure.exact import TabularMDP
-
     rewards = np.array([[[0.0, 1.0], [0.0, 0.0]]])
     mdp = TabularMDP("bandit", np.array([[[0.0, 1.0], [0.0, 1.0]]]), rewards, np.ones(1))
     sampler = frozen(mdp, columns=8000)
@@ -304,101 +300,81 @@ def test_what_is_known_of_a_measured_variance(registry: Registry) -> None:
         sampler.policy.value_net.bias.zero_()
     scores = TableScores(mdp, sampler.policy)
     plugins = [plugin_gradient(registry, sampler, name) for name in ("reinforce", "rtg_value")]
-    found = np.array([scores.gradients(r, [p.weights(r) for p in plugins]) for r in islice(sampler.batches(), 5000)])
-    weights = found[:, :, :2]  # the one-hot's weights; the biases' gradients are the same again
-    variance = weights.var(axis=0, ddof=1).sum(axis=1)
-    assert variance[0] == pytest.approx(1 / 64, rel=0.1)
-    assert variance[1] == pytest.approx(0, abs=1e-12)
+    gradients = [scores.gradients(r, [p.weights(r) for p in plugins]) for r in islice(sampler.batches(), 5000)]
+    weights = np.array(gradients)[:, :, :2]  # those of the weights; those of the biases are the same
+    variances = weights.var(axis=0, ddof=1).sum(axis=1)
+    assert variances[0] == pytest.approx(1 / 64, rel=0.1)
+    assert variances[1] == pytest.approx(0, abs=1e-12)
     np.testing.assert_allclose(weights.mean(axis=0)[1], exact_gradient(mdp, sampler.policy, 0.9)[:2], atol=1e-9)
 
 
 # ---------------------------------------------------------------- the command
 
 
-def pgzoo(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pgzoo", "variance", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120)
-
-
 def test_the_command(tmp_path: Path) -> None:
     options = ["--plugins", "rtg,gae,rloo,reward_to_go+time_mean", "--env", "pgzoo/Noise-v0", "--batches", "40"]
-    result = pgzoo(*options, "-P", "leave_one_out:true", "--json", "--out", "figure.png", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
-    assert list(found["summaries"]) == ["rtg", "gae", "rloo", "reward_to_go+time_mean"]
-    assert found["reference"] == "the exact gradient"
-    assert all(summary["n_batches"] == 40 for summary in found["summaries"].values())
+    options = ["variance", *options, "-P", "leave_one_out:true", "--json"]
+    report = json.loads(pgzoo(*options, "--out", "figure.png", cwd=tmp_path).stdout)
+    assert list(report["summaries"]) == ["rtg", "gae", "rloo", "reward_to_go+time_mean"]
+    assert report["reference"] == "the exact gradient"
+    assert all(summary["n_batches"] == 40 for summary in report["summaries"].values())
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
-    again = json.loads(pgzoo(*options, "-P", "leave_one_out:true", "--json", cwd=tmp_path).stdout)
-    assert again["summaries"] == found["summaries"]  # the same seed
+    assert report["settings"]["out"] == "figure.png"
+    again = json.loads(pgzoo(*options, cwd=tmp_path).stdout)
+    assert again["summaries"] == report["summaries"]  # the same seed
 
 
 def test_a_saved_model_of_sb3(tmp_path: Path) -> None:
     A2C("MlpPolicy", "CartPole-v1", seed=0).save(tmp_path / "a2c.zip")
-    options = ["--plugins", "rtg,grpo", "--batches", "3", "--warmup", "1", "--loss", "own"]
-    result = pgzoo("--model", "a2c.zip", *options, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "say which --env it plays" in result.stderr
-    result = pgzoo("--model", "a2c.zip", "--env", "CartPole-v1", *options, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    options = ["variance", "--model", "a2c.zip", "--plugins", "rtg,grpo"]
+    options += ["--batches", "3", "--warmup", "1", "--loss", "own"]
+    assert "not in a run folder of pgzoo: add its --env" in pgzoo(*options, cwd=tmp_path, status=2).stderr
+    result = pgzoo(*options, "--env", "CartPole-v1", cwd=tmp_path)
     assert "over 96 other episodes" in result.stdout  # 3 batches × 4 × 8
 
 
 REFUSED = [
-    (["--plugins", "rtg,gea"], "unknown recipe 'gea'"),
-    (["--plugins", ","], "--plugins names none"),
+    (["--plugins", "rtg,gea"], "unknown plugin 'gea'"),
+    (["--plugins", ","], "--plugins is empty"),
     (["--env", "CartPole-v7"], "CartPole-v"),
-    (["--episodes", "6"], "a batch of 6 episodes is no whole number of groups of 4"),
+    (["--episodes", "6"], "a batch of 6 episodes cannot be split into groups of 4"),
     (["-P", "gae_lamda:0.9"], "none of reinforce"),
     (["-P", "gae_lambda:2"], "gae_lambda must lie in [0, 1]"),
     (["--out", "figure.jpg"], "unknown kind of figure '.jpg'"),
-    (["--out", "nowhere/figure.png"], "there is no folder"),
+    (["--out", "nowhere/figure.png"], "does not exist"),
     (["--model", "none.zip", "--env", "CartPole-v1"], "there is no model at none.zip"),
-    (["--batches", "100000000", "--env", "CartPole-v1"], "is the most"),
+    (["--batches", "100000000", "--env", "CartPole-v1"], "use at most --batches"),
 ]
 
 
 @pytest.mark.parametrize(("arguments", "message"), REFUSED, ids=[" ".join(a) for a, _ in REFUSED])
 def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = pgzoo(*arguments, cwd=tmp_path)
-    assert result.returncode == 2, result.stdout + result.stderr
+    result = pgzoo("variance", *arguments, cwd=tmp_path, status=2)
     assert message in result.stderr
     assert len(result.stderr.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("after", "status"), [(4, 130), (1, 130)], ids=["enough", "too early"])
-def test_ctrl_c_reports_what_was_measured(
-    after: int, status: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from pgzoo.cli import main
-    from pgzoo.lab.measure import variance
-
-    batch, done = variance._Run.batch, []
+@pytest.mark.parametrize("after", [4, 1], ids=["enough", "too early"])
+def test_ctrl_c_reports_the_batches_so_far(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, done = variance.Measurement.batch, []
 
     def interrupted(run: Any) -> None:
         if len(done) == after:
             raise KeyboardInterrupt
         done.append(batch(run))  # type: ignore[func-returns-value]
 
-    monkeypatch.setattr(variance._Run, "batch", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        main(["variance", "--env", "pgzoo/TimeLimit-v0", "--plugins", "rtg", "--warmup", "1", "--no-progress"])
-    out, err = capsys.readouterr()
-    assert ended.value.code == status
-    assert ("4 gradients each" in out) == (after == 4)
-    assert ("Interrupted after 4 batches" in err) == (after == 4)
-    assert "Traceback" not in err
+    monkeypatch.setattr(variance.Measurement, "batch", interrupted)
+    options = ["--env", "pgzoo/TimeLimit-v0", "--plugins", "rtg", "--warmup", "1", "--no-progress"]
+    result = pgzoo("variance", *options, status=130)
+    assert ("4 gradients per plugin" in result.stdout) == (after == 4)
+    assert ("Interrupted after 4 batches" in result.stderr) == (after == 4)
+    assert "Traceback" not in result.stderr
 
 
-def test_ctrl_c_while_the_reference_is_sampled(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """The plugins have a third batch by then, the reference has not."""
-    from pgzoo.cli import main
-    from pgzoo.lab.measure.plugin_gradient import PluginGradient
-
+def test_ctrl_c_while_the_reference_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The plugins have a third batch already, and the reference does not."""
     weights, called = PluginGradient.weights, []
 
     def interrupted(plugin_gradient: PluginGradient, rollout: Any) -> Any:
@@ -409,9 +385,7 @@ def test_ctrl_c_while_the_reference_is_sampled(
         return weights(plugin_gradient, rollout)
 
     monkeypatch.setattr(PluginGradient, "weights", interrupted)
-    with pytest.raises(SystemExit) as ended:
-        main(["variance", "--plugins", "rtg,gae", "--warmup", "1", "--reference-batches", "1", "--no-progress"])
-    out, err = capsys.readouterr()
-    assert ended.value.code == 130
-    assert "2 gradients each" in out
-    assert "Interrupted after 2 batches" in err
+    options = ["--plugins", "rtg,gae", "--warmup", "1", "--reference-batches", "1", "--no-progress"]
+    result = pgzoo("variance", *options, status=130)
+    assert "2 gradients per plugin" in result.stdout
+    assert "Interrupted after 2 batches" in result.stderr

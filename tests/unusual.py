@@ -117,7 +117,7 @@ class NeedsTwoFields(Baseline):
 
 @dataclass(frozen=True, kw_only=True)
 class AdvantageWeighted(Objective):
-    """loss = −mean exp(Ψ/5) log π (Peng et al. 2019): no action becomes less probable."""
+    """loss = −mean exp(Ψ/5) log π (Peng et al. 2019, arXiv:1910.00177): no action becomes less probable."""
 
     name = "advantage_weighted"
 

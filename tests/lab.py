@@ -24,7 +24,7 @@ def frozen(
     seed: int = 1,
     **policy_kwargs: Any,
 ) -> Sampler:
-    """Return a sampler of a softmax policy a state, away from uniform, with a critic that is wrong but not silly."""
+    """Return a sampler of a linear softmax policy that is not uniform, with a wrong critic of a realistic size."""
     model = PolicyGradient(
         "MlpPolicy",
         TabularVecEnv(mdp, columns, seed),
@@ -43,7 +43,7 @@ def frozen(
 def plugin_gradient(
     registry: Registry, sampler: Sampler, plugin: str, *, own_loss: bool = False, **overrides: Any
 ) -> Any:
-    """Return a plugin on the sampler's policy."""
+    """Return the gradient of a plugin on the sampler's policy."""
     policy = sampler.policy
     spaces = Spaces(policy.observation_space, policy.action_space, policy)
     return PluginGradient(plugin, resolve(registry, plugin, overrides=overrides), spaces, own_loss=own_loss)

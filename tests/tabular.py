@@ -1,8 +1,7 @@
-"""A small tabular MDP as a VecEnv of many columns, and its exact policy gradient: the oracle of the tests.
+"""A small tabular MDP as a VecEnv, and its exact policy gradient. It shares no code with pgzoo's lab.
 
-States 0 … S−1, an observation is the one-hot state. J(θ) = E[Σ_t γ^t r_t] over a finite horizon, by backward
-recursion over V_h(s) = Σ_a π(a|s) [r(s,a) + γ Σ_s' P(s'|s,a) V_{h−1}(s')], differentiated by autograd. No line
-of it is shared with pgzoo.
+States are 0 … S−1, and observations are one-hot. J(θ) = E[Σ_t γ^t r_t] over a finite horizon is computed by backward
+recursion, V_h(s) = Σ_a π(a|s) [r(s,a) + γ Σ_s' P(s'|s,a) V_{h−1}(s')], and differentiated by autograd.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 @dataclass(frozen=True)
 class MDP:
-    """transitions (S, A, S + 1), the last column being termination; rewards (S, A); start (S,); horizon."""
+    """transitions (S, A, S + 1), with termination as the last column; rewards (S, A); start (S,); horizon."""
 
     transitions: np.ndarray
     rewards: np.ndarray
@@ -44,7 +43,7 @@ class MDP:
 
 
 def small_mdp(seed: int = 5, n_states: int = 4, n_actions: int = 3, horizon: int = 5) -> MDP:
-    """Random transitions with about a quarter of termination, so that lengths vary; rewards are not centred."""
+    """Random transitions that terminate with probability ¼ or so, and rewards with a mean of 1."""
     rng = np.random.default_rng(seed)
     transitions = rng.dirichlet(np.full(n_states + 1, 0.7), (n_states, n_actions))
     rewards = rng.normal(1.0, 1.0, (n_states, n_actions))
@@ -52,9 +51,9 @@ def small_mdp(seed: int = 5, n_states: int = 4, n_actions: int = 3, horizon: int
 
 
 class TabularVecEnv(VecEnv):
-    """Many independent columns of one MDP, stepped together; the time limit terminates (it is the horizon).
+    """Independent copies of one MDP, stepped together. The horizon terminates an episode.
 
-    As in a Gymnasium environment a seed fixes the start and the environment's noise, here of one episode.
+    As in Gymnasium, a seed determines the initial state and the transitions, here of one episode.
     """
 
     def __init__(self, mdp: MDP, num_envs: int, seed: int) -> None:
@@ -64,9 +63,9 @@ class TabularVecEnv(VecEnv):
         super().__init__(num_envs, spaces.Box(0, 1, (n_states,)), spaces.Discrete(n_actions))
 
     def _uniform(self) -> np.ndarray:
-        """(N,) numbers in [0, 1): those of the seed where there is one."""
-        fresh, drawn = self.rng.random(self.num_envs), self.noise[np.arange(self.num_envs), self.t]
-        return np.where(np.isnan(drawn), fresh, drawn)
+        """Return (N,) numbers in [0, 1), which follow from the seed if the episode has one."""
+        unseeded, seeded = self.rng.random(self.num_envs), self.noise[np.arange(self.num_envs), self.t]
+        return np.where(np.isnan(seeded), unseeded, seeded)
 
     def _starts(self) -> np.ndarray:
         return (self._uniform()[:, None] > self.mdp.start.cumsum()[:-1]).sum(axis=1)
@@ -91,10 +90,10 @@ class TabularVecEnv(VecEnv):
         rewards = self.mdp.rewards[self.state, self.actions].astype(np.float32)
         chances = self.mdp.transitions[self.state, self.actions].cumsum(axis=1)
         self.t += 1
-        following = (self._uniform()[:, None] > chances[:, :-1]).sum(axis=1)
-        dones = (following >= len(self.mdp.start)) | (self.t >= self.mdp.horizon)
+        next_state = (self._uniform()[:, None] > chances[:, :-1]).sum(axis=1)
+        dones = (next_state >= len(self.mdp.start)) | (self.t >= self.mdp.horizon)
         self.noise[dones], self.t[dones] = np.nan, 0
-        self.state = np.where(dones, self._starts(), following)
+        self.state = np.where(dones, self._starts(), next_state)
         infos = [{"terminal_observation": np.zeros(len(self.mdp.start), np.float32)} if d else {} for d in dones]
         return self._observe(), rewards, dones, infos
 
@@ -118,7 +117,7 @@ class TabularVecEnv(VecEnv):
 
 
 TABULAR_POLICY: dict[str, Any] = {"net_arch": [], "ortho_init": False}
-"""With one-hot observations the action head's weights are the logits: a softmax a state."""
+"""With one-hot observations, the weights of the action head are the logits of each state."""
 
 
 def logits(policy: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The lab's oracle: against finite differences, against another one, and against what its environments give."""
+"""The exact gradient agrees with finite differences, with another implementation and with its environments."""
 
 from __future__ import annotations
 
@@ -59,18 +59,18 @@ def test_the_gradient_is_that_of_finite_differences(name: str, gamma: float, net
     assert np.linalg.norm(np.array(numeric) - exact) < 1e-6 * np.linalg.norm(exact)
 
 
-def test_it_agrees_with_the_oracle_of_the_tests() -> None:
-    theirs = tabular.small_mdp()
-    rewards = np.repeat(theirs.rewards[:, :, None], len(theirs.start) + 1, axis=2)
-    mdp = TabularMDP("small", theirs.transitions, rewards, theirs.start, horizon=theirs.horizon)
+def test_it_agrees_with_another_implementation() -> None:
+    other = tabular.small_mdp()
+    rewards = np.repeat(other.rewards[:, :, None], len(other.start) + 1, axis=2)
+    mdp = TabularMDP("small", other.transitions, rewards, other.start, horizon=other.horizon)
     policy = make_policy(mdp, net_arch=[])
-    expected = theirs.gradient(tabular.logits(policy), 0.9)  # (S, A) with respect to logits
+    expected = other.gradient(tabular.logits(policy), 0.9)  # (S, A) with respect to logits
     exact = exact_gradient(mdp, policy, 0.9)
     np.testing.assert_allclose(exact[:12].reshape(3, 4).T, expected, rtol=1e-5)  # the weights (A, S) are the logits
 
 
 def test_a_chain_by_hand() -> None:
-    """One state, two actions: 0 pays 1 and ends; 1 pays nothing and stays. π(0) = p: J = p / (1 − γ(1 − p))."""
+    """One state. Action 0 pays 1 and ends, action 1 pays nothing and stays. With π(0) = p, J = p / (1 − γ(1 − p))."""
     transitions = np.array([[[0.0, 1.0], [1.0, 0.0]]])
     rewards = np.array([[[0.0, 1.0], [0.0, 0.0]]])
     mdp = TabularMDP("wait", transitions, rewards, np.ones(1))
@@ -82,13 +82,13 @@ def test_a_chain_by_hand() -> None:
 
 
 @pytest.mark.parametrize("name", MDPS)
-def test_scores_are_slopes_of_log_probabilities(name: str) -> None:
+def test_scores_are_gradients_of_log_probabilities(name: str) -> None:
     mdp = make_mdp(name)
     policy = in_float64(make_policy(mdp, net_arch=[4]))
     table = score_table(mdp, policy)
     probs = action_probabilities(mdp, policy).detach().numpy()
     np.testing.assert_allclose(np.einsum("sa,sap->sp", probs, table), 0.0, atol=1e-12)  # E[∇ log π] = 0
-    # ∇J = Σ_s Σ_a d(s) π(a|s) A(s,a) ∇ log π(a|s); γ=1 on an MDP without horizon, d by a solve of its own.
+    # The policy gradient theorem, ∇J = Σ_s d(s) Σ_a π(a|s) Q(s,a) ∇ log π(a|s), for γ = 1 and no horizon.
     if mdp.horizon is None:
         p = np.einsum("sa,sat->st", probs, mdp.transitions[:, :, :-1])
         visits = np.linalg.solve(np.eye(mdp.n_states) - p.T, mdp.start)
@@ -116,7 +116,7 @@ def test_the_simulation_gives_the_exact_return(name: str) -> None:
         assert not cut.any() or mdp.time_limit
         running &= ~dones
     z = (returns.mean() - exact) / (returns.std() / np.sqrt(columns))
-    assert abs(z) < 4.5  # a chance of 7e-6 each
+    assert abs(z) < 4.5  # p = 7e-6 each
 
 
 @pytest.mark.parametrize("name", TABULAR)
@@ -139,15 +139,15 @@ def test_the_environment(name: str) -> None:
     assert abs(z) < 4.5
 
 
-def test_a_seed_fixes_an_episode() -> None:
+def test_a_seed_determines_an_episode() -> None:
     env = TabularVecEnv(make_mdp("time_limit"), 3)
 
     def play(seeds: list[int | None]) -> list[Any]:
         env._seeds = list(seeds)
-        seen = [env.reset()]
+        outputs = [env.reset()]
         for _ in range(3):
-            seen += env.step(np.zeros(3, dtype=int))[:2]
-        return seen
+            outputs += env.step(np.zeros(3, dtype=int))[:2]
+        return outputs
 
     first, second = play([7, 7, 8]), play([7, 8, 7])
     for a, b in zip(first, second, strict=True):
@@ -157,7 +157,7 @@ def test_a_seed_fixes_an_episode() -> None:
 
 def test_bad_arrays_are_refused() -> None:
     mdp = make_mdp("noise")
-    with pytest.raises(ConfigError, match="transitions must be chances that add up to 1"):
+    with pytest.raises(ConfigError, match="transitions must be probabilities that sum to 1"):
         TabularMDP("wrong", mdp.transitions * 0.9, mdp.rewards, mdp.start)
     with pytest.raises(ConfigError, match=r"start must have shape \(4,\)"):
         TabularMDP("wrong", mdp.transitions, mdp.rewards, mdp.start[:-1])

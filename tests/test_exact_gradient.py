@@ -1,4 +1,4 @@
-"""The mean gradient of the unbiased recipes is the exact one; a baseline that sees the action is caught."""
+"""The mean gradient of unbiased recipes is the exact one, and the test detects every planted bias."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ def gradients(
     discount_states: bool = True,
     **options: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return (updates, S·A) gradient estimates of `logits` at one fixed policy, and the exact gradient.
+    """Return (updates, S·A) estimates of the gradient with respect to the logits of a fixed policy, and the exact one.
 
-    Seen from outside: SGD at learning rate 1 moves the parameters by the estimate, and they are put back.
+    SGD with learning rate 1 moves the parameters by the estimate. They are reset after each update.
     """
     mdp = small_mdp()
     env = TabularVecEnv(mdp, columns, seed=11)
@@ -64,13 +64,13 @@ def gradients(
         device="cpu",
         **options,
     )
-    with torch.no_grad():  # a policy away from uniform, and a critic that is wrong but not silly
+    with torch.no_grad():  # a policy that is not uniform, and a wrong critic of a realistic size
         model.policy.action_net.weight.copy_(torch.randn(3, 4, generator=torch.Generator().manual_seed(2)))
         model.policy.value_net.weight.fill_(2.0)
     exact = mdp.gradient(logits(model.policy), gamma).ravel()
     start = {name: value.clone() for name, value in model.policy.action_net.state_dict().items()}
     estimates = []
-    model.learn(1)  # the first update sets a moving average; it is not measured
+    model.learn(1)  # the first update initialises the moving average and is not measured
     for _ in range(updates):
         model.policy.action_net.load_state_dict(start)
         model.learn(1, reset_num_timesteps=False)
@@ -80,15 +80,15 @@ def gradients(
 
 
 def t_squared(estimates: np.ndarray, exact: np.ndarray) -> float:
-    """Return the p-value of Hotelling's T² that the estimates' mean is the exact gradient.
+    """Return the p-value of Hotelling's T² for the hypothesis that the mean estimate is the exact gradient.
 
-    The logits of one state sum to a constant in every estimate, so one action a state is left out.
+    In every estimate the logits of a state sum to 0, so one action per state is left out.
     """
     from scipy import stats
 
     n_actions = 3
-    kept = np.arange(len(exact)) % n_actions != 0
-    x, mu = estimates[:, kept], exact[kept]
+    free = np.arange(len(exact)) % n_actions != 0
+    x, mu = estimates[:, free], exact[free]
     n, p = x.shape
     gap = x.mean(axis=0) - mu
     statistic = n * gap @ np.linalg.solve(np.cov(x.T), gap)
@@ -98,7 +98,7 @@ def t_squared(estimates: np.ndarray, exact: np.ndarray) -> float:
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 def test_unbiased_recipes_jointly(gamma: float) -> None:
     def p_value(name: str, plugin: str) -> float:
-        # Groups of 5 share start and noise; so small ones would show a baseline that contains the own episode.
+        # Groups of 5 share the initial state and noise. Groups this small reveal a baseline that includes its own episode.
         options = {"sampling": "groups", "group_size": 5} if "groups" in name or name == "rloo" else {}
         return t_squared(*gradients(plugin, gamma, **options))
 
@@ -108,7 +108,7 @@ def test_unbiased_recipes_jointly(gamma: float) -> None:
 
 @dataclass(frozen=True)
 class SeesTheAction(Baseline):
-    """b_t = 0.3·a_t: what no baseline may do."""
+    """b_t = 0.3·a_t, which biases the gradient."""
 
     name = "sees_the_action"
     unbiased = True
@@ -118,16 +118,16 @@ class SeesTheAction(Baseline):
 
 
 @pytest.mark.parametrize("wrong", ["action", "batch_mean", "group", "no discount_states", "full_return with γ^t"])
-def test_the_test_can_fail(wrong: str, registry_with: Any) -> None:
+def test_the_test_detects_a_planted_bias(wrong: str, registry_with: Any) -> None:
     if wrong == "action":
         registry = registry_with(SeesTheAction)
         p = t_squared(*gradients("reward_to_go+sees_the_action", 1.0, registry=registry))
     elif wrong == "batch_mean":
-        # 500 episodes would hide a bias of 1/500: batches of 5 show one of 1/5.
+        # With 500 episodes the bias is 1/500 and cannot be detected. With 5 episodes it is 1/5.
         small = {"columns": 5, "n_episodes": 5, "updates": 2000}
         p = t_squared(*gradients("full_return+batch_mean", 1.0, **small))
         assert t_squared(*gradients("full_return+leave_one_out", 1.0, **small)) > FALSE_ALARM
-    elif wrong == "group":  # its mean contains the own episode
+    elif wrong == "group":  # its mean includes the episode itself
         p = t_squared(*gradients("full_return+group", 1.0, group_size=5, plugin_kwargs={"scale": "none"}))
     elif wrong == "no discount_states":
         p = t_squared(*gradients("rtg", 0.8, discount_states=False))
@@ -143,7 +143,7 @@ def test_the_test_can_fail(wrong: str, registry_with: Any) -> None:
     assert p < FALSE_ALARM
 
 
-def test_the_oracle_agrees_with_finite_differences() -> None:
+def test_the_exact_gradient_agrees_with_finite_differences() -> None:
     mdp = small_mdp()
     point = torch.randn(4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     exact = mdp.gradient(point, 0.8)

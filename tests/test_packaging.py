@@ -1,4 +1,4 @@
-"""Installed for real: a third party's package beside pgzoo, and pgzoo itself as a wheel."""
+"""Real installations: a third party's package next to pgzoo, and pgzoo itself as a wheel."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 def scratch(path: Path, *, pgzoo: bool) -> Path:
-    """Make an environment of its own that finds this one's packages; return its python.
+    """Create a virtual environment that finds the packages of this one. Return its Python.
 
-    Without `pgzoo` this one's editable pgzoo stays out, so that a wheel can take its place.
+    Without `pgzoo`, the editable installation of pgzoo is left out, so that a wheel can be installed instead.
     """
-    venv.create(path, with_pip=False)  # pip and setuptools are ours, so that nothing is fetched
+    venv.create(path, with_pip=False)  # it uses this environment's pip and setuptools, so nothing is downloaded
     python = path / "bin" / "python"
     site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=path).strip())
     ours = sysconfig.get_path("purelib")
-    add = f"import site; site.addsitedir({ours!r})" if pgzoo else ours  # a plain path reads no .pth files there
+    add = f"import site; site.addsitedir({ours!r})" if pgzoo else ours  # a plain path does not read .pth files there
     (site / "ours.pth").write_text(add + "\n")
     return python
 
@@ -45,7 +45,7 @@ def test_a_third_partys_baseline(tmp_path: Path) -> None:
     options = ["--plugin", plugin, "-n", "400", "--no-progress", "--eval-episodes", "1"]
     run(python, "-m", "pgzoo", "train", *options, cwd=tmp_path)
     assert (tmp_path / "logs" / plugin / "CartPole-v1_1" / "CartPole-v1.zip").is_file()
-    # Here, where it is not installed, the model says which package is missing.
+    # In this environment, which lacks the package, loading the model says which one is missing.
     folder = tmp_path / "logs" / plugin / "CartPole-v1_1"
     here = subprocess.run(
         [sys.executable, "-m", "pgzoo", "eval", folder], cwd=tmp_path, capture_output=True, text=True, timeout=60
@@ -77,9 +77,9 @@ def test_the_wheel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["baseline", "estimator", "objective"])
 def test_a_new_plugins_package_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
     python = scratch(tmp_path / "env", pgzoo=True)
-    told = run(python, "-m", "pgzoo", "plugins", "new", f"my_{kind}", "--kind", kind, cwd=tmp_path)
+    output = run(python, "-m", "pgzoo", "plugins", "new", f"my_{kind}", "--kind", kind, cwd=tmp_path)
     package = tmp_path / f"pgzoo-my-{kind}"
-    assert f"Next: pip install -e '{package.name}[test]' && pytest {package.name}" in told
+    assert f"Next: pip install -e '{package.name}[test]' && pytest {package.name}" in output
     run(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "-e", package, cwd=tmp_path)
     assert "2 passed" in run(python, "-m", "pytest", package, cwd=tmp_path)
     shown = run(python, "-m", "pgzoo", "plugins", "show", f"my_{kind}", cwd=tmp_path)

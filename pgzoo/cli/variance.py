@@ -243,7 +243,8 @@ def _show(report: Report, snr: float) -> None:
         critic = f"; V explains {report.explained_variance:.2f} of the variance of returns"
     mean_return = format_number(report.mean_return)
     console.print(f"Mean return {mean_return}, {report.n_parameters:,} actor parameters{critic}.")
-    console.print(f"{report.n_batches} gradients per plugin; bias and cosine relative to {report.reference}.")
+    reference = f"bias and cosine relative to {report.reference}"
+    console.print(f"{report.n_batches} gradients per plugin; {reference}.", soft_wrap=True)
     headers = ["steps", "variance\n/ ‖g‖²", "SNR", "cosine", "bias, %", f"steps for\nSNR {snr:g}"]
     table = Table(
         Column("plugin", no_wrap=True),

@@ -1,4 +1,4 @@
-"""A new plugin's package: it installs, and passes its own tests, as it is written."""
+"""Writes the package of a new plugin, which installs and passes its own tests without a change."""
 
 from __future__ import annotations
 
@@ -17,21 +17,23 @@ from pgzoo.registry.plugins import Kind, Registry
 
 
 def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> list[Path]:
-    """Write the package into a new folder, whole or not at all; return its files.
+    """Write the package to a new folder, completely or not at all. Return its files.
 
     Raises:
-        ConfigError: the name is no lower-case Python name or taken; the folder exists or cannot be written.
+        ConfigError: the name is taken or is not a lower-case Python name, or the folder exists or cannot be written.
     """
     cls = "".join(word.capitalize() for word in name.split("_"))
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
         raise ConfigError(f"{name!r} cannot name a plugin: use lower-case letters, digits and _, such as my_{kind}")
     if re.search(rf"\b{cls}\b", PLUGINS[kind] + TESTS):
-        raise ConfigError(f"{name!r} cannot name a plugin: its class {cls} would hide pgzoo's; try my_{name}")
+        raise ConfigError(
+            f"{name!r} cannot name a plugin: the name of its class, {cls}, is used by pgzoo; try my_{name}"
+        )
     if name in registry.names(kind):
-        raise ConfigError(f"the {kind} {name!r} exists, of {registry.source(kind, name)}; choose another name")
+        raise ConfigError(f"the {kind} {name!r} already exists ({registry.source(kind, name)}); choose another name")
     if folder.exists():
-        raise ConfigError(f"{folder} exists; choose another --folder")
-    words = {
+        raise ConfigError(f"{folder} already exists; choose another --folder")
+    substitutions = {
         "name": name,
         "kind": kind,
         "cls": cls,
@@ -39,12 +41,12 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
         "module": f"pgzoo_{name}",
         "version": __version__,
         "api": PLUGIN_API,
-        "train": TRAINED[kind].format(name),
+        "train": COMBINATIONS[kind].format(name),
     }
     files = {
         "pyproject.toml": PYPROJECT,
         "README.md": README,
-        f"{words['module']}.py": PLUGINS[kind],
+        f"{substitutions['module']}.py": PLUGINS[kind],
         f"tests/test_{name}.py": TESTS,
     }
     try:
@@ -53,7 +55,7 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
             for path, text in files.items():
                 file = Path(partial) / "package" / path
                 file.parent.mkdir(parents=True, exist_ok=True)
-                file.write_text(Template(text).substitute(words), encoding="utf-8")
+                file.write_text(Template(text).substitute(substitutions), encoding="utf-8")
             shutil.move(Path(partial) / "package", folder)
     except OSError as error:
         raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from error
@@ -62,12 +64,12 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
 
 NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
-TRAINED: Final = {
+COMBINATIONS: Final = {
     "estimator": "{}+none",
     "baseline": "reward_to_go+{}",
     "objective": "lambda_return+value+{}",
 }
-"""The combination that a new plugin is first tried in."""
+"""The combination in which the package's test trains the new plugin."""
 
 PYPROJECT: Final = """\
 [build-system]
@@ -85,7 +87,7 @@ dependencies = ["pgzoo>=$version"]
 [project.optional-dependencies]
 test = ["pytest"]
 
-# This line is how pgzoo finds the plugin.
+# pgzoo finds the plugin by this entry point.
 [project.entry-points.pgzoo]
 $name = "$module"
 
@@ -96,18 +98,18 @@ py-modules = ["$module"]
 README: Final = """\
 # $package
 
-The $kind `$name` for pgzoo: say here what it does, and which paper it is from.
+The $kind `$name` for pgzoo. Describe here what it does, and name the paper it comes from.
 
 ```
 pip install -e '.[test]'
-pytest                                   # the conformance kit, and a short training
-pgzoo plugins check $name                # the same kit on all its MDPs, and a badge for this page
+pytest                                   # the conformance kit, and a short training run
+pgzoo plugins check $name                # the same checks on more MDPs, and a badge for this page
 pgzoo train --plugin $train --env CartPole-v1
 ```
 """
 
 BASELINE: Final = '''\
-"""The baseline $name: say here in a line what it compares returns with."""
+"""The baseline $name: describe here in one line what returns are compared with."""
 
 from __future__ import annotations
 
@@ -122,30 +124,30 @@ from pgzoo import Array, Baseline, Need, Range, Rollout, Search, State, hookimpl
 
 @dataclass(frozen=True)
 class $cls(Baseline):
-    """b = share · the mean return of the batch's other episodes (give the equation and its source)."""
+    """b = share · (mean return of the other episodes in the batch). Replace this by your equation and its source."""
 
     name = "$name"
     plugin_api = "$api"
     needs = frozenset({Need.COMPLETE_EPISODES})
     unbiased = True
     per_episode = True
-    share: Annotated[float, Range(0, 1), Search(0.5, 1.0), "of the mean that is taken off"] = 1.0
+    share: Annotated[float, Range(0, 1), Search(0.5, 1.0), "the share of the mean that is subtracted"] = 1.0
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N), and c = 1; `returns` is R̂ (T, N)."""
-        means = rollout.episode_means(returns)  # one number an episode
-        others = (means.sum() - means) / max(len(means) - 1, 1)
-        return np.where(rollout.mask, self.share * others[rollout.episode], 0.0), 1.0
+        """Return b (T, N) and c = 1. `returns` is R̂ (T, N)."""
+        means = rollout.episode_means(returns)  # (n_episodes,)
+        means_of_others = (means.sum() - means) / max(len(means) - 1, 1)
+        return np.where(rollout.mask, self.share * means_of_others[rollout.episode], 0.0), 1.0
 
 
 @hookimpl
 def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Offer the baseline."""
+    """Register the baseline."""
     return [$cls]
 '''
 
 ESTIMATOR: Final = '''\
-"""The estimator $name: say here in a line which return it credits an action with."""
+"""The estimator $name: describe here in one line how it estimates the return of an action."""
 
 from __future__ import annotations
 
@@ -155,42 +157,41 @@ from typing import Annotated
 
 import numpy as np
 
-from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl, reverse_scan
+from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl
 
 
 @dataclass(frozen=True)
 class $cls(Estimator):
-    """R̂_t = Σ_{k≥t} (γ · trace)^{k−t} r_k within the episode (give the equation and its source)."""
+    """R̂_t = Σ_{k≥t} (γ · trace)^{k−t} r_k. Replace this by your equation and its source."""
 
     name = "$name"
     plugin_api = "$api"
     needs = frozenset({Need.COMPLETE_EPISODES})
-    trace: Annotated[float, Range(0, 1), Search(0.8, 1.0), "further discount of later rewards"] = 1.0
+    trace: Annotated[float, Range(0, 1), Search(0.8, 1.0), "a further discount of later rewards"] = 1.0
 
     @property
     def unbiased(self) -> bool:
-        """Only without the further discount."""
+        """Whether there is no further discount."""
         return self.trace == 1.0
 
     @property
     def bias(self) -> str:
-        """Why it is biased."""
+        """The reason for the bias, in a phrase."""
         return "" if self.unbiased else "later rewards count less than in the objective"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) in float64."""
-        decay = np.where(rollout.last, 0.0, rollout.gamma * self.trace)
-        return reverse_scan(rollout.rewards.astype(np.float64), decay)
+        return rollout.discounted_sums(rollout.rewards.astype(np.float64), decay=self.trace)
 
 
 @hookimpl
 def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Offer the estimator."""
+    """Register the estimator."""
     return [$cls]
 '''
 
 OBJECTIVE: Final = '''\
-"""The objective $name: say here in a line how far an update may go."""
+"""The objective $name: describe here in one line how it limits the update."""
 
 from __future__ import annotations
 
@@ -206,27 +207,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class $cls(Objective):
-    """loss = −mean min(ρ Ψ, clip(ρ, 1 − limit, 1 + limit) Ψ) (give the equation and its source)."""
+    """loss = −mean min(ρ Ψ, clip(ρ, 1 ± limit) Ψ). Replace this by your equation and its source."""
 
     name = "$name"
     plugin_api = "$api"
     multi_epoch = True
-    limit: Annotated[float, Range(0, open_low=True), Search(0.1, 0.4), "of the ratio ρ, both ways"] = 0.2
+    limit: Annotated[float, Range(0, open_low=True), Search(0.1, 0.4), "the largest change of the ratio ρ"] = 0.2
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
-        """Return the loss, one number, and what to log."""
+        """Return the loss, which is one number, and the metrics to log."""
         surrogate, outside = batch.clipped_surrogate(self.limit, self.limit)
         return -batch.aggregate(surrogate), {"outside": outside}
 
 
 @hookimpl
 def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Offer the objective."""
+    """Register the objective."""
     return [$cls]
 '''
 
 TESTS: Final = '''\
-"""$name keeps to pgzoo's interface, is as unbiased as it says, and trains."""
+"""$name conforms to pgzoo's interface, is as unbiased as it declares, and trains."""
 
 from $module import $cls
 
@@ -234,11 +235,11 @@ from pgzoo import PolicyGradient
 from pgzoo.lab.conformance import assert_conforms
 
 
-def test_it_conforms() -> None:
+def test_conformance() -> None:
     assert_conforms($cls)
 
 
-def test_it_trains() -> None:
+def test_training() -> None:
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "$train", seed=0)
     model.learn(500)
     assert model.$kind == $cls()

@@ -98,7 +98,7 @@ def t_squared(estimates: np.ndarray, exact: np.ndarray) -> float:
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 def test_unbiased_recipes_jointly(gamma: float) -> None:
     def p_value(name: str, plugin: str) -> float:
-        # Groups of 5 share the initial state and noise. Groups this small reveal a baseline that includes its own episode.
+        # Groups of 5 share the initial state and noise. They reveal a baseline that includes its own episode.
         options = {"sampling": "groups", "group_size": 5} if "groups" in name or name == "rloo" else {}
         return t_squared(*gradients(plugin, gamma, **options))
 

@@ -15,7 +15,8 @@ from pgzoo.formatting import format_number
 if TYPE_CHECKING:
     from pgzoo.lab.conformance.kit import Conformance
 
-MARKS = {"ok": "[green]ok[/]", "failed": "[red]FAILED[/]", "note": "note", "skipped": "[dim]–[/]"}
+MARKS = {"ok": "[green]ok[/]    ", "failed": "[red]FAILED[/]", "note": "note  ", "skipped": "[dim]–[/]     "}
+"""The mark of each status, padded to the same width."""
 
 
 def show(results: Sequence[Conformance], *, as_json: bool) -> None:
@@ -33,7 +34,7 @@ def _show_part(console: Console, result: Conformance) -> None:
     console.print(f"[bold]{result.kind} {result.name}[/]")
     for finding in result.findings:
         message = f"  {escape(finding.message)}" if finding.message else ""
-        console.print(f"  {MARKS[finding.status]:<6} {finding.check}{message}")
+        console.print(f"  {MARKS[finding.status]} {finding.check}{message}")
     for bias in result.biases:
         if (ratio := bias.variance_by_none) is not None:
             value, low, high = (format_number(x, 3) for x in (ratio.value, ratio.low, ratio.high))

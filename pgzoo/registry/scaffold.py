@@ -118,7 +118,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-
 from pgzoo import Array, Baseline, Need, Range, Rollout, Search, State, hookimpl
 
 
@@ -156,7 +155,6 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-
 from pgzoo import Array, Estimator, Need, Range, Rollout, Search, State, hookimpl
 
 
@@ -229,10 +227,10 @@ def pgzoo_objectives() -> Iterable[type[Objective]]:
 TESTS: Final = '''\
 """$name conforms to pgzoo's interface, is as unbiased as it declares, and trains."""
 
-from $module import $cls
-
 from pgzoo import PolicyGradient
 from pgzoo.lab.conformance import assert_conforms
+
+from $module import $cls
 
 
 def test_conformance() -> None:

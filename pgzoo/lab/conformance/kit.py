@@ -233,7 +233,8 @@ def _refutation(worst: Bias) -> str:
 def _upper_bound(biases: Sequence[Bias]) -> str:
     upper, power = max(bias.bias.high for bias in biases), min(bias.power for bias in biases)
     chance = "over 99%" if power > 0.99 else f"{power:.0%}"
-    text = f"{len(biases)} measurements, each bias below {upper:.1%} of ‖∇J‖; power to detect a bias of 5%: {chance}"
+    measurements = f"{len(biases)} measurement{'s' if len(biases) > 1 else ''}"
+    text = f"{measurements}, each bias below {upper:.1%} of ‖∇J‖; power to detect a bias of 5%: {chance}"
     return text if power >= ENOUGH_POWER else f"{text}, which is too low: measure more episodes"
 
 

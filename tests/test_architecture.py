@@ -139,6 +139,30 @@ def test_plugin_files_are_short(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 130
 
 
+def functions(path: Path) -> list[tuple[str, int]]:
+    """Return the functions of a file with their number of lines, decorators not counted."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return [(node.name, (node.end_lineno or 0) - node.lineno + 1) for node in nodes]
+
+
+def test_functions_fit_a_screen() -> None:
+    """At most 60 lines with the docstring. The constructor of `PolicyGradient` has one line per argument."""
+    long = [
+        f"{path.relative_to(ROOT)}: {name} has {lines} lines"
+        for path in [*CORE.rglob("*.py"), *PLUGINS.glob("*.py")]
+        for name, lines in functions(path)
+        if lines > 60 and (path.stem, name) != ("plugin_algorithm", "__init__")
+    ]
+    assert not long
+
+
+def test_the_algorithm_is_short() -> None:
+    lines = (CORE / "algorithm" / "policy_gradient.py").read_text(encoding="utf-8").splitlines()
+    assert len(lines) <= 300
+    assert any("loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [

@@ -52,8 +52,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos, values and
         log_probs. The last two are None if the backend evaluates them after the rollout.
 
-        Raises:
-            ConfigError: an episode does not end, or the environment ignores a seed or hides a terminal observation.
+        Raises ConfigError if an episode does not end, or if the environment ignores a seed or hides an observation.
         """
         mode, backend = self.sampling_mode, self.backend
         self._begin_rollout(env, rollout_buffer)

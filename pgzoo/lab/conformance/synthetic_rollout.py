@@ -119,15 +119,7 @@ def synthetic_rollout(
     """
     rng = np.random.default_rng(seed)
     shape = (n_steps, n_envs)
-    ends = rng.random(shape) < 0.25
-    mask = np.ones(shape, dtype=bool)
-    if whole_episodes:
-        ends[0], ends[-1] = False, False
-        stop = rng.integers(n_steps // 2, n_steps, n_envs)
-        stop[0] = n_steps - 1
-        ends[stop, np.arange(n_envs)] = True
-        ends[np.minimum(1, stop), np.arange(n_envs)] = True  # at least two episodes, the first of two steps
-        mask = np.arange(n_steps)[:, None] <= stop
+    ends, mask = _ends_and_mask(rng, shape, whole_episodes)
     truncated = ends & (rng.random(shape) < 0.4) & mask
     terminated = ends & ~truncated & mask
     step = np.zeros(shape, dtype=int)
@@ -161,3 +153,17 @@ def synthetic_rollout(
         rows = {name: np.zeros((padding, *array.shape[1:]), array.dtype) for name, array in arrays.items()}
         arrays = {name: np.concatenate([array, rows[name]]) for name, array in arrays.items()}
     return SyntheticRollout(arrays)
+
+
+def _ends_and_mask(rng: np.random.Generator, shape: tuple[int, int], whole_episodes: bool) -> tuple[Array, Array]:
+    """Return where episodes end, and where there is no padding, both (T, N)."""
+    n_steps, n_envs = shape
+    ends = rng.random(shape) < 0.25
+    if not whole_episodes:
+        return ends, np.ones(shape, dtype=bool)
+    ends[0], ends[-1] = False, False
+    stop = rng.integers(n_steps // 2, n_steps, n_envs)
+    stop[0] = n_steps - 1
+    ends[stop, np.arange(n_envs)] = True
+    ends[np.minimum(1, stop), np.arange(n_envs)] = True  # at least two episodes, the first of two steps
+    return ends, np.arange(n_steps)[:, None] <= stop

@@ -83,6 +83,19 @@ def test_a_deferred_value_is_computed_once_and_only_if_read() -> None:
     assert logger.name_to_value.get("absent") is None
 
 
+def test_a_logger_that_overrides_record_gets_numbers() -> None:
+    """It may send them elsewhere, so they are not deferred."""
+    sent: dict[str, Any] = {}
+
+    class Sending(Logger):
+        def record(self, key: str, value: Any, exclude: Any = None) -> None:
+            sent[key] = value
+            super().record(key, value, exclude)
+
+    make(Sending(None, []), log_interval=100).learn(8)
+    assert all(isinstance(sent[key], float) for key in KEYS)
+
+
 def test_record_mean_works_as_in_sb3() -> None:
     """SB3 averages with the value that is there: (2 + 4 + 9) / 3 = 5."""
     logger = Logger(None, [])

@@ -89,8 +89,11 @@ class UpdateMetrics:
         """Log the mean of every metric, and further metrics, under `train/`."""
         functions: dict[str, Callable[[], float]] = {n: partial(_mean, values) for n, values in self._values.items()}
         for name, function in {**functions, **metrics}.items():
-            logger.record(f"train/{name}", None)  # SB3 keeps which writers a key is excluded from
-            deferred_values(logger).defer(f"train/{name}", function)
+            if type(logger).record is not Logger.record:  # a subclass may do more than store the number
+                logger.record(f"train/{name}", function())
+            else:
+                deferred_values(logger).defer(f"train/{name}", function)
+                logger.name_to_excluded[f"train/{name}"] = logger.to_tuple(None)
 
 
 def approx_kl(batch: Batch) -> Callable[[], float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
@@ -34,9 +35,9 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     _episode_steps: Array
 
     @property
+    @abstractmethod
     def backend(self) -> Backend:
         """How the policy is evaluated and updated."""
-        raise NotImplementedError
 
     def _sample(
         self,

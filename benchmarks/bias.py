@@ -35,7 +35,7 @@ def main(episodes: int, out: Path) -> None:
     torch.set_num_threads(1)
     registry = Registry.discover()
     parts = [registry.part(kind, name) for kind in ("estimator", "baseline") for name in registry.names(kind)]
-    chosen = entries(registry, [part for cls in parts for part in variants(cls)])  # type: ignore[type-abstract, arg-type]  # the registry returns concrete parts
+    chosen = entries(registry, [part for cls in parts for part in variants(cls)])  # type: ignore[arg-type]  # the registry returns concrete parts
     with Counter("gradients", shown=True) as counter:
         biases = measure(registry, chosen, list(MDPS), n_episodes=episodes, progress=counter.show)
     out.parent.mkdir(parents=True, exist_ok=True)

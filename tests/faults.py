@@ -285,7 +285,7 @@ class UndeclaredNextObservations(Baseline):
         return 0.0, 1.0
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
-        return {"mean_successor": float(np.mean(rollout.next_observations))}
+        return {"mean_successor": float(np.mean(np.asarray(rollout.next_observations)))}
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,9 @@ def frozen(
         device="cpu",
     )
     generator = torch.Generator().manual_seed(2)
+    policy: Any = model.policy
     with torch.no_grad():
-        for weight, scale in ((model.policy.action_net.weight, 0.5), (model.policy.value_net.weight, 0.3)):
+        for weight, scale in ((policy.action_net.weight, 0.5), (policy.value_net.weight, 0.3)):
             weight.copy_(scale * torch.randn(weight.shape, generator=generator))
     return Sampler(model, batch)
 

@@ -68,7 +68,7 @@ def make_rollout(
 
 
 # Two environments: the first has episodes of 2 steps and 1 step and then padding, the second has one of 4 steps.
-RAGGED = {
+RAGGED: dict[str, Any] = {
     "rewards": [[1, 10], [2, 20], [3, 30], [0, 40]],
     "terminated": [[0, 0], [1, 0], [1, 0], [0, 1]],
     "mask": [[1, 1], [1, 1], [1, 1], [0, 1]],

@@ -65,13 +65,16 @@ class TabularVecEnv(VecEnv):
     def _uniform(self) -> np.ndarray:
         """Return (N,) numbers in [0, 1), which follow from the seed if the episode has one."""
         unseeded, seeded = self.rng.random(self.num_envs), self.noise[np.arange(self.num_envs), self.t]
-        return np.where(np.isnan(seeded), unseeded, seeded)
+        uniform: np.ndarray = np.where(np.isnan(seeded), unseeded, seeded)
+        return uniform
 
     def _starts(self) -> np.ndarray:
-        return (self._uniform()[:, None] > self.mdp.start.cumsum()[:-1]).sum(axis=1)
+        states: np.ndarray = (self._uniform()[:, None] > self.mdp.start.cumsum()[:-1]).sum(axis=1)
+        return states
 
     def _observe(self) -> np.ndarray:
-        return np.eye(len(self.mdp.start), dtype=np.float32)[self.state]
+        observations: np.ndarray = np.eye(len(self.mdp.start), dtype=np.float32)[self.state]
+        return observations
 
     def reset(self) -> np.ndarray:
         self.t = np.zeros(self.num_envs, dtype=int)
@@ -122,4 +125,5 @@ TABULAR_POLICY: dict[str, Any] = {"net_arch": [], "ortho_init": False}
 
 def logits(policy: Any) -> torch.Tensor:
     """Return the policy's logits (S, A) for each one-hot state."""
-    return (policy.action_net.weight.T + policy.action_net.bias).detach()
+    head: torch.nn.Linear = policy.action_net
+    return (head.weight.T + head.bias).detach()

@@ -20,6 +20,7 @@ from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
@@ -82,7 +83,7 @@ def test_gsde_and_squashed_actions(plugin: str) -> None:
     assert np.isfinite(model.rollout_buffer.advantages).all()
 
 
-class OwnPolicy(A2C.policy_aliases["MlpPolicy"]):  # type: ignore[name-defined,misc]
+class OwnPolicy(ActorCriticPolicy):
     """A custom policy class that notes in which mode it samples and learns."""
 
     modes: ClassVar[dict[str, set[bool]]] = {"sampling": set(), "learning": set()}
@@ -275,8 +276,9 @@ def test_further_epochs_of_vtrace_have_the_gradient_of_impala() -> None:
         policy_kwargs={"optimizer_class": torch.optim.SGD}, seed=0, vf_coef=0.0, device="cpu",
     )  # fmt: skip
     model.learn(64)
+    head: Any = model.policy.action_net
     with torch.no_grad():  # away from the policy that sampled
-        model.policy.action_net.weight.add_(0.5 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
+        head.weight.add_(0.5 * torch.randn(2, 64, generator=torch.Generator().manual_seed(1)))
     now = reevaluated(model.rollout, model._samples(), model.backend)
     model._compute_advantages(now)
     samples = model._samples()
@@ -310,11 +312,11 @@ def test_one_sgd_step_is_the_gradient() -> None:
         for t in np.flatnonzero(rollout.mask[:, n]):
             later = [k for k in range(t, len(rollout.mask)) if rollout.episode[k, n] == rollout.episode[t, n]]
             reward_to_go = sum(0.99 ** (k - t) for k in later)  # every reward of CartPole is 1
-            observation = torch.as_tensor(rollout.observations[t, n])[None]  # type: ignore[index]
+            observation = torch.as_tensor(np.asarray(rollout.observations)[t, n])[None]
             action = torch.as_tensor(rollout.actions[t, n])
             log_prob = model.policy.get_distribution(observation).log_prob(action)
             loss = loss - reward_to_go * log_prob[0] / rollout.mask.sum()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
     for name, p in model.policy.named_parameters():
         if p.grad is not None:
             torch.testing.assert_close(moved[name], p.grad, rtol=1e-4, atol=1e-5)
@@ -382,7 +384,7 @@ def test_log_keys() -> None:
 
 
 def small(plugin: str, env: Any = "CartPole-v1") -> PolicyGradient:
-    options = {"batch_size": 32, "n_epochs": 2} if plugin == "ppo" else {}
+    options: dict[str, Any] = {"batch_size": 32, "n_epochs": 2} if plugin == "ppo" else {}
     return PolicyGradient(
         "MlpPolicy", env, plugin, n_steps=32, n_episodes=4, group_size=4, seed=0, device="cpu", **options
     )
@@ -537,9 +539,10 @@ def test_callbacks_may_change_advantages() -> None:
             self.model.rollout_buffer.advantages[:] = 0  # type: ignore[attr-defined]
 
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", n_steps=16, vf_coef=0.0, device="cpu")
-    before = model.policy.action_net.weight.detach().clone()
+    head: Any = model.policy.action_net
+    before = head.weight.detach().clone()
     model.learn(16, callback=Erase())
-    assert torch.equal(before, model.policy.action_net.weight)
+    assert torch.equal(before, head.weight)
 
 
 def test_a_missing_plugin_is_named(tmp_path: Path, registry_with: Any) -> None:

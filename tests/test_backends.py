@@ -16,6 +16,7 @@ from scipy import stats
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -145,8 +146,9 @@ def test_values_and_log_probs_of_a_rollout_are_the_policys(
 def test_actions_have_the_policys_probabilities(action: str) -> None:
     """One observation, 40,000 actions, χ² against exp log π of every combination."""
     model = model_on(action, "gae", fast=True, policy_kwargs={"ortho_init": False})
+    head: Any = model.policy.action_net
     with torch.no_grad():
-        model.policy.action_net.bias.copy_(torch.linspace(-1, 1, len(model.policy.action_net.bias)))
+        head.bias.copy_(torch.linspace(-1, 1, len(head.bias)))
     model.backend.begin_rollout(256)
     observation = torch.zeros(4, 3)
     actions = np.concatenate([model.backend.act(observation)[0].reshape(4, -1) for _ in range(10_000)])
@@ -175,7 +177,7 @@ def test_continuous_actions_are_normal() -> None:
 # ---------------------------------------------------------------- one place decides
 
 
-class OwnPolicy(PolicyGradient.policy_aliases["MlpPolicy"]):  # type: ignore[misc]
+class OwnPolicy(ActorCriticPolicy):
     """A subclass, which may override anything."""
 
 
@@ -205,8 +207,9 @@ def test_fast_or_an_error() -> None:
 
 def test_divergence_is_told() -> None:
     model = model_on("box", "gae", fast=True, n_steps=8)
+    head: Any = model.policy.action_net
     with torch.no_grad():
-        model.policy.action_net.bias.fill_(float("nan"))
+        head.bias.fill_(float("nan"))
     with pytest.raises(ConfigError, match=r"training diverged: log π .* lower learning_rate"):
         sampled(model)
 
@@ -273,17 +276,18 @@ def test_a_frozen_part_or_another_optimizer_takes_another_path() -> None:
     assert not torch.equal(after, train(model))
     model.policy.log_std.requires_grad_(True)
     groups = [{"params": [p]} for p in model.policy.parameters()]
-    model.policy.optimizer = torch.optim.Adam(groups, lr=1e-3)  # type: ignore[arg-type]
+    model.policy.optimizer = torch.optim.Adam(groups, lr=1e-3)
     assert str(model.backend) == "batched (the optimizer Adam)"
     model = model_on("box", "a2c")
-    model.policy.optimizer = torch.optim.Adam([{"params": [p]} for p in model.policy.parameters()], lr=1e-3)  # type: ignore[arg-type]
+    model.policy.optimizer = torch.optim.Adam([{"params": [p]} for p in model.policy.parameters()], lr=1e-3)
     assert str(model.backend) == "batched (the optimizer Adam)"
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD])
 def test_a_state_of_the_actor_alone_goes_on_where_a_critic_learns_too(optimizer: Any) -> None:
-    options = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
-    kwargs = {"policy_kwargs": {"optimizer_class": optimizer, "optimizer_kwargs": options}, "use_rms_prop": False}
+    momentum = {"momentum": 0.9} if optimizer is torch.optim.SGD else {}
+    policy_kwargs = {"optimizer_class": optimizer, "optimizer_kwargs": momentum}
+    kwargs: dict[str, Any] = {"policy_kwargs": policy_kwargs, "use_rms_prop": False}
     start = model_on("discrete", "reinforce", **kwargs)
     train(sampled(start))
     fast, plain = pair("discrete", "gae", **kwargs)

@@ -31,7 +31,8 @@ def test_none_is_zero() -> None:
 
 def test_batch_mean_excludes_padding() -> None:
     b, c = BatchMean()(make_rollout(**RAGGED), RETURNS)
-    assert (b, c) == (pytest.approx((2 + 4 + 6 + 60 + 50 + 40 + 30) / 7), 1.0)
+    assert b == pytest.approx((2 + 4 + 6 + 60 + 50 + 40 + 30) / 7)
+    assert c == 1.0
 
 
 def test_time_mean_by_hand() -> None:

@@ -122,9 +122,12 @@ def test_a_combination_is_resolved_once(tmp_path: Path, registry: Registry, monk
     file.write_text(YAML)
     checked: list[str] = []
     check = combination._check_update
-    monkeypatch.setattr(
-        combination, "_check_update", lambda checking: (checked.append(checking.plugin), check(checking))
-    )
+
+    def watched(checking: Any) -> None:
+        checked.append(checking.plugin)
+        check(checking)
+
+    monkeypatch.setattr(combination, "_check_update", watched)
     config = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5})
     env = make_vec_env("CartPole-v1", config.run.n_envs)
     model = make_model(config, registry, env, TrainConfig(seed=0, device="cpu"))

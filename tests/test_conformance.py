@@ -20,10 +20,10 @@ from pgzoo.lab.conformance import checks
 from pgzoo.lab.conformance.kit import assert_conforms, check
 from pgzoo.lab.conformance.probe import Finding
 from pgzoo.lab.measure.bias import entries, hotelling, label, measure, variants
-from pgzoo.registry.plugins import PARTS
+from pgzoo.registry.plugins import PART_TYPES
 
 REGISTRY = Registry.discover()
-BUILT_IN = [REGISTRY.part(kind, name) for kind in PARTS for name in REGISTRY.names(kind)]
+BUILT_IN = [REGISTRY.part(kind, name) for kind in PART_TYPES for name in REGISTRY.names(kind)]
 ADVANTAGE_PARTS = [cls for cls in BUILT_IN if cls.kind != "objective"]
 
 

@@ -47,9 +47,9 @@ def test_reward_to_go_bootstraps_at_a_time_limit_and_at_the_end_of_a_fragment_bu
     )
     # Columns 0 and 1 are cut by a time limit and by the end of the fragment: 1 + ½·8 = 5, and 1 + ½·5 = 3.5.
     # Column 2 is terminated: 1, and 1 + ½·1 = 1.5.
-    close(RewardToGo(bootstrap=True)(rollout), [[3.5, 3.5, 1.5], [5, 5, 1]])
+    close(RewardToGo(bootstrap=True)(rollout), [[3.5, 3.5, 1.5], [5.0, 5.0, 1.0]])
     # Without the bootstrap, the return ends at a cut.
-    close(RewardToGo()(rollout), [[1.5, 1.5, 1.5], [1, 1, 1]])
+    close(RewardToGo()(rollout), [[1.5, 1.5, 1.5], [1.0, 1.0, 1.0]])
 
 
 def test_td_and_n_step_by_hand() -> None:
@@ -67,7 +67,7 @@ def test_n_step_stops_at_the_end_of_an_episode() -> None:
 # The inputs of the next two tests are those of rlax (rlax/_src/multistep_test.py, TruncatedGeneralizedAdvantage-
 # EstimationTest, Apache 2.0), and the results agree with rlax's to its 4 digits. By hand, from the end, with λ = 1:
 # A_4 = −0.5 + 0.99·(−1) − (−1) = −0.49, A_3 = 0 + 0.99·(−1) − (−2) + 0.99·(−0.49) = 0.5249.
-GAE_EXAMPLE = {"values": [1, 4, -3, -2, -1], "next_values": [4, -3, -2, -1, -1], "gamma": 0.99}
+GAE_EXAMPLE: dict[str, Any] = {"values": [1, 4, -3, -2, -1], "next_values": [4, -3, -2, -1, -1], "gamma": 0.99}
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ def make_policy(mdp: TabularMDP, **kwargs: Any) -> ActorCriticPolicy:
     torch.manual_seed(3)
     box = spaces.Box(0, 1, (mdp.n_states,))
     policy = ActorCriticPolicy(box, spaces.Discrete(mdp.n_actions), lambda _: 1e-3, **kwargs)
+    head: Any = policy.action_net
     with torch.no_grad():
-        policy.action_net.weight.normal_(0, 1)  # away from uniform
+        head.weight.normal_(0, 1)  # away from uniform
     return policy
 
 
@@ -144,7 +145,7 @@ def test_a_seed_determines_an_episode() -> None:
 
     def play(seeds: list[int | None]) -> list[Any]:
         env._seeds = list(seeds)
-        outputs = [env.reset()]
+        outputs: list[Any] = [env.reset()]
         for _ in range(3):
             outputs += env.step(np.zeros(3, dtype=int))[:2]
         return outputs

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from pgzoo import Registry
 from pgzoo.training import experiment
 from pgzoo.training.config import load_config
-from pgzoo.training.evaluation import bootstrap_interval
+from pgzoo.training.evaluation import bootstrap_interval, evaluate
 from pgzoo.training.experiment import TrainConfig, train
 from pgzoo.training.run_folder import new_folder
 
@@ -46,7 +46,8 @@ class SeedRecorder(gym.Env[np.ndarray, Any]):
 def test_evaluation_has_fresh_seeds_and_the_statistics_of_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gym.register("SeedRecorder-v0", SeedRecorder)
+    creator: Any = SeedRecorder  # the type EnvCreator wants a function of any keyword arguments
+    gym.register("SeedRecorder-v0", creator)
     registry = Registry.discover()
     config = load_config(
         registry,
@@ -58,9 +59,8 @@ def test_evaluation_has_fresh_seeds_and_the_statistics_of_training(
 
     def watched(model: Any, env: VecNormalize, n_episodes: int) -> Any:
         seen.append((model.get_vec_normalize_env(), env))
-        return original(model, env, n_episodes)
+        return evaluate(model, env, n_episodes)
 
-    original = experiment.evaluate
     monkeypatch.setattr(experiment, "evaluate", watched)
     SeedRecorder.seeds.clear()
     options = TrainConfig(seed=3, device="cpu", eval_freq=-1, eval_episodes=2)

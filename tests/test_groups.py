@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient, Registry, Rollout
@@ -48,7 +50,8 @@ class Walk(gym.Env[np.ndarray, Any]):
 
 
 def walks(n: int, kind: Any = DummyVecEnv, **kwargs: Any) -> VecEnv:
-    return kind([lambda: Monitor(Walk(**kwargs))] * n)
+    env: VecEnv = kind([lambda: Monitor(Walk(**kwargs))] * n)
+    return env
 
 
 def sample(env: Any, plugin: str = "rloo", updates: int = 1, **options: Any) -> tuple[PolicyGradient, Rollout]:
@@ -66,7 +69,7 @@ def by_group(rollout: Rollout, x: Any, step: int = 0) -> dict[int, list[Any]]:
     return rows
 
 
-WRAPPED = {
+WRAPPED: dict[str, Callable[[], VecEnv]] = {
     "dummy": lambda: walks(4),
     "subproc": lambda: walks(4, SubprocVecEnv),
     "normalize": lambda: VecNormalize(walks(4)),
@@ -97,7 +100,7 @@ def test_episodes_of_a_group_have_the_same_start_and_independent_actions(wrapped
 
 @pytest.mark.parametrize("wrapped", ["dummy", "subproc", "normalize", "frame_stack", "frame_stack, normalize"])
 def test_an_environment_that_ignores_its_seed_is_refused(wrapped: str) -> None:
-    kinds = {
+    kinds: dict[str, Callable[[], VecEnv]] = {
         "dummy": lambda: walks(2, ignores_seed=True),
         "subproc": lambda: walks(2, SubprocVecEnv, ignores_seed=True),
         "normalize": lambda: VecNormalize(walks(2, ignores_seed=True)),
@@ -113,7 +116,8 @@ def test_an_environment_that_ignores_its_seed_is_refused(wrapped: str) -> None:
 
 
 def test_the_refusal_names_a_registered_environment() -> None:
-    gym.register("Restless-v0", Walk, kwargs={"ignores_seed": True})
+    creator: Any = Walk  # the type EnvCreator wants a function of any keyword arguments
+    gym.register("Restless-v0", creator, kwargs={"ignores_seed": True})
     with pytest.raises(ConfigError, match="Restless-v0, or one of its wrappers, ignores reset"):
         sample(make_vec_env("Restless-v0", 2), group_size=2)
 
@@ -166,6 +170,7 @@ def test_steps_of_waiting_environments_count_and_are_not_recorded() -> None:
     unused = model.logger.name_to_value["rollout/unused_steps"]
     assert unused == pytest.approx(1 - rollout.lengths.sum() / model.num_timesteps)
     assert unused > 0
+    assert model.ep_info_buffer is not None
     assert len(model.ep_info_buffer) == 8  # episodes of waiting environments are not counted
     assert not rollout.rewards[~rollout.mask].any()
     assert (rollout.group[~rollout.mask] == -1).all()
@@ -177,6 +182,7 @@ def test_vec_normalize_sees_every_step() -> None:
     _model, rollout = sample(env, group_size=4, n_episodes=8)
     rounds = 2
     # One reset when the model is made and one before each round. Each reset and step gives 4 observations.
+    assert isinstance(env.obs_rms, RunningMeanStd)
     assert env.obs_rms.count == pytest.approx(4 * (len(rollout.mask) + rounds + 1), abs=1)
 
 
@@ -224,8 +230,8 @@ def test_steps_of_waiting_environments_do_not_affect_an_update(plugin: str) -> N
 def test_the_error_for_a_nan_reward_names_the_environment_and_step(plugin: str, place: int) -> None:
     class Broken(Walk):
         def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-            observation, _, *rest = super().step(action)
-            return observation, float("nan"), *rest
+            observation, _, terminated, truncated, info = super().step(action)
+            return observation, float("nan"), terminated, truncated, info
 
     env = DummyVecEnv([Broken if n == place else Walk for n in range(4)])
     with pytest.raises(ConfigError, match=f"environment {place} returned the reward nan at step 0 of an episode"):

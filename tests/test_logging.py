@@ -70,7 +70,12 @@ def test_a_deferred_value_is_computed_once_and_only_if_read() -> None:
     calls: list[int] = []
     logger = Logger(None, [])
     logger.record("before", 2.0)
-    deferred_values(logger).defer("x", lambda: float(len(calls)) if calls.append(1) is None else 0.0)
+
+    def value() -> float:
+        calls.append(1)
+        return float(len(calls))
+
+    deferred_values(logger).defer("x", value)
     assert calls == []
     assert [logger.name_to_value["x"], logger.name_to_value.get("x"), dict(logger.name_to_value)["x"]] == [
         1.0,

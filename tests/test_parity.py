@@ -49,13 +49,13 @@ class DictEnv(gym.Env[Any, Any]):
         return self._observe(), float(self.place == 3) - 0.1, self.place == 0, self.t == 20, {}
 
 
-ENVS = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "dict": DictEnv}
+ENVS: dict[str, Any] = {"cartpole": "CartPole-v1", "pendulum": "Pendulum-v1", "dict": DictEnv}
 
 
 def train(make_model: Any, env: str, n_envs: int, normalize: bool, updates: int, n_steps: int) -> Any:
     venv: Any = make_vec_env(ENVS[env], n_envs=n_envs, seed=7)
     if normalize:
-        keys = {"norm_obs_keys": ["position", "noise"]} if env == "dict" else {}
+        keys: dict[str, Any] = {"norm_obs_keys": ["position", "noise"]} if env == "dict" else {}
         venv = VecNormalize(venv, **keys)
     policy = "MultiInputPolicy" if env == "dict" else "MlpPolicy"
     model = make_model(policy, venv, seed=3, device="cpu")
@@ -63,9 +63,10 @@ def train(make_model: Any, env: str, n_envs: int, normalize: bool, updates: int,
 
 
 def assert_equal_parameters(ours: Any, theirs: Any) -> None:
-    mine = ours.policy.state_dict()
+    our_state = ours.policy.state_dict()
     for name, value in theirs.policy.state_dict().items():
-        torch.testing.assert_close(mine[name], value, rtol=0, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        message = partial("{}: {}".format, name)
+        torch.testing.assert_close(our_state[name], value, rtol=0, atol=1e-5, msg=message)
     assert ours.num_timesteps == theirs.num_timesteps
     assert ours._n_updates == theirs._n_updates
     assert list(ours.ep_info_buffer) or not list(theirs.ep_info_buffer)
@@ -79,8 +80,10 @@ def assert_equal_parameters(ours: Any, theirs: Any) -> None:
 def test_a2c(env: str, n_envs: int, normalize: bool, n_steps: int) -> None:
     updates = 10
     theirs = train(partial(A2C, n_steps=n_steps), env, n_envs, normalize, updates, n_steps)
-    given = {} if n_steps == 5 else {"n_steps": n_steps}  # 5 is the recipe's own default
-    ours = train(partial(PolicyGradient, fast=False, plugin="a2c", **given), env, n_envs, normalize, updates, n_steps)
+    arguments: dict[str, Any] = {} if n_steps == 5 else {"n_steps": n_steps}  # 5 is the recipe's own default
+    ours = train(
+        partial(PolicyGradient, fast=False, plugin="a2c", **arguments), env, n_envs, normalize, updates, n_steps
+    )
     assert_equal_parameters(ours, theirs)
 
 

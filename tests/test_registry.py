@@ -135,9 +135,10 @@ def test_every_part_has_a_docstring_and_a_reason_for_its_bias() -> None:
     registry = Registry.discover()
     for kind in PART_TYPES:
         for name in registry.names(kind):
-            part: Any = registry.part(kind, name)()
-            assert type(part).__doc__, name
-            assert all(param.doc for param in declared(type(part)).values()), name
+            cls: Any = registry.part(kind, name)
+            part = cls()
+            assert cls.__doc__, name
+            assert all(param.doc for param in declared(cls).values()), name
             if kind != "objective" and not part.unbiased:
                 assert part.bias not in ("", "not declared unbiased"), name
 

@@ -53,7 +53,9 @@ def distribution(policy: ActorCriticPolicy, rollout: Rollout) -> torch.Tensor:
     """π(· | s_t), (T, 2), of the only environment."""
     observations = torch.as_tensor(np.array(rollout.observations)[:, 0])
     with torch.no_grad():
-        return policy.get_distribution(observations).distribution.probs  # type: ignore[union-attr, return-value]
+        categorical: Any = policy.get_distribution(observations).distribution
+        probabilities: torch.Tensor = categorical.probs
+    return probabilities
 
 
 def scores_by_hand(policy: ActorCriticPolicy, rollout: Rollout) -> Any:

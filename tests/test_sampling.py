@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     SubprocVecEnv,
@@ -29,8 +31,12 @@ from pgzoo import ConfigError, PolicyGradient, Rollout
 MIXED = ((3, "terminated"), (2, "truncated"))
 
 
+def monitored_clock(ends: Any) -> Monitor[Any, Any]:
+    return Monitor(Clock(ends))
+
+
 def clocks(*ends: Any) -> DummyVecEnv:
-    return DummyVecEnv([lambda e=e: Monitor(Clock(e)) for e in ends])
+    return DummyVecEnv([partial(monitored_clock, e) for e in ends])
 
 
 def sample(env: Any, plugin: str, updates: int = 1, **options: Any) -> tuple[PolicyGradient, Rollout]:
@@ -63,7 +69,7 @@ def test_next_values_are_those_of_the_true_successor(fast: bool) -> None:
     expected = [value(1, 0), value(2, 0), 0.0, value(1, 1), value(2, 1), value(1, 2), value(2, 2)]
     np.testing.assert_allclose(rollout.next_values[:, 0], expected, rtol=1e-5)
     # The terminal observation is (2, 1), at a time limit; the next episode's first would be (0, 2).
-    assert rollout.next_observations[:, 0].tolist() == [
+    assert np.asarray(rollout.next_observations)[:, 0].tolist() == [
         [1, 0],
         [2, 0],
         [3, 0],
@@ -71,7 +77,7 @@ def test_next_values_are_those_of_the_true_successor(fast: bool) -> None:
         [2, 1],
         [1, 2],
         [2, 2],
-    ]  # type: ignore[index]
+    ]
 
 
 def test_step_counts_go_on_across_fragments() -> None:
@@ -88,6 +94,8 @@ def test_episodes_are_whole_the_same_number_each_and_padding_is_left_out() -> No
     assert model.num_timesteps == 16  # every step of the VecEnv counts, used or not
     assert model.logger.name_to_value["rollout/unused_steps"] == pytest.approx(5 / 16)
     # Only sampled episodes enter SB3's statistics: the short environment ended five more while it waited.
+    assert model.ep_info_buffer is not None
+    assert model.ep_success_buffer is not None
     assert sorted(e["l"] for e in model.ep_info_buffer) == [1, 2, 4, 4]
     assert list(model.ep_success_buffer) == [True, True, False, False]
 
@@ -95,7 +103,7 @@ def test_episodes_are_whole_the_same_number_each_and_padding_is_left_out() -> No
 def test_every_rollout_of_episodes_begins_with_a_reset() -> None:
     _, rollout = sample(clocks(((1, "terminated"),), ((4, "terminated"),)), "rtg", updates=3, n_episodes=2)
     assert rollout.step[0].tolist() == [0, 0]
-    assert rollout.observations[0, :, 0].tolist() == [0, 0]  # type: ignore[index]
+    assert np.asarray(rollout.observations)[0, :, 0].tolist() == [0, 0]
 
 
 def test_episodes_do_not_favour_short_ones() -> None:
@@ -187,7 +195,7 @@ def test_vec_envs(wrap: Any, plugin: str) -> None:
         model = PolicyGradient("MlpPolicy", env, plugin, seed=0, n_episodes=4, n_steps=32, device="cpu")
         model.learn(200)
         assert model.num_timesteps >= 200
-        assert len(model.ep_info_buffer) > 0
+        assert model.ep_info_buffer
         assert np.isfinite(model.rollout_buffer.advantages).all()
     finally:
         env.close()
@@ -196,11 +204,12 @@ def test_vec_envs(wrap: Any, plugin: str) -> None:
 def test_vec_normalize_keeps_terminal_observations_normalised() -> None:
     """With statistics frozen at mean 100 and variance 4 every successor is (x − 100) / 2."""
     env = VecNormalize(clocks(MIXED), norm_reward=False, training=False, clip_obs=1000)
+    assert isinstance(env.obs_rms, RunningMeanStd)
     env.obs_rms.mean, env.obs_rms.var = np.full(2, 100.0), np.full(2, 4.0)
     _, rollout = sample(env, "gae", n_steps=8, baseline=ValueAndSuccessors())
     assert rollout.rewards[:3, 0].tolist() == [1, 2, 3]
     raw = [1, 2, 3, 1, 2, 1, 2, 3]
-    np.testing.assert_allclose(rollout.next_observations[:, 0, 0], (np.array(raw) - 100) / 2, rtol=1e-4)  # type: ignore[index]
+    np.testing.assert_allclose(np.asarray(rollout.next_observations)[:, 0, 0], (np.array(raw) - 100) / 2, rtol=1e-4)
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -287,7 +296,7 @@ def test_gsde_noise_of_a_running_episode_stays() -> None:
         return True
 
     ends = ((3, "terminated"),), ((5, "terminated"),)
-    env = DummyVecEnv([lambda e=e: Continuous(e) for e in ends])
+    env = DummyVecEnv([partial(Continuous, e) for e in ends])
     model = PolicyGradient("MlpPolicy", env, "rtg", n_episodes=4, use_sde=True, device="cpu", seed=0)
     model.learn(1, callback=look)
     for n, changes in enumerate(([3, 6, 9], [5])):
@@ -299,13 +308,13 @@ def test_a_stop_at_the_first_step_does_not_shift_what_comes_after() -> None:
     model.learn(1, callback=lambda *_: False)
     model.learn(1, reset_num_timesteps=False)
     assert model.rollout.rewards[:, 0].tolist() == [1, 2, 3, 4]
-    assert model.rollout.observations[:, 0, 0].tolist() == [0, 1, 2, 3]  # type: ignore[index]
+    assert np.asarray(model.rollout.observations)[:, 0, 0].tolist() == [0, 1, 2, 3]
 
 
 def test_a_rollout_outlives_the_next_one() -> None:
     model, first = sample(clocks(MIXED), "gae", n_steps=8, baseline=ValueAndSuccessors())
     model.learn(1, reset_num_timesteps=False)
-    assert first.next_observations[:-1, 0, 0].tolist() == [1, 2, 3, 1, 2, 1, 2]  # type: ignore[index]
+    assert np.asarray(first.next_observations)[:-1, 0, 0].tolist() == [1, 2, 3, 1, 2, 1, 2]
 
 
 def test_time_mean_with_waiting_environments() -> None:

@@ -25,8 +25,9 @@ ACTIONS: dict[str, Any] = {
 def test_the_score_is_taken_with_respect_to_the_output_of_the_action_head(kind: str) -> None:
     env = AnySpaces(spaces.Box(-1, 1, (3,)), ACTIONS[kind])
     model = PolicyGradient("MlpPolicy", env, "rtg_optimal", n_episodes=4, seed=0, device="cpu")
+    head: Any = model.policy.action_net
     with torch.no_grad():
-        model.policy.action_net.bias.copy_(torch.randn(len(model.policy.action_net.bias)))
+        head.bias.copy_(torch.randn(len(head.bias)))
     model.learn(1)
     samples = model._samples()
     norms = score_sq_norms(model.policy, samples.observations, samples.actions)

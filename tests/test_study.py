@@ -389,7 +389,7 @@ def retrained_as(study: optuna.Study, trial: float, default: float) -> list[Retr
     drawn = study.trials[2]
     assert "default" not in drawn.user_attrs
     plugin = drawn.user_attrs["plugin"]
-    values = {seed: (trial + 2 * i,) for i, seed in enumerate(SEEDS)}
+    values: dict[int, tuple[float, ...]] = {seed: (trial + 2 * i,) for i, seed in enumerate(SEEDS)}
     return [
         Retrained("trial 2", plugin, values, SEEDS, search_values=(99.0,)),
         Retrained(f"default {plugin}", plugin, dict.fromkeys(SEEDS, (default,)), SEEDS),

@@ -18,7 +18,7 @@ from pgzoo.cli.options import set_threads
 
 def blas_threads() -> int:
     """Return how many threads numpy's BLAS takes, asked anew."""
-    return max(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+    return max(int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas")
 
 
 @pytest.fixture(autouse=True)

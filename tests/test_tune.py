@@ -68,10 +68,10 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with contextlib.closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    run = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
+    run: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "cwd": folder, **user}
     subprocess.run([binaries / "initdb", "-D", folder / "data", "-U", "pgzoo", "--auth=trust"], **run)
     options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1"
-    start = [binaries / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start"]
+    start: list[Any] = [binaries / "pg_ctl", "-D", folder / "data", "-w", "-l", folder / "log", "-o", options, "start"]
     subprocess.run(start, **run)
     try:
         yield f"postgresql+psycopg://pgzoo@127.0.0.1:{port}/postgres"

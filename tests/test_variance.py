@@ -142,7 +142,7 @@ def test_both_kinds_of_scores_agree(registry: Registry) -> None:
 
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
-SPACES = {
+SPACES: dict[str, tuple[spaces.Space[Any], spaces.Space[Any], str, dict[str, Any]]] = {
     "discrete": (BOX, spaces.Discrete(3), "MlpPolicy", {}),
     "multi-discrete": (BOX, spaces.MultiDiscrete([2, 3]), "MlpPolicy", {}),
     "multi-binary": (BOX, spaces.MultiBinary(3), "MlpPolicy", {}),
@@ -229,6 +229,7 @@ def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registr
         seed=3,
     )
     prepare_learning(model)
+    assert model.env is not None
     model.collect_rollouts(model.env, _no_callback(model), model.rollout_buffer, 64)
     spaces = Spaces(model.observation_space, model.action_space, model.policy)
     measured = PluginGradient(plugin, resolve(registry, plugin), spaces, discount_states=False, own_loss=True)
@@ -273,9 +274,10 @@ def test_columns_are_a_rollout_of_their_own(registry: Registry) -> None:
 
 def test_the_critic_is_fitted_and_the_actor_does_not_change() -> None:
     sampler = frozen(make_mdp("noise"), columns=400)
-    actor = sampler.policy.action_net.weight.clone()
+    head: Any = sampler.policy.action_net
+    actor = head.weight.clone()
     explained = sampler.fit_critic(list(islice(sampler.batches(), 50)))
-    assert torch.equal(actor, sampler.policy.action_net.weight)
+    assert torch.equal(actor, head.weight)
     # V(s) of a tabular policy is known exactly.
     exact = exact_values(make_mdp("noise"), sampler.policy, 0.9)
     with torch.no_grad():
@@ -293,11 +295,12 @@ def test_a_variance_by_hand(registry: Registry) -> None:
     rewards = np.array([[[0.0, 1.0], [0.0, 0.0]]])
     mdp = TabularMDP("bandit", np.array([[[0.0, 1.0], [0.0, 1.0]]]), rewards, np.ones(1))
     sampler = frozen(mdp, columns=8000)
+    policy: Any = sampler.policy
     with torch.no_grad():
-        sampler.policy.action_net.weight.zero_()
-        sampler.policy.action_net.bias.zero_()
-        sampler.policy.value_net.weight.fill_(0.5)
-        sampler.policy.value_net.bias.zero_()
+        policy.action_net.weight.zero_()
+        policy.action_net.bias.zero_()
+        policy.value_net.weight.fill_(0.5)
+        policy.value_net.bias.zero_()
     scores = TableScores(mdp, sampler.policy)
     plugins = [plugin_gradient(registry, sampler, name) for name in ("reinforce", "rtg_value")]
     gradients = [scores.gradients(r, [p.weights(r) for p in plugins]) for r in islice(sampler.batches(), 5000)]
@@ -358,12 +361,14 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("after", [4, 1], ids=["enough", "too early"])
 def test_ctrl_c_reports_the_batches_so_far(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch, done = variance.Measurement.batch, []
+    batch = variance.Measurement.batch
+    runs: list[Any] = []
 
     def interrupted(run: Any) -> None:
-        if len(done) == after:
+        if len(runs) == after:
             raise KeyboardInterrupt
-        done.append(batch(run))  # type: ignore[func-returns-value]
+        batch(run)
+        runs.append(run)
 
     monkeypatch.setattr(variance.Measurement, "batch", interrupted)
     options = ["--env", "pgzoo/TimeLimit-v0", "--plugins", "rtg", "--warmup", "1", "--no-progress"]

@@ -33,7 +33,7 @@ class ScaledByTheBatch(Estimator):
     bias = "its scale is random"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        scale = rollout.rewards[rollout.mask].std() + 1e-3
+        scale = float(rollout.rewards[rollout.mask].std()) + 1e-3
         return rollout.discounted_sums(rollout.rewards.astype(np.float64)) / scale
 
 

@@ -85,7 +85,8 @@ def figure(results: list[dict[str, Any]], path: Path) -> None:
     envs = list(dict.fromkeys(result["env"] for result in results))
     fig, axes = plt.subplots(1, len(envs), figsize=(7.5 * len(envs), 4.5), squeeze=False, layout="constrained")
     recipes = list(dict.fromkeys(result["recipe"] for result in results))
-    colours = dict(zip(recipes, plt.get_cmap("tab10").colors, strict=False))  # type: ignore[attr-defined]
+    palette: Any = plt.get_cmap("tab10")
+    colours = dict(zip(recipes, palette.colors, strict=False))
     for ax, env in zip(axes[0], envs, strict=True):
         for recipe in recipes:
             selected = [r for r in results if (r["env"], r["recipe"]) == (env, recipe)]

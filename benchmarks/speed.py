@@ -205,8 +205,10 @@ def draw(samples: list[dict[str, Any]], path: Path) -> None:
         middle = [statistics.median(values) for values in costs.values()]
         below = [m - min(values) for m, values in zip(middle, costs.values(), strict=True)]
         above = [max(values) - m for m, values in zip(middle, costs.values(), strict=True)]
-        style = {"marker": "o", "color": colour, "linestyle": "--" if "/" in competitor else "-", "capsize": 3}
-        axes.errorbar(list(costs), middle, yerr=[below, above], label=label, **style)  # type: ignore[arg-type]
+        line = "--" if "/" in competitor else "-"
+        axes.errorbar(
+            list(costs), middle, yerr=[below, above], label=label, marker="o", color=colour, linestyle=line, capsize=3
+        )
     axes.set(xscale="log", yscale="log", xlabel="parallel environments", ylabel="µs per step")
     axes.set_xticks([job.n_envs for job in ENVS.values()], [str(job.n_envs) for job in ENVS.values()])
     axes.minorticks_off()

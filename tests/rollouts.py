@@ -33,6 +33,9 @@ def make_rollout(
         array = np.asarray(x, dtype=kind)
         return array[:, None] if array.ndim == 1 else array
 
+    def optional_column(x: Any, kind: Any) -> Any:
+        return None if x is None else column(x, kind)
+
     rewards = column(rewards, np.float32)
     shape = rewards.shape
     terminated = np.zeros(shape, bool) if terminated is None else column(terminated, bool)
@@ -61,9 +64,9 @@ def make_rollout(
         next_observations=np.zeros((*shape, 1), np.float32),
         values=values,
         next_values=next_values,
-        group=None if group is None else column(group, int),  # type: ignore[arg-type]
+        group=optional_column(group, int),
         ratios=np.ones(shape) if ratios is None else column(ratios, float),
-        score_sq_norms=None if scores is None else column(scores, float),  # type: ignore[arg-type]
+        score_sq_norms=optional_column(scores, float),
     )
 
 

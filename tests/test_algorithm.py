@@ -111,7 +111,8 @@ def test_recipe_defaults_and_given_arguments() -> None:
     assert (a2c.n_steps, a2c.gae_lambda, a2c.log_interval) == (5, 1.0, 100)
     assert isinstance(a2c.policy.optimizer, torch.optim.RMSprop)
     ppo = PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", device="cpu", n_steps=64, clip_range=0.1)
-    assert (ppo.n_steps, ppo.batch_size, ppo.n_epochs, ppo.objective.clip_range) == (64, 64, 10, 0.1)  # type: ignore[attr-defined]
+    objective: Any = ppo.objective
+    assert (ppo.n_steps, ppo.batch_size, ppo.n_epochs, objective.clip_range) == (64, 64, 10, 0.1)
     assert isinstance(ppo.policy.optimizer, torch.optim.Adam)
 
 
@@ -130,7 +131,8 @@ def test_parts_by_string_mapping_instance_and_flat_keyword() -> None:
 
     def gae_lambda(**options: Any) -> float:
         model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", device="cpu", **options)
-        return model.estimator.gae_lambda  # type: ignore[attr-defined,no-any-return]
+        assert isinstance(model.estimator, LambdaReturn)
+        return model.estimator.gae_lambda
 
     assert gae_lambda() == 0.95
     assert gae_lambda(gae_lambda=0.5) == 0.5
@@ -334,7 +336,8 @@ class Look(BaseCallback):
         return True
 
     def _on_rollout_end(self) -> None:
-        buffer = self.model.rollout_buffer  # type: ignore[attr-defined]
+        assert isinstance(self.model, PolicyGradient)
+        buffer = self.model.rollout_buffer
         self.shapes.append((buffer.advantages.shape, buffer.returns.shape, buffer.values.shape))
         np.testing.assert_allclose(buffer.advantages, buffer.returns - buffer.values, atol=1e-4)
 
@@ -432,9 +435,8 @@ def test_what_plugins_learned_survives(tmp_path: Path) -> None:
     average = small("rtg_moving_average")
     average.learn(200)
     average.save(tmp_path / "average")
-    state = PolicyGradient.load(tmp_path / "average", device="cpu").part_states["baseline"]
-    assert state is not None
-    assert float(state.total / state.weight) > 5  # type: ignore[arg-type,operator]
+    state: Any = PolicyGradient.load(tmp_path / "average", device="cpu").part_states["baseline"]
+    assert float(state.total / state.weight) > 5
     q = small("advantage")
     q.learn(100)
     names = set(q.get_parameters())
@@ -466,11 +468,11 @@ def test_sb3_opens_our_files(plugin: str, tmp_path: Path) -> None:
 
 def test_load_takes_changes(tmp_path: Path) -> None:
     small("ppo").learn(32).save(tmp_path / "model")
-    loaded = PolicyGradient.load(
+    loaded: Any = PolicyGradient.load(
         tmp_path / "model", device="cpu", gae_lambda=0.5, n_epochs=1, plugin_kwargs={"clip_range": 0.3}
     )
-    assert loaded.estimator.gae_lambda == 0.5  # type: ignore[attr-defined]
-    assert loaded.objective.clip_range == 0.3  # type: ignore[attr-defined]
+    assert loaded.estimator.gae_lambda == 0.5
+    assert loaded.objective.clip_range == 0.3
     assert loaded.n_epochs == 1
     with pytest.raises(ConfigError, match="baseline cannot change on load"):
         PolicyGradient.load(tmp_path / "model", baseline="none")
@@ -510,8 +512,8 @@ def test_a_part_may_have_a_field_named_like_a_setting(registry_with: Any) -> Non
         plugin, registry = "reward_to_go+own_gamma", registry_with(Own)
         return PolicyGradient("MlpPolicy", "CartPole-v1", plugin, registry=registry, device="cpu", **options)
 
-    both = model(gamma=0.9, plugin_kwargs={"baseline.gamma": 0.1})
-    assert (both.gamma, both.baseline.gamma) == (0.9, 0.1)  # type: ignore[attr-defined]
+    both: Any = model(gamma=0.9, plugin_kwargs={"baseline.gamma": 0.1})
+    assert (both.gamma, both.baseline.gamma) == (0.9, 0.1)
     with pytest.raises(ConfigError, match=r"write algorithm\.gamma or baseline\.gamma"):
         model(plugin_kwargs={"gamma": 0.9})
 
@@ -536,7 +538,8 @@ def test_callbacks_may_change_advantages() -> None:
             return True
 
         def _on_rollout_end(self) -> None:
-            self.model.rollout_buffer.advantages[:] = 0  # type: ignore[attr-defined]
+            assert isinstance(self.model, PolicyGradient)
+            self.model.rollout_buffer.advantages[:] = 0
 
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "gae", n_steps=16, vf_coef=0.0, device="cpu")
     head: Any = model.policy.action_net

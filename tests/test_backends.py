@@ -48,7 +48,8 @@ def model_on(action: str, plugin: str, *, observation: str = "vector", **options
 def sampled(model: PolicyGradient) -> PolicyGradient:
     callback = CallbackList([])
     callback.init_callback(model)
-    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)  # type: ignore[arg-type]
+    assert model.env is not None
+    model.collect_rollouts(model.env, callback, model.rollout_buffer, model.n_steps)
     return model
 
 
@@ -169,7 +170,8 @@ def test_continuous_actions_are_normal() -> None:
     observation = torch.ones(4, 3)
     actions = np.concatenate([model.backend.act(observation)[0] for _ in range(5_000)])
     with torch.no_grad():
-        mean = model.policy.get_distribution(observation).distribution.mean[0].numpy()  # type: ignore[union-attr]
+        normal: Any = model.policy.get_distribution(observation).distribution
+        mean = normal.mean[0].numpy()
     standard = (actions - mean) / np.exp(-1.0)
     assert all(stats.kstest(column, "norm").pvalue > 1e-4 for column in standard.T)
 

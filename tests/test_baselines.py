@@ -49,8 +49,8 @@ def test_time_mean_of_the_other_episodes_by_hand() -> None:
 
 
 def test_moving_average_predicts_before_it_learns() -> None:
-    baseline, rollout = MovingAverage(decay=0.5), make_rollout(**RAGGED)
-    state: Any = baseline.make_state(None)  # type: ignore[arg-type]
+    baseline: Any = MovingAverage(decay=0.5)
+    rollout, state = make_rollout(**RAGGED), baseline.make_state(None)
     mean = 192 / 7  # (2 + 4 + 6 + 60 + 50 + 40 + 30) / 7
     assert baseline(rollout, RETURNS, state)[0] == 0.0
     baseline.update(rollout, RETURNS, state, None)

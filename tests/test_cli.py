@@ -120,7 +120,8 @@ def test_training_starts_from_a_saved_model(run: Path, tmp_path: Path) -> None:
     weights, counts = [], []
     for folder in (first, second):
         model = PolicyGradient.load(folder / "CartPole-v1.zip", device="cpu")
-        weights.append(float(model.part_states["baseline"].weight))  # type: ignore[union-attr,arg-type]
+        state: Any = model.part_states["baseline"]
+        weights.append(float(state.weight))
         counts.append(pickle.loads((folder / "CartPole-v1" / "vecnormalize.pkl").read_bytes()).obs_rms.count)
     assert weights[1] > weights[0]
     assert counts[1] > 1.5 * counts[0]
@@ -332,9 +333,10 @@ def test_eval_loads_the_given_file_and_its_statistics(run: Path) -> None:
             device="cpu", num_threads=None, gym_packages=(), plugin_files=(),
         )  # fmt: skip
         with open_run(arguments, n_envs=1) as opened:
-            counts.append(opened.env.obs_rms.count)  # type: ignore[attr-defined]
+            env: Any = opened.env
+            counts.append(env.obs_rms.count)
             steps.append(opened.model.num_timesteps)
-            assert not opened.env.training  # type: ignore[attr-defined]
+            assert not env.training
     assert steps[0] == 200 < steps[1]
     assert 200 < counts[0] < counts[1]
     assert "is not a saved model" in pgzoo("eval", str(folder / "progress.csv"), cwd=run, status=2).stderr

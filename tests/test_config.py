@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pgzoo_plugins.lambda_return import LambdaReturn
 
-from pgzoo import ConfigError, Registry
+from pgzoo import ConfigError, Estimator, Registry
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.training.config import config_from_entry, load_config, parse_pairs, resolved_entry
@@ -80,17 +81,23 @@ atari:
 """
 
 
+def gae_lambda(estimator: Estimator) -> float:
+    assert isinstance(estimator, LambdaReturn)
+    return estimator.gae_lambda
+
+
 def test_entries(tmp_path: Path, registry: Registry) -> None:
     file = tmp_path / "gae.yml"
     file.write_text(YAML)
     cartpole = load_config(registry, "gae", "CartPole-v1", file=file)
     assert (cartpole.run.n_timesteps, cartpole.run.n_envs) == (100_000, 4)
     assert cartpole.run.policy_kwargs == {"net_arch": [32, 32]}
-    assert cartpole.combination.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
-    assert load_config(registry, "gae", "Acrobot-v1", file=file).combination.estimator.gae_lambda == 0.95  # type: ignore[attr-defined]
+    assert gae_lambda(cartpole.combination.estimator) == 0.9
+    acrobot = load_config(registry, "gae", "Acrobot-v1", file=file)
+    assert gae_lambda(acrobot.combination.estimator) == 0.95
     assert load_config(registry, "gae", "ALE/Pong-v5", file=file).run.n_envs == 16
     changed = load_config(registry, "gae", "CartPole-v1", file=file, overrides={"gae_lambda": 0.5, "n_envs": 2})
-    assert (changed.combination.estimator.gae_lambda, changed.run.n_envs) == (0.5, 2)  # type: ignore[attr-defined]
+    assert (gae_lambda(changed.combination.estimator), changed.run.n_envs) == (0.5, 2)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +140,7 @@ def test_a_combination_is_resolved_once(tmp_path: Path, registry: Registry, monk
     model = make_model(config, registry, env, TrainConfig(seed=0, device="cpu"))
     assert checked == ["gae"]
     assert model.combination is config.combination
-    assert model.estimator.gae_lambda == 0.5  # type: ignore[attr-defined]
+    assert gae_lambda(model.estimator) == 0.5
 
 
 def test_an_error_in_the_file_is_located_although_a_value_is_overridden(tmp_path: Path, registry: Registry) -> None:

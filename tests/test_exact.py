@@ -124,7 +124,8 @@ def test_the_simulation_gives_the_exact_return(name: str) -> None:
 def test_the_environment(name: str) -> None:
     env = gym.make(name)
     check_env(env.unwrapped)
-    mdp = env.unwrapped.mdp  # type: ignore[attr-defined]
+    assert isinstance(env.unwrapped, TabularEnv)
+    mdp = env.unwrapped.mdp
     returns = []
     for episode in range(400):
         env.reset(seed=episode)

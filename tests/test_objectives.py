@@ -156,7 +156,8 @@ def test_cispo_limits_the_weight_and_keeps_the_gradient() -> None:
 
 
 def test_ppo_kl_by_hand() -> None:
-    state = PPOKL(initial_kl_coef=0.5).make_state(None)  # type: ignore[arg-type]
+    objective: Any = PPOKL(initial_kl_coef=0.5)
+    state = objective.make_state(None)
     # ρΨ: 1.5 | −1, −3 | .45, .55, .75, .25, .5, the sum 0. For ρ = 1.5, .5, .9, 1.1, 1, (ρ − 1) − log ρ is .09453489,
     # .19314718, .00536052, .00468982, 0. The sum is 3 · .09453489 + 2 · .19314718 + .00536052 + .00468982 = .67994937.
     assert loss_of(PPOKL(), state) == pytest.approx(0.5 * 0.67994937 / 8, abs=1e-7)
@@ -175,8 +176,8 @@ def test_at_ratio_one_the_gradient_is_that_of_policy_gradient(objective: Any) ->
 
 
 def test_ppo_kl_adapts_its_coefficient() -> None:
-    objective = PPOKL(kl_target=0.01, initial_kl_coef=1.0)
-    state: Any = objective.make_state(None)  # type: ignore[arg-type]
+    objective: Any = PPOKL(kl_target=0.01, initial_kl_coef=1.0)
+    state = objective.make_state(None)
 
     def after(ratios: list[float]) -> float:
         rollout = make_rollout([0, 0, 0], ratios=ratios, mask=[1, 1, 0])
@@ -192,8 +193,8 @@ def test_ppo_kl_adapts_its_coefficient() -> None:
 
 @pytest.mark.parametrize(("ratio", "limit"), [(1.0, 1e-6), (3.0, 1e6)])
 def test_ppo_kl_keeps_its_coefficient_within_limits(ratio: float, limit: float) -> None:
-    objective = PPOKL()
-    state: Any = objective.make_state(None)  # type: ignore[arg-type]
+    objective: Any = PPOKL()
+    state = objective.make_state(None)
     rollout = make_rollout([0], ratios=[ratio])
     for _ in range(200):
         objective.update(rollout, np.zeros((1, 1)), state, None)
@@ -211,7 +212,8 @@ def action_weights(policy: Any) -> torch.Tensor:
 
 
 def reference_weights(model: PolicyGradient) -> torch.Tensor:
-    return action_weights(model.part_states["objective"].policy)  # type: ignore[union-attr]
+    state: Any = model.part_states["objective"]
+    return action_weights(state.policy)
 
 
 def updates(model: PolicyGradient, n: int) -> None:

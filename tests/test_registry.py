@@ -240,8 +240,8 @@ def test_a_field_of_two_parts_must_be_qualified(registry_with: Any) -> None:
         ConfigError, match=r"gae_lambda belongs to estimator and baseline; write estimator.gae_lambda or"
     ):
         resolve(registry, "lambda_return+shared", overrides={"gae_lambda": 0.5})
-    combination = resolve(registry, "lambda_return+shared", overrides={"baseline.gae_lambda": 0.5})
-    assert (combination.estimator.gae_lambda, combination.baseline.gae_lambda) == (0.95, 0.5)  # type: ignore[attr-defined]
+    combination: Any = resolve(registry, "lambda_return+shared", overrides={"baseline.gae_lambda": 0.5})
+    assert (combination.estimator.gae_lambda, combination.baseline.gae_lambda) == (0.95, 0.5)
 
 
 def test_registries_are_independent() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from rollouts import RAGGED, make_rollout
 
 from pgzoo import Batch, PluginError, Rollout
+from pgzoo.interface.types import Aggregate
 
 close = np.testing.assert_allclose
 
@@ -81,10 +84,10 @@ def test_flat_and_scatter_are_inverse() -> None:
     assert rollout.scatter(flat)[3, 0] == 0
 
 
-def batch(aggregate: str) -> Batch:
+def batch(aggregate: Aggregate) -> Batch:
     """The seven steps of RAGGED with x = 1 … 7."""
     rollout = make_rollout(**RAGGED)
-    weights = rollout.weights(aggregate)  # type: ignore[arg-type]
+    weights = rollout.weights(aggregate)
     x = torch.arange(1.0, 8.0)
     return Batch(
         observations=x, actions=x, advantages=x, returns=x, old_values=x, old_log_probs=torch.zeros(7),
@@ -102,17 +105,17 @@ def batch(aggregate: str) -> Batch:
         ("episode_mean", (1.5 + 3 + 5.5) / 3),
     ],
 )
-def test_aggregates_by_hand(aggregate: str, expected: float) -> None:
+def test_aggregates_by_hand(aggregate: Aggregate, expected: float) -> None:
     whole = batch(aggregate)
     assert float(whole.aggregate(whole.values)) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("aggregate", ["step_mean", "episode_sum", "episode_mean"])
-def test_minibatches_average_to_the_whole(aggregate: str) -> None:
+def test_minibatches_average_to_the_whole(aggregate: Aggregate) -> None:
     """Over all minibatches of one step, the mean of the aggregate is the whole's."""
     whole = batch(aggregate)
-    parts = [whole.select(torch.tensor([i]), 1 / 7) for i in range(7)]
-    means = [float(part.aggregate(part.advantages)) for part in parts]  # type: ignore[attr-defined]
+    parts: list[Any] = [whole.select(torch.tensor([i]), 1 / 7) for i in range(7)]
+    means = [float(part.aggregate(part.advantages)) for part in parts]
     assert np.mean(means) == pytest.approx(float(whole.aggregate(whole.advantages)))
 
 

@@ -235,7 +235,8 @@ def test_a_rollout_is_let_go_when_the_next_is_there(fast: bool) -> None:
             return True
 
         def _on_rollout_end(self) -> None:
-            kept.append(weakref.ref(self.model.rollout))  # type: ignore[attr-defined]
+            assert isinstance(self.model, PolicyGradient)
+            kept.append(weakref.ref(self.model.rollout))
 
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu", fast=fast)
     gc.collect()

@@ -71,7 +71,8 @@ def test_ranges_and_fixed_values() -> None:
         assert config.combination.algorithm.learning_rate == 1e-3
         assert isinstance(trial.params["n_steps"], int)
         assert 16 <= config.combination.algorithm.n_steps <= 64
-    assert space.bases["gae"].combination.estimator.gae_lambda == 0.9  # type: ignore[attr-defined]
+    estimator: Any = space.bases["gae"].combination.estimator
+    assert estimator.gae_lambda == 0.9
 
 
 @pytest.mark.parametrize(

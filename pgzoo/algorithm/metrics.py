@@ -12,6 +12,7 @@ from stable_baselines3.common.logger import Logger
 
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Batch
+from pgzoo.interface.types import Metrics
 
 
 class DeferredValues(MutableMapping[str, Any]):
@@ -76,7 +77,7 @@ class UpdateMetrics:
         """Forget the approximate KL of earlier epochs: as in SB3, that of the last one is logged."""
         self._values["approx_kl"] = []
 
-    def add(self, **metrics: Any) -> None:
+    def add(self, metrics: Metrics) -> None:
         """Add the metrics of a minibatch: numbers, tensors with one element, or functions that return a number.
 
         Raises:
@@ -84,6 +85,10 @@ class UpdateMetrics:
         """
         for name, value in metrics.items():
             self._values.setdefault(name, []).append(_checked(name, value))
+
+    def set(self, metrics: Metrics) -> None:
+        """Set metrics of the whole update, instead of any that minibatches have added under the same names."""
+        self._values.update({name: [_checked(name, value)] for name, value in metrics.items()})
 
     def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
         """Log the mean of every metric, and further metrics, under `train/`."""

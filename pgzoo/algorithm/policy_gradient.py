@@ -157,9 +157,9 @@ class PolicyGradient(SavableAlgorithm):
                 loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
 
                 kl = approx_kl(batch)
-                metrics.add(entropy_loss=entropy_loss(batch), approx_kl=kl, **policy_metrics)
+                metrics.add({"entropy_loss": entropy_loss(batch), "approx_kl": kl, **policy_metrics})
                 if self.has_critic:
-                    metrics.add(value_loss=value_loss)
+                    metrics.add({"value_loss": value_loss})
                 if self.target_kl is not None and kl() > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:
@@ -203,7 +203,7 @@ class PolicyGradient(SavableAlgorithm):
         rollout = self.rollout
         if any(Need.RATIOS in part.needs and part.learns for part in self.combination.parts.values()):
             rollout = rollout.replace(ratios=current_ratios(rollout, self._samples(), backend))
-        metrics.add(**self.part_states.update(rollout, self.returns))
+        metrics.set(self.part_states.update(rollout, self.returns))
 
     def _log_update(self, metrics: UpdateMetrics, loss: torch.Tensor) -> None:
         mask, advantages, targets = self.rollout.mask, self.rollout_buffer.advantages, self.rollout_buffer.returns

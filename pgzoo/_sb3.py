@@ -1,4 +1,4 @@
-"""Stable-Baselines3's private names, each with the reason why no public one serves.
+"""Stable-Baselines3's private names, each with the reason why no public name is enough.
 
 The algorithm classes inherit from SB3's and use its private attributes as `self._…`. Everything else is here.
 """
@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 
 def takes_reset_seeds(env: VecEnv) -> bool:
-    """Whether the VecEnv passes a seed of its own to each environment at the next reset."""
+    """Whether the VecEnv passes a separate seed to each environment at the next reset."""
     return hasattr(env.unwrapped, "_seeds")
 
 
@@ -53,7 +53,7 @@ def images_channels_first(env: VecEnv) -> VecEnv:
 
 
 def prepare_learning(model: OnPolicyAlgorithm) -> None:
-    """Reset the environment and the counters, so that rollouts can be collected without a training.
+    """Reset the environment and the counters, for collecting rollouts without training.
 
     SB3 does this at the beginning of `learn`, which always updates the policy as well.
     """

@@ -1,4 +1,4 @@
-"""What pgzoo raises at wrong input: one sentence that says what, where, and the nearest right thing."""
+"""The exceptions for wrong input. A message says what is wrong, where, and the nearest right thing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 class PgzooError(ValueError):
-    """Wrong input, told in one or two lines; the command line prints it and ends with status 2."""
+    """Wrong input, described in one or two lines. The command line prints them and exits with status 2."""
 
 
 class PluginError(PgzooError):

@@ -45,10 +45,11 @@ def compute_advantages(
         baseline: gives b and c.
         rollout: what was sampled.
         states: what the two parts learned.
-        discount_states: multiply Ψ_t by γ^t, if the estimator discounts from the step on.
+        discount_states: multiply Ψ_t by γ^t, unless the estimator already discounts from the start of the episode.
 
     Raises:
-        PluginError: an array has the wrong shape or a number that is not finite. Names the part and the place.
+        PluginError: an array has the wrong shape or a number that is not finite. The message names the part
+            and the step.
     """
     returns = np.asarray(estimator(rollout, states["estimator"]), dtype=np.float64)
     _check(estimator, "R̂", returns, rollout)
@@ -71,7 +72,7 @@ def compute_advantages(
 
 
 class FixedReturns(Estimator):
-    """An estimator of returns that are known already, to evaluate a baseline on them."""
+    """An estimator that returns fixed R̂, on which a baseline can be evaluated."""
 
     name = "fixed_returns"
 
@@ -79,16 +80,16 @@ class FixedReturns(Estimator):
         self._returns, self.discounted_from = returns, discounted_from  # type: ignore[misc]
 
     def __call__(self, rollout: Rollout, state: Any = None) -> Array:
-        """Return the fixed returns."""
+        """Return the fixed R̂."""
         return self._returns
 
 
 def _check(part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
     if x.shape != rollout.shape:
         raise PluginError(f"{part.kind} {part.name!r}: {symbol} has shape {x.shape}, not {rollout.shape}")
-    wrong = ~np.isfinite(x) & rollout.mask
-    if wrong.any():
-        t, n = np.argwhere(wrong)[0]
+    not_finite = ~np.isfinite(x) & rollout.mask
+    if not_finite.any():
+        t, n = np.argwhere(not_finite)[0]
         raise PluginError(
             f"{part.kind} {part.name!r}: {symbol} is {x[t, n]} at step {t} of environment {n} "
             f"(reward {rollout.rewards[t, n]})"

@@ -18,8 +18,8 @@ from pgzoo.interface.types import Metrics
 class DeferredValues(MutableMapping[str, Any]):
     """The values of an SB3 logger, some of which are functions that are called when they are first read.
 
-    It takes the place of `Logger.name_to_value`, so whoever holds the logger reads numbers: its writers, callbacks, and
-    a logger of the user's own. The value of a missing key is 0, as in SB3.
+    It replaces `Logger.name_to_value`. Everything that reads the logger, such as its writers and callbacks, therefore
+    reads numbers. The value of a missing key is 0, as in SB3.
     """
 
     def __init__(self, values: MutableMapping[str, Any]) -> None:
@@ -56,25 +56,25 @@ class DeferredValues(MutableMapping[str, Any]):
 
 
 def deferred_values(logger: Logger) -> DeferredValues:
-    """Return the values of a logger, which can be deferred from now on."""
+    """Return the values of a logger, after making them a `DeferredValues` if they are not one yet."""
     if not isinstance(logger.name_to_value, DeferredValues):
         logger.name_to_value = DeferredValues(logger.name_to_value)  # type: ignore[assignment]
     return logger.name_to_value  # type: ignore[return-value]
 
 
 def compute_deferred(logger: Logger) -> None:
-    """Compute all values that are still deferred, so that nothing they were made of is kept."""
+    """Compute all values that are still deferred, which releases the arrays that they depend on."""
     deferred_values(logger).update(dict(deferred_values(logger)))
 
 
 class UpdateMetrics:
-    """The metrics of the minibatches of one update, to be logged as means."""
+    """The metrics of all minibatches of one update. Their means are logged."""
 
     def __init__(self) -> None:
         self._values: dict[str, list[Any]] = {}
 
     def begin_epoch(self) -> None:
-        """Forget the approximate KL of earlier epochs: as in SB3, that of the last one is logged."""
+        """Discard the approximate KL of earlier epochs. As in SB3, only that of the last epoch is logged."""
         self._values["approx_kl"] = []
 
     def add(self, metrics: Metrics) -> None:
@@ -91,7 +91,7 @@ class UpdateMetrics:
         self._values.update({name: [_checked(name, value)] for name, value in metrics.items()})
 
     def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
-        """Log the mean of every metric, and further metrics, under `train/`."""
+        """Log the mean of every metric, and the given additional metrics, under `train/`."""
         functions: dict[str, Callable[[], float]] = {n: partial(_mean, values) for n, values in self._values.items()}
         for name, function in {**functions, **metrics}.items():
             if type(logger).record is not Logger.record:  # a subclass may do more than store the number
@@ -102,7 +102,7 @@ class UpdateMetrics:
 
 
 def approx_kl(batch: Batch) -> Callable[[], float]:
-    """Return a function for the mean of (ρ − 1) − log ρ, which estimates KL(π_old ‖ π) (Schulman 2020)."""
+    """Return a function that computes the mean of (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π) (Schulman 2020)."""
     return partial(_approx_kl, batch.log_probs.detach(), batch.old_log_probs)
 
 
@@ -112,7 +112,7 @@ def _approx_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> float:
 
 
 def entropy_loss(batch: Batch) -> Callable[[], float]:
-    """Return a function for minus the mean entropy, which SB3 logs."""
+    """Return a function that computes minus the mean entropy, which SB3 logs."""
     entropy = batch.entropy.detach()
     return lambda: -entropy.mean().item()
 

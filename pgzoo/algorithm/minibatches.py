@@ -1,4 +1,4 @@
-"""From a rollout to the minibatches of an update, and the rollout as the current policy evaluates it."""
+"""Splits a rollout into the minibatches of an update, and reevaluates it with the current policy."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def to_samples(
 
     Args:
         rollout: what was sampled.
-        policy: says how actions are passed, and on which device.
+        policy: determines the format of the actions and the device.
         advantages: Ψ (T, N).
-        critic_targets: what V learns, (T, N).
+        critic_targets: the targets of V, (T, N).
         old_values: V (T, N) at sampling time; None without a critic.
-        weights: (M,) of the objective's aggregate; None for the plain mean.
-        progress_remaining: for schedules.
+        weights: (M,) weights of the objective's aggregate; None for the plain mean.
+        progress_remaining: the argument of schedules.
     """
     device = policy.device
 
@@ -61,13 +61,16 @@ def minibatches(
     Args:
         samples: the steps of a rollout.
         batch_size: steps per minibatch; None for all of them.
-        whole_episodes: make each minibatch of whole episodes, with about as many steps.
-        normalize: normalise the advantages of each minibatch.
-        shuffle_whole: shuffle the steps even if one minibatch has all of them, as SB3 does.
+        whole_episodes: whether each minibatch consists of whole episodes, with about `batch_size` steps.
+        normalize: whether to normalise the advantages of each minibatch.
+        shuffle_whole: whether to shuffle the steps, as SB3 does, even if one minibatch has all of them.
     """
     size = batch_size or len(samples)
-    parts = _episode_minibatches(samples, size) if whole_episodes else _step_minibatches(samples, size, shuffle_whole)
-    for minibatch in parts:
+    if whole_episodes:
+        unnormalized = _episode_minibatches(samples, size)
+    else:
+        unnormalized = _step_minibatches(samples, size, shuffle_whole)
+    for minibatch in unnormalized:
         yield minibatch.normalized() if normalize else minibatch
 
 
@@ -87,9 +90,9 @@ def _episode_minibatches(samples: Samples, size: int) -> Iterator[Samples]:
     lengths = np.bincount(episode)
     order = np.random.permutation(len(lengths))
     first_step = np.cumsum(lengths[order]) - lengths[order]
-    for part in np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1):
-        index = torch.as_tensor(np.flatnonzero(np.isin(episode, part)), device=samples.episode.device)
-        yield samples.select(index, len(part) / len(order))
+    for episodes in np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1):
+        index = torch.as_tensor(np.flatnonzero(np.isin(episode, episodes)), device=samples.episode.device)
+        yield samples.select(index, len(episodes) / len(order))
 
 
 def current_ratios(rollout: Rollout, samples: Samples, backend: Backend) -> Array:
@@ -107,8 +110,8 @@ def reevaluated(rollout: Rollout, samples: Samples, backend: Backend) -> Rollout
         batch = backend.evaluate_actions(samples)
         changes = {"ratios": _ratios(rollout, batch)}
         if backend.has_critic:
-            following = policy.predict_values(rollout.tensors(rollout.next_observations, policy.device))
-            next_values = np.where(rollout.terminated, 0.0, rollout.scatter(following.flatten()))
+            successor_values = policy.predict_values(rollout.tensors(rollout.next_observations, policy.device))
+            next_values = np.where(rollout.terminated, 0.0, rollout.scatter(successor_values.flatten()))
             changes["values"] = rollout.scatter(batch.values).astype(np.float32)
             changes["next_values"] = next_values.astype(np.float32)
     backend.begin_update()

@@ -23,7 +23,7 @@ class PartStates:
     Args:
         parts: the parts by kind.
         spaces: passed to `make_state`.
-        device: of the states.
+        device: the device of the states.
     """
 
     def __init__(self, parts: Mapping[Kind, Part], spaces: Spaces, device: torch.device) -> None:
@@ -53,7 +53,7 @@ class PartStates:
         return metrics
 
     def parameters(self) -> dict[str, dict[str, Any]]:
-        """Return state dicts by name, as SB3's `get_parameters` does."""
+        """Return all state dicts by name, as in SB3's `get_parameters`."""
         state_dicts = {f"{kind}_state": state.state_dict() for kind, state in self._states.items()}
         for kind, optimizer in self._optimizers.items():
             state_dicts[f"{kind}_state.optimizer"] = optimizer.state_dict()

@@ -38,15 +38,14 @@ from pgzoo.sampling.modes import GroupSeeds, make_sampling_mode
 Self = TypeVar("Self", bound="PluginAlgorithm")
 
 SMALL_LAYER = 256
-"""Units of a hidden layer up to which MlpPolicy is faster on a CPU than on a GPU."""
-
+"""The most units per hidden layer with which MlpPolicy is faster on a CPU than on a GPU."""
 
 PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-"""SB3's keywords that are hyperparameters of a part here."""
+"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo."""
 
 
 class _Unset:
-    """The value of an argument that was not passed. None means something in SB3."""
+    """The default of an argument that was not passed. None would not do, because it has a meaning in SB3."""
 
     def __repr__(self) -> str:
         return "<the recipe's default>"
@@ -63,7 +62,7 @@ class PluginAlgorithm(SamplingAlgorithm):
 
     Attributes:
         registry: where the plugins come from; not saved.
-        plugin: what was asked for, a recipe or `estimator+baseline[+objective]`.
+        plugin: what the user chose, a recipe or `estimator+baseline[+objective]`.
         combination: the parts and settings, checked; not saved.
         estimator, baseline, objective: its parts; not saved.
         has_critic: whether V is trained; not saved.
@@ -211,18 +210,18 @@ class PluginAlgorithm(SamplingAlgorithm):
         env: GymEnv | str | None,
         **arguments: Any,
     ) -> Self:
-        """Return a model of a combination that was checked before.
+        """Return a model for a combination that has already been checked.
 
         Args:
             combination: the parts and the algorithm's settings.
             policy: as in the constructor.
             env: as in the constructor.
-            **arguments: of the constructor, from `registry` on, except those that the combination determines.
+            **arguments: the constructor's arguments from `registry` on, except those that the combination determines.
         """
         return cls(policy, env, combination, **arguments)
 
     def _adopt(self, combination: Combination) -> None:
-        """Take a combination, and describe it by plain attributes, which are saved."""
+        """Adopt a combination, and describe it by plain attributes, which are saved."""
         self.combination = combination
         self.plugin = combination.plugin
         self.estimator, self.baseline, self.objective = (
@@ -261,7 +260,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._choose_backend()
 
     def make_part_states(self) -> None:
-        """Make the states of the parts anew, for the policy as it is now."""
+        """Create new states of the parts, for the current policy."""
         self.part_states = PartStates(
             self.combination.parts, Spaces(self.observation_space, self.action_space, self.policy), self.device
         )
@@ -326,7 +325,7 @@ def is_small_mlp(observation_space: spaces.Space[Any], policy_kwargs: dict[str, 
 
 
 def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfig) -> dict[str, Any]:
-    """Return the policy's arguments with SB3's RMSprop, if it is asked for and no other optimizer is given."""
+    """Return the policy's arguments, with RMSprop if the config asks for it and they name no other optimizer."""
     if not config.use_rms_prop or "optimizer_class" in (policy_kwargs or {}):
         return dict(policy_kwargs or {})
     rms_prop = {"alpha": 0.99, "eps": config.rms_prop_eps, "weight_decay": 0}
@@ -334,7 +333,7 @@ def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfi
 
 
 def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return both mappings as one. Raise ConfigError if they give a name two values."""
+    """Merge two mappings. Raise ConfigError if they have different values for the same name."""
     for name, value in (plugin_kwargs or {}).items():
         if name in arguments and arguments[name] != value:
             raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")

@@ -34,8 +34,8 @@ class PolicyGradient(SavableAlgorithm):
 
     (Schulman et al. 2016, eq. 1). The estimator gives R̂, the baseline b and c, the objective the loss.
 
-    The arguments from `sampling` to `log_interval` default to the recipe's values. Those that SB3's A2C or PPO have
-    as well have the same meaning here.
+    The arguments from `sampling` to `log_interval` default to the recipe's values. Arguments that SB3's A2C or PPO
+    also have mean the same here.
 
     Args:
         policy: "MlpPolicy", "CnnPolicy", "MultiInputPolicy" or a class, as in SB3.
@@ -56,7 +56,7 @@ class PolicyGradient(SavableAlgorithm):
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
         batch_size: steps per minibatch; None for the whole rollout.
         n_epochs: passes over a rollout.
-        n_critic_updates: further passes that train the critic alone, as in sb3-contrib's TRPO.
+        n_critic_updates: additional passes over a rollout that train only the critic, as in sb3-contrib's TRPO.
         gamma: discount factor γ.
         gae_lambda: λ of the part that has this field, such as the estimator lambda_return.
         clip_range: ε of the part that has this field, such as the objective ppo_clip; may be a schedule.
@@ -71,14 +71,14 @@ class PolicyGradient(SavableAlgorithm):
         rms_prop_eps: ε of RMSprop.
         use_sde: use state-dependent exploration (gSDE).
         sde_sample_freq: steps between new gSDE noise; −1: once per rollout.
-        log_interval: updates between two logs, unless `learn` is given another number.
-        rollout_buffer_class: a subclass of SB3's RolloutBuffer that stores; None for SB3's.
-        rollout_buffer_kwargs: its arguments.
-        stats_window_size: episodes over which the logged mean return is taken.
-        tensorboard_log: folder of TensorBoard's logs; None: do not log there.
+        log_interval: updates between two logs, unless you pass another number to `learn`.
+        rollout_buffer_class: a subclass of SB3's RolloutBuffer that stores the steps; None for SB3's class.
+        rollout_buffer_kwargs: keyword arguments of the buffer's constructor.
+        stats_window_size: the number of episodes over which the logged return is averaged.
+        tensorboard_log: TensorBoard's folder; None: do not log there.
         policy_kwargs: arguments of the policy, such as `{"net_arch": [32, 32]}`.
         verbose: 0: print nothing, 1: SB3's log tables and the choice of backend, 2: debug.
-        seed: of all random number generators; None: do not seed.
+        seed: the seed of all random number generators; None: do not seed.
         device: a torch device. "auto" uses the GPU if there is one, but the CPU for small networks of "MlpPolicy".
         fast: "auto" uses the fastest backend that applies, False always uses SB3's own calls, True raises if the numpy
             backend does not apply.
@@ -126,7 +126,7 @@ class PolicyGradient(SavableAlgorithm):
     # ---------------------------------------------------------------- update
 
     def train(self) -> None:
-        """Update the policy on the rollout, then what the parts learn."""
+        """Update the policy on the rollout, then let the parts learn from it."""
         if not self.rollout.mask.any():
             return
         backend = self.backend
@@ -190,7 +190,7 @@ class PolicyGradient(SavableAlgorithm):
         )
         return samples.normalized() if self.normalize_advantage == "rollout" else samples
 
-    def _minibatches(self, samples: Samples, shuffle_whole: bool = False) -> Iterator[Samples]:
+    def _minibatches(self, samples: Samples, shuffle_whole: bool) -> Iterator[Samples]:
         return minibatches(
             samples,
             self.batch_size,
@@ -207,17 +207,17 @@ class PolicyGradient(SavableAlgorithm):
 
     def _log_update(self, metrics: UpdateMetrics, loss: torch.Tensor) -> None:
         mask, advantages, targets = self.rollout.mask, self.rollout_buffer.advantages, self.rollout_buffer.returns
-        further: dict[str, Callable[[], float]] = {
+        extra: dict[str, Callable[[], float]] = {
             "loss": loss.item,
             "advantage_std": lambda: float(np.std(advantages[mask])),
         }
         if self.has_critic:
             values = self.rollout.values
-            further["explained_variance"] = lambda: explained_variance(values[mask], targets[mask])
+            extra["explained_variance"] = lambda: explained_variance(values[mask], targets[mask])
         if hasattr(self.policy, "log_std"):
             std = torch.exp(self.policy.log_std.detach())
-            further["std"] = lambda: std.mean().item()
-        metrics.write(self.logger, **further)
+            extra["std"] = lambda: std.mean().item()
+        metrics.write(self.logger, **extra)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     # ---------------------------------------------------------------- learn
@@ -231,7 +231,7 @@ class PolicyGradient(SavableAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Train as SB3's `learn` does. `log_interval` defaults to the recipe's, `tb_log_name` to its name."""
+        """Train as SB3's `learn` does. `log_interval` defaults to the recipe's, `tb_log_name` to the recipe's name."""
         super().learn(
             total_timesteps,
             callback,

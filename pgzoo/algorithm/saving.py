@@ -27,11 +27,11 @@ NOT_SAVED = (
     "registry", "combination", "estimator", "baseline", "objective", "has_critic", "part_states", "rollout", "returns",
     "sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
 )  # fmt: skip
-"""Attributes that `_setup_model` or `learn` make from the others."""
+"""Attributes that are not saved, because they are derived from saved ones or belong to one process."""
 
 
 class SavableAlgorithm(PluginAlgorithm):
-    """A `PluginAlgorithm` that is saved as SB3 saves its algorithms."""
+    """A `PluginAlgorithm` that saves and loads like SB3's algorithms."""
 
     def _excluded_save_params(self) -> list[str]:
         return [*super()._excluded_save_params(), *NOT_SAVED]
@@ -44,8 +44,8 @@ class SavableAlgorithm(PluginAlgorithm):
     ) -> None:
         """Save as SB3 does. An existing file is replaced only once the new one is complete.
 
-        What plugins learned is saved as plain arrays: SB3 takes every group of parameters in a zip for one of its own,
-        so `A2C.load` could not open the file otherwise.
+        What plugins learned is saved as plain arrays. As state dicts, they would make `A2C.load` fail, because SB3
+        refuses a zip with state dicts that it does not know.
         """
         self.part_state_arrays = self.part_states.arrays()
         self.groups_drawn = self._group_seeds.n_drawn
@@ -69,7 +69,7 @@ class SavableAlgorithm(PluginAlgorithm):
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
         parameters = super().get_parameters()
-        if hasattr(self, "_saving"):  # copy each tensor, because torch would save all the memory that it is a view of
+        if hasattr(self, "_saving"):  # clone views, because torch.save writes their whole storage
             return map_nested(parameters, torch.Tensor, torch.Tensor.clone)  # type: ignore[no-any-return]
         parameters.update(self.part_states.parameters())
         return parameters
@@ -97,7 +97,7 @@ class SavableAlgorithm(PluginAlgorithm):
             self.load_part_states(data.get("parts", {}), saved_arrays(data))
 
     def load_part_states(self, parts: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
-        """Load what a saved model's plugins learned, for the parts that this model has as well."""
+        """Load what a saved model's plugins learned, for the parts that both models have."""
         for kind, part in self.parts.items():
             if part["name"] == parts.get(kind, {}).get("name"):
                 self.part_states.load_arrays({k: v for k, v in arrays.items() if k.startswith(f"{kind}_state")})
@@ -113,7 +113,7 @@ class SavableAlgorithm(PluginAlgorithm):
         """Load as SB3 does. Keywords of the constructor replace what was saved.
 
         Raises:
-            PluginError: the model uses a plugin that is not installed. Names its distribution.
+            PluginError: the model uses a plugin that is not installed. The message names its distribution.
             ConfigError: the file was saved by another algorithm.
         """
         for name in ("plugin", "estimator", "baseline", "objective"):
@@ -124,14 +124,14 @@ class SavableAlgorithm(PluginAlgorithm):
         return super().load(path, env, device, _changes=changes, **kwargs)
 
     def _setup_model(self) -> None:
-        changes = self.__dict__.pop("_changes", None)  # set by `load`, which then calls this
+        changes = self.__dict__.pop("_changes", None)  # set by `load`, which then calls `_setup_model`
         if changes is not None:
             self.part_state_arrays = self.__dict__.pop("learner_arrays", self.part_state_arrays)
             self._adopt(self._saved_combination(changes))
         super()._setup_model()
 
     def _saved_combination(self, changes: Mapping[str, Any]) -> Combination:
-        """Return the combination that the saved attributes describe, with changes."""
+        """Return the combination that the saved attributes describe, with `changes` applied."""
         if not self.saved_by:
             raise ConfigError(
                 "this file was saved by another algorithm; make a PolicyGradient and call set_parameters(path), "

@@ -23,7 +23,7 @@ def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.
     With gSDE, the Gaussian is that of the action before squashing, and σ depends on the state.
 
     Args:
-        policy: the one that sampled.
+        policy: the policy that sampled.
         observations: (M, …) tensors, or a dict of them.
         actions: (M, …) as `policy.evaluate_actions` takes them.
     """
@@ -31,22 +31,23 @@ def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.
         distribution: Any = policy.get_distribution(observations)
         if isinstance(distribution, StateDependentNoiseDistribution) and distribution.bijector is not None:
             actions = distribution.bijector.inverse(actions)
-        inner = distribution.distribution
-        if isinstance(inner, list):
-            parts = zip(inner, actions.unbind(dim=1), strict=True)
+        torch_distribution = distribution.distribution
+        if isinstance(torch_distribution, list):
+            parts = zip(torch_distribution, actions.unbind(dim=1), strict=True)
             return torch.stack([_categorical(d.probs, a) for d, a in parts]).sum(dim=0)
-        if isinstance(inner, torch.distributions.Categorical):
-            return _categorical(inner.probs, actions)
-        if isinstance(inner, torch.distributions.Bernoulli):
-            return (actions - inner.probs).square().sum(dim=1)
-        assert isinstance(inner, torch.distributions.Normal)
-        standard = (actions.reshape(len(inner.loc), -1) - inner.loc) / inner.scale
-        return ((standard / inner.scale).square() + (standard.square() - 1).square()).sum(dim=1)
+        if isinstance(torch_distribution, torch.distributions.Categorical):
+            return _categorical(torch_distribution.probs, actions)
+        if isinstance(torch_distribution, torch.distributions.Bernoulli):
+            return (actions - torch_distribution.probs).square().sum(dim=1)
+        assert isinstance(torch_distribution, torch.distributions.Normal)
+        mean, std = torch_distribution.loc, torch_distribution.scale
+        standard = (actions.reshape(len(mean), -1) - mean) / std
+        return ((standard / std).square() + (standard.square() - 1).square()).sum(dim=1)
 
 
 def _categorical(probs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
-    chosen = probs.gather(1, actions.long().reshape(-1, 1)).squeeze(1)
-    return 1 - 2 * chosen + probs.square().sum(dim=1)
+    action_probs = probs.gather(1, actions.long().reshape(-1, 1)).squeeze(1)
+    return 1 - 2 * action_probs + probs.square().sum(dim=1)
 
 
 def rollout_score_sq_norms(policy: ActorCriticPolicy, rollout: Rollout) -> Array:

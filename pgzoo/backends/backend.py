@@ -21,16 +21,16 @@ STEPS_TOGETHER = 1024
 
 
 class Backend(ABC):
-    """How actions are drawn, and how the policy is evaluated and updated.
+    """Draws actions, and evaluates and updates the policy.
 
-    The order of calls is: `begin_rollout`, `act` once per step, `evaluate_rollout`, `predict_values` and
-    `predict_terminal_values`; then `begin_update`, and for each minibatch `evaluate_actions` and `step`. A policy is
-    evaluated outside an update after `begin_evaluation`.
+    A rollout calls `begin_rollout`, `act` once per step, `evaluate_rollout`, `predict_values` and
+    `predict_terminal_values`, in this order. An update calls `begin_update`, then `evaluate_actions` and `step` per
+    minibatch. Call `begin_evaluation` before `evaluate_actions` outside an update.
 
     Attributes:
         name: "sb3", "batched" or "numpy".
         reason: why no faster backend was chosen; empty for the fastest.
-        bitwise_sb3: whether results are bit-identical to SB3's, so that even the order of additions matters.
+        bitwise_sb3: whether results are bit-identical to SB3's, for which even the order of additions matters.
 
     Args:
         policy: the policy to evaluate and update.
@@ -45,14 +45,14 @@ class Backend(ABC):
         self.policy, self.has_critic, self.reason = policy, has_critic, reason
 
     def still_applies(self, policy: ActorCriticPolicy) -> bool:
-        """Whether the choice of this backend still holds. Asked before every rollout and update."""
+        """Whether this backend still supports the policy. It is checked before every rollout and update."""
         return policy is self.policy
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})" if self.reason else self.name
 
     def begin_rollout(self, n_steps: int) -> None:
-        """Prepare for a rollout of about n_steps."""
+        """Prepare for a rollout of about n_steps steps."""
         self.begin_evaluation()
 
     def begin_evaluation(self) -> None:
@@ -72,7 +72,7 @@ class Backend(ABC):
         """Return actions (N, …), V and log π for observations as tensors; V and log π may be None."""
 
     def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Write V and log π of the first n_steps into the buffer, if `act` did not return them."""
+        """Write V and log π of the first n_steps steps into the buffer, if `act` did not return them."""
         return
 
     @abstractmethod
@@ -81,7 +81,7 @@ class Backend(ABC):
 
     @abstractmethod
     def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
-        """Return V of single observations, of which there is at least one."""
+        """Return V (K,) of K ≥ 1 single observations."""
 
     def evaluate_actions(self, samples: Samples) -> Batch:
         """Return the steps with the current policy's log-probs, values and entropies."""
@@ -95,7 +95,7 @@ class Backend(ABC):
         )
 
     def step(self, loss: torch.Tensor, max_grad_norm: float | None) -> None:
-        """Take one optimizer step on a loss of the batch that `evaluate_actions` returned last."""
+        """Take one optimizer step on a loss that was computed from the last batch of `evaluate_actions`."""
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         if max_grad_norm is not None:
@@ -104,7 +104,7 @@ class Backend(ABC):
 
 
 def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
-    """Convert actions (M, A) of a rollout buffer to what the policy's `evaluate_actions` takes, (M, …)."""
+    """Convert actions (M, A) of a rollout buffer to the format of the policy's `evaluate_actions`, (M, …)."""
     tensor = torch.as_tensor(actions.astype("float32", copy=False), device=policy.device)
     return tensor.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else tensor
 

@@ -1,4 +1,4 @@
-"""The batched backend: torch, but V and log π are evaluated after the rollout, many steps together."""
+"""The batched backend: torch, with V and log π evaluated after the rollout, many steps at a time."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BatchedBackend(SB3Backend):
         return actions.cpu().numpy().reshape(-1, *policy.action_space.shape), None, None
 
     def _store(self, features: torch.Tensor) -> None:
-        """Copy the features (N, D) of one step into a block for many steps: small tensors would fragment the heap."""
+        """Copy the features (N, D) of a step into a block of many steps: small tensors would fragment the heap."""
         rows = max(1, STEPS_TOGETHER // len(features))
         if self._n_stored % rows == 0:
             self._features.append(features.new_empty(rows, *features.shape))
@@ -64,8 +64,8 @@ class BatchedBackend(SB3Backend):
         self._features = []
 
     def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
-        """Return V of all of them from one forward pass."""
-        tensors = [self.policy.obs_to_tensor(single)[0] for single in observations]
+        """Return V (K,) from one forward pass."""
+        tensors = [self.policy.obs_to_tensor(x)[0] for x in observations]
         with torch.no_grad():
-            values = self.policy.predict_values(map_observations(lambda *x: torch.cat(x), *tensors))
+            values = self.policy.predict_values(map_observations(lambda *rows: torch.cat(rows), *tensors))
         return values.flatten().cpu().numpy()

@@ -29,7 +29,7 @@ def choose_backend(
 
     Args:
         policy: the policy to evaluate and update, with its optimizer.
-        buffer_class: of the rollout buffer. One that overrides SB3's methods needs the sb3 backend.
+        buffer_class: the class of the rollout buffer. A custom class needs the sb3 backend.
         fast: "auto" uses the fastest backend that applies, False always uses SB3's own calls, True raises if the
             numpy backend does not apply.
         has_critic: whether V is trained.

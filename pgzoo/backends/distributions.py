@@ -1,7 +1,7 @@
 """Action distributions in NumPy: sampling, log-probs, entropies, and their vector-Jacobian products.
 
-Autograd differentiates the loss with respect to log-probs, entropies and values, so any objective of these works. From
-there, each distribution continues to the actor's output y in closed form.
+Autograd differentiates the loss with respect to log-probs, entropies and values, which works for any objective. Each
+distribution then continues the backward pass to the actor's output y in closed form.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Categorical(Head):
         return -torch.empty(shape).exponential_().log_().numpy()
 
     def draw(self, y: Array, noise: Array, log_std: Array | None) -> Array:
-        """Return the index of the largest sum (N,)."""
+        """Return argmax_j (y_j + noise_j) (N,)."""
         indices: Array = (y + noise).argmax(axis=1)
         return indices
 
@@ -63,7 +63,7 @@ class Categorical(Head):
         Intermediate arrays are (A, B), because NumPy is slow at sums over a few columns.
         """
         n = len(y)
-        chosen = actions.reshape(-1).astype(np.intp) * n + np.arange(n)
+        action_index = actions.reshape(-1).astype(np.intp) * n + np.arange(n)
         log_p = np.subtract(y.T, np.maximum.reduce(y.T, axis=0), order="C")
         p = np.exp(log_p)
         total = np.add.reduce(p, axis=0)
@@ -76,10 +76,10 @@ class Categorical(Head):
             gradient *= d_entropy
             gradient += d_log_prob
             gradient *= -p
-            gradient.reshape(-1)[chosen] += d_log_prob
+            gradient.reshape(-1)[action_index] += d_log_prob
             return gradient.T, None
 
-        return log_p.reshape(-1).take(chosen), entropy, vjp
+        return log_p.reshape(-1).take(action_index), entropy, vjp
 
 
 class MultiCategorical(Categorical):
@@ -92,13 +92,13 @@ class MultiCategorical(Categorical):
         return np.split(x, self._stops, axis=1)
 
     def draw(self, y: Array, noise: Array, log_std: Array | None) -> Array:
-        """Return an index for each (N, parts)."""
+        """Return one index per part, (N, parts)."""
         return np.stack([part.argmax(axis=1) for part in self._split(y + noise)], axis=1)
 
     def log_prob_and_entropy(self, y: Array, actions: Array, log_std: Array | None) -> tuple[Array, Array, VJP]:
         """Return the sums over the parts, and their vector-Jacobian product."""
-        single = super().log_prob_and_entropy
-        parts = [single(z, a, None) for z, a in zip(self._split(y), actions.T, strict=True)]
+        categorical = super().log_prob_and_entropy
+        parts = [categorical(z, a, None) for z, a in zip(self._split(y), actions.T, strict=True)]
 
         def vjp(d_log_prob: Array, d_entropy: Array) -> Gradients:
             return np.concatenate([part[2](d_log_prob, d_entropy)[0] for part in parts], axis=1), None
@@ -115,7 +115,7 @@ class Bernoulli(Head):
     """
 
     def noise(self, shape: tuple[int, ...]) -> Array:
-        """Return log(u/(1 − u)), u uniform: y_j exceeds it with probability p_j."""
+        """Return log(u/(1 − u)) with u uniform in (0, 1), which y_j exceeds with probability p_j."""
         return torch.rand(shape).clamp_(1e-7, 1 - 1e-7).logit_().numpy()
 
     def draw(self, y: Array, noise: Array, log_std: Array | None) -> Array:

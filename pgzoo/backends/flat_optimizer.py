@@ -1,7 +1,7 @@
 """One optimizer step for many small parameters.
 
-A torch optimizer spends its time on calls, once per parameter. `FlatOptimizer` lays the parameters of one or two groups
-end to end in one tensor each and runs the same optimizer on that:
+With small parameters, a torch optimizer spends most of its time on calls, several per parameter. `FlatOptimizer` joins
+the parameters of each group in one flat tensor, and runs the same kind of optimizer on the flat tensors:
 
     flat parameter   [ W₁ ............ | b₁ . | W₂ ...... | b₂ ]     owned here
                        ↑                 ↑      ↑           ↑
@@ -13,8 +13,8 @@ end to end in one tensor each and runs the same optimizer on that:
                        ↑
     policy.optimizer.state[W₁]["exp_avg"], …                         views of it
 
-Everything that reads the policy or its own optimizer, such as saving, therefore sees current values. If someone
-replaces a tensor (loading does), `is_stale` notices, because the addresses differ, and the backend flattens again.
+Code that reads the policy or its optimizer, such as saving, therefore sees current values. If a tensor is replaced, for
+example by loading, `is_stale` detects the new address or state, and the backend makes a new `FlatOptimizer`.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ class FlatOptimizer:
         flats: the flat tensor of each group.
 
     Args:
-        groups: parameters, in groups of which one may be updated without the other.
-        optimizer: the policy's own optimizer. Its state stays current, so saved files are SB3's.
+        groups: one or two groups of parameters. Each can be updated without the other.
+        optimizer: the policy's optimizer. Its state stays current, so models are saved as SB3 saves them.
     """
 
     def __init__(self, groups: Sequence[list[torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
         self.policy_optimizer = optimizer
         self.groups = [group for group in groups if group]
         sizes = [sum(p.numel() for p in group) for group in self.groups]
-        whole = torch.zeros(sum(sizes))
-        self.gradients, self._group_gradients = whole.numpy(), torch.split(whole, sizes)
+        all_gradients = torch.zeros(sum(sizes))
+        self.gradients, self._group_gradients = all_gradients.numpy(), torch.split(all_gradients, sizes)
         self.flats: list[torch.nn.Parameter] = []
         for group, gradient in zip(self.groups, self._group_gradients, strict=True):
             flat = torch.cat([p.detach().flatten() for p in group])
@@ -57,14 +57,16 @@ class FlatOptimizer:
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         options |= {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
         self.optimizer = type(optimizer)(self.flats, **_accepted(type(optimizer), options))
-        self._bare_step = inspect.unwrap(type(self.optimizer).step)  # skips hooks and profiling, half of the time
+        self._bare_step = inspect.unwrap(
+            type(self.optimizer).step
+        )  # without hooks and profiling, which take half of the time
         self._shared_options = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
         self._join_states()
         self._parameters = [p for group in self.groups for p in group]
         self._addresses = self._current_addresses()
 
     def is_stale(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether a parameter, a gradient or the optimizer's state has been replaced since, as loading does."""
+        """Whether a parameter, a gradient or the optimizer's state was replaced, for example by loading."""
         return (
             optimizer is not self.policy_optimizer
             or self._current_addresses() != self._addresses
@@ -76,7 +78,7 @@ class FlatOptimizer:
         return [0 if x is None else x.data_ptr() for x in tensors]
 
     def _join_states(self) -> None:
-        """Join the optimizer's states of all parameters, and replace them by views of the joint state."""
+        """Join the states of each group's parameters, and replace them by views of the joint state."""
         self._step_counts: dict[torch.nn.Parameter, torch.Tensor] = {}
         for group, flat in zip(self.groups, self.flats, strict=True):
             states = [self.policy_optimizer.state.get(p, {}) for p in group]
@@ -117,7 +119,7 @@ class FlatOptimizer:
             self._publish_step_count(group, flat)
 
     def _publish_step_count(self, group: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
-        """Copy the number of steps, which is a tensor or, for RMSpropTFLike, a number."""
+        """Copy the step count to the policy's optimizer. It is a tensor, or an int for RMSpropTFLike."""
         step = self.optimizer.state.get(flat, {}).get("step")
         if flat in self._step_counts:
             self._step_counts[flat].copy_(step)
@@ -127,8 +129,8 @@ class FlatOptimizer:
 
 
 def _views(flat: torch.Tensor, group: list[torch.nn.Parameter]) -> list[torch.Tensor]:
-    pieces = torch.split(flat, [p.numel() for p in group])
-    return [piece.view(p.shape) for piece, p in zip(pieces, group, strict=True)]
+    chunks = torch.split(flat, [p.numel() for p in group])
+    return [chunk.view(p.shape) for chunk, p in zip(chunks, group, strict=True)]
 
 
 def _joint_state(states: list[dict[str, Any]], group: list[torch.nn.Parameter]) -> dict[str, Any]:

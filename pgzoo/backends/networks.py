@@ -76,8 +76,8 @@ class Network:
                 np.dot(gradient.T, x, out=weight)
                 np.add.reduce(gradient, axis=0, out=bias)
                 if layer:
-                    below = self._buffer("gradient", layer - 1, len(x))
-                    gradient = np.dot(gradient, self._weights[layer][0].T, out=below)
+                    buffer = self._buffer("gradient", layer - 1, len(x))
+                    gradient = np.dot(gradient, self._weights[layer][0].T, out=buffer)
                     if self.tanh:
                         np.multiply(x, x, out=x)
                         np.subtract(1, x, out=x)
@@ -86,7 +86,7 @@ class Network:
                         gradient *= x > 0
 
     def _buffer(self, kind: str, layer: int, rows: int) -> Array:
-        """Return the reused memory for (rows, width) numbers of a hidden layer."""
+        """Return reused memory (rows, width) for a hidden layer."""
         buffer = self._buffers.get((kind, layer))
         if buffer is None or len(buffer) < rows:
             width = self._weights[layer][0].shape[1]

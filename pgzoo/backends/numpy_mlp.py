@@ -1,7 +1,7 @@
 """The numpy backend: MlpPolicy on the CPU, with networks and distributions in NumPy.
 
-Torch evaluates the loss and differentiates it with respect to log-probs, entropies and values. NumPy does the rest:
-networks and distributions before, backpropagation after.
+NumPy evaluates the networks and distributions. Torch evaluates the loss and differentiates it with respect to
+log-probs, entropies and values. NumPy then backpropagates these gradients to the parameters.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.types import Array, Observations
 
 ELEMENTWISE_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD, RMSpropTFLike)
-"""Optimizers that treat each number by itself, so one flat parameter gives the same result as many parameters."""
+"""Optimizers that update each number independently, so one flat parameter gives the same result as many."""
 ACTIVATIONS = (torch.nn.Tanh, torch.nn.ReLU)
 NOISE_STEPS = 256
-"""Steps whose random numbers are drawn together."""
+"""The number of steps whose random numbers are drawn together."""
 
 
 def unsupported(policy: Any, buffer_class: type[RolloutBuffer]) -> str:
-    """Return what rules out the numpy backend, in words; empty if nothing does."""
+    """Return the reason why the numpy backend does not apply, as a noun phrase; empty if it applies."""
     space, activation = policy.observation_space, getattr(policy, "activation_fn", None)
     reasons = {
         f"the device {policy.device}": policy.device.type != "cpu",
@@ -78,10 +78,10 @@ class NumpyMlpBackend(Backend):
         self._separate_critic = False
         self._parameters = list(policy.parameters())
         self._vjp: VJP
-        self._forget_batch()
+        self._discard_batch()
 
     def still_applies(self, policy: ActorCriticPolicy) -> bool:
-        """Whether policy and optimizer are still supported, and all parameters are trained."""
+        """Whether the policy and its optimizer are still supported, and no parameter is frozen."""
         return (
             super().still_applies(policy)
             and _supports_optimizer(policy.optimizer)
@@ -91,13 +91,13 @@ class NumpyMlpBackend(Backend):
     # ---------------------------------------------------------------- sampling
 
     def begin_rollout(self, n_steps: int) -> None:
-        """View the current weights, and discard old noise."""
+        """Update the views of the weights, and discard old noise."""
         super().begin_rollout(n_steps)
         self._noise: Array = np.zeros((0,))
         self._noise_row, self._noise_rows = 0, min(n_steps, NOISE_STEPS)
 
     def begin_evaluation(self) -> None:
-        """View the current weights. The training mode makes no difference here."""
+        """Update the views of the weights. The training mode has no effect on these networks."""
         self.actor.sync_views()
         self.critic.sync_views()
         self._log_std = None if self.log_std is None else self.log_std.detach().numpy()
@@ -111,7 +111,7 @@ class NumpyMlpBackend(Backend):
         return self.head.draw(y, self._noise[self._noise_row - 1], self._log_std), None, None
 
     def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Write log π, and V if it is trained, into the buffer, some steps at a time.
+        """Write log π, and V if it is trained, into the buffer, one block of steps at a time.
 
         Raises:
             ConfigError: log π is not finite, because training diverged.
@@ -122,7 +122,7 @@ class NumpyMlpBackend(Backend):
             shape = buffer.log_probs[block].shape
             x = _flat_floats(buffer.observations[block].reshape(math.prod(shape), -1))
             actions = buffer.actions[block].reshape(len(x), -1)
-            with np.errstate(all="ignore"):  # non-finite numbers raise below
+            with np.errstate(all="ignore"):  # non-finite results raise below
                 log_probs, *_ = self.head.log_prob_and_entropy(self.actor(x), actions, self._log_std)
             if not np.isfinite(log_probs).all():
                 raise ConfigError(
@@ -139,23 +139,23 @@ class NumpyMlpBackend(Backend):
         return values
 
     def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
-        """Return V of all of them from one forward pass."""
+        """Return V (K,) from one forward pass."""
         return self.predict_values(np.stack(observations))
 
     # ---------------------------------------------------------------- update
 
     def begin_update(self) -> None:
-        """View the current weights."""
+        """Update the views of the weights."""
         self.begin_evaluation()
 
     def update_threads(self) -> AbstractContextManager[None]:
-        """Return a context with one torch thread: torch's tensors are small here, and its threads slow BLAS down."""
+        """Return a context with one torch thread: more threads would not speed up small tensors, but slow BLAS down."""
         return torch_on_one_thread()
 
     def evaluate_actions(self, samples: Samples) -> Batch:
         """Return the steps with log-probs, values and entropies, which are the leaves of autograd's graph."""
         x = _flat_floats(samples.observations.numpy())
-        self._forget_batch()
+        self._discard_batch()
         with np.errstate(all="ignore"):
             y = self.actor(x, self._actor_activations)
             log_probs, entropy, self._vjp = self.head.log_prob_and_entropy(y, samples.actions.numpy(), self._log_std)
@@ -170,16 +170,16 @@ class NumpyMlpBackend(Backend):
         """Take one optimizer step: autograd from the loss to the leaves, NumPy from there to the parameters.
 
         Raises:
-            RuntimeError: the loss does not depend on the batch that was evaluated last, or a step was taken on that.
+            RuntimeError: the loss does not depend on the last evaluated batch, or that batch already had its step.
         """
         gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True) if self._leaves else ()
         if all(gradient is None for gradient in gradients):
             raise RuntimeError("the loss must depend on the batch evaluated last, and each batch allows one step")
         d_log_prob, d_entropy, d_value = [None if x is None else x.numpy() for x in (*gradients, None)[:3]]
-        actor_moves, critic_moves = not (d_log_prob is None and d_entropy is None), d_value is not None
-        flat = self._flat_optimizer(actor_moves, critic_moves)
+        update_actor, update_critic = not (d_log_prob is None and d_entropy is None), d_value is not None
+        flat = self._flat_optimizer(update_actor, update_critic)
         flat.gradients[:] = 0
-        if actor_moves:
+        if update_actor:
             zeros = np.zeros(len(self._leaves[0]), dtype=np.float32)
             d_y, d_log_std = self._vjp(
                 zeros if d_log_prob is None else d_log_prob, zeros if d_entropy is None else d_entropy
@@ -190,28 +190,29 @@ class NumpyMlpBackend(Backend):
                 self.log_std.grad.numpy()[:] = d_log_std
         if d_value is not None:
             self.critic.backward(self._critic_activations, d_value[:, None])
-        flat.step(max_grad_norm, [actor_moves, critic_moves] if len(flat.flats) == 2 else [True])
-        self._forget_batch()
+        flat.step(max_grad_norm, [update_actor, update_critic] if len(flat.flats) == 2 else [True])
+        self._discard_batch()
 
-    def _forget_batch(self) -> None:
-        """Forget the evaluated batch, which allows one step."""
+    def _discard_batch(self) -> None:
+        """Discard the evaluated batch, because each batch allows one step."""
         self._actor_activations: list[Array] = []
         self._critic_activations: list[Array] = []
         self._leaves: list[torch.Tensor] = []
 
-    def _flat_optimizer(self, actor_moves: bool, critic_moves: bool) -> FlatOptimizer:
-        """Return the flat optimizer, rebuilt if it is stale, or if for the first time one network moves alone.
+    def _flat_optimizer(self, update_actor: bool, update_critic: bool) -> FlatOptimizer:
+        """Return the flat optimizer. Rebuild it if it is stale, or when only one network is updated for the first time.
 
-        A parameter without a gradient must not move, and an optimizer with momentum moves all of a flat tensor.
+        A parameter without a gradient must not change, but an optimizer with momentum changes a whole flat tensor.
+        Actor and critic therefore need one tensor each from then on.
         """
-        alone = self.has_critic and not (actor_moves and critic_moves) and not self._separate_critic
-        self._separate_critic |= alone
-        if self._flat is None or alone or self._flat.is_stale(self.policy.optimizer):
+        first_separate = self.has_critic and not (update_actor and update_critic) and not self._separate_critic
+        self._separate_critic |= first_separate
+        if self._flat is None or first_separate or self._flat.is_stale(self.policy.optimizer):
             self._flat = self._flatten()
         return self._flat
 
     def _flatten(self) -> FlatOptimizer:
-        """Lay the trained parameters end to end: in one tensor, or in two if the critic's step count differs."""
+        """Join the trained parameters in one tensor, or in two if actor and critic do not always step together."""
         state = self.policy.optimizer.state
         groups = [[*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]]
         if self.has_critic:

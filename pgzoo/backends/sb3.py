@@ -1,4 +1,4 @@
-"""The sb3 backend: SB3's own calls in SB3's order. Parity with SB3 is shown on it."""
+"""The sb3 backend: SB3's own calls in SB3's order. Parity with SB3 is tested on it."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class SB3Backend(Backend):
         return values.flatten().cpu().numpy()
 
     def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
-        """Return V of each, one by one as SB3 does: in a batch the last bits would differ."""
+        """Return V (K,), evaluated one by one as in SB3, because in a batch the last bits would differ."""
         policy = self.policy
         with torch.no_grad():
-            values = [policy.predict_values(policy.obs_to_tensor(single)[0]).item() for single in observations]
+            values = [policy.predict_values(policy.obs_to_tensor(x)[0]).item() for x in observations]
         return np.array(values, dtype=np.float32)

@@ -1,7 +1,7 @@
-"""One thread where sharing the work costs more than it saves.
+"""Limits torch or NumPy's BLAS to one thread where more threads would slow the work down.
 
-NumPy's BLAS and torch have a thread pool each, with one thread per core. A waiting thread spins, so two pools that take
-turns slow each other down: the update of a small network takes twenty times as long.
+Both have a thread pool with one thread per core, and waiting threads spin. Two pools that take turns therefore compete
+for the cores: the update of a small network takes twenty times as long.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 TINY, LARGE = 2**18, 2**25
-"""Multiplications of a matrix product. Up to TINY, BLAS uses one thread by itself; beyond LARGE, many threads pay."""
+"""Multiplications in a matrix product. BLAS itself uses one thread up to TINY. Beyond LARGE, many pay off."""
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def blas_threads_for(multiplications: int) -> AbstractContextManager[None]:
 def blas_on_one_thread() -> Iterator[None]:
     """Limit NumPy's matrix products to one thread, and restore the number afterwards.
 
-    `ThreadpoolController.limit` does the same in 10 µs per library. This takes 4 µs, or 2 µs if the library has one
-    thread already, which matters because a minibatch enters this context five times.
+    `ThreadpoolController.limit` does the same in 10 µs per library. This takes 4 µs, or 2 µs if the library already
+    has one thread. The difference matters because a minibatch enters this context five times.
     """
     pools = [(pool, number) for pool in _blas() if (number := pool.num_threads) > 1]
     for pool, _ in pools:

@@ -1,4 +1,4 @@
-"""Samples: the steps of a rollout as tensors. Batch: those of one minibatch, evaluated by the current policy."""
+"""Samples: the steps of a rollout as tensors. Batch: the steps of one minibatch, evaluated by the current policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Samples:
     """The M steps of a rollout as tensors, environment by environment, without padding.
 
     Attributes:
-        observations: (M, …), or a dict of such tensors. They stay on the CPU until they are a `Batch`.
+        observations: (M, …), or a dict of such tensors. They stay on the CPU until a backend evaluates them.
         actions: (M, …), as the policy's `evaluate_actions` takes them.
         advantages: Ψ_t (M,), float32.
         returns: (M,), float32, the critic's targets: R̂_t, or the estimator's `critic_targets`.
@@ -46,7 +46,7 @@ class Samples:
         return len(self.advantages)
 
     def select(self, index: Tensor, share: float) -> Samples:
-        """Return the steps at (B,) indices. They are a share of the rollout, so weights grow by 1/share."""
+        """Return the steps at indices (B,). `share` is their fraction of the rollout, which divides their weights."""
         weights = None if self.weights is None else index_rows(self.weights, index) / share
         return replace(
             self,
@@ -89,7 +89,7 @@ class Batch(Samples):
         """Reduce x (B,) to one number, as the objective's `aggregate` says.
 
         step_mean: (1/B) Σ x;  episode_sum: (1/E) Σ_e Σ_t x;  episode_mean: (1/E) Σ_e (1/T_e) Σ_t x.
-        The policy gradient is the episode_sum. A mean over steps divides it by a random length.
+        The policy gradient is the episode_sum. A mean over steps divides it by a random number of steps.
         """
         return x.mean() if self.weights is None else (x * self.weights).sum()
 

@@ -23,7 +23,7 @@ Schedule: TypeAlias = Callable[[float], float]
 """A function of the remaining progress, which decreases from 1 to 0 during training, as in SB3."""
 
 VALUE_TYPES = (bool, int, float, str, dict, list, tuple)
-"""The types that a hyperparameter can have, apart from None, words and schedules."""
+"""The types that a hyperparameter can have, apart from None, `Literal` choices and schedules."""
 
 SCHEDULE_KEYS = ("schedule", "initial", "final", "end_fraction")
 
@@ -75,11 +75,11 @@ class Param:
         name: the name of the field.
         types: the allowed types, a subset of VALUE_TYPES.
         default: the default of the field.
-        choices: the allowed words (from `Literal`).
+        choices: the values of a `Literal`.
         optional: whether None is allowed.
         schedule: whether a function of the remaining progress is allowed.
         range: the allowed numbers; None for all.
-        search: the values that a tuner tries; None if it leaves the default.
+        search: the values that a tuner tries; None if it keeps the default.
         doc: the meaning in a phrase.
     """
 
@@ -212,8 +212,8 @@ def declared(cls: type) -> Mapping[str, Param]:
 def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
     extras: tuple[Any, ...] = ()
     if typing.get_origin(hint) is Annotated:
-        hint, *rest = typing.get_args(hint)
-        extras = tuple(rest)
+        hint, *metadata = typing.get_args(hint)
+        extras = tuple(metadata)
     if field.default is dataclasses.MISSING:
         raise ConfigError(f"{cls.__name__}.{field.name} has no default; a hyperparameter needs one, not a factory")
     members = typing.get_args(hint) if _is_union(hint) else (hint,)

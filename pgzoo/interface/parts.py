@@ -41,7 +41,7 @@ class Spaces:
     Attributes:
         observation: the observation space.
         action: the action space.
-        policy: the policy that is trained. A state may keep a reference to it and copy its weights later. It must not
+        policy: the policy that is trained. A state may keep a reference to it and copy its weights later, but must not
             change them.
     """
 
@@ -78,7 +78,7 @@ class Part(ABC):
         return None
 
     def make_optimizer(self, state: torch.nn.Module) -> torch.optim.Optimizer | None:
-        """Return an optimizer of the state's parameters, by default Adam with step size 1e-3, or None without them."""
+        """Return an optimizer of the state's parameters, or None if it has none. The default is Adam with lr=1e-3."""
         import torch
 
         parameters = [p for p in state.parameters() if p.requires_grad]
@@ -107,7 +107,7 @@ class AdvantagePart(Part):
     Attributes:
         unbiased: whether this part keeps the expectation of the gradient equal to the true gradient. The claim is
             about the loss summed over each episode, without normalised advantages. `pgzoo plugins check` tests it.
-        bias: the reason in a phrase if `unbiased` is False.
+        bias: the reason, as a phrase, if `unbiased` is False.
         per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_ADVANTAGES` requires.
     """
 
@@ -133,7 +133,7 @@ class Estimator(AdvantagePart):
     Attributes:
         discounted_from: "step" if R̂_t is discounted from step t, and `discount_states` multiplies Ψ_t by γ^t; "start"
             if it is already discounted from the start of the episode.
-        recompute: "rollout" if R̂ is computed once per rollout; "epoch" if it is computed again before each further
+        recompute: "rollout" if R̂ is computed once per rollout; "epoch" if it is computed again before each later
             epoch, with the `values` and `ratios` of the current policy. Then several epochs are allowed with any
             objective.
     """
@@ -144,7 +144,7 @@ class Estimator(AdvantagePart):
 
     @abstractmethod
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
-        """Return R̂ (T, N) in float64. Values on padding are ignored, all others must be finite."""
+        """Return R̂ (T, N) in float64. Values on padding are ignored. All others must be finite."""
 
     def critic_targets(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
         """Return the targets of V(s_t) (T, N). The default is R̂."""

@@ -13,8 +13,8 @@ from pgzoo.interface.batch import Batch
 class ReferencePolicy(torch.nn.Module):
     """A copy of the policy that is not trained, for a part's `make_state`. Its weights are saved with the model.
 
-    The weights are copied at the first call of `log_probs`, that is, when training starts. The policy may therefore
-    load weights after the model is made. A reference that was saved with a model is not copied again.
+    The weights are copied at the first call of `log_probs`, when training starts. You may therefore load weights into
+    the policy after the model is created. A reference that was saved with a model is not copied again.
 
     Args:
         policy: the policy that is trained, `Spaces.policy`.
@@ -41,7 +41,7 @@ class ReferencePolicy(torch.nn.Module):
             return self.policy.evaluate_actions(batch.observations, batch.actions)[1]
 
     def refresh(self, every: int) -> None:
-        """Count one update. Copy the trained policy at every `every`-th."""
+        """Count one update, and copy the trained policy after every `every` updates."""
         self.updates += 1
         if self.updates % every == 0:
             self._copy_weights()

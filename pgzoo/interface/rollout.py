@@ -69,7 +69,7 @@ def frozen_property(method: Callable[[Any], Result]) -> cached_property[Result]:
 
 
 def _absent() -> Any:
-    """Return the default of an optional array: a factory sets no class attribute, so `__getattr__` is called."""
+    """Return None. Unlike a plain default, a factory leaves no class attribute that would hide `__getattr__`."""
     return None
 
 
@@ -83,10 +83,10 @@ class Rollout:
 
     Attributes:
         rewards: r_t, float32, as the environment (or VecNormalize) returned them.
-        terminated: the episode ended by itself after this step.
-        truncated: a time limit ended the episode after this step.
+        terminated: whether the episode terminated after this step.
+        truncated: whether a time limit ended the episode after this step.
         mask: False on padding.
-        step: t within the episode, counted from its reset, also where a fragment begins in mid-episode.
+        step: t within the episode, counted from its reset, even if a fragment begins in mid-episode.
         log_probs: log π(a_t | s_t) of the policy that sampled, float32.
         gamma: γ.
         actions: (T, N, action dimension).
@@ -98,7 +98,7 @@ class Rollout:
         ratios: ρ_t = π(a_t | s_t) / π_old(a_t | s_t), float64, of the current policy and the one that sampled: 1 before
             an update. Needs `Need.RATIOS`.
         score_sq_norms: ‖∇ log π(a_t | s_t)‖² of the policy that sampled, float64, with respect to the outputs of the
-            action head: the logits, or the mean and the log standard deviation. Needs `Need.SCORES`.
+            action head, which are the logits, or the mean and the log standard deviation. Needs `Need.SCORES`.
         group: the group of each step's episode: 0 where there are no groups, −1 on padding.
         bitwise_sb3: whether sums over time must be bit-identical to SB3's, see `reverse_scan`.
     """
@@ -121,7 +121,7 @@ class Rollout:
     bitwise_sb3: bool = False
 
     def __post_init__(self) -> None:
-        fields = self.__dict__  # the dataclass is frozen, so its fields are set here
+        fields = self.__dict__  # the only way to set fields of a frozen dataclass
         group = np.zeros(self.shape, dtype=int) if self.group is None else self.group
         fields["group"] = np.where(self.mask, group, -1)
         for name in OPTIONAL:
@@ -136,7 +136,7 @@ class Rollout:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def replace(self, **changes: Any) -> Self:
-        """Return the rollout with other values for some fields; arrays that are absent stay absent."""
+        """Return a copy of the rollout with some fields replaced. Arrays that are absent stay absent."""
         fields = {name: self.__dict__[name] for name in self.__dataclass_fields__ if name in self.__dict__}
         return type(self)(**{**fields, **changes})
 
@@ -152,9 +152,9 @@ class Rollout:
     def last(self) -> Array:
         """Whether this is the final step of an episode or fragment."""
         last = self.terminated | self.truncated
-        following = np.zeros_like(self.mask)
-        following[:-1] = self.mask[1:]
-        return (last | ~following) & self.mask
+        continues = np.zeros_like(self.mask)
+        continues[:-1] = self.mask[1:]
+        return (last | ~continues) & self.mask
 
     @frozen_property
     def episode(self) -> Array:
@@ -208,7 +208,7 @@ class Rollout:
 
         Args:
             x: (T, N), what each step adds.
-            decay: (T, N) or a number, by which later steps count less than γ alone says.
+            decay: (T, N) or a number, an additional discount such as λ.
         """
         decays = (self.discounts * decay).astype(x.dtype, copy=False)
         return reverse_scan(x, decays, sequential=self.bitwise_sb3)

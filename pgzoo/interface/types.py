@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
-"""A NumPy array. Its shape is in the docstring: (T, N), time by environment, unless another is given."""
+"""A NumPy array. Its shape is (T, N), time by environment, unless the docstring gives another one."""
 
 Observations: TypeAlias = "Array | dict[str, Array]"
 """An array of observations, or a dict of arrays for a `gymnasium.spaces.Dict`."""
@@ -22,7 +22,7 @@ Metrics: TypeAlias = Mapping[str, Any]
 """Numbers to log under `train/`."""
 
 Aggregate: TypeAlias = Literal["step_mean", "episode_sum", "episode_mean"]
-"""How the losses of steps become one number, see `Batch.aggregate`."""
+"""How the losses of all steps are reduced to one number, see `Batch.aggregate`."""
 
 AggregateParam: TypeAlias = Annotated[
     Aggregate,

@@ -1,4 +1,4 @@
-"""From names and values to a checked combination of parts. It loads no torch, and errors are therefore immediate."""
+"""From names and values to a checked combination of parts. It does not import torch, so errors appear immediately."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pgzoo.registry.settings import AlgorithmConfig
 
 DEFAULT_RECIPE = "rtg_value"
 DEFAULT_EPISODES = 8
-"""The least number of episodes per update if `n_episodes` is None."""
+"""The minimum number of episodes per update if `n_episodes` is None."""
 DEFAULT_GROUPS = 4
 """The number of groups per update if `n_episodes` is None."""
 ALGORITHM = "algorithm"
@@ -25,7 +25,7 @@ ALGORITHM = "algorithm"
 
 @dataclass(frozen=True)
 class Combination:
-    """Three parts and the algorithm's settings. They are checked when the object is made, and only then.
+    """Three parts and the algorithm's settings. They are checked once, when the object is created.
 
     Attributes:
         plugin: what the user chose, a recipe or `estimator+baseline[+objective]`.
@@ -56,7 +56,7 @@ class Combination:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the parts need. An estimator that is recomputed needs next observations for the current V."""
+        """What the parts need. An estimator that is recomputed needs next observations to evaluate the current V."""
         needs = self.estimator.needs | self.baseline.needs | self.objective.needs
         return needs | {Need.NEXT_OBSERVATIONS} if self.estimator.recompute == "epoch" else needs
 
@@ -275,12 +275,12 @@ def _check_advantages(combination: Combination) -> None:
             f"{part.kind} {part.name!r} needs one return per step with these settings, but estimator "
             f"{estimator.name!r} gives all steps of an episode the same return; use reward_to_go"
         )
-    if needing := combination.part_that_needs(Need.EPISODE_ADVANTAGES):
-        for giving in (estimator, baseline):
-            if not giving.per_episode:
+    if consumer := combination.part_that_needs(Need.EPISODE_ADVANTAGES):
+        for advantage_part in (estimator, baseline):
+            if not advantage_part.per_episode:
                 raise ConfigError(
-                    f"{needing.kind} {needing.name!r} needs one advantage per episode, but {giving.kind} "
-                    f"{giving.name!r} gives each step its own; use full_return with group or leave_one_out"
+                    f"{consumer.kind} {consumer.name!r} needs one advantage per episode, but {advantage_part.kind} "
+                    f"{advantage_part.name!r} gives each step its own; use full_return with group or leave_one_out"
                 )
 
 

@@ -208,16 +208,16 @@ class Registry:
         return f"module {cls.__module__}"
 
     def _claim(self, source: Source) -> None:
-        taken = self._entries.get(source.entry)
-        if taken is not None and taken != source:
+        existing = self._entries.get(source.entry)
+        if existing is not None and existing != source:
             raise PluginError(
-                f"two plugins are called {source.entry!r}: {taken.module} from {taken} "
+                f"two plugins are called {source.entry!r}: {existing.module} from {existing} "
                 f"and {source.module} from {source}; uninstall or rename one"
             )
         self._entries[source.entry] = source
 
     def _call(self, hook: Any, source: Source) -> None:
-        """Call a hook, and register all that it returns or, if anything is wrong, none of it."""
+        """Call a hook, and register everything that it returns. If anything is wrong, register nothing."""
         try:
             items = list(hook())
             for item in items:
@@ -261,10 +261,10 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def _refuse_clash(kind: str, name: str, taken: tuple[Any, Source] | None, source: Source) -> None:
-    if taken is not None:
+def _refuse_clash(kind: str, name: str, existing: tuple[Any, Source] | None, source: Source) -> None:
+    if existing is not None:
         raise PluginError(
-            f"two plugins register the {kind} {name!r}: {taken[1].module} from {taken[1]} "
+            f"two plugins register the {kind} {name!r}: {existing[1].module} from {existing[1]} "
             f"and {source.module} from {source}; uninstall or rename one"
         )
 

@@ -1,6 +1,6 @@
 """The hyperparameters of the algorithm itself, declared in the same way as a plugin's.
 
-Names that SB3's A2C and PPO have as well mean the same here.
+Names that also exist in SB3's A2C and PPO have the same meaning here.
 """
 
 from __future__ import annotations

@@ -49,9 +49,9 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     ) -> Rollout | None:
         """Sample one rollout, fill SB3's buffer with it, and return it. Return None if a callback stopped training.
 
-        Callbacks find in `self.locals` what SB3's `collect_rollouts` puts there: env, callback, rollout_buffer,
+        The `locals` of callbacks contain what SB3's `collect_rollouts` puts there: env, callback, rollout_buffer,
         n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos, values and
-        log_probs. The last two are None if the backend evaluates them after the rollout.
+        log_probs. values and log_probs are None if the backend evaluates them after the rollout.
 
         Raises ConfigError if an episode does not end, or if the environment ignores a seed or hides an observation.
         """
@@ -111,7 +111,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     def _add_to_buffer(
         self, buffer: RolloutBuffer, actions: Array, rewards: Array, values: Any, log_probs: Any
     ) -> None:
-        """Add a step to SB3's buffer, which doubles if it is full. V and log π are None if they come later."""
+        """Add a step to SB3's buffer, which doubles if it is full. V and log π may be None, see `_sample`."""
         if buffer.full:
             resize(buffer, 2 * buffer.buffer_size)
         if values is None:
@@ -120,7 +120,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
 
     def _after_step(self, new_obs: Any, dones: Array) -> None:
-        """Keep the observations for the next step. This also happens if a callback stops, so learning can resume."""
+        """Store the observations for the next step, also if a callback stops training, which may resume later."""
         self._episode_steps += 1
         self._episode_steps[dones] = 0
         self._set_last_obs(new_obs, dones)
@@ -163,7 +163,7 @@ def _recorded_infos(infos: list[dict[str, Any]], active: Array) -> list[dict[str
 
 
 def _store(buffer: RolloutBuffer, observations: Any, actions: Array, rewards: Array, episode_starts: Any) -> None:
-    """Add a row as `RolloutBuffer.add` does, without V and log π, which are not known yet."""
+    """Add a row as `RolloutBuffer.add` does, but without V and log π."""
     row = buffer.pos
 
     def put(rows: Array, x: Any) -> None:

@@ -18,12 +18,12 @@ from pgzoo.interface.types import Array, Need, Observations
 
 @dataclass
 class StepRecord:
-    """What SB3's rollout buffer does not keep: how steps ended, which are recorded, and terminal observations.
+    """What SB3's rollout buffer does not store: how each step ended, whether it is recorded, and terminal observations.
 
     Attributes:
-        none_ended: (N,) False, shared by all steps at which no environment is done.
-        terminal_observations: the last observation of an episode by (t, n). A VecEnv resets at once and returns the
-            first observation of the next episode in its place.
+        none_ended: (N,) an array of False, shared by all steps at which no environment is done.
+        terminal_observations: the last observation of an episode by (t, n). A VecEnv resets the environment immediately
+            and returns the first observation of the next episode instead.
     """
 
     none_ended: Array
@@ -61,19 +61,19 @@ def to_rollout(
     needs: frozenset[Need],
     backend: Backend,
 ) -> Rollout:
-    """Return the Rollout. Its arrays are the buffer's own, which SB3 replaces at the next rollout.
+    """Return the Rollout. It shares memory with the buffer, whose arrays SB3 replaces at the next rollout.
 
     Args:
-        buffer: filled by the sampling loop. Its numbers on padding are set to 0.
+        buffer: the buffer that the sampling loop filled. Its numbers on padding are set to 0.
         record: the rest of what was sampled.
-        last_observations: of the VecEnv, after the last step.
+        last_observations: the VecEnv's observations after the last step.
         update_mask: (T, N) which of the recorded steps enter the update.
         gamma: γ.
         needs: the optional arrays to provide.
         backend: evaluates V at the successors that the buffer does not hold.
 
     Raises:
-        ConfigError: a reward is not finite, or a time limit hides the observation at which it cut the episode.
+        ConfigError: a reward is not finite, or an episode was truncated without a terminal observation.
     """
     recorded, step = np.array(record.mask), np.array(record.step)
     _check_rewards(buffer.rewards, recorded, step)
@@ -112,9 +112,9 @@ def to_rollout(
 
 
 def _check_rewards(rewards: Array, mask: Array, step: Array) -> None:
-    wrong = ~np.isfinite(rewards) & mask
-    if wrong.any():
-        t, n = np.argwhere(wrong)[0]
+    not_finite = ~np.isfinite(rewards) & mask
+    if not_finite.any():
+        t, n = np.argwhere(not_finite)[0]
         raise ConfigError(f"environment {n} returned the reward {rewards[t, n]} at step {step[t, n]} of an episode")
 
 
@@ -151,16 +151,16 @@ def _next_observations(
     """Return s_{t+1} in the shape of `observations`."""
 
     def shifted(array: Array, last: Array) -> Array:
-        following = np.empty_like(array)
-        following[:-1] = array[1:]
-        following[-1] = np.asarray(last).reshape(array.shape[1:])
-        return following
+        successors = np.empty_like(array)
+        successors[:-1] = array[1:]
+        successors[-1] = np.asarray(last).reshape(array.shape[1:])
+        return successors
 
-    following: Observations = map_observations(shifted, observations, last_observations)
-    for place, observation in terminal.items():
+    next_observations: Observations = map_observations(shifted, observations, last_observations)
+    for index, observation in terminal.items():
 
-        def put(array: Array, x: Any, place: tuple[int, int] = place) -> None:
-            array[place] = np.asarray(x).reshape(array.shape[2:])
+        def put(array: Array, x: Any, index: tuple[int, int] = index) -> None:
+            array[index] = np.asarray(x).reshape(array.shape[2:])
 
-        map_observations(put, following, observation)
-    return following
+        map_observations(put, next_observations, observation)
+    return next_observations

@@ -46,7 +46,7 @@ class SamplingMode(ABC):
         self.group = np.zeros(n_envs, dtype=int)
 
     def reset(self, env: VecEnv, all_at_start: bool) -> Any:
-        """Reset the environments if a reset is due before the next step. Return their observations, else None.
+        """Reset the environments if this is due before the next step. Return their observations, or None if not.
 
         Args:
             env: the VecEnv.
@@ -71,7 +71,7 @@ class SamplingMode(ABC):
         """
 
     def update_mask(self, group: Array) -> Array:
-        """Return which recorded steps enter the update, from their (T, N) groups."""
+        """Return which recorded steps enter the update, given the group of each step, both (T, N)."""
         return np.ones(group.shape, dtype=bool)
 
     def metrics(self) -> Mapping[str, float]:
@@ -80,7 +80,7 @@ class SamplingMode(ABC):
 
 
 class Steps(SamplingMode):
-    """n_steps of every environment, with fragments of episodes at the edges."""
+    """n_steps steps of every environment. A rollout may begin and end in mid-episode."""
 
     whole_episodes = False
 
@@ -94,7 +94,7 @@ class Steps(SamplingMode):
 
     @property
     def finished(self) -> bool:
-        """Whether n_steps were taken."""
+        """Whether n_steps steps were taken."""
         return self._taken >= self.n_steps
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
@@ -108,7 +108,7 @@ class Episodes(SamplingMode):
     Taking the first K episodes that end, from any environment, would favour short ones.
 
     Args:
-        n_episodes: over all environments, a multiple of their number.
+        n_episodes: episodes per rollout, a multiple of the number of environments.
         max_steps: a longer episode is an error.
     """
 
@@ -129,12 +129,12 @@ class Episodes(SamplingMode):
 
     @property
     def finished(self) -> bool:
-        """Whether all episodes ended."""
+        """Whether all episodes have ended."""
         return not self._left.any()
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
         """Count the episodes that ended. Raise ConfigError for one that exceeds `max_steps`."""
-        _refuse_endless(self.active & ~dones, episode_steps, self.max_steps)
+        _check_episode_lengths(self.active & ~dones, episode_steps, self.max_steps)
         self._left -= self.active & dones
         self.active = self._left > 0
 
@@ -145,7 +145,7 @@ class Groups(SamplingMode):
     The environments play in rounds of one episode each. A group may span rounds and environments. The seed also
     determines the environment's own noise (Gymnasium seeds one generator with it) until different actions make the
     episodes diverge. Given the start and the noise, the returns of the other episodes are independent of an episode's
-    own actions, so a baseline made of them is unbiased.
+    own actions, so a baseline computed from them is unbiased.
 
     Args:
         n_groups: groups per rollout.
@@ -154,8 +154,8 @@ class Groups(SamplingMode):
         gamma: γ, the discount factor of the returns that are compared.
         seeds: the stream of group seeds.
         options: passed to reset(options=…), if not None.
-        resample_budget: None: all groups are used. A number: groups of equal returns are dropped and replaced, by at
-            most `resample_budget * n_groups` further groups.
+        resample_budget: None to use all groups. With a number, groups of equal returns are dropped and replaced by at
+            most `resample_budget * n_groups` other groups.
     """
 
     def __init__(
@@ -199,9 +199,9 @@ class Groups(SamplingMode):
         if self.active.any():
             return None
         n_envs = len(self.active)
-        places = min(n_envs, len(self._waiting))
+        n_started = min(n_envs, len(self._waiting))
         self.group = np.full(n_envs, NO_GROUP)
-        self.group[:places] = [self._waiting.popleft() for _ in range(places)]
+        self.group[:n_started] = [self._waiting.popleft() for _ in range(n_started)]
         self.active = self.group != NO_GROUP
         self._running[:] = 0
         observations = reset_with_seeds(
@@ -225,12 +225,12 @@ class Groups(SamplingMode):
 
     @property
     def finished(self) -> bool:
-        """Whether all episodes ended."""
+        """Whether all episodes have ended."""
         return not self.active.any() and not self._waiting
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
         """Accumulate returns and store those of ended episodes. Raise ConfigError for one that exceeds `max_steps`."""
-        _refuse_endless(self.active & ~dones, episode_steps, self.max_steps)
+        _check_episode_lengths(self.active & ~dones, episode_steps, self.max_steps)
         self._running += self.gamma ** (episode_steps - 1) * rewards
         for n in np.flatnonzero(self.active & dones):
             self._returns[self.group[n]].append(float(self._running[n]))
@@ -269,8 +269,8 @@ class GroupSeeds:
     The k-th seed is a hash of the stream's seed and k, so the state of the stream is two numbers.
 
     Args:
-        seed: of the stream.
-        n_drawn: seeds drawn so far.
+        seed: the seed of the stream.
+        n_drawn: the number of seeds drawn so far.
     """
 
     def __init__(self, seed: int, n_drawn: int = 0) -> None:
@@ -314,11 +314,11 @@ def make_sampling_mode(
     )
 
 
-def _refuse_endless(running: Array, episode_steps: Array, max_steps: int) -> None:
-    endless = running & (episode_steps >= max_steps)
-    if endless.any():
+def _check_episode_lengths(running: Array, episode_steps: Array, max_steps: int) -> None:
+    too_long = running & (episode_steps >= max_steps)
+    if too_long.any():
         raise ConfigError(
-            f"an episode of environment {int(endless.argmax())} has not ended after {max_steps} steps; give the "
+            f"an episode of environment {int(too_long.argmax())} has not ended after {max_steps} steps; give the "
             "environment a time limit, raise max_episode_steps, or use a recipe that samples steps"
         )
 
@@ -326,7 +326,7 @@ def _refuse_endless(running: Array, episode_steps: Array, max_steps: int) -> Non
 def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[str, Any] | None = None) -> Any:
     """Reset each environment with its own seed and return the observations.
 
-    The global random number generators keep their state, even if an environment seeds them.
+    The state of the global random number generators is restored, in case an environment seeds them.
 
     Raises:
         ConfigError: the VecEnv does not support one seed per environment, or the environment refuses the options.

@@ -1,4 +1,4 @@
-"""DAPO: a clip range that is wider upwards than downwards, and no groups of equal returns."""
+"""DAPO: a clip range that extends further up than down, and no groups of equal returns."""
 
 from __future__ import annotations
 

@@ -68,9 +68,9 @@ class Group(Baseline):
         Args:
             rollout: what was sampled.
             x: (T, N), the numbers to compare.
-            counts: (n_episodes,), how many numbers an episode counts as: its length, or 1 if x is constant within it.
+            counts: (n_episodes,), the numbers that each episode contributes: its length, or 1 if x is constant within it.
         """
-        weights = counts / rollout.lengths  # of a step of each episode
+        weights = counts / rollout.lengths  # the weight of one step of each episode
 
         def mean_over(sums: Callable[[Array], Array]) -> Array:
             return (sums(rollout.episode_sums(x) * weights) / sums(counts))[rollout.episode]

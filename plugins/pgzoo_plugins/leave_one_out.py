@@ -26,8 +26,8 @@ class LeaveOneOut(Baseline):
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
         """Return b (T, N), constant within an episode, and c = 1."""
         means = rollout.episode_means(returns)
-        others = rollout.group_sums(np.ones_like(means)) - 1
-        b = np.where(others > 0, rollout.group_sums(means) - means, 0.0) / np.maximum(others, 1)
+        n_others = rollout.group_sums(np.ones_like(means)) - 1
+        b = np.where(n_others > 0, rollout.group_sums(means) - means, 0.0) / np.maximum(n_others, 1)
         return b[rollout.episode], 1.0
 
 

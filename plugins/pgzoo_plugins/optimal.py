@@ -28,10 +28,10 @@ class Optimal(Baseline):
         """Return b (T, N), constant within an episode, and c = 1."""
         weights = rollout.episode_sums(rollout.score_sq_norms)
         weighted = rollout.episode_sums(rollout.score_sq_norms * returns)
-        others = rollout.group_sums(weights) - weights
-        rest = rollout.group_sums(weighted) - weighted
-        alone = rollout.group_sums(np.ones_like(weights)) == 1
-        b = np.divide(rest, others, out=np.zeros_like(rest), where=(others > 0) & ~alone)
+        denominator = rollout.group_sums(weights) - weights
+        numerator = rollout.group_sums(weighted) - weighted
+        has_others = rollout.group_sums(np.ones_like(weights)) > 1
+        b = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=(denominator > 0) & has_others)
         return b[rollout.episode], 1.0
 
 

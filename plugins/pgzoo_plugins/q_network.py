@@ -1,4 +1,4 @@
-"""The network of the estimator `q_value`. It is a file of its own because it imports torch."""
+"""The network of the estimator `q_value`. It has a separate file because it imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the set-up that they ask for."""
+"""Options that several commands share, and what they set up."""
 
 from __future__ import annotations
 

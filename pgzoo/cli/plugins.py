@@ -212,9 +212,9 @@ def _table(title: str, *columns: str) -> Table:
     from rich import box
     from rich.table import Column, Table
 
-    first, *rest = columns
+    name, *other_columns = columns
     return Table(
-        Column(first, no_wrap=True), *rest, title=title or None, title_justify="left", title_style="bold",
+        Column(name, no_wrap=True), *other_columns, title=title or None, title_justify="left", title_style="bold",
         box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
 

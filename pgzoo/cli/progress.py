@@ -1,4 +1,4 @@
-"""Progress bars: of training, with speed, mean return and the time left, and of anything that is counted."""
+"""Progress bars: one for training, with speed, mean return and remaining time, and a plain counter."""
 
 from __future__ import annotations
 

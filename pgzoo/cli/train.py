@@ -170,7 +170,7 @@ def _trial(
 
 @dataclass(frozen=True)
 class _Run:
-    """A training that can begin: its configuration, its new folder, the arguments to save, and what shows progress."""
+    """A training run that is ready to start: configuration, new folder, arguments to save, and progress display."""
 
     config: TrainConfig
     folder: RunFolder
@@ -180,7 +180,7 @@ class _Run:
 
 
 def _prepare(config: ExperimentConfig, arguments: TrainArguments) -> _Run:
-    """Check what the command line asks for, make the run folder, and print what is trained."""
+    """Check the command line, create the run folder, and print what is trained."""
     from pgzoo.cli.progress import Progress
     from pgzoo.training.experiment import TrainConfig, seed_or_random
     from pgzoo.training.run_folder import new_folder, plain
@@ -190,7 +190,7 @@ def _prepare(config: ExperimentConfig, arguments: TrainArguments) -> _Run:
     seed = seed_or_random(arguments.seed)
     arguments = replace(arguments, seed=seed)  # args.yml and Weights & Biases have the seed that was drawn
     if arguments.track:
-        _import_wandb()  # refuses before a folder is created
+        _import_wandb()  # raises before a folder is created
     train_config = TrainConfig(
         seed=seed,
         vec_env=arguments.vec_env,

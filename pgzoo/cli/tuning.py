@@ -83,7 +83,7 @@ class StudyTable:
         counts = count(study, keys)
         trials = counted_trials(study, keys)
         seconds = [t.duration.total_seconds() for t in trials if t.state.is_finished() and t.duration is not None]
-        left = (counts.total - counts.ended) * float(np.mean(seconds)) / self._n_jobs if seconds else None
+        seconds_left = (counts.total - counts.ended) * float(np.mean(seconds)) / self._n_jobs if seconds else None
         table = Table(title=study.study_name)
         for header in ("done", "pruned", "failed", "running", "best so far", "time left"):
             table.add_column(header, justify="right")
@@ -93,7 +93,7 @@ class StudyTable:
             str(counts.failed),
             str(counts.running),
             _best_so_far(study, [trial for trial in trials if trial.state == TrialState.COMPLETE]),
-            "–" if left is None else time.strftime("%H:%M:%S", time.gmtime(left)),
+            "–" if seconds_left is None else time.strftime("%H:%M:%S", time.gmtime(seconds_left)),
         )
         return table
 
@@ -140,7 +140,7 @@ def show_result(study: optuna.Study) -> None:
     console.print(
         f"{study.study_name}: {counts.complete} trials complete, {counts.pruned} pruned, {counts.failed} failed"
         + (f", {counts.running} running" if counts.running else "")
-        + (f", {left} to do" if (left := counts.total - counts.ended - counts.running) else "")
+        + (f", {n_left} to do" if (n_left := counts.total - counts.ended - counts.running) else "")
     )
     if best := best_trials(study):
         console.print(_best_table(study, best))

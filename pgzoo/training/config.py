@@ -104,8 +104,8 @@ def _overridden(
     """Return the file's values with overrides.
 
     An override of `gae_lambda` also replaces `estimator.gae_lambda`, and the other way round. If an override replaces a
-    whole part, the file's values for the old part are dropped. To know which part that is, the file's entry is resolved
-    without the overrides, which is otherwise not necessary.
+    whole part, the file's values for the old part are dropped. To find the old part, the file's entry is resolved
+    without the overrides, which is not done otherwise.
     """
     dropped = {name.rpartition(".")[2] for name in overrides}
     if replaced_kinds := [kind for kind in PART_TYPES if kind in overrides]:
@@ -125,11 +125,11 @@ def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], 
     run_params = declared(RunConfig)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}
     parts = {key: value for key, value in entry.items() if key in PART_TYPES}
-    rest = {key: value for key, value in entry.items() if key not in run_params and key not in PART_TYPES}
+    hyperparameters = {key: value for key, value in entry.items() if key not in run_params and key not in PART_TYPES}
     try:
-        combination = resolve(registry, plugin, overrides=rest, **parts)
+        combination = resolve(registry, plugin, overrides=hyperparameters, **parts)
     except ConfigError as error:
-        key = next((key for key in rest if f"unknown hyperparameter {key!r}" in str(error)), None)
+        key = next((key for key in hyperparameters if f"unknown hyperparameter {key!r}" in str(error)), None)
         if key is not None and "did you mean" not in str(error):
             hint = unknown("hyperparameter", key, [*run_params, *PART_TYPES])
             if "did you mean" in hint:
@@ -227,10 +227,10 @@ def _plain(value: Any) -> Any:
 
 
 def _check_entry(registry: Registry, plugin: str, env: str, entry: _Entry) -> None:
-    """Raise the file entry's own error, if it has one, with the file and line of the key that causes it.
+    """Raise the error of the file's entry, if it has one, with the file and the line of the key that causes it.
 
-    That is the key that raises the same error when the entry has only this key and the parts. If no key does, the line
-    is the entry's.
+    The cause is the first key that raises the same error in an entry of only this key and the parts. If there is none,
+    the line is the entry's.
     """
     try:
         _build(registry, plugin, env, entry.values, entry.source)

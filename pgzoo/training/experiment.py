@@ -37,7 +37,7 @@ EVAL_SEED_OFFSET = 1_000_000
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to carry out a run. What to train is in `ExperimentConfig`.
+    """How to carry out a run. `ExperimentConfig` says what to train.
 
     Attributes:
         seed: the seed of the model and of the first environment.
@@ -99,7 +99,7 @@ def train(
     callback: BaseCallback | None = None,
     progress: AbstractContextManager[Any] | None = None,
 ) -> Result:
-    """Train, evaluate and save a model. Ctrl-C ends training early, and the model is saved all the same.
+    """Train, evaluate and save a model. Ctrl-C ends training early, and the model is still saved.
 
     Args:
         config: what to train.
@@ -108,7 +108,7 @@ def train(
         folder: a new run folder.
         args: the command's arguments, which are saved with the run.
         callback: an additional callback, such as a progress bar's.
-        progress: a context that is entered for the time of training.
+        progress: a context manager that is entered during training.
 
     Raises:
         PgzooError: the policy, the spaces, the number of episodes or the saved model do not fit together.
@@ -123,7 +123,7 @@ def train(
             except KeyboardInterrupt:
                 interrupted = True
             except PgzooError:
-                if update_count(model) == 0:  # refused at the first rollout: there is nothing to save
+                if update_count(model) == 0:  # refused in the first rollout, so there is nothing to save
                     _discard(folder)
                 raise
         seconds = time.perf_counter() - start_time
@@ -136,7 +136,7 @@ def train(
 def _set_up(
     config: ExperimentConfig, registry: Registry, options: TrainConfig, folder: RunFolder, args: Mapping[str, Any]
 ) -> tuple[PolicyGradient, VecEnv, list[BaseCallback], ExitStack]:
-    """Return the model, the evaluation environment, the callbacks, and what closes the environments.
+    """Return the model, the evaluation environment, the callbacks, and a context that closes the environments.
 
     If anything fails, the environments are closed and the folder is removed.
     """
@@ -278,7 +278,7 @@ def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) 
 
 
 def _compare_spaces(env: VecEnv, eval_env: VecEnv, vec_env: str) -> None:
-    """Refuse a vector environment whose spaces differ from those of the environments that evaluate."""
+    """Refuse a vector environment whose spaces differ from those of the evaluation environments."""
     for name in ("observation_space", "action_space"):
         trained, evaluated = getattr(env, name), getattr(eval_env, name)
         if (type(trained), trained.shape, trained.dtype) != (type(evaluated), evaluated.shape, evaluated.dtype):

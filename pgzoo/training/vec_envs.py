@@ -70,7 +70,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
     """EnvPool's environments (Weng et al. 2022), with one seed per environment and partial resets.
 
     EnvPool takes seeds only in its constructor, so a reset with seeds constructs it again. Its own autoreset acts at
-    the next step, but leaves out environments that `reset` has already reset. An episode that terminates in the very
+    the next step, but leaves out environments that `reset` has already reset. An episode that terminates in the last
     step of its time limit is reported as truncated only, where Gymnasium reports both.
 
     Args:

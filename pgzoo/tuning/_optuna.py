@@ -28,7 +28,7 @@ def storage_of(study: optuna.Study) -> BaseStorage:
 def start_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial | None:
     """Set a waiting trial to RUNNING and return it, or return None if another worker took it first.
 
-    `Study.ask` starts any waiting trial, or creates one. Here it must be exactly this one. The storage does this as a
+    `Study.ask` starts any waiting trial, or creates one. Here it must be this trial. The storage does this as a
     compare-and-set, and addresses the trial by its private id. The first heartbeat is recorded immediately, because
     Optuna never detects the death of a worker that has not recorded one.
     """

@@ -1,4 +1,4 @@
-"""What a study is, and how a command carries it out."""
+"""The definition of a study, and how a command carries it out."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class StudyConfig:
         return list(range(first, first + n))
 
     def planned_trials(self, n: int, registry: Registry) -> dict[str, PlannedTrial]:
-        """Return the first n trials of the search by key: the defaults, if asked for, then those that are drawn."""
+        """Return the first n trials of the search by key: the defaults, if requested, then those that are drawn."""
         space = self.space(registry)
         plugins = self.plugins if self.defaults else ()
         defaults = [PlannedTrial(default_of=plugin, params=space.default(plugin)) for plugin in plugins]

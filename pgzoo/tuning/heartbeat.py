@@ -37,7 +37,7 @@ def _beat(study: optuna.Study, trial: optuna.Trial, interval: int, stop: threadi
             record_heartbeat(study, trial, count)
         except optuna.exceptions.UpdateFinishedTrialError:
             return
-        except Exception as error:  # the next one may succeed; after GRACE failures the trial is run again
+        except Exception as error:  # the next heartbeat may succeed; after GRACE failures the trial is run again
             warnings.warn(f"cannot record a heartbeat: {error}", stacklevel=1)
         count += 1
         stop.wait(interval)
@@ -72,7 +72,7 @@ class DeadWorkerDetector:
                 fail_lost(study, trial)
 
     def _requeue_orphans(self, study: optuna.Study) -> None:
-        """Queue the trials that another process failed as lost, but did not live to queue again."""
+        """Queue the lost trials that another process failed, if it died before it queued them again."""
         now = time.monotonic()
         for attempts in attempts_by_key(study).values():
             if all(is_lost(trial) for trial in attempts) and not retries_exhausted(attempts):

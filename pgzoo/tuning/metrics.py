@@ -49,7 +49,7 @@ class Metric:
     - auc: the mean return over training, by the trapezoidal rule over steps, starting at the first evaluation.
     - wall: seconds of training.
     - steps_to:X: environment steps until an evaluation reaches X and the next one, if any, reaches it too. A single
-      evaluation can reach X by luck, and a search would find exactly those.
+      evaluation can reach X by luck, and a search would select such trainings.
     - wall_to:X: seconds until then.
 
     A training that does not reach X is charged L (2 − p), where L is its total steps, or 10⁶ seconds, and p is how far

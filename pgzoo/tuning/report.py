@@ -31,7 +31,7 @@ th { text-align: left } td.n { text-align: right } img { max-width: 100% } code 
 
 
 def write_report(study: optuna.Study, folder: Path) -> Path:
-    """Write a PNG for each figure, and `report.html`; return the path of the latter.
+    """Write a PNG for each figure, and `report.html`. Return the path of `report.html`.
 
     Raises:
         ConfigError: no trial is complete, or the folder cannot be written.

@@ -35,7 +35,7 @@ def counted_trials(study: optuna.Study, keys: Iterable[str] | None = None) -> li
 
 @dataclass(frozen=True)
 class Counts:
-    """How many planned trials of a study are in which state. Lost ones will be repeated."""
+    """The number of planned trials of a study in each state. Lost trials will be repeated."""
 
     total: int
     complete: int = 0

@@ -127,8 +127,8 @@ def make_space(
         PgzooError: a name is unknown, a range exceeds the allowed values, or a hyperparameter is fixed and searched.
     """
     ranges, fixed = dict(ranges or {}), dict(fixed or {})
-    if both := sorted(set(ranges) & set(fixed)):
-        raise ConfigError(f"{both[0]} is both fixed and given a range")
+    if contradictions := sorted(set(ranges) & set(fixed)):
+        raise ConfigError(f"{contradictions[0]} is both fixed and given a range")
     bases = {plugin: load_config(registry, plugin, env, overrides=fixed) for plugin in plugins}
     dimensions = {plugin: _dimensions(base, ranges, fixed) for plugin, base in bases.items()}
     every = itertools.chain.from_iterable(dimensions.values())
@@ -204,7 +204,7 @@ def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dic
 
 
 def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) -> list[str]:
-    """Return every valid `estimator+baseline+objective` whose other kinds of part are those of a recipe.
+    """Return every valid `estimator+baseline+objective` that differs from a recipe only in some kinds of part.
 
     Args:
         registry: the plugins.

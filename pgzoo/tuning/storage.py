@@ -122,7 +122,7 @@ def _lock_at_begin(engine: Any) -> None:
 
 
 def retry_callback() -> RetryHeartbeatStaleTrialCallback:
-    """Return the callback that queues a lost trial again, with the parameters it had drawn."""
+    """Return the callback that queues a lost trial again, with the parameters that it drew."""
     with experimental_allowed():
         return RetryHeartbeatStaleTrialCallback(MAX_RETRIES)
 

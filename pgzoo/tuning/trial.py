@@ -63,7 +63,7 @@ class TrialRun:
 
 
 def evaluations_due(steps: int, n_timesteps: int, n_evaluations: int) -> int:
-    """Return how many evaluations are due after `steps` steps. A long rollout can make several due together."""
+    """Return how many evaluations are due after `steps` steps. A long rollout can make several evaluations due."""
     return min(steps * n_evaluations // n_timesteps, n_evaluations)
 
 

@@ -5,8 +5,8 @@ it runs, with its key as a user attribute. A worker takes it with the storage's 
 RUNNING, so two workers never take the same one. If the worker dies, the planned trial is queued again. A planned trial
 can therefore have several attempts, each of them an Optuna trial.
 
-Two machines may queue the same planned trial at the same moment. At most one attempt per planned trial may be taken
-at a time, and none after one has ended. The second attempt then waits forever, and the limit of trials holds.
+Two machines may queue the same planned trial at the same moment. Only one attempt per planned trial may run at a time,
+and none may start after one has ended. The other attempt then waits forever, and the study's number of trials is kept.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def is_lost(trial: FrozenTrial) -> bool:
 
 
 def counted_attempt(attempts: list[FrozenTrial]) -> FrozenTrial | None:
-    """Return the attempt that counts: the one that ended by itself, else a running one, else the last one started."""
+    """Return the attempt that counts: one that ended and is not lost, else a running one, else the last started."""
     ended = [trial for trial in attempts if _ended(trial)]
     running = [trial for trial in attempts if trial.state == TrialState.RUNNING]
     started = [trial for trial in attempts if trial.state != TrialState.WAITING]
@@ -65,7 +65,7 @@ def counted_attempt(attempts: list[FrozenTrial]) -> FrozenTrial | None:
 
 
 def retries_exhausted(attempts: list[FrozenTrial]) -> bool:
-    """Return whether a planned trial is not repeated any more, because its workers died too often."""
+    """Return whether a planned trial is no longer repeated, because its workers died too often."""
     return any(len(retry_history(trial)) >= MAX_RETRIES for trial in attempts) and all(
         trial.state.is_finished() for trial in attempts
     )
@@ -114,7 +114,7 @@ def _take(study: optuna.Study, planned: PlannedTrials, sampler_of: SamplerOf) ->
 
 
 def _ended(trial: FrozenTrial) -> bool:
-    """Return whether a trial ended by itself."""
+    """Return whether a trial has ended and is not lost."""
     return trial.state.is_finished() and not is_lost(trial)
 
 
@@ -138,12 +138,13 @@ def _is_duplicate(attempts: list[FrozenTrial], number: int) -> bool:
 def requeue_interrupted(study: optuna.Study, trial: optuna.Trial) -> None:
     """End a trial that was interrupted, and queue it again."""
     trial.set_user_attr(OUTCOME, INTERRUPTED)
-    requeue(study, study.trials[trial.number])  # first: while this one is running, nobody takes the other one
+    # The order matters: no worker takes the new attempt while this trial is still running.
+    requeue(study, study.trials[trial.number])
     study.tell(trial, state=TrialState.FAIL)
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Queue a trial again with the parameters it had drawn; after MAX_RETRIES deaths of its workers do nothing."""
+    """Queue a trial again with the parameters that it drew. After MAX_RETRIES deaths of its workers, do nothing."""
     if trial.user_attrs.get(OUTCOME) != INTERRUPTED:
         retry_callback()(study, trial)
         return

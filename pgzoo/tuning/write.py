@@ -1,4 +1,4 @@
-"""Writes a study's winner into a file of hyperparameters; the other entries and all comments are kept."""
+"""Writes a study's winner into a file of hyperparameters. The other entries and all comments are kept."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def provenance(study: optuna.Study, best: Retrained, retrained: Iterable[Retrain
 
 
 def _entry(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's entry as files write it: without the prefix of the algorithm, with those of the parts."""
+    """Return a trial's entry as in files: names of the algorithm have no prefix, names of parts have theirs."""
     return {key.removeprefix("algorithm."): value for key, value in attributes["entry"].items()}
 
 

@@ -68,7 +68,7 @@ class Group(Baseline):
         Args:
             rollout: what was sampled.
             x: (T, N), the numbers to compare.
-            counts: (n_episodes,), the numbers that each episode contributes: its length, or 1 if x is constant within it.
+            counts: (n_episodes,), how many numbers an episode contributes: its length, or 1 if x is constant in it.
         """
         weights = counts / rollout.lengths  # the weight of one step of each episode
 

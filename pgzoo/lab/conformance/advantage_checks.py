@@ -54,7 +54,7 @@ def _raised(synthetic: SyntheticRollout, names: tuple[str, ...], where: Array) -
 
 
 def truncation(probe: Probe) -> None:
-    """Where the sum of rewards stops, R̂ adds V, at a time limit as at a cut, unless the episode terminated."""
+    """Where R̂ stops summing rewards, it adds V, both at a time limit and at a cut, unless the episode terminated."""
     for seed in SEEDS:
         synthetic = probe.synthetic_rollout(seed)
         a, base = synthetic.arrays, probe(synthetic)
@@ -132,7 +132,7 @@ def discount(probe: Probe) -> None:
 
 
 def causality(probe: Probe) -> None:
-    """b_t and c_t of an unbiased baseline depend, within their own episode, only on what precedes the action a_t."""
+    """Within their own episode, b_t and c_t of an unbiased baseline depend only on what precedes the action a_t."""
     cause = _first_dependence(probe)
     if cause and probe.part.unbiased:
         raise Fault(f"it declares unbiased = True, but b_t or c_t depends on {cause}")
@@ -141,7 +141,7 @@ def causality(probe: Probe) -> None:
 
 
 def _first_dependence(probe: Probe) -> str:
-    """Return what b_t or c_t depends on in the present or future of its episode; empty if there is nothing."""
+    """Return something in the present or future of its episode that b_t or c_t depends on; empty if nothing."""
     for seed in SEEDS:
         synthetic = probe.synthetic_rollout(seed)
         for per_episode in (False, True):
@@ -152,36 +152,36 @@ def _first_dependence(probe: Probe) -> str:
 
 
 def _dependences(probe: Probe, synthetic: SyntheticRollout, per_episode: bool) -> Iterator[tuple[str, bool]]:
-    """Yield what is changed at and after one step of one episode, and whether b or c of that step changes."""
+    """Change something at or after one step. Yield what was changed, and whether b or c of that step changes."""
     a, mask, episode = synthetic.arrays, synthetic.arrays["mask"], synthetic.episode()
     returns = synthetic.returns(per_episode=per_episode)
     base = probe(synthetic, returns)
     rng = np.random.default_rng(0)
     for t, n in rng.permutation(np.argwhere(mask))[:8]:
-        here = np.zeros_like(mask)
-        here[t, n] = True
-        from_here = (episode == episode[t, n]) & (np.arange(len(mask)) >= t)[:, None]
-        action = _other_actions(probe, a, here)
-        yield "the action a_t", differs(base, probe(synthetic, returns, **action), here)
-        rewards = a["rewards"] + 3.0 * from_here
+        at_step = np.zeros_like(mask)
+        at_step[t, n] = True
+        from_step = (episode == episode[t, n]) & (np.arange(len(mask)) >= t)[:, None]
+        action = _other_actions(probe, a, at_step)
+        yield "the action a_t", differs(base, probe(synthetic, returns, **action), at_step)
+        rewards = a["rewards"] + 3.0 * from_step
         new_returns = synthetic.returns(per_episode=per_episode, rewards=rewards)
-        yield "the return of its own episode", differs(base, probe(synthetic, new_returns, rewards=rewards), here)
-        later = from_here & ~here
+        yield "the return of its own episode", differs(base, probe(synthetic, new_returns, rewards=rewards), at_step)
+        later = from_step & ~at_step
         future = {
             **_other_actions(probe, a, later),
             "observations": np.where(later[..., None], a["observations"][::-1], a["observations"]),
             "values": a["values"] + 3.0 * later,
-            "next_values": a["next_values"] + 3.0 * from_here,
-            "next_observations": np.where(from_here[..., None], a["next_observations"][::-1], a["next_observations"]),
+            "next_values": a["next_values"] + 3.0 * from_step,
+            "next_observations": np.where(from_step[..., None], a["next_observations"][::-1], a["next_observations"]),
         }
-        yield "later states or actions of its own episode", differs(base, probe(synthetic, returns, **future), here)
+        yield "later states or actions of its own episode", differs(base, probe(synthetic, returns, **future), at_step)
         if (shorter := _shortened(synthetic, int(t), int(n))) is not None:
             new_returns = shorter.returns(per_episode=per_episode)
-            yield "the length or return of its own episode", differs(base, probe(shorter, new_returns), here)
+            yield "the length or return of its own episode", differs(base, probe(shorter, new_returns), at_step)
 
 
 def _other_actions(probe: Probe, a: Mapping[str, Array], where: Array) -> dict[str, Array]:
-    """Return arrays with other actions at the steps `where`, and with other probabilities and scores of them."""
+    """Return arrays with other actions, log-probabilities and scores at the steps `where`."""
     actions = a["actions"] + 1.0 if probe.continuous else (a["actions"] + 1) % N_ACTIONS
     return {
         "actions": np.where(where[..., None], actions, a["actions"]),
@@ -191,7 +191,10 @@ def _other_actions(probe: Probe, a: Mapping[str, Array], where: Array) -> dict[s
 
 
 def _shortened(synthetic: SyntheticRollout, t: int, n: int) -> SyntheticRollout | None:
-    """Return the rollout with the episode of step t ended there; None unless it continues and is its column's last."""
+    """Return the rollout with its episode at (t, n) ended there.
+
+    Return None if the episode ends there anyway, or is not the last one of its column.
+    """
     mask = synthetic.arrays["mask"]
     later = np.zeros_like(mask)
     later[t + 1 :, n] = mask[t + 1 :, n]

@@ -127,7 +127,7 @@ def assert_conforms(
     n_episodes: int = TEST_EPISODES,
     registry: Registry | None = None,
 ) -> None:
-    """Raise AssertionError with every failed check of a plugin. Warn if its bias was hardly tested."""
+    """Raise AssertionError with every failed check of a plugin. Warn if the test of its bias had little power."""
     (result,) = check(registry or default_registry(), [cls], mdps=mdps, n_episodes=n_episodes)
     if result.bias_untested:
         finding = next(f for f in result.findings if f.check == "unbiased" and f.status != "ok")
@@ -161,7 +161,7 @@ def _measure(
     seed: int,
     progress: Callable[[int, int], None] | None,
 ) -> Mapping[Any, list[Bias] | Finding]:
-    """Return the biases of each part, or a finding that says why there are none.
+    """Return the biases of each part, or a finding that says why it has none.
 
     All parts share trajectories. If one of them raises, each is measured separately.
     """

@@ -26,7 +26,7 @@ LEARNING_RATE = 5e-3
 
 @dataclass(frozen=True)
 class _Everything(Estimator):
-    """R̂ = 0. It declares every need, so rollouts contain everything that any part may read."""
+    """An estimator of R̂ = 0 that declares every need, so rollouts contain everything that any part may read."""
 
     name = "everything"
     needs = frozenset({Need.VALUES, Need.NEXT_OBSERVATIONS, Need.RATIOS, Need.SCORES, Need.COMPLETE_EPISODES})

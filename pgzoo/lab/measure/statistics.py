@@ -53,7 +53,7 @@ class Summary:
         variance: tr Cov(g).
         variance_per_parameter: tr Cov(g) / P.
         relative_variance: tr Cov(g) / ‖E g‖², the simple noise scale of McCandlish et al. (2018), in batches.
-        variance_ratio: tr Cov(g) relative to that of the first plugin, on the same batches if the two share them.
+        variance_ratio: tr Cov(g) relative to that of the first plugin, on the same batches if both use the same ones.
         snr: ‖E g‖ / √(tr Cov g).
         steps_for_snr: environment steps whose mean gradient has a signal-to-noise ratio of 1. A ratio of s takes s²
             times as many.

@@ -221,7 +221,7 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
 
 
 def plugin_gradient(m: MeasureConfig, name: str, combination: Combination, spaces: Spaces) -> PluginGradient:
-    """Return the gradient of a combination with the states discounted as the config says."""
+    """Return the gradient of a combination, with `discount_states` as the config says."""
     discount = m.discount_states
     if discount is None:
         discount = combination.algorithm.discount_states if m.own_loss else True
@@ -255,9 +255,8 @@ class Measurement:
         self.lab, self.plugin_gradients = lab, plugin_gradients
         self.exact = None if lab.mdp is None else exact_gradient(lab.mdp, lab.policy, lab.measure_config.gamma)
         combination = resolve(lab.registry, REFERENCE)
-        self.reference = PluginGradient(
-            REFERENCE, combination, plugin_gradients[0].spaces
-        )  # with γ^t: the gradient of J
+        # `discount_states` is True by default, as the gradient of J requires
+        self.reference = PluginGradient(REFERENCE, combination, plugin_gradients[0].spaces)
         self.records = {plugin.name: _Record() for plugin in plugin_gradients}
         self.references: list[Array] = []
         self.returns: list[float] = []
@@ -348,9 +347,8 @@ class Measurement:
 
     def _reference(self, rng: np.random.Generator, n: int, n_resamples: int) -> tuple[Moments, str]:
         m = self.lab.measure_config
-        weights = resample_weights(
-            n, rng, n_resamples
-        )  # its batches are independent of the plugins', so are its resamples
+        # resampled separately, because the reference's batches are independent of the plugins'
+        weights = resample_weights(n, rng, n_resamples)
         if self.exact is not None:
             return exact_moments(self.exact, len(weights)), "the exact gradient"
         n_episodes = n * m.reference_batches * m.batch

@@ -131,16 +131,16 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
     from pgzoo.registry.combination import resolve
     from pgzoo.registry.plugins import PART_TYPES
 
-    every = [(name, registry.part(kind, name)) for kind in PART_TYPES for name in registry.names(kind)]
+    entries = [(name, registry.part(kind, name)) for kind in PART_TYPES for name in registry.names(kind)]
     if names == ("all",):
-        return [part for _, part in every]
+        return [part for _, part in entries]
     parts: list[type[Part]] = []
     for name in names:
-        named = [part for part_name, part in every if part_name == name]
+        named = [part for part_name, part in entries if part_name == name]
         if name in registry.recipes():
             named += [type(part) for part in resolve(registry, name).parts.values()]
         if not named:
-            raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in every)]))
+            raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in entries)]))
         parts += named
     return list(dict.fromkeys(parts))
 

@@ -90,16 +90,16 @@ class Steps(SamplingMode):
     def begin(self, n_envs: int) -> None:
         """Start a rollout."""
         super().begin(n_envs)
-        self._taken = 0
+        self._n_taken = 0
 
     @property
     def finished(self) -> bool:
         """Whether n_steps steps were taken."""
-        return self._taken >= self.n_steps
+        return self._n_taken >= self.n_steps
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
         """Count the step."""
-        self._taken += 1
+        self._n_taken += 1
 
 
 class Episodes(SamplingMode):
@@ -118,25 +118,25 @@ class Episodes(SamplingMode):
     def begin(self, n_envs: int) -> None:
         """Start a rollout."""
         super().begin(n_envs)
-        self._left = np.full(n_envs, self.n_episodes // n_envs)
-        self._begun = False
+        self._n_left = np.full(n_envs, self.n_episodes // n_envs)
+        self._started = False
 
     def reset(self, env: VecEnv, all_at_start: bool) -> Any:
         """Reset before the first step, unless every environment has just been reset."""
-        due = not self._begun and not all_at_start
-        self._begun = True
+        due = not self._started and not all_at_start
+        self._started = True
         return env.reset() if due else None
 
     @property
     def finished(self) -> bool:
         """Whether all episodes have ended."""
-        return not self._left.any()
+        return not self._n_left.any()
 
     def observe(self, rewards: Array, dones: Array, infos: list[dict[str, Any]], episode_steps: Array) -> None:
         """Count the episodes that ended. Raise ConfigError for one that exceeds `max_steps`."""
         _check_episode_lengths(self.active & ~dones, episode_steps, self.max_steps)
-        self._left -= self.active & dones
-        self.active = self._left > 0
+        self._n_left -= self.active & dones
+        self.active = self._n_left > 0
 
 
 class Groups(SamplingMode):

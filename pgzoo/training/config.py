@@ -245,8 +245,8 @@ def _line_of(error: ConfigError, registry: Registry, plugin: str, env: str, entr
     for key, value in entry.values.items():
         try:
             _build(registry, plugin, env, {**parts, key: value}, entry.source)
-        except ConfigError as same:
-            if str(same) == str(error):
+        except ConfigError as single_key_error:
+            if str(single_key_error) == str(error):
                 return entry.lines[key]
     return entry.line
 

@@ -19,7 +19,7 @@ from pgzoo.training.run_folder import RunFolder, read_yaml
 
 @dataclass(frozen=True)
 class Start:
-    """What a new model takes over from a saved one of pgzoo or SB3.
+    """What a new model takes over from a saved model of pgzoo or SB3.
 
     Attributes:
         path: the saved model.

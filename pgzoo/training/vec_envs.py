@@ -139,7 +139,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
 class GymnasiumVecEnv(VecEnv):
     """A `gymnasium.vector.VectorEnv` as an SB3 VecEnv: an environment whose episode ends is reset in the same step.
 
-    If the vector environment does that itself (SAME_STEP), it reports the last observations. Otherwise (NEXT_STEP,
+    If the vector environment does this itself (SAME_STEP), it reports the terminal observations. Otherwise (NEXT_STEP,
     DISABLED) it must support partial resets, `reset(options={"reset_mask": …})`, as Gymnasium's sync and async vector
     environments do.
 

@@ -174,7 +174,7 @@ class StudyConfig:
     def make_sampler(self, key: str) -> optuna.samplers.BaseSampler:
         """Return the sampler of one planned trial, seeded by the study's seed and the trial's key.
 
-        A study that is stopped and resumed therefore draws the same parameters, and two workers never draw the same.
+        A study that is stopped and resumed therefore draws the same parameters. Two workers never draw the same ones.
         """
         import optuna
 

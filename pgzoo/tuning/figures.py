@@ -148,15 +148,15 @@ def _parallel(study: optuna.Study) -> Figure | None:
     if len(trials) < MIN_TRIALS_FOR_PARALLEL:
         return None
     names = [name for name in best.params if name != PLUGIN and len({str(t.params.get(name)) for t in trials}) > 1]
-    of_plugin = optuna.create_study(direction=study.direction)
-    of_plugin.add_trials([trial for trial in trials if all(name in trial.params for name in names)])
+    plugin_study = optuna.create_study(direction=study.direction)
+    plugin_study.add_trials([trial for trial in trials if all(name in trial.params for name in names)])
     with _pyplot_restored():
-        axes = optuna_figures.plot_parallel_coordinate(of_plugin, params=names, target_name=_metric_name(study))
-        axes.set_title(f"{plugin}: {len(of_plugin.trials)} complete trials", y=1.03)
+        axes = optuna_figures.plot_parallel_coordinate(plugin_study, params=names, target_name=_metric_name(study))
+        axes.set_title(f"{plugin}: {len(plugin_study.trials)} complete trials", y=1.03)
         return _figure_of(axes, 1.6 * max(len(names), 3) + 2, 4.5)
 
 
-# ---------------------------------------------------------------- our own figures
+# ---------------------------------------------------------------- pgzoo's figures
 
 
 def _curves(study: optuna.Study) -> Figure:

@@ -52,7 +52,7 @@ class Objective(ABC):
         """Return the folder of a trial's checkpoints. A repeated trial has the same folder as the lost one."""
         return self.folder / str(trial.user_attrs[KEY]).replace("/", "-").replace(":", "-")
 
-    def _plan(self, trial: optuna.Trial) -> PlannedTrial:
+    def _planned_trial(self, trial: optuna.Trial) -> PlannedTrial:
         return self.planned[trial.user_attrs[KEY]]
 
     def _train(
@@ -89,13 +89,13 @@ class SearchObjective(Objective):
                 trial.report(values[-1][0], index)
                 if trial.should_prune():
                     raise optuna.TrialPruned
-        return [sum(of_metric) / len(of_metric) for of_metric in zip(*values, strict=True)]
+        return [sum(metric_values) / len(metric_values) for metric_values in zip(*values, strict=True)]
 
     def _config(self, trial: optuna.Trial) -> ExperimentConfig:
         """Return the configuration that the trial trains: a plugin's default, or one that the sampler draws."""
         study_config = self.study_config
         space = study_config.space(self.registry)
-        default_of = self._plan(trial).default_of
+        default_of = self._planned_trial(trial).default_of
         if default_of is not None:
             space.record_default(trial, default_of)
             trial.set_user_attr(DEFAULT, True)
@@ -133,18 +133,18 @@ class RetrainObjective(Objective):
 
     def __call__(self, trial: optuna.Trial) -> list[float]:
         """Return the values of a trial."""
-        plan = self._plan(trial)
-        assert plan.candidate is not None
-        plugin, entry = plan.candidate.plugin, plan.candidate.config
+        planned_trial = self._planned_trial(trial)
+        assert planned_trial.candidate is not None
+        plugin, entry = planned_trial.candidate.plugin, planned_trial.candidate.config
         config = config_from_entry(self.registry, plugin, self.study_config.env, entry)
         _store_config(trial, config)
-        trial.set_user_attr("candidate", plan.candidate.name)
-        trial.set_user_attr("seed", plan.seed)
+        trial.set_user_attr("candidate", planned_trial.candidate.name)
+        trial.set_user_attr("seed", planned_trial.seed)
 
         def store(points: list[Point], evaluations: list[Evaluation]) -> None:
-            trial.set_user_attr(f"{EVALUATIONS}:{plan.seed}", as_data(points, evaluations))
+            trial.set_user_attr(f"{EVALUATIONS}:{planned_trial.seed}", as_data(points, evaluations))
 
-        points = self._train(trial, config, plan.seed, store)
+        points = self._train(trial, config, planned_trial.seed, store)
         return [metric(points) for metric in self.study_config.parsed_metrics]
 
 

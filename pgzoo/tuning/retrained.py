@@ -89,26 +89,26 @@ def difference(trial: Retrained, default: Retrained, metric: int = 0) -> Estimat
 
 def find_retrained(study: optuna.Study) -> list[Retrained]:
     """Return the candidates of a study whose retraining has begun."""
-    chosen = study.user_attrs.get(CANDIDATES, {"names": [], "seeds": []})
+    stored = study.user_attrs.get(CANDIDATES, {"names": [], "seeds": []})
     try:
         retrained = optuna.load_study(study_name=retrained_name(study.study_name), storage=storage_of(study))
     except KeyError:
         return []
-    trials = [trial for trial in counted_trials(retrained) if trial.user_attrs.get("seed") in chosen["seeds"]]
+    trials = [trial for trial in counted_trials(retrained) if trial.user_attrs.get("seed") in stored["seeds"]]
     failed = {trial.number for trial in failures(retrained)}
     search_values = {f"trial {trial.number}": tuple(trial.values) for trial in best_trials(study)}
     candidates = []
-    for name in chosen["names"]:
-        of_candidate = [trial for trial in trials if trial.user_attrs["candidate"] == name]
-        complete = [trial for trial in of_candidate if trial.state == TrialState.COMPLETE]
-        if of_candidate:
+    for name in stored["names"]:
+        candidate_trials = [trial for trial in trials if trial.user_attrs["candidate"] == name]
+        complete = [trial for trial in candidate_trials if trial.state == TrialState.COMPLETE]
+        if candidate_trials:
             candidates.append(
                 Retrained(
                     name,
-                    of_candidate[0].user_attrs["plugin"],
+                    candidate_trials[0].user_attrs["plugin"],
                     {trial.user_attrs["seed"]: tuple(trial.values) for trial in complete},
-                    tuple(chosen["seeds"]),
-                    tuple(trial.user_attrs["seed"] for trial in of_candidate if trial.number in failed),
+                    tuple(stored["seeds"]),
+                    tuple(trial.user_attrs["seed"] for trial in candidate_trials if trial.number in failed),
                     search_values.get(name),
                 )
             )

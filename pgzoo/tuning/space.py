@@ -131,8 +131,8 @@ def make_space(
         raise ConfigError(f"{contradictions[0]} is both fixed and given a range")
     bases = {plugin: load_config(registry, plugin, env, overrides=fixed) for plugin in plugins}
     dimensions = {plugin: _dimensions(base, ranges, fixed) for plugin, base in bases.items()}
-    every = itertools.chain.from_iterable(dimensions.values())
-    known = {name for dimension in every for name in (dimension.name, dimension.key, dimension.param.name)}
+    all_dimensions = itertools.chain.from_iterable(dimensions.values())
+    known = {name for dimension in all_dimensions for name in (dimension.name, dimension.key, dimension.param.name)}
     for name in ranges:
         if name not in known:
             raise ConfigError(f"{unknown('hyperparameter to search', name, known)} (of {', '.join(plugins)})")
@@ -164,9 +164,9 @@ def _dimension(
     fixed: Mapping[str, Any],
 ) -> list[Dimension]:
     names = (name, key, param.name)
-    if any(known in fixed for known in names):
+    if any(alias in fixed for alias in names):
         return []
-    requested = next((ranges[known] for known in names if known in ranges), None)
+    requested = next((ranges[alias] for alias in names if alias in ranges), None)
     if requested is not None:
         for value in requested.choices or (requested.low, requested.high):
             param.validate(value, "search range of ")
@@ -198,8 +198,10 @@ def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dic
     for dimension in itertools.chain.from_iterable(dimensions.values()):
         searches.setdefault(dimension.name, set()).add(dimension.search)
     return {
-        plugin: tuple(replace(d, name=f"{plugin}.{d.name}") if len(searches[d.name]) > 1 else d for d in of_plugin)
-        for plugin, of_plugin in dimensions.items()
+        plugin: tuple(
+            replace(d, name=f"{plugin}.{d.name}") if len(searches[d.name]) > 1 else d for d in plugin_dimensions
+        )
+        for plugin, plugin_dimensions in dimensions.items()
     }
 
 

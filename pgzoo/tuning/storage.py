@@ -197,13 +197,13 @@ def _opening_errors(url: str) -> Iterator[None]:
 
 def without_password(url: str) -> str:
     """Return the storage's URL with any password replaced by an ellipsis."""
-    scheme, separator, rest = url.partition("://")
-    user, at, host = rest.rpartition("@")
+    scheme, separator, address = url.partition("://")
+    user, at, host = address.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}:…@{host}" if separator and at and ":" in user else url
 
 
 def _innermost_message(error: BaseException) -> str:
     """Return the first line of the innermost error, which is the database's message."""
-    while (inner := getattr(error, "orig", None) or error.__cause__) is not None:
-        error = inner
+    while (cause := getattr(error, "orig", None) or error.__cause__) is not None:
+        error = cause
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

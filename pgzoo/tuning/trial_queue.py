@@ -37,8 +37,8 @@ SamplerOf: TypeAlias = Callable[[str], optuna.samplers.BaseSampler]
 
 def enqueue(study: optuna.Study, planned: PlannedTrials, batch: int = BATCH) -> None:
     """Queue the next planned trials that the study does not contain yet."""
-    known = attempts_by_key(study)
-    for key in itertools.islice((key for key in planned if key not in known), batch):
+    queued = attempts_by_key(study)
+    for key in itertools.islice((key for key in planned if key not in queued), batch):
         study.enqueue_trial(dict(planned[key].params), user_attrs={KEY: key})
 
 

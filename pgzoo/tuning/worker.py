@@ -47,7 +47,7 @@ class Job:
         folder: where checkpoints are saved.
         retrain: whether the planned trials belong to the study that trains the best trials again.
         deadline: the time, in seconds since the epoch, after which no further trial begins.
-        parent_pid: the process with which the worker ends, if that is on this machine.
+        parent_pid: the process whose end also ends the worker; None if it may be on another machine.
     """
 
     study_config: StudyConfig
@@ -71,7 +71,7 @@ class Slots(Protocol):
 
 
 def work(job: Job, slots: Slots | None = None) -> None:
-    """Run trials until all planned ones have ended; repeat those of other workers that died.
+    """Run trials until all planned ones have ended. Repeat those whose workers died.
 
     Args:
         job: what to do.
@@ -116,16 +116,16 @@ def _load_study(job: Job) -> optuna.Study:
 
 
 class _StopRequest:
-    """Whether the worker must stop: after SIGTERM, or when its parent process is gone."""
+    """Records whether the worker must stop: after SIGTERM, or when its parent process is gone."""
 
     def __init__(self, parent_pid: int | None) -> None:
         self._parent_pid = parent_pid
         self._signalled = False
         if parent_pid is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and decides when to stop
-            signal.signal(signal.SIGTERM, self._note)
+            signal.signal(signal.SIGTERM, self._on_signal)
 
-    def _note(self, *_: Any) -> None:
+    def _on_signal(self, *_: Any) -> None:
         self._signalled = True
 
     @property

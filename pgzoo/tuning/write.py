@@ -122,7 +122,7 @@ def _check(registry: Registry, partial: Path, file: Path, env: str, plugin: str,
     """Raise ConfigError unless the new file describes the configuration that the trial trained."""
     written = load_config(registry, plugin, env, file=partial)
     expected = config_from_entry(registry, plugin, env, trained)
-    same = written.run == expected.run and written.combination.algorithm == expected.combination.algorithm
+    same_settings = written.run == expected.run and written.combination.algorithm == expected.combination.algorithm
     parts, expected_parts = written.combination.parts, expected.combination.parts
-    if not same or any(plain_fields(parts[kind]) != plain_fields(expected_parts[kind]) for kind in PART_TYPES):
+    if not same_settings or any(plain_fields(parts[kind]) != plain_fields(expected_parts[kind]) for kind in PART_TYPES):
         raise ConfigError(f"{file} is unchanged: its new entry would not describe what the trial trained")

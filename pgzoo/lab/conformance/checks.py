@@ -103,8 +103,8 @@ def _one_step(probe: Probe) -> SyntheticRollout:
     """Return one episode of one step in one environment."""
     base = probe.synthetic_rollout(1)
     arrays = {name: array[:1, :1] for name, array in base.arrays.items()}
-    yes, no = np.ones((1, 1), dtype=bool), np.zeros((1, 1), dtype=bool)
-    return SyntheticRollout({**arrays, "terminated": yes, "truncated": no})
+    true, false = np.ones((1, 1), dtype=bool), np.zeros((1, 1), dtype=bool)
+    return SyntheticRollout({**arrays, "terminated": true, "truncated": false})
 
 
 def determinism(probe: Probe) -> None:

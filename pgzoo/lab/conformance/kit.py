@@ -174,12 +174,12 @@ def _measure(
                 outcomes[cls] = Finding("unbiased", "skipped", "it cannot be combined with any built-in part")
         except (Exception, SystemExit) as error:  # a plugin may raise anything
             outcomes[cls] = Finding("unbiased", "failed", describe(error))
-    every_entry = [entry for of_part in entries.values() for entry in of_part]
+    every_entry = [entry for part_entries in entries.values() for entry in part_entries]
     family = max(1, len(mdps) * sum(entry.declared_unbiased for entry in every_entry))
 
-    def measure(chosen: Sequence[Entry], progress: Callable[[int, int], None] | None) -> list[Bias]:
-        unbiased = [entry for entry in chosen if entry.declared_unbiased]
-        biased = [entry for entry in chosen if not entry.declared_unbiased]
+    def measure(selected: Sequence[Entry], progress: Callable[[int, int], None] | None) -> list[Bias]:
+        unbiased = [entry for entry in selected if entry.declared_unbiased]
+        biased = [entry for entry in selected if not entry.declared_unbiased]
         biases = bias_lab.measure(
             registry, unbiased, mdps, n_episodes=n_episodes, seed=seed, family=family, progress=progress
         )

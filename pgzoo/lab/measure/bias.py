@@ -212,12 +212,12 @@ def measure(
         mdp = make_mdp(name)
         for exact_critic in (False, True):
             for grouped in (False, True):
-                alike = [e for e in chosen if (e.grouped, e.exact_critic) == (grouped, exact_critic)]
+                matching = [e for e in chosen if (e.grouped, e.exact_critic) == (grouped, exact_critic)]
                 if exact_critic and mdp.horizon is not None:  # V depends on the time that is left, which no critic sees
-                    advance(len(alike) * n_batches)
-                elif alike:
+                    advance(len(matching) * n_batches)
+                elif matching:
                     sampler = make_sampler(mdp, seed, grouped=grouped, exact_critic=exact_critic)
-                    run = _Run(registry, mdp, sampler, alike)
+                    run = _Run(registry, mdp, sampler, matching)
                     run.sample(n_batches, advance)
                     biases += run.biases(FALSE_ALARM / family, seed)
     order = {entry: i for i, entry in enumerate(chosen)}

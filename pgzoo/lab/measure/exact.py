@@ -95,7 +95,7 @@ class TabularMDP:
 
 def in_float64(policy: ActorCriticPolicy) -> ActorCriticPolicy:
     """Return a copy of the policy that computes in float64, although SB3 converts observations to float32."""
-    memo = {id(policy.action_dist): copy(policy.action_dist)}  # it may refer to a graph, which deepcopy refuses
+    memo = {id(policy.action_dist): copy(policy.action_dist)}  # deepcopy refuses tensors with a gradient history
     exact = deepcopy(policy, memo).double()
     for module in exact.modules():
         if isinstance(module, BaseFeaturesExtractor):

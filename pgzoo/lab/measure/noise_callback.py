@@ -68,7 +68,7 @@ class GradientNoise(BaseCallback):
         self._candidates: dict[str, _Candidate] = {}
         with _preserved_random_state():
             for name in self.model.registry.names("baseline"):
-                self._or_drop(name, partial(self._add_candidate, name))
+                self._call_or_drop(name, partial(self._add_candidate, name))
         self._scores, self._measured_model = PolicyScores(self.model.policy), self.model
 
     def _on_step(self) -> bool:
@@ -87,7 +87,7 @@ class GradientNoise(BaseCallback):
                 self._next_measurement = self.num_timesteps + self._every_steps
                 self._log(rollout, returns)
             for name, candidate in list(self._candidates.items()):
-                self._or_drop(name, partial(candidate.part_states.update, rollout, returns))
+                self._call_or_drop(name, partial(candidate.part_states.update, rollout, returns))
 
     def _log(self, rollout: Rollout, returns: Array) -> None:
         part, used = self._split(rollout)
@@ -96,12 +96,12 @@ class GradientNoise(BaseCallback):
         if k < 2:
             return
         gradients = self._part_gradients(rollout, part, list(advantages.values()))
-        for name, of_parts in zip(advantages, gradients, strict=True):
-            variance = used * float(of_parts.var(axis=0, ddof=1).sum() / k)
+        for name, part_gradients in zip(advantages, gradients, strict=True):
+            variance = used * float(part_gradients.var(axis=0, ddof=1).sum() / k)
             if name:
                 self.logger.record(f"lab/variance_if/{name}", variance)
                 continue
-            signal = max(float(np.square(of_parts.mean(axis=0)).sum()) - variance, 0.0)
+            signal = max(float(np.square(part_gradients.mean(axis=0)).sum()) - variance, 0.0)
             self.logger.record("lab/gradient_variance", variance)
             self.logger.record("lab/snr", float(np.sqrt(signal / variance)) if variance > 0 else 0.0)
 
@@ -114,12 +114,12 @@ class GradientNoise(BaseCallback):
             return {}
         advantages = {}
         for name, candidate in list(self._candidates.items()):
-            psi = self._or_drop(name, partial(candidate.advantages, rollout, fixed_returns, model.discount_states))
+            psi = self._call_or_drop(name, partial(candidate.advantages, rollout, fixed_returns, model.discount_states))
             if psi is not None:
                 advantages[name] = psi
         return advantages
 
-    def _or_drop(self, name: str, call: Callable[[], Result]) -> Result | None:
+    def _call_or_drop(self, name: str, call: Callable[[], Result]) -> Result | None:
         """Return the result of calling a candidate. If it raises, drop it and warn."""
         try:
             return call()

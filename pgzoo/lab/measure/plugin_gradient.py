@@ -58,10 +58,10 @@ class PluginGradient:
             combination.estimator, combination.baseline, rollout, self.part_states, discount_states=self.discount_states
         ).advantages
         if self.own_loss:
-            return self._own_weights(rollout, advantages)
+            return self._objective_weights(rollout, advantages)
         return np.where(rollout.mask, advantages, 0.0) / rollout.n_episodes
 
-    def _own_weights(self, rollout: Rollout, advantages: Array) -> Array:
+    def _objective_weights(self, rollout: Rollout, advantages: Array) -> Array:
         """Return −∂loss/∂log π (T, N) at the policy that sampled. The loss depends on the policy only through log π."""
         batch: Samples = sampled_batch(self.combination.objective, self.spaces.policy, rollout, advantages)
         if self.combination.algorithm.normalize_advantage:
@@ -73,7 +73,7 @@ class PluginGradient:
 
 
 def sampled_batch(objective: Objective, policy: ActorCriticPolicy, rollout: Rollout, advantages: Array) -> Batch:
-    """Return a rollout as one batch for an objective, evaluated by the policy that sampled, so that ρ = 1.
+    """Return a rollout as one batch for an objective, evaluated by the policy that sampled, which makes ρ = 1.
 
     Values and entropy are 0.
 

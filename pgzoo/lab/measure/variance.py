@@ -311,11 +311,11 @@ class Measurement:
 
     def _check_memory(self, bytes_per_gradient: int) -> None:
         rows = len(self.plugin_gradients) + (self.exact is None)
-        most = MAX_BYTES // (bytes_per_gradient * rows)
-        if self.lab.measure_config.n_batches > most:
+        max_batches = MAX_BYTES // (bytes_per_gradient * rows)
+        if self.lab.measure_config.n_batches > max_batches:
             raise ConfigError(
                 f"{self.lab.measure_config.n_batches} gradients of {rows} plugins take more than "
-                f"{MAX_BYTES / 2**30:.0f} GiB with this policy: use at most --batches {most}, or fewer plugins"
+                f"{MAX_BYTES / 2**30:.0f} GiB with this policy: use at most --batches {max_batches}, or fewer plugins"
             )
 
     def report(self, explained_variance: float | None, interrupted: bool) -> Report:

@@ -56,7 +56,7 @@ class DeferredValues(MutableMapping[str, Any]):
 
 
 def deferred_values(logger: Logger) -> DeferredValues:
-    """Return the values of a logger, after making them a `DeferredValues` if they are not one yet."""
+    """Return the values of a logger as `DeferredValues`, which replace its dict at the first call."""
     if not isinstance(logger.name_to_value, DeferredValues):
         logger.name_to_value = DeferredValues(logger.name_to_value)  # type: ignore[assignment]
     return logger.name_to_value  # type: ignore[return-value]

@@ -45,7 +45,7 @@ PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
 
 
 class _Unset:
-    """The default of an argument that was not passed. None would not do, because it has a meaning in SB3."""
+    """The default of an argument that was not passed. It is not None, because None has a meaning in SB3."""
 
     def __repr__(self) -> str:
         return "<the recipe's default>"
@@ -57,20 +57,20 @@ UNSET: Any = _Unset()
 class PluginAlgorithm(SamplingAlgorithm):
     """An SB3 on-policy algorithm whose parts are plugins. `PolicyGradient` documents the arguments.
 
-    The settings of `AlgorithmConfig` are attributes of the same names. Plain attributes are saved; everything that is
-    derived from them is made by `_setup_model`.
+    The settings of `AlgorithmConfig` are attributes of the same names. Plain attributes are saved. `_setup_model`
+    creates everything that is derived from them.
 
     Attributes:
         registry: where the plugins come from; not saved.
         plugin: what the user chose, a recipe or `estimator+baseline[+objective]`.
         combination: the parts and settings, checked; not saved.
-        estimator, baseline, objective: its parts; not saved.
+        estimator, baseline, objective: the parts of the combination; not saved.
         has_critic: whether V is trained; not saved.
         parts: name, distribution and fields of each part by kind, in plain data.
         part_states: what the parts learned.
         part_state_arrays: the same as plain arrays, at the last save or load.
         rollout: the last rollout; not saved.
-        returns: its R̂ (T, N); not saved.
+        returns: R̂ (T, N) of the last rollout; not saved.
         group_seed, groups_drawn: the state of the stream of group seeds.
         fast: "auto", True or False, see `PolicyGradient`.
         saved_by: pgzoo's name and version at the last save; empty before.

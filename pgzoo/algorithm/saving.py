@@ -27,7 +27,7 @@ NOT_SAVED = (
     "registry", "combination", "estimator", "baseline", "objective", "has_critic", "part_states", "rollout", "returns",
     "sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
 )  # fmt: skip
-"""Attributes that are not saved, because they are derived from saved ones or belong to one process."""
+"""Attributes that are not saved, because the constructor, `_setup_model` or `learn` creates them again."""
 
 
 class SavableAlgorithm(PluginAlgorithm):

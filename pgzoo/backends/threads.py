@@ -15,7 +15,7 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 TINY, LARGE = 2**18, 2**25
-"""Multiplications in a matrix product. BLAS itself uses one thread up to TINY. Beyond LARGE, many pay off."""
+"""Multiplications in a matrix product. Up to TINY, BLAS uses one thread anyway. Beyond LARGE, more threads pay off."""
 
 
 @contextmanager

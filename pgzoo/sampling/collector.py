@@ -120,7 +120,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             buffer.add(self._last_obs, actions, rewards, self._last_episode_starts, values, log_probs)  # type: ignore[arg-type]
 
     def _after_step(self, new_obs: Any, dones: Array) -> None:
-        """Store the observations for the next step, also if a callback stops training, which may resume later."""
+        """Store the observations for the next step. If a callback stops training, `learn` can resume from them."""
         self._episode_steps += 1
         self._episode_steps[dones] = 0
         self._set_last_obs(new_obs, dones)

@@ -202,6 +202,16 @@ def test_the_choice_and_its_reason(options: dict[str, Any], expected: str, capsy
     assert f"Using the {expected} backend on cpu" in capsys.readouterr().out
 
 
+def test_fast_can_be_switched_off_on_a_model() -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", device="cpu")
+    assert model.backend.name == "numpy"
+    model.fast = False
+    assert str(model.backend) == "sb3 (fast=False)"
+    model.learn(10)
+    model.fast = "auto"
+    assert model.backend.name == "numpy"
+
+
 def test_fast_or_an_error() -> None:
     with pytest.raises(ConfigError, match="fast=True is not available with gSDE; use fast='auto'"):
         PolicyGradient("MlpPolicy", "Pendulum-v1", "gae", use_sde=True, fast=True, device="cpu")

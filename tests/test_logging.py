@@ -84,6 +84,9 @@ def test_a_deferred_value_is_computed_once_and_only_if_read() -> None:
     ]
     assert calls == [1]
     assert logger.name_to_value["before"] == 2.0
+    deferred_values(logger).defer("never", lambda: float(calls.append(2) is None))
+    logger.dump()
+    assert calls == [1], "a dump without writers computes nothing"
     assert "absent" not in logger.name_to_value
     assert logger.name_to_value.get("absent") is None
 

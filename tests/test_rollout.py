@@ -42,6 +42,7 @@ def test_discounted_sums_by_hand() -> None:
     close(rollout.discounted_sums(rollout.rewards)[:, 0], [1, 3.5, 3, 4])
     close(rollout.discounted_sums(rollout.rewards, 0.5)[:, 0], [1, 2.75, 3, 4])
     assert rollout.discounted_sums(rollout.rewards).dtype == np.float32
+    close(rollout.discounted_sums(np.ones((4, 1), dtype=int))[:, 0], [1, 1.5, 1, 1])
 
 
 @pytest.mark.parametrize(

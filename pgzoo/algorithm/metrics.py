@@ -48,6 +48,10 @@ class DeferredValues(MutableMapping[str, Any]):
     def __delitem__(self, key: str) -> None:
         del self._values[key]
 
+    def clear(self) -> None:
+        """Remove all values. The inherited method would compute those that are deferred."""
+        self._values.clear()
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 

@@ -157,9 +157,8 @@ class PolicyGradient(SavableAlgorithm):
                 loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
 
                 kl = approx_kl(batch)
-                metrics.add({"entropy_loss": entropy_loss(batch), "approx_kl": kl, **policy_metrics})
-                if self.has_critic:
-                    metrics.add({"value_loss": value_loss})
+                critic_metrics = {"value_loss": value_loss} if self.has_critic else {}
+                metrics.add({"entropy_loss": entropy_loss(batch), "approx_kl": kl, **policy_metrics, **critic_metrics})
                 if self.target_kl is not None and kl() > 1.5 * self.target_kl:
                     continue_training = False
                     if self.verbose >= 1:

@@ -52,7 +52,9 @@ def still_applies(
     backend: Backend, policy: ActorCriticPolicy, buffer_class: type[RolloutBuffer], *, fast: Fast
 ) -> bool:
     """Whether `choose_backend` would choose the same backend again."""
-    if fast is False or isinstance(backend, NumpyMlpBackend):
+    if fast is False:
+        return type(backend) is SB3Backend and backend.still_applies(policy)
+    if isinstance(backend, NumpyMlpBackend):
         return backend.still_applies(policy)
     return policy is backend.policy and unsupported(policy, buffer_class) == backend.reason
 

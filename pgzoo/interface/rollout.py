@@ -202,7 +202,7 @@ class Rollout:
         return np.where(self.last, 0.0, self.gamma)
 
     def discounted_sums(self, x: Array, decay: Array | float = 1.0) -> Array:
-        """Return y (T, N) with y_t = x_t + γ decay_t y_{t+1} within each episode, in the dtype of x.
+        """Return y (T, N) with y_t = x_t + γ decay_t y_{t+1} within each episode, in the floating-point dtype of x.
 
         With x = r this is the reward-to-go. With x = δ and decay = λ it is GAE (Schulman et al. 2016, eq. 16).
 
@@ -210,6 +210,8 @@ class Rollout:
             x: (T, N), what each step adds.
             decay: (T, N) or a number, an additional discount such as λ.
         """
+        if not np.issubdtype(x.dtype, np.floating):
+            x = x.astype(np.float64)  # γ is not an integer
         decays = (self.discounts * decay).astype(x.dtype, copy=False)
         return reverse_scan(x, decays, sequential=self.bitwise_sb3)
 

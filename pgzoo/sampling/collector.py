@@ -143,7 +143,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             matrices = distribution.exploration_matrices
             self.policy.reset_noise(n_envs)
             running = torch.as_tensor(~self._last_episode_starts, device=self.device)  # type: ignore[operator]
-            distribution.exploration_matrices[running] = matrices[running]
+            with torch.no_grad():  # otherwise autograd's graph grows with every episode
+                distribution.exploration_matrices[running] = matrices[running]
 
 
 def _to_env_actions(actions: Array, space: spaces.Space[Any], policy: ActorCriticPolicy) -> Array:

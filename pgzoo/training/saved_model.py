@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.save_util import load_from_zip_file
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.algorithm.saving import saved_arrays
 from pgzoo.errors import ConfigError
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
@@ -74,7 +75,7 @@ def read_start(path: Path, device: str) -> Start:
         policy_kwargs=policy_kwargs,
         optimizer_class=optimizer_class,
         parameters=parameters,
-        part_state_arrays=data.get("part_state_arrays", {}),
+        part_state_arrays=dict(saved_arrays(data)),
         parts=data.get("parts", {}),
         statistics=RunFolder(path.parent, env).statistics if env else None,
     )

@@ -2,7 +2,7 @@
 
     python benchmarks/speed.py                       # the listed jobs, under an hour; a run that was stopped resumes
     python benchmarks/speed.py a2c-4 --rounds 9      # other jobs by name; --list prints the names
-    python benchmarks/speed.py --baseline ../before  # compare with another checkout of pgzoo, which has its .venv
+    python benchmarks/speed.py --baseline ../before  # compare only with another checkout of pgzoo that has its .venv
     python benchmarks/speed.py --report              # print the tables of what was measured
     python benchmarks/speed.py --figure speed.png    # draw cost against the number of environments
 
@@ -261,7 +261,7 @@ def measure(names: list[str], rounds: int, seconds: float, out: Path, baseline: 
     with appended(out) as write:
         for name in names:
             first, *peers = JOBS[name].competitors
-            competitors = [first, *([BASELINE] if baseline else []), *peers]
+            competitors = [first, BASELINE] if baseline else [first, *peers]
             for round_ in range(rounds):
                 for competitor in competitors:
                     if competitor not in absent and (name, competitor, round_) not in done:

@@ -1,6 +1,6 @@
 """Learning: the mean return of final models over 100 fresh episodes, for each recipe, environment and seed.
 
-    python benchmarks/learning.py                                    the table and figure of the README
+    python benchmarks/learning.py                                    the table and figure of docs/learning.md
     python benchmarks/learning.py --recipes gae,ppo --envs LunarLander-v3 --seeds 0,1 --jobs 2
 
 Each model is trained with the recipe's own hyperparameters and evaluated with deterministic actions, on seeds that

@@ -17,7 +17,7 @@ from pgzoo.cli.options import set_threads
 
 
 def blas_threads() -> int:
-    """Return how many threads numpy's BLAS takes, asked anew."""
+    """Return how many threads NumPy's BLAS uses now."""
     return max(int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas")
 
 

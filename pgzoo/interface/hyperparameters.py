@@ -116,12 +116,7 @@ class Param:
             if self.optional:
                 return None
             raise ConfigError(f"{label} must be {self.type_name}, not None")
-        if self.schedule and callable(value):
-            return value
-        if self.schedule and (schedule := read_schedule(value, label)) is not None:
-            for key in ("initial", "final"):
-                if key in schedule:
-                    self._check_range(schedule[key], f"{label}.{key}", endpoint=key == "final")
+        if self.schedule and (schedule := self._schedule(value, label)) is not None:
             return schedule
         if value in self.choices and not isinstance(value, bool):
             return value
@@ -133,6 +128,16 @@ class Param:
         if isinstance(value, str) and self.choices:
             raise ConfigError(unknown(f"value of {label}", value, map(str, self.choices)))
         raise ConfigError(f"{label} must be {self.type_name}, not {value!r}")
+
+    def _schedule(self, value: Any, label: str) -> Any:
+        """Return a function as it is, and a schedule as a checked mapping; None if the value is neither."""
+        if callable(value):
+            return value
+        schedule = read_schedule(value, label)
+        for key in ("initial", "final"):
+            if schedule is not None and key in schedule:
+                self._check_range(schedule[key], f"{label}.{key}", endpoint=key == "final")
+        return schedule
 
     def _check_range(self, value: Any, label: str, *, endpoint: bool = False) -> None:
         """Refuse a number outside the range. `endpoint` allows an excluded endpoint: a schedule may end at 0."""
@@ -236,10 +241,15 @@ def _param(cls: type, field: dataclasses.Field[Any], hint: Any) -> Param:
         choices=tuple(choices),
         optional=type(None) in members,
         schedule=schedule,
-        range=next((extra for extra in extras if isinstance(extra, Range)), None),
-        search=next((extra for extra in extras if isinstance(extra, Search)), None),
-        doc=next((extra for extra in extras if isinstance(extra, str)), ""),
+        range=_first(extras, Range),
+        search=_first(extras, Search),
+        doc=_first(extras, str) or "",
     )
+
+
+def _first(extras: tuple[Any, ...], kind: type) -> Any:
+    """Return the first annotation of a type, or None."""
+    return next((extra for extra in extras if isinstance(extra, kind)), None)
 
 
 def _is_union(hint: Any) -> bool:

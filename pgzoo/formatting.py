@@ -15,6 +15,7 @@ def format_number(x: float, digits: int = 4) -> str:
     """
     if not math.isfinite(x):
         return "nan" if math.isnan(x) else "∞" if x > 0 else "-∞"
-    if abs(x) >= 10 ** (digits - 1):
+    rounded = f"{x:.{digits}g}"
+    if abs(float(rounded)) >= 10 ** (digits - 1):
         return f"{x:,.0f}"
-    return f"{x:.{digits}g}"
+    return rounded

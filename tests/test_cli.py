@@ -354,13 +354,13 @@ def test_a_damaged_model_is_refused(run: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["value", "--kind", "baseline"], "the baseline 'value' exists, of pgzoo "),
+        (["value", "--kind", "baseline"], "the baseline 'value' already exists (pgzoo "),
         (["My-Baseline", "--kind", "baseline"], "cannot name a plugin: use lower-case letters"),
         (["class", "--kind", "baseline"], "cannot name a plugin"),
         (["_", "--kind", "baseline"], "cannot name a plugin"),
-        (["range", "--kind", "baseline"], "its class Range would hide pgzoo's; try my_range"),
+        (["range", "--kind", "baseline"], "the name of its class, Range, is used by pgzoo; try my_range"),
         (["mine", "--kind", "critic"], "'critic' is not one of"),
-        (["mine", "--kind", "baseline", "--folder", "taken"], "taken exists; choose another --folder"),
+        (["mine", "--kind", "baseline", "--folder", "taken"], "taken already exists; choose another --folder"),
         (["mine", "--kind", "baseline", "--folder", "taken/file/mine"], "cannot write taken/file/mine"),
     ],
 )

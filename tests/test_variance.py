@@ -338,7 +338,7 @@ def test_a_saved_model_of_sb3(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    (["--plugins", "rtg,gea"], "unknown plugin 'gea'"),
+    (["--plugins", "rtg,gea"], "unknown recipe 'gea'"),
     (["--plugins", ","], "--plugins is empty"),
     (["--env", "CartPole-v7"], "CartPole-v"),
     (["--episodes", "6"], "a batch of 6 episodes cannot be split into groups of 4"),

@@ -189,7 +189,7 @@ class PolicyGradient(SavableAlgorithm):
         )
         return samples.normalized() if self.normalize_advantage == "rollout" else samples
 
-    def _minibatches(self, samples: Samples, shuffle_whole: bool) -> Iterator[Samples]:
+    def _minibatches(self, samples: Samples, shuffle_whole: bool = False) -> Iterator[Samples]:
         return minibatches(
             samples,
             self.batch_size,

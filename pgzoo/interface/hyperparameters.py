@@ -142,12 +142,17 @@ class Param:
     def _check_range(self, value: Any, label: str, *, endpoint: bool = False) -> None:
         """Refuse a number outside the range. `endpoint` allows an excluded endpoint: a schedule may end at 0."""
         if isinstance(value, (int, float)) and not isinstance(value, bool):
-            if math.isnan(value):
+            if value != value:  # nan; math.isnan overflows for huge integers
                 raise ConfigError(f"{label} must be a number, not nan")
             if self.range is not None and value not in self.range:
                 if endpoint and value in (self.range.low, self.range.high):
                     return
-                raise ConfigError(f"{label} must lie in {self.range}, not {value:g}")
+                raise ConfigError(f"{label} must lie in {self.range}, not {_short(value)}")
+
+
+def _short(value: float) -> str:
+    """Return a number for an error message. A huge integer cannot be formatted as a float."""
+    return f"{value:g}" if abs(value) < 1e300 else f"{str(value)[:8]}…"
 
 
 def read_schedule(value: Any, label: str) -> dict[str, Any] | None:
@@ -187,10 +192,12 @@ def _convert(value: Any, kind: type) -> Any:
         return value if isinstance(value, bool) else words.get(str(value).lower())
     if isinstance(value, bool):
         return None
+    if kind is int and isinstance(value, int):
+        return value
     if kind in (int, float):
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return None
         if kind is float:
             return number

@@ -218,7 +218,7 @@ def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
     for key, value in overrides.items():
         owner, field = _owner_and_field(owners, str(key))
         previous = assigned.setdefault((owner, field), value)
-        if previous != value:
+        if previous is not value and previous != value:
             raise ConfigError(f"{key} is given twice, as {previous!r} and {value!r}")
         owners[owner].values[field] = value
 

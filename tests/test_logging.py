@@ -68,14 +68,14 @@ def test_at_the_end_of_learn_nothing_is_deferred() -> None:
 
 def test_a_deferred_value_is_computed_once_and_only_if_read() -> None:
     calls: list[int] = []
-    logger = Logger(None, [])
-    logger.record("before", 2.0)
 
-    def value() -> float:
+    def compute() -> float:
         calls.append(1)
         return float(len(calls))
 
-    deferred_values(logger).defer("x", value)
+    logger = Logger(None, [])
+    logger.record("before", 2.0)
+    deferred_values(logger).defer("x", compute)
     assert calls == []
     assert [logger.name_to_value["x"], logger.name_to_value.get("x"), dict(logger.name_to_value)["x"]] == [
         1.0,
@@ -84,7 +84,7 @@ def test_a_deferred_value_is_computed_once_and_only_if_read() -> None:
     ]
     assert calls == [1]
     assert logger.name_to_value["before"] == 2.0
-    deferred_values(logger).defer("never", lambda: float(calls.append(2) is None))
+    deferred_values(logger).defer("never", compute)
     logger.dump()
     assert calls == [1], "a dump without writers computes nothing"
     assert "absent" not in logger.name_to_value

@@ -16,8 +16,9 @@ test: $(VENV)/.installed
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
 
+# The multi-process tests of studies are left out: their workers are not traced, and the tracer slows them down.
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --cov --cov-report term
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal --cov --cov-report term --ignore tests/test_tune.py
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

@@ -98,7 +98,10 @@ def serve_grpc(file: str, port: int) -> None:
     optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
 
 
-@pytest.fixture(params=["sqlite", "journal", "postgresql", "grpc"])
+SLOW = pytest.mark.slow
+
+
+@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=SLOW) for kind in ("journal", "postgresql", "grpc"))])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     files = {"sqlite": f"{tmp_path}/studies.db", "journal": f"journal:{tmp_path}/studies.log"}
     return files.get(request.param) or request.getfixturevalue(request.param)
@@ -189,7 +192,7 @@ def test_machines_that_start_together_on_an_empty_database(storage: str) -> None
 # ---------------------------------------------------------------- killed, interrupted
 
 
-@pytest.mark.parametrize("kind", ["studies.db", "journal:studies.log"])
+@pytest.mark.parametrize("kind", ["studies.db", pytest.param("journal:studies.log", marks=SLOW)])
 def test_the_trial_of_a_killed_worker_continues_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
     url = f"journal:{tmp_path}/studies.log" if "journal" in kind else f"{tmp_path}/studies.db"
     command = [
@@ -226,7 +229,7 @@ def until_evaluated(url: str, name: str, n: int) -> Any:
     raise AssertionError(f"no trial made {n} evaluations in time")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=SLOW)])
 def test_ctrl_c_queues_the_trial_again_and_the_same_command_continues(number: int, tmp_path: Path) -> None:
     command = [
         "tune", "--plugin", "a2c", "-n", "15000", "--n-trials", "1", "--n-evaluations", "10", "--eval-episodes", "1",

@@ -1,21 +1,86 @@
-"""The exceptions for wrong input. A message says what is wrong, where, and the nearest right thing."""
+"""The exceptions of pgzoo. A message says what is wrong, where, and the nearest right thing.
+
+Every exception has an owner, and is made at the border where the owner is known:
+
+    ConfigError           the user: a value, a name, a file or a combination of parts
+    PluginError           a plugin: it is missing, broken, breaks the interface, or raises
+    EnvironmentFailure    an environment: it raises, dies, or returns something that is not allowed
+    DivergenceError       training: V, the loss, a gradient or a parameter is no longer finite
+    MachineError          the machine: a full disk, a missing permission, too little memory
+
+Any other exception is a bug of pgzoo.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 
 class PgzooError(ValueError):
-    """Wrong input, described in one or two lines. The command line prints them and exits with status 2."""
+    """An error with an owner, described in one or two lines. The command line prints them instead of a traceback.
+
+    Attributes:
+        exit_status: the exit status of the command line.
+    """
+
+    exit_status = 2
 
 
 class PluginError(PgzooError):
-    """A plugin is missing, broken, or breaks the interface."""
+    """A plugin is missing, broken, breaks the interface, or raises."""
 
 
 class ConfigError(PgzooError):
     """A hyperparameter, a YAML file or a combination of parts is wrong."""
+
+
+class EnvironmentFailure(PgzooError):
+    """An environment or one of its wrappers raises, dies, or returns something that is not allowed."""
+
+
+class DivergenceError(PgzooError):
+    """Training diverged: a number of the policy or of its update is not finite."""
+
+
+class MachineError(PgzooError, OSError):
+    """The machine cannot do what was asked: the disk is full, a permission is missing, memory is short."""
+
+    exit_status = 1
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
+@contextmanager
+def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
+    """Convert every exception of the block that has no owner yet to `to`, with the message "where: what happened".
+
+    This is the border to code that may raise anything: an environment, a plugin, a file's content.
+
+        with converted(f"cannot make {name}", EnvironmentFailure):
+            env = gym.make(name, **kwargs)
+    """
+    try:
+        yield
+    except PgzooError:
+        raise
+    except Exception as error:
+        raise to(f"{where}: {describe(error)}") from error
+
+
+def describe(error: BaseException) -> str:
+    """Return an error's type, its first line, and the file and line that raised it."""
+    lines = str(error).strip().splitlines() or [""]
+    text = lines[0].strip()
+    if text.endswith(":") and len(lines) > 1:  # torch lists mismatches below such a line
+        text = f"{text} {lines[1].strip()}"
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:

@@ -1,11 +1,14 @@
-"""Atomic file writes: a file is replaced only once the new one is complete."""
+"""Atomic file writes: a file is replaced only once the new one is complete and on the disk."""
 
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from pgzoo.errors import MachineError, PgzooError
 
 
 @contextmanager
@@ -13,14 +16,44 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder, which replaces `path` if the block succeeds.
 
     If the block raises, the temporary file is removed and `path` keeps its content. The temporary name ends as
-    `path` does, because libraries choose the file format by the suffix.
+    `path` does, because libraries choose the file format by the suffix. The new file is on the disk before it replaces
+    the old one, so that after a power failure one of the two is complete.
 
         with atomic_write(path) as partial:
             partial.write_text(text, encoding="utf-8")
+
+    Raises:
+        MachineError: the file cannot be written.
     """
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
+    partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     try:
-        yield partial
-        partial.replace(path)
+        with writing(path):
+            yield partial
+            _sync(partial)
+            partial.replace(path)
+            _sync(path.parent)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Convert the OSError of a block that writes a file or a folder to MachineError, which names the path."""
+    try:
+        yield
+    except PgzooError:
+        raise
+    except OSError as error:
+        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk. Some systems cannot sync folders."""
+    if path.is_dir() and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -15,7 +15,8 @@ CORE = ROOT / "pgzoo"
 PLUGINS = ROOT / "plugins" / "pgzoo_plugins"
 
 LAYERS = [
-    ["errors", "files", "formatting", "_sb3"],
+    ["errors", "formatting", "_sb3"],
+    ["files"],
     ["interface"],
     ["registry"],
     ["backends"],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo._sb3 import images_channels_first
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, describe
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.vec_envs import make_envpool, make_vector_env
 
@@ -166,7 +165,7 @@ def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], 
     try:
         return getattr(importlib.import_module(module), name), kwargs
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import {path!r}: {describe(error)}") from error
+        raise ConfigError(f"cannot import {path!r}: {error}") from error
 
 
 def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
@@ -180,12 +179,3 @@ def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
         return function(*first, **kwargs)
     except (TypeError, ValueError, AssertionError) as error:
         raise ConfigError(f"{path}: {describe(error)}") from error
-
-
-def describe(error: BaseException) -> str:
-    """Return an error's first line and the file and line that raised it."""
-    text = str(error).strip().splitlines() or [type(error).__name__]
-    if text[0].endswith(":") and len(text) > 1:  # torch lists mismatches below such a line
-        text = [f"{text[0]} {text[1].strip()}"]
-    frames = traceback.extract_tb(error.__traceback__)
-    return f"{text[0]} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text[0]

@@ -22,11 +22,11 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo._sb3 import update_count
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
-from pgzoo.errors import ConfigError, PgzooError, unknown
+from pgzoo.errors import ConfigError, PgzooError, describe, unknown
 from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, resolved_entry
-from pgzoo.training.environments import VEC_ENV_CLASSES, build, describe, load_object, make_env, named
+from pgzoo.training.environments import VEC_ENV_CLASSES, build, load_object, make_env, named
 from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.run_folder import RunFolder, write_details
 from pgzoo.training.saved_model import Start, read_start

@@ -11,10 +11,9 @@ from stable_baselines3.common.save_util import load_from_zip_file
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.algorithm.saving import saved_arrays
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, describe
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
-from pgzoo.training.environments import describe
 from pgzoo.training.run_folder import RunFolder, read_yaml
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
+from pgzoo import errors
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import Param, declared
@@ -80,11 +81,7 @@ def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> 
 
 def describe(error: BaseException) -> str:
     """Return an exception in one line, with the file and line that raised it."""
-    from pgzoo.training.environments import describe as describe_with_place
-
-    if is_read_only_error(error):
-        return CHANGES_INPUT
-    return f"{type(error).__name__}: {describe_with_place(error)}"
+    return CHANGES_INPUT if is_read_only_error(error) else errors.describe(error)
 
 
 def is_read_only_error(error: BaseException) -> bool:

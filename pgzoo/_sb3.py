@@ -5,6 +5,7 @@ The algorithm classes inherit from SB3's and use its private attributes as `self
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,8 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
+from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 
 def takes_reset_seeds(env: VecEnv) -> bool:
@@ -58,3 +60,23 @@ def prepare_learning(model: OnPolicyAlgorithm) -> None:
     SB3 does this at the beginning of `learn`, which always updates the policy as well.
     """
     model._setup_learn(1, None)
+
+
+def environment_worker(remote: Any, parent_remote: Any, env_fn: Any) -> None:
+    """Serve one environment of a `SubprocVecEnv` until it is closed.
+
+    The function that a SubprocVecEnv runs in each process is private, and has no place for what an environment raises.
+    """
+    _worker(remote, parent_remote, env_fn)
+
+
+def failing_environment(error: BaseException) -> int | None:
+    """Return the number of the environment in which a `DummyVecEnv` raised; None if it is not known.
+
+    SB3 steps its environments in a loop, and only the loop's variable says which of them raised.
+    """
+    methods = {DummyVecEnv.step_wait.__code__, DummyVecEnv.reset.__code__}
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if frame.f_code in methods and isinstance(n := frame.f_locals.get("env_idx"), int):
+            return n
+    return None

@@ -14,6 +14,7 @@ Any other exception is a bug of pgzoo.
 from __future__ import annotations
 
 import difflib
+import errno
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -25,9 +26,11 @@ class PgzooError(ValueError):
 
     Attributes:
         exit_status: the exit status of the command line.
+        note: a sentence to print below the message, such as where the model was saved; empty if there is none.
     """
 
     exit_status = 2
+    note = ""
 
 
 class PluginError(PgzooError):
@@ -55,13 +58,27 @@ class MachineError(PgzooError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+MACHINE_ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EFBIG")
+    if hasattr(errno, name)
+)
+"""Errors of the operating system that are the machine's fault, wherever they occur."""
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Whether the machine caused an exception: its disk is full or broken, or memory, files or processes run out."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS)
+
+
 @contextmanager
 def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
     """Convert every exception of the block that has no owner yet to `to`, with the message "where: what happened".
 
-    This is the border to code that may raise anything: an environment, a plugin, a file's content.
+    This is the border to code that may raise anything: an environment, a plugin, a file's content. What the machine
+    causes becomes a MachineError.
 
-        with converted(f"cannot make {name}", EnvironmentFailure):
+        with converted(f"cannot make {name}"):
             env = gym.make(name, **kwargs)
     """
     try:
@@ -69,7 +86,8 @@ def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
     except PgzooError:
         raise
     except Exception as error:
-        raise to(f"{where}: {describe(error)}") from error
+        owner = MachineError if is_machine_fault(error) else to
+        raise owner(f"{where}: {describe(error)}") from error
 
 
 def describe(error: BaseException) -> str:

@@ -98,7 +98,7 @@ class PluginAlgorithm(SamplingAlgorithm):
     target_kl: float | None
     normalize_advantage: bool | str
     discount_states: bool
-    max_episode_steps: int
+    episode_bound: int
     group_size: int
     group_options: dict[str, Any] | None
     log_interval: int
@@ -125,7 +125,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         n_episodes: int | None = UNSET,
         group_size: int = UNSET,
         group_options: Mapping[str, Any] | None = UNSET,
-        max_episode_steps: int = UNSET,
+        episode_bound: int = UNSET,
         learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
         batch_size: int | None = UNSET,
         n_epochs: int = UNSET,

@@ -52,7 +52,7 @@ class PolicyGradient(SavableAlgorithm):
             environments, by default at least 8. For "groups" a multiple of group_size, by default 4 groups.
         group_size: G, episodes from each initial state, for "groups".
         group_options: passed to reset(options=…), for "groups".
-        max_episode_steps: a longer episode is an error, for "episodes" and "groups".
+        episode_bound: a longer episode is an error, for "episodes" and "groups".
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
         batch_size: steps per minibatch; None for the whole rollout.
         n_epochs: passes over a rollout.

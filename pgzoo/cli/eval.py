@@ -37,7 +37,13 @@ def command(**params: Any) -> None:
     with open_run(arguments, n_envs=arguments.n_envs) as run:
         from pgzoo.training.evaluation import evaluate
 
-        evaluation = evaluate(run.model, run.env, arguments.n_episodes, deterministic=not arguments.stochastic)
+        evaluation = evaluate(
+            run.model,
+            run.env,
+            arguments.n_episodes,
+            deterministic=not arguments.stochastic,
+            episode_bound=run.config.combination.algorithm.episode_bound,
+        )
     if arguments.as_json:
         click.echo(json.dumps({"model": str(run.folder.path), **evaluation.summary()}))
         return

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from pgzoo.algorithm.policy_gradient import PolicyGradient
+    from pgzoo.training.config import ExperimentConfig
     from pgzoo.training.run_folder import RunFolder
 
 
 class OpenRun(NamedTuple):
-    """A finished run's folder, its model, and a new environment."""
+    """A finished run's folder, its configuration, one of its models, and a new environment."""
 
     folder: RunFolder
+    config: ExperimentConfig
     model: PolicyGradient
     env: VecEnv
 
@@ -39,42 +41,64 @@ def open_run(arguments: options.RunArguments, *, n_envs: int, render_mode: str |
         PgzooError: there is no such run, or it cannot be loaded or rendered.
     """
     from pgzoo.training.config import check_environment, register_packages
-    from pgzoo.training.run_folder import find_folder, open_folder, read_yaml
+    from pgzoo.training.run_folder import find_folder, open_folder
 
     path = arguments.path
     if path is not None:
         folder = open_folder(path)
     else:
         folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
-    train_args = read_yaml(folder.details / "args.yml")
-    register_packages(arguments.gym_packages or train_args.get("gym_packages", ()))
-    trained_with = [file for file in map(Path, train_args.get("plugin_files", ())) if file.is_file()]
-    registry = options.find_registry(arguments.plugin_files or tuple(trained_with))
-    check_environment(str(train_args["env"]))
+    file = _model_file(folder, arguments)
+
+    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_statistics
+
+    trained_with = read_arguments(folder)
+    register_packages(arguments.gym_packages or trained_with.gym_packages)
+    plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
+    registry = options.find_registry(arguments.plugin_files or plugin_files)
+    check_environment(trained_with.env)
     options.set_threads(arguments.num_threads)
     options.check_device(arguments.device)
 
     import gymnasium
 
     from pgzoo.errors import ConfigError
-    from pgzoo.training.environments import make_env
-    from pgzoo.training.saved_model import load_run
+    from pgzoo.training.environments import close_all, make_env
 
-    file = folder.best_model if arguments.load_best else folder.model
-    if path is not None and path.is_file():
-        file = path
-    config, model = load_run(folder, registry, file, device=arguments.device)
+    config = read_config(folder, registry)
+    model = load_model(file, registry, device=arguments.device)
     env = make_env(
         config,
         n_envs=n_envs,
         seed=arguments.seed,
         training=False,
-        statistics=folder.statistics_of(file),
+        statistics=run_statistics(config, file),
         env_kwargs={"render_mode": render_mode} if render_mode else None,
     )
     try:
-        yield OpenRun(folder, model, env)
+        check_fit(model, env, file)
+        yield OpenRun(folder, config, model, env)
     except gymnasium.error.DependencyNotInstalled as error:
         raise ConfigError(f"{config.env}: {error}") from error
     finally:
-        env.close()
+        close_all(env)
+
+
+def _model_file(folder: RunFolder, arguments: options.RunArguments) -> Path:
+    """Return the model to open: the given file, or the run's best or final model.
+
+    Raises:
+        ConfigError: the run has no such model. The message names those that it has.
+    """
+    from pgzoo.errors import ConfigError
+
+    if arguments.path is not None and arguments.path.is_file():
+        return arguments.path
+    file, kind = (folder.best_model, "best") if arguments.load_best else (folder.model, "final")
+    if file.is_file():
+        return file
+    existing = [model for model in (folder.model, *folder.other_models()) if model.is_file()]
+    if not existing:
+        raise ConfigError(f"{folder.path} has no model yet: its training made no evaluation and did not finish")
+    names = ", ".join(model.name for model in existing)
+    raise ConfigError(f"{folder.path} has no {kind} model, but {names}; try: pgzoo eval {existing[-1]}")

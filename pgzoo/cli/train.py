@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from pgzoo.training.config import ExperimentConfig
     from pgzoo.training.experiment import Result, TrainConfig
     from pgzoo.training.run_folder import RunFolder
-
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells expect it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,8 +132,8 @@ def command(ctx: click.Context, /, **params: Any) -> None:
             config, registry, run.config, run.folder, args=run.args, callback=run.callback, progress=run.progress
         )
     _show(result)
-    if result.interrupted:
-        ctx.exit(INTERRUPTED)
+    if result.stopped_by is not None:
+        ctx.exit(128 + result.stopped_by)  # as shells expect it
 
 
 def _trial(
@@ -260,7 +258,8 @@ def _show(result: Result) -> None:
             table.add_row(name, *evaluation_row(evaluation, list(evaluations.values())))
         Console().print(table)
     click.echo(f"Backend: {result.backend}")
-    if result.interrupted:
-        click.echo(f"Interrupted after {result.n_timesteps:,} steps. The model so far is saved.")
+    if result.stopped_by is not None:
+        how = "Interrupted" if result.stopped_by == signal.SIGINT else f"Ended by {result.stopped_by.name}"
+        click.echo(f"{how} after {result.n_timesteps:,} steps. The model so far is saved.")
     click.echo(f"Saved in {result.folder.path}")
     click.echo(f"Next: pgzoo eval {result.folder.path}")

@@ -204,13 +204,13 @@ def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[Experime
     """Return the environment's configuration, the saved model, and the statistics of its observations."""
     from pgzoo.errors import ConfigError
     from pgzoo.registry.combination import DEFAULT_RECIPE
-    from pgzoo.training.config import config_from_entry, load_config
-    from pgzoo.training.run_folder import open_folder, read_yaml
+    from pgzoo.training.config import load_config
+    from pgzoo.training.run_folder import open_folder
 
     path = config.model
     if path is None:
         return load_config(registry, DEFAULT_RECIPE, config.env or "CartPole-v1"), None, None
-    from pgzoo.training.saved_model import read_start
+    from pgzoo.training.saved_model import read_config, read_start, run_statistics
 
     try:
         folder = open_folder(path)
@@ -218,14 +218,11 @@ def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[Experime
         if config.env is None:
             raise ConfigError(f"--model {path} is not in a run folder of pgzoo: add its --env") from None
         return load_config(registry, DEFAULT_RECIPE, config.env), read_start(path, "cpu"), None
-    args = read_yaml(folder.details / "args.yml")
-    if config.env not in (None, args["env"]):
-        raise ConfigError(f"--model {path} was trained on {args['env']}, not {config.env}")
+    experiment = read_config(folder, registry)
+    if config.env not in (None, experiment.env):
+        raise ConfigError(f"--model {path} was trained on {experiment.env}, not {config.env}")
     file = folder.model if path.is_dir() else path
-    experiment = config_from_entry(
-        registry, str(args["plugin"]), str(args["env"]), read_yaml(folder.details / "config.yml")
-    )
-    return experiment, read_start(file, "cpu"), folder.statistics_of(file)
+    return experiment, read_start(file, "cpu"), run_statistics(experiment, file)
 
 
 def _show(report: Report, snr: float) -> None:

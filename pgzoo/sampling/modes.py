@@ -302,11 +302,11 @@ def make_sampling_mode(
         return Steps(n_steps)
     n_episodes = combination.n_episodes(n_envs)
     if combination.sampling == "episodes":
-        return Episodes(n_episodes, config.max_episode_steps)
+        return Episodes(n_episodes, config.episode_bound)
     return Groups(
         n_episodes // config.group_size,
         config.group_size,
-        config.max_episode_steps,
+        config.episode_bound,
         gamma,
         seeds,
         config.group_options,
@@ -319,7 +319,7 @@ def _check_episode_lengths(running: Array, episode_steps: Array, max_steps: int)
     if too_long.any():
         raise ConfigError(
             f"an episode of environment {int(too_long.argmax())} has not ended after {max_steps} steps; give the "
-            "environment a time limit, raise max_episode_steps, or use a recipe that samples steps"
+            "environment a time limit, raise episode_bound, or use a recipe that samples steps"
         )
 
 

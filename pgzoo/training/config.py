@@ -35,6 +35,9 @@ class RunConfig:
     callback: Annotated[str | list[Any] | dict[str, Any] | None, "like env_wrapper, SB3 callbacks"] = None
     monitor_kwargs: Annotated[dict[str, Any] | None, "arguments of Monitor"] = None
     env_kwargs: Annotated[dict[str, Any] | None, "arguments of gymnasium.make"] = None
+    max_episode_steps: Annotated[
+        int | None, Range(1), "time limit of an episode, as in gymnasium.make; none: the environment's own"
+    ] = None
 
 
 @dataclass(frozen=True)

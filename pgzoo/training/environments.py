@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo._sb3 import images_channels_first
-from pgzoo.errors import ConfigError, describe
+from pgzoo.errors import ConfigError, converted, describe
 from pgzoo.training.config import ExperimentConfig
+from pgzoo.training.guarded import GuardedVecEnv
+from pgzoo.training.processes import ProcessVecEnv
 from pgzoo.training.vec_envs import make_envpool, make_vector_env
 
-VEC_ENV_CLASSES: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
-"""By `--vec-env`: SB3's VecEnvs, which consist of separate environments."""
+VEC_ENV_CLASSES: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": ProcessVecEnv}
+"""By `--vec-env`: VecEnvs that consist of separate environments."""
 VECTOR_ENV_MAKERS = {"vector": make_vector_env, "envpool": make_envpool}
 """By `--vec-env`: functions that make a vector environment, which steps arrays."""
+ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 
 
 def make_env(
@@ -33,7 +38,9 @@ def make_env(
     statistics: Path | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VecEnv:
-    """Return the run's VecEnv: wrapped, monitored, normalised and stacked, in RL Zoo's order.
+    """Return the run's VecEnv: guarded, wrapped, monitored, normalised and stacked, in RL Zoo's order.
+
+    Training and evaluation call this function with the same configuration, and so have the same wrappers.
 
     Args:
         config: the run's configuration.
@@ -42,44 +49,38 @@ def make_env(
         vec_env: "dummy", "subproc", "vector" or "envpool".
         monitor_dir: the folder for Monitor's files; None: write none.
         training: whether VecNormalize updates its statistics and normalises rewards.
-        statistics: a file of VecNormalize's statistics to start from.
+        statistics: a file of VecNormalize's statistics to start from; None: new statistics.
         env_kwargs: arguments of gymnasium.make, which replace those of the run.
 
     Raises:
-        ConfigError: the environment or a wrapper does not accept its arguments.
+        PgzooError: the environment or a wrapper does not accept its arguments, or raises. Environments that were
+            already made are closed.
     """
     run = config.run
-    wrappers = [load_object(*item) for item in named(run.env_wrapper)]
-
-    def wrapped(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
-        for wrapper, kwargs in wrappers:
-            env = wrapper(env, **kwargs)
-        return env
-
-    atari = "stable_baselines3.common.atari_wrappers.AtariWrapper"
-    if (config.env.startswith("ALE/") or "NoFrameskip" in config.env) and atari not in dict(named(run.env_wrapper)):
-        wrappers.insert(0, load_object(atari, {}))
     arguments = {**(run.env_kwargs or {}), **(env_kwargs or {})}
+    if run.max_episode_steps is not None:
+        arguments["max_episode_steps"] = run.max_episode_steps
+    with converted(f"cannot make {config.env}"):
+        make = _vector_env if vec_env in VECTOR_ENV_MAKERS else _separate_envs
+        venv: VecEnv = make(config, n_envs, seed, vec_env, monitor_dir, arguments)
     try:
-        if vec_env in VECTOR_ENV_MAKERS:
-            if wrappers:
-                names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
-                raise ConfigError(
-                    f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap ({names}); "
-                    "use --vec-env dummy or subproc"
-                )
-            venv = _vector_env(config, n_envs, seed, vec_env, monitor_dir, arguments)
-        else:
-            venv = _separate_envs(config, n_envs, seed, vec_env, monitor_dir, arguments, wrapped if wrappers else None)
-    except (gym.error.Error, TypeError, ImportError, AssertionError) as error:
-        raise ConfigError(f"cannot make {config.env}: {describe(error)}") from error
+        return _wrapped(venv, config, training, statistics)
+    except BaseException:
+        venv.close()
+        raise
+
+
+def _wrapped(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecEnv:
+    run = config.run
     for path, kwargs in named(run.vec_env_wrapper):
-        venv = build(path, kwargs, venv)
+        venv = GuardedVecEnv(build(path, kwargs, venv), f"{config.env}, or its wrapper {path},")
     if run.normalize:
         venv = _normalized(venv, config, training, statistics)
     if run.frame_stack is not None:
-        venv = VecFrameStack(venv, run.frame_stack)
-    return images_channels_first(venv)
+        with converted(f"frame_stack: {config.env} cannot be stacked"):
+            venv = VecFrameStack(venv, run.frame_stack)
+    with converted(f"{config.env} cannot be used"):
+        return images_channels_first(venv)
 
 
 def _separate_envs(
@@ -89,20 +90,42 @@ def _separate_envs(
     vec_env: str,
     monitor_dir: Path | None,
     arguments: Mapping[str, Any],
-    wrapped: Any,
 ) -> VecEnv:
+    wrappers = _env_wrappers(config)
+
+    def wrapped(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
+        for wrapper, kwargs in wrappers:
+            env = wrapper(env, **kwargs)
+        return env
+
     # A worker process may not have registered the environment, so it gets the spec instead of the name.
     spec = gym.registry[config.env.rpartition(":")[2]]
-    return make_vec_env(
+    venv = make_vec_env(
         lambda **kwargs: gym.make(spec, **kwargs),
         n_envs=n_envs,
         seed=seed,
         monitor_dir=str(monitor_dir) if monitor_dir else None,
-        wrapper_class=wrapped,
+        wrapper_class=wrapped if wrappers else None,
         env_kwargs=dict(arguments),
-        vec_env_cls=VEC_ENV_CLASSES[vec_env],  # type: ignore[arg-type]  # SB3 annotates the two classes only
-        monitor_kwargs=config.run.monitor_kwargs or {},
+        vec_env_cls=VEC_ENV_CLASSES[vec_env],  # type: ignore[arg-type]  # SB3 annotates its own two classes only
+        monitor_kwargs=_monitor_kwargs(config),
     )
+    return GuardedVecEnv(venv, config.env)
+
+
+def _env_wrappers(config: ExperimentConfig) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
+    """Return the wrappers of each environment, innermost first. An Atari game always has SB3's AtariWrapper."""
+    wrappers = [load_object(*item) for item in named(config.run.env_wrapper)]
+    is_atari = config.env.startswith("ALE/") or "NoFrameskip" in config.env
+    if is_atari and ATARI_WRAPPER not in dict(named(config.run.env_wrapper)):
+        wrappers.insert(0, load_object(ATARI_WRAPPER, {}))
+    return wrappers
+
+
+def _monitor_kwargs(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the arguments of Monitor. It needs tuples where YAML has lists."""
+    kwargs = config.run.monitor_kwargs or {}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}
 
 
 def _vector_env(
@@ -113,26 +136,55 @@ def _vector_env(
     monitor_dir: Path | None,
     arguments: Mapping[str, Any],
 ) -> VecEnv:
-    venv = VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments)
+    if wrappers := _env_wrappers(config):
+        names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
+        raise ConfigError(
+            f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap ({names}); use --vec-env dummy or subproc"
+        )
+    venv = GuardedVecEnv(VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments), config.env)
     venv.seed(seed)
     venv.action_space.seed(seed)
-    keywords = (config.run.monitor_kwargs or {}).get("info_keywords", ())
-    return VecMonitor(venv, str(monitor_dir / "0") if monitor_dir else None, info_keywords=tuple(keywords))
+    keywords = _monitor_kwargs(config).get("info_keywords", ())
+    return VecMonitor(venv, str(monitor_dir / "0") if monitor_dir else None, info_keywords=keywords)
 
 
 def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecNormalize:
-    if statistics is not None and statistics.is_file():
-        normalized = VecNormalize.load(str(statistics), venv)
+    if statistics is not None:
+        normalized = _with_statistics(venv, statistics)
     else:
         arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
-        try:
+        with converted("normalize"):
             normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **arguments})
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"normalize: {describe(error)}") from error
     normalized.training = training
     if not training:
         normalized.norm_reward = False
     return normalized
+
+
+def _with_statistics(venv: VecEnv, file: Path) -> VecNormalize:
+    """Return the VecEnv, normalised with the statistics of a file.
+
+    Raises:
+        ConfigError: the file is missing, damaged, or of another environment.
+    """
+    with converted(f"cannot read the statistics {file}"):
+        normalized = VecNormalize.load(str(file), venv)
+        moments = normalized.obs_rms if normalized.norm_obs else {}
+        by_key: Mapping[Any, Any] = moments if isinstance(moments, dict) else {None: moments}
+        for key, rms in by_key.items():
+            space = venv.observation_space if key is None else venv.observation_space[key]  # type: ignore[index]
+            if rms.mean.shape != space.shape:
+                raise ConfigError(f"{file} has statistics of observations of shape {rms.mean.shape}, not {space.shape}")
+            if not (np.isfinite(rms.mean).all() and np.isfinite(rms.var).all()):
+                raise ConfigError(f"{file} has statistics that are not finite")
+    return normalized
+
+
+def close_all(*envs: VecEnv) -> None:
+    """Close VecEnvs, even if one of them cannot be closed."""
+    for env in envs:
+        with suppress(Exception):  # GuardedVecEnv has warned; a user's wrapper must not keep the others open
+            env.close()
 
 
 def named(value: Any) -> list[tuple[str, dict[str, Any]]]:
@@ -177,5 +229,5 @@ def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
     function, kwargs = load_object(path, kwargs)
     try:
         return function(*first, **kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
+    except Exception as error:
         raise ConfigError(f"{path}: {describe(error)}") from error

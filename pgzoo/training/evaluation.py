@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.evaluation import evaluate_policy
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
+from pgzoo.errors import ConfigError
 from pgzoo.interface.types import Array
+
+EPISODE_BOUND = 100_000
+"""The default for how many steps an evaluated episode may have."""
 
 BOOTSTRAP_RESAMPLES = 10_000
 BOOTSTRAP_BATCH_SIZE = 1_000_000
@@ -87,24 +93,96 @@ def bootstrap_interval(x: Array) -> tuple[float, float]:
 
 
 def evaluate(
-    model: BaseAlgorithm, env: VecEnv, n_episodes: int, *, deterministic: bool = True, render: bool = False
+    model: BaseAlgorithm,
+    env: VecEnv,
+    n_episodes: int,
+    *,
+    deterministic: bool = True,
+    render: bool = False,
+    episode_bound: int = EPISODE_BOUND,
 ) -> Evaluation:
-    """Run n_episodes with the model, distributed evenly over the environments, and return their results."""
-    successes: list[bool] = []
+    """Play n_episodes with the model, distributed evenly over the environments, and return their results.
 
-    def note_success(local: dict[str, Any], _: dict[str, Any]) -> None:
-        if local["done"] and "is_success" in local["info"]:
-            successes.append(bool(local["info"]["is_success"]))
+    An episode ends when the VecEnv says so. Return and length are Monitor's if its episode ends in the same step, and
+    are counted here if a wrapper outside Monitor ends the episode. With SB3's EpisodicLifeEnv an episode is a whole
+    game, not a life, as in SB3.
 
-    returns, lengths = evaluate_policy(
-        model,
-        env,
-        n_episodes,
-        deterministic=deterministic,
-        render=render,
-        callback=note_success,
-        return_episode_rewards=True,
-    )
-    assert isinstance(returns, list)
-    assert isinstance(lengths, list)
-    return Evaluation(tuple(map(float, returns)), tuple(map(int, lengths)), tuple(successes))
+    Args:
+        model: a model with `predict`.
+        env: the environments. Their rewards are taken before VecNormalize scales them.
+        n_episodes: the number of episodes.
+        deterministic: whether to take the most likely actions.
+        render: whether to render every step.
+        episode_bound: a longer episode is an error.
+
+    Raises:
+        ConfigError: an episode did not end within `episode_bound` steps.
+    """
+    n_envs = env.num_envs
+    targets = (n_episodes + np.arange(n_envs)) // n_envs
+    counts, returns, lengths = np.zeros(n_envs, dtype=int), np.zeros(n_envs), np.zeros(n_envs, dtype=int)
+    ended = _Episodes()
+    normalize = unwrap_vec_normalize(env)
+    has_lives = np.array(env.env_is_wrapped(EpisodicLifeEnv))
+    observations, states, starts = env.reset(), None, np.ones(n_envs, dtype=bool)
+    while (running := counts < targets).any():
+        actions, states = model.predict(observations, states, starts, deterministic)  # type: ignore[arg-type]
+        observations, rewards, dones, infos = env.step(actions)
+        starts = np.array(dones, dtype=bool).reshape(-1)
+        returns += rewards if normalize is None else normalize.get_original_reward()
+        lengths += 1
+        for n in np.flatnonzero(starts & running).tolist():
+            if has_lives[n] and "episode" not in infos[n]:
+                continue  # a life was lost, but the game goes on
+            ended.add(infos[n], returns[n], lengths[n])
+            counts[n] += 1
+            returns[n] = lengths[n] = 0
+        if (lengths[running] >= episode_bound).any():
+            raise ConfigError(
+                f"an evaluated episode has not ended after {episode_bound} steps; give the environment a time limit "
+                "with -P max_episode_steps:N"
+            )
+        if render:
+            env.render()
+    return ended.evaluation()
+
+
+class _Episodes:
+    """Collects the results of episodes in the order in which they end."""
+
+    def __init__(self) -> None:
+        self._returns: list[float] = []
+        self._lengths: list[int] = []
+        self._successes: list[bool] = []
+
+    def add(self, info: Mapping[str, Any], total: float, length: int) -> None:
+        """Add an episode by its last info. Monitor's return and length have precedence."""
+        episode = info.get("episode", {"r": total, "l": length})
+        self._returns.append(float(episode["r"]))
+        self._lengths.append(int(episode["l"]))
+        if "is_success" in info:
+            self._successes.append(bool(info["is_success"]))
+
+    def evaluation(self) -> Evaluation:
+        return Evaluation(tuple(self._returns), tuple(self._lengths), tuple(self._successes))
+
+
+def sync_normalization(source: VecEnv, target: VecEnv) -> None:
+    """Copy VecNormalize's statistics from the environments of training to those of evaluation.
+
+    SB3's `sync_envs_normalization` requires that both have the same kinds of VecEnv, at every level.
+    """
+    for trained, evaluated in zip(_normalizers(source), _normalizers(target), strict=True):
+        for name in ("obs_rms", "ret_rms"):
+            if hasattr(trained, name):
+                setattr(evaluated, name, deepcopy(getattr(trained, name)))
+
+
+def _normalizers(env: VecEnv) -> list[VecNormalize]:
+    """Return every VecNormalize among the wrappers of a VecEnv, outermost first."""
+    normalizers = []
+    while isinstance(env, VecEnvWrapper):
+        if isinstance(env, VecNormalize):
+            normalizers.append(env)
+        env = env.venv
+    return normalizers

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sys
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from signal import Signals
 from typing import Any
 
 import gymnasium as gym
 import torch
-from stable_baselines3.common.callbacks import BaseCallback, CheckpointCallback, EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
@@ -22,14 +23,16 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo._sb3 import update_count
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
-from pgzoo.errors import ConfigError, PgzooError, describe, unknown
-from pgzoo.files import atomic_write
+from pgzoo.errors import ConfigError, PgzooError, converted, unknown
+from pgzoo.files import writing
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.callbacks import CheckpointCallback, EvaluationCallback, UserCallbacks
 from pgzoo.training.config import ExperimentConfig, resolved_entry
-from pgzoo.training.environments import VEC_ENV_CLASSES, build, load_object, make_env, named
-from pgzoo.training.evaluation import Evaluation, evaluate
+from pgzoo.training.environments import build, close_all, load_object, make_env, named
+from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.run_folder import RunFolder, write_details
-from pgzoo.training.saved_model import Start, read_start
+from pgzoo.training.saved_model import Start, read_start, save
+from pgzoo.training.stopping import StopSignals, stop_signal
 
 EVAL_SEED_OFFSET = 1_000_000
 """Added to the seed for evaluation, which therefore never uses a training seed."""
@@ -74,16 +77,16 @@ class Result:
         folder: where the run was saved.
         n_timesteps: environment steps of training.
         seconds: wall time of training.
-        interrupted: whether Ctrl-C ended training early.
+        stopped_by: the signal that ended training early, such as SIGINT for Ctrl-C; None if none did.
         training: the last episodes of training, at most 100.
-        final: the final model's episodes, with deterministic actions on fresh seeds; None if interrupted.
+        final: the final model's episodes, with deterministic actions on fresh seeds; None if a signal ended the run.
         backend: the backend, the reason if it is not the fastest, and the device, such as "numpy on cpu".
     """
 
     folder: RunFolder
     n_timesteps: int
     seconds: float
-    interrupted: bool
+    stopped_by: Signals | None
     training: Evaluation | None
     final: Evaluation | None
     backend: str
@@ -99,7 +102,11 @@ def train(
     callback: BaseCallback | None = None,
     progress: AbstractContextManager[Any] | None = None,
 ) -> Result:
-    """Train, evaluate and save a model. Ctrl-C ends training early, and the model is still saved.
+    """Train, save and evaluate a model.
+
+    Whatever ends training, the model is saved if it has made an update, the environments are closed, and the exception
+    is raised again: an error of its owner, with a note where the model is. Ctrl-C, and a signal that raises
+    `Stopped`, end training without an error.
 
     Args:
         config: what to train.
@@ -111,26 +118,58 @@ def train(
         progress: a context manager that is entered during training.
 
     Raises:
-        PgzooError: the policy, the spaces, the number of episodes or the saved model do not fit together.
+        PgzooError: the policy, the spaces, the number of episodes or the saved model do not fit together, or an
+            environment, a plugin, a callback or the machine failed.
     """
-    model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
-    with resources:
-        interrupted = False
-        start_time = time.perf_counter()
-        with progress or nullcontext():
+    with StopSignals() as signals:
+        model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
+        with resources:
+            start_time = time.perf_counter()
+            stopped_by = None
             try:
-                model.learn(config.run.n_timesteps, callback=[*callbacks, *([callback] if callback else [])])
-            except KeyboardInterrupt:
-                interrupted = True
-            except PgzooError:
-                if update_count(model) == 0:  # refused in the first rollout, so there is nothing to save
-                    _discard(folder)
+                with progress or nullcontext():
+                    model.learn(config.run.n_timesteps, callback=[*callbacks, *([callback] if callback else [])])
+            except KeyboardInterrupt as error:
+                stopped_by = stop_signal(error)
+            except Exception as error:
+                signals.hold()
+                _save_after(error, model, folder)
                 raise
-        seconds = time.perf_counter() - start_time
-        save(model, folder)
-        final = None if interrupted else _final(model, eval_env, options.eval_episodes)
+            seconds = time.perf_counter() - start_time
+            signals.hold()
+            save(model, folder.model)
+            stopped_by = stopped_by or signals.release()
+            final = None
+            if stopped_by is None:
+                try:
+                    final = _final(model, eval_env, options.eval_episodes, config.combination.algorithm.episode_bound)
+                except KeyboardInterrupt as error:
+                    stopped_by = stop_signal(error)
+                except PgzooError as error:
+                    error.note = f"The final model is saved in {folder.path}"
+                    raise
+            signals.hold()
         backend = f"{model.backend} on {model.device}"
-        return Result(folder, model.num_timesteps, seconds, interrupted, _training(model), final, backend)
+        return Result(folder, model.num_timesteps, seconds, stopped_by, _training(model), final, backend)
+
+
+def _save_after(error: Exception, model: PolicyGradient, folder: RunFolder) -> None:
+    """Save the model after an error ended training. Without an update there is nothing to save, and the run is removed.
+
+    The error's message says where the model is, or why it could not be saved.
+    """
+    if update_count(model) == 0:
+        _discard(folder)
+        return
+    try:
+        save(model, folder.model)
+        note = f"The model after {model.num_timesteps:,} steps is saved in {folder.path}"
+    except PgzooError as failure:
+        note = f"The model after {model.num_timesteps:,} steps could not be saved: {failure}"
+    if isinstance(error, PgzooError):
+        error.note = note
+    else:
+        print(note, file=sys.stderr)
 
 
 def _set_up(
@@ -142,6 +181,8 @@ def _set_up(
     """
     with _discarded_on_failure(folder), ExitStack() as stack:
         start = read_start(options.trained_agent, options.device) if options.trained_agent else None
+        if start is not None:
+            start.check_normalization(bool(config.run.normalize))
         env = make_env(
             config,
             n_envs=config.run.n_envs,
@@ -150,20 +191,15 @@ def _set_up(
             monitor_dir=folder.path,
             statistics=start.statistics if start else None,
         )
-        stack.callback(_close, env)
+        stack.callback(close_all, env)
         eval_env = _eval_env(config, options.seed, options.n_eval_envs)
-        stack.callback(_close, eval_env)
+        stack.callback(close_all, eval_env)
         _compare_spaces(env, eval_env, options.vec_env)
         model = make_model(config, registry, env, options, start)
         _set_logger(model, folder, options)
         sources = [part["distribution"] for part in model.parts.values()]
         write_details(folder, config=resolved_entry(config), args=args, sources=sources)
         return model, eval_env, _callbacks(config, options, folder, eval_env), stack.pop_all()
-
-
-def _close(env: VecEnv) -> None:
-    with suppress(EOFError, ConnectionError):  # Ctrl-C may have ended the worker processes already
-        env.close()
 
 
 @contextmanager
@@ -195,7 +231,7 @@ def make_model(
     if start is not None:
         policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
     policy: Any = _policy(env) if config.run.policy == "auto" else config.run.policy
-    try:
+    with converted("cannot make the model"):
         model = PolicyGradient.from_combination(
             config.combination,
             policy,
@@ -207,22 +243,9 @@ def make_model(
             fast=options.fast,
             verbose=options.verbose,
         )
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ConfigError(f"cannot build the model: {describe(error)}") from error
-    except ValueError as error:
-        raise error if isinstance(error, PgzooError) else ConfigError(describe(error)) from error
     if start is not None:
         start.apply(model)
     return model
-
-
-def save(model: PolicyGradient, folder: RunFolder) -> None:
-    """Save the model, and VecNormalize's statistics if there are any."""
-    with atomic_write(folder.model) as partial:
-        model.save(partial)
-    if (normalized := model.get_vec_normalize_env()) is not None:
-        with atomic_write(folder.statistics) as partial:
-            normalized.save(str(partial))
 
 
 def _eval_env(config: ExperimentConfig, seed: int, n_envs: int) -> VecEnv:
@@ -234,29 +257,19 @@ def _callbacks(
 ) -> list[BaseCallback]:
     n_envs = config.run.n_envs
     callbacks: list[BaseCallback] = []
-    for path, kwargs in named(config.run.callback):
-        callbacks.append(build(path, kwargs))
+    if configured := named(config.run.callback):
+        callbacks.append(UserCallbacks([(path, build(path, kwargs)) for path, kwargs in configured]))
     if options.save_freq > 0:
-        callbacks.append(
-            CheckpointCallback(
-                max(options.save_freq // n_envs, 1),
-                str(folder.path),
-                name_prefix="rl_model",
-                save_vecnormalize=True,
-            )
-        )
+        callbacks.append(CheckpointCallback(folder, max(options.save_freq // n_envs, 1)))
     if options.eval_freq > 0:
-        if options.vec_env not in VEC_ENV_CLASSES:  # training in a vector environment is evaluated in a DummyVecEnv
-            warnings.filterwarnings("ignore", message="Training and eval env are not of the same type")
         callbacks.append(
-            EvalCallback(
+            EvaluationCallback(
                 eval_env,
-                n_eval_episodes=options.eval_episodes,
-                eval_freq=max(options.eval_freq // n_envs, 1),
-                log_path=str(folder.path),
-                best_model_save_path=str(folder.path),
+                folder,
+                n_episodes=options.eval_episodes,
+                freq=max(options.eval_freq // n_envs, 1),
+                episode_bound=config.combination.algorithm.episode_bound,
                 verbose=options.verbose,
-                warn=False,
             )
         )
     return callbacks
@@ -264,17 +277,17 @@ def _callbacks(
 
 def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) -> None:
     """Log to progress.csv, and to the terminal and TensorBoard if requested."""
-    model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if options.verbose else [])]))
+    with writing(folder.path):
+        model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if options.verbose else [])]))
     if options.tensorboard_log is not None:
         from stable_baselines3.common.logger import TensorBoardOutputFormat
 
         target = Path(options.tensorboard_log) / folder.env / folder.path.parent.name / folder.path.name
         try:
-            model.logger.output_formats.append(TensorBoardOutputFormat(str(target)))
+            with writing(target):
+                model.logger.output_formats.append(TensorBoardOutputFormat(str(target)))
         except AssertionError as error:
             raise ConfigError("--tensorboard-log needs TensorBoard: pip install 'pgzoo[tensorboard]'") from error
-        except OSError as error:
-            raise ConfigError(f"cannot write to --tensorboard-log {target}: {error.strerror or error}") from error
 
 
 def _compare_spaces(env: VecEnv, eval_env: VecEnv, vec_env: str) -> None:
@@ -296,13 +309,10 @@ def _training(model: PolicyGradient) -> Evaluation | None:
     return Evaluation(tuple(e["r"] for e in episodes), tuple(e["l"] for e in episodes), successes)
 
 
-def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int) -> Evaluation:
-    if model.get_vec_normalize_env() is not None:
-        from stable_baselines3.common.vec_env import sync_envs_normalization
-
-        assert model.env is not None
-        sync_envs_normalization(model.env, eval_env)
-    return evaluate(model, eval_env, n_episodes)
+def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int, episode_bound: int) -> Evaluation:
+    assert model.env is not None
+    sync_normalization(model.env, eval_env)
+    return evaluate(model, eval_env, n_episodes, episode_bound=episode_bound)
 
 
 def _policy(env: VecEnv) -> str:

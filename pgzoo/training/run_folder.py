@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgzoo.errors import ConfigError
-from pgzoo.files import atomic_write
+from pgzoo.errors import ConfigError, converted
+from pgzoo.files import atomic_write, writing
 
 PACKAGES = ("pgzoo", "stable-baselines3", "torch", "gymnasium", "numpy", "pluggy")
 """Packages whose versions are saved with a run."""
@@ -46,16 +46,28 @@ class RunFolder:
         """The folder of config.yml, args.yml, command.txt, versions.yml and vecnormalize.pkl."""
         return self.path / self.env
 
-    @property
-    def statistics(self) -> Path:
-        """VecNormalize's statistics."""
-        return self.details / "vecnormalize.pkl"
+    def other_models(self) -> list[Path]:
+        """Return the models that were saved during training: the best one, then the checkpoints in their order."""
+        checkpoints = sorted(self.path.glob("rl_model_*_steps.zip"), key=lambda path: (len(path.name), path.name))
+        return [path for path in (self.best_model, *checkpoints) if path.is_file()]
 
-    def statistics_of(self, model: Path) -> Path:
-        """VecNormalize's statistics for a model file: the checkpoint's own, else the final ones."""
-        name = model.name.replace("rl_model_", "rl_model_vecnormalize_")
-        checkpoint = model.with_name(name).with_suffix(".pkl")
-        return checkpoint if model.name.startswith("rl_model_") and checkpoint.is_file() else self.statistics
+
+def statistics_path(model: Path) -> Path:
+    """Return where the statistics of VecNormalize are saved that belong to a model file, by its name.
+
+    These are `rl_model_vecnormalize_N_steps.pkl` for a checkpoint, `<env>/vecnormalize.pkl` for the final model
+    `<env>.zip` of a run, and `best_model_vecnormalize.pkl` for the best model.
+    """
+    if model.stem.startswith("rl_model_"):
+        return model.with_name(f"rl_model_vecnormalize_{model.stem.removeprefix('rl_model_')}.pkl")
+    details = model.parent / model.stem
+    return details / "vecnormalize.pkl" if details.is_dir() else model.with_name(f"{model.stem}_vecnormalize.pkl")
+
+
+def find_statistics(model: Path) -> Path | None:
+    """Return the existing statistics of a model file: under its own name, or as vecnormalize.pkl beside a copy."""
+    candidates = (statistics_path(model), model.with_name("vecnormalize.pkl"))
+    return next((path for path in candidates if path.is_file()), None)
 
 
 def file_name(env: str) -> str:
@@ -67,10 +79,10 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
     """Create the next free run folder.
 
     Raises:
-        ConfigError: the log folder is not writable.
+        MachineError: the log folder is not writable.
     """
     parent, name = log_folder / plugin, file_name(env)
-    try:
+    with writing(log_folder):
         parent.mkdir(parents=True, exist_ok=True)
         number = max(run_ids(parent, name), default=0) + 1
         while True:
@@ -80,38 +92,41 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
                 return RunFolder(path, name)
             except FileExistsError:  # another run took the number first
                 number += 1
-    except OSError as error:
-        raise ConfigError(f"cannot write to the log folder {log_folder}: {error.strerror or error}") from error
 
 
 def find_folder(log_folder: Path, plugin: str, env: str, number: int = 0) -> RunFolder:
-    """Return a run's folder. Number 0 is the latest run.
+    """Return a run's folder. Number 0 is the latest run that has a final model, else the latest that was started.
 
     Raises:
         ConfigError: there is no such run. The message lists the existing ones.
     """
     parent, name = log_folder / plugin, file_name(env)
-    ids = _complete(parent, name)
-    if not ids:
+    folders = {n: RunFolder(parent / f"{name}_{n}", name) for n in _started(parent, name)}
+    if not folders:
         raise ConfigError(f"no run of {plugin} on {env} in {log_folder}; `pgzoo train` creates one")
-    number = number or max(ids)
-    if number not in ids:
-        raise ConfigError(f"no run {number} of {plugin} on {env}; existing runs: {', '.join(map(str, sorted(ids)))}")
-    return RunFolder(parent / f"{name}_{number}", name)
+    if number == 0:
+        return folders[max(folders, key=lambda n: (folders[n].model.is_file(), n))]
+    if number not in folders:
+        raise ConfigError(
+            f"no run {number} of {plugin} on {env}; existing runs: {', '.join(map(str, sorted(folders)))}"
+        )
+    return folders[number]
 
 
 def open_folder(path: Path) -> RunFolder:
-    """Return the run folder at a path, or the one that contains the model file at the path.
+    """Return the run folder at a path, or the one that contains the model file at the path. Its name is free.
 
     Raises:
         ConfigError: the path is not a run folder or in one.
     """
+    path = path.resolve()
     folder = path if path.is_dir() else path.parent
-    env = folder.name.rpartition("_")[0]
-    if not (folder / env / "config.yml").is_file():
-        missing = folder / (env or "<env>") / "config.yml"
-        raise ConfigError(f"{path} is not a run folder of pgzoo: {missing} is missing")
-    return RunFolder(folder, env)
+    names = sorted(file.parent.name for file in folder.glob("*/config.yml"))
+    if len(names) != 1:
+        many = f"it has the configurations of {len(names)} environments" if names else "<env>/config.yml is missing"
+        instead = "" if path.is_dir() else "; copy the run's whole folder, or load the file with PolicyGradient.load"
+        raise ConfigError(f"{folder} is not the folder of a run: {many}{instead}")
+    return RunFolder(folder, names[0])
 
 
 def run_ids(parent: Path, name: str) -> list[int]:
@@ -120,7 +135,7 @@ def run_ids(parent: Path, name: str) -> list[int]:
     return [int(ending) for ending in endings if ending.isdecimal()]
 
 
-def _complete(parent: Path, name: str) -> list[int]:
+def _started(parent: Path, name: str) -> list[int]:
     """Return the numbers of the runs that started training."""
     return [number for number in run_ids(parent, name) if (parent / f"{name}_{number}" / name / "args.yml").is_file()]
 
@@ -159,12 +174,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing or damaged.
     """
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
 
-    try:
-        return dict(YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8")))
-    except (YAMLError, OSError, TypeError) as error:
-        raise ConfigError(f"cannot read {path}: {str(error).splitlines()[0]}") from error
+    with converted(f"cannot read {path}"):
+        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict):
+            raise ConfigError(f"cannot read {path}: it must be a mapping")
+        return data
 
 
 def plain(value: Any) -> Any:
@@ -173,6 +188,8 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:  # NumPy's numbers, of which some are floats
+        value = value.item()
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 

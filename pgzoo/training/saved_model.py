@@ -1,20 +1,77 @@
-"""Saved models: reading them, starting a run from one, and loading a finished run."""
+"""Saved models: writing and reading them, and starting a run from one."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from stable_baselines3.common.save_util import load_from_zip_file
+from stable_baselines3.common.utils import check_for_correct_spaces
+from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.algorithm.saving import saved_arrays
-from pgzoo.errors import ConfigError, describe
+from pgzoo.errors import ConfigError, DivergenceError, converted, describe
+from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
-from pgzoo.training.run_folder import RunFolder, read_yaml
+from pgzoo.training.run_folder import RunFolder, find_statistics, read_yaml, statistics_path
+
+
+def save(model: PolicyGradient, file: Path) -> None:
+    """Save a model, and the statistics of VecNormalize that belong to it. Each file is replaced when it is complete.
+
+    Raises:
+        DivergenceError: a parameter of the policy is not finite.
+        MachineError: a file cannot be written.
+    """
+    if name := not_finite(model.policy.state_dict()):
+        raise DivergenceError(f"training diverged: the policy's parameter {name} is not finite, so it is not saved")
+    if (normalized := model.get_vec_normalize_env()) is not None:
+        with atomic_write(statistics_path(file)) as partial:
+            normalized.save(str(partial))
+    model.save(file)
+
+
+@dataclass(frozen=True)
+class TrainedWith:
+    """What a run's args.yml says about how it was trained.
+
+    Attributes:
+        plugin: the recipe or combination.
+        env: the environment.
+        gym_packages: packages that register environments.
+        plugin_files: files of plugins.
+    """
+
+    plugin: str
+    env: str
+    gym_packages: tuple[str, ...]
+    plugin_files: tuple[Path, ...]
+
+
+def read_arguments(folder: RunFolder) -> TrainedWith:
+    """Read a run's args.yml.
+
+    Raises:
+        ConfigError: it is missing, damaged, or lacks an argument.
+    """
+    file = folder.details / "args.yml"
+    arguments = read_yaml(file)
+    texts = {name: arguments.get(name) for name in ("plugin", "env")}
+    lists = {name: arguments.get(name) or [] for name in ("gym_packages", "plugin_files")}
+    for name, value in texts.items():
+        if not isinstance(value, str):
+            raise ConfigError(f"{file}: {name} must be a name, not {value!r}")
+    for name, value in lists.items():
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise ConfigError(f"{file}: {name} must be a list of names, not {value!r}")
+    return TrainedWith(
+        str(texts["plugin"]), str(texts["env"]), tuple(lists["gym_packages"]), tuple(map(Path, lists["plugin_files"]))
+    )
 
 
 @dataclass(frozen=True)
@@ -28,7 +85,7 @@ class Start:
         parameters: the weights and the optimizer's state, as `set_parameters` takes them.
         part_state_arrays: what its parts learned; empty for a model of SB3.
         parts: its parts, as `PolicyGradient.parts`.
-        statistics: where VecNormalize's statistics are, if there are any; None if the file is not in a run folder.
+        statistics: the file of its VecNormalize's statistics; None if there is none.
     """
 
     path: Path
@@ -38,6 +95,19 @@ class Start:
     part_state_arrays: dict[str, Any]
     parts: dict[str, dict[str, Any]]
     statistics: Path | None
+
+    def check_normalization(self, normalize: bool) -> None:
+        """Raise ConfigError unless the run normalises exactly if the saved model's run did."""
+        if normalize and self.statistics is None:
+            expected = statistics_path(self.path)
+            raise ConfigError(
+                f"{self.path} has no statistics of VecNormalize ({expected} is missing), but this run normalises; "
+                "copy them there, or train with -P normalize:false"
+            )
+        if not normalize and self.statistics is not None:
+            raise ConfigError(
+                f"{self.path} was trained on normalised observations ({self.statistics}); train with -P normalize:true"
+            )
 
     def apply(self, model: PolicyGradient) -> None:
         """Set the policy's weights and the states of the parts that both models have.
@@ -50,41 +120,39 @@ class Start:
         parameters = dict(self.parameters)
         if type(model.policy.optimizer) is not self.optimizer_class:
             parameters.pop("policy.optimizer", None)
-        try:
+        with converted(f"{self.path} does not fit this run"):
             model.set_parameters(parameters, exact_match=False, device=model.device)
             model.make_part_states()  # a part's state, such as a reference policy, may copy the policy
             model.load_part_states(self.parts, self.part_state_arrays)
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise ConfigError(f"{self.path} does not fit this run: {describe(error)}") from error
 
 
 def read_start(path: Path, device: str) -> Start:
-    """Read a saved model.
+    """Read a saved model to start from.
 
     Raises:
         ConfigError: the file is missing or is not a saved model.
     """
     data, parameters = read_zip(path, device)
-    policy_kwargs = dict(data.get("policy_kwargs") or {})
-    optimizer_class = policy_kwargs.pop("optimizer_class", torch.optim.Adam)
-    policy_kwargs.pop("optimizer_kwargs", None)
-    env = path.parent.name.rpartition("_")[0]
-    return Start(
-        path=path,
-        policy_kwargs=policy_kwargs,
-        optimizer_class=optimizer_class,
-        parameters=parameters,
-        part_state_arrays=dict(saved_arrays(data)),
-        parts=data.get("parts", {}),
-        statistics=RunFolder(path.parent, env).statistics if env else None,
-    )
+    with converted(f"{path} is not a saved model"):
+        policy_kwargs = dict(data.get("policy_kwargs") or {})
+        optimizer_class = policy_kwargs.pop("optimizer_class", torch.optim.Adam)
+        policy_kwargs.pop("optimizer_kwargs", None)
+        return Start(
+            path=path,
+            policy_kwargs=policy_kwargs,
+            optimizer_class=optimizer_class,
+            parameters=parameters,
+            part_state_arrays=dict(saved_arrays(data)),
+            parts=dict(data.get("parts") or {}),
+            statistics=find_statistics(path.resolve()),
+        )
 
 
 def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a saved model's data and parameters.
 
     Raises:
-        ConfigError: the file is missing or is not a saved model.
+        ConfigError: the file is missing, is not a saved model, or has weights that are not finite.
     """
     if not path.is_file():
         raise ConfigError(f"there is no model at {path}")
@@ -92,29 +160,64 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
         data, parameters, _ = load_from_zip_file(path, device=device)
     except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch
         raise ConfigError(f"{path} is not a saved model: {describe(error)}") from error
-    if data is None or "policy" not in parameters:
+    if not isinstance(data, dict) or not isinstance(parameters.get("policy"), Mapping):
         raise ConfigError(f"{path} is not a saved model: it does not contain a policy")
+    if shadowing := [key for key in data if callable(getattr(PolicyGradient, str(key), None))]:
+        raise ConfigError(f"{path} is not a saved model: its entry {shadowing[0]!r} would replace a method")
+    if name := not_finite(parameters["policy"]):
+        raise ConfigError(f"{path} cannot be used: its parameter {name} is not finite")
     return data, parameters
 
 
-def load_run(
-    folder: RunFolder, registry: Registry, path: Path, *, device: str = "auto"
-) -> tuple[ExperimentConfig, PolicyGradient]:
-    """Return a finished run's configuration and one of its saved models.
+def not_finite(parameters: Mapping[str, Any]) -> str:
+    """Return the name of the first parameter that is not a finite tensor; empty if all are."""
+    for name, x in parameters.items():
+        if not (isinstance(x, torch.Tensor) and bool(torch.isfinite(x).all())):
+            return str(name)
+    return ""
 
-    Args:
-        folder: the run's folder.
-        registry: the plugins to choose from.
-        path: the model's file.
-        device: where to load it.
+
+def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
+    """Return the configuration of a run.
 
     Raises:
-        PgzooError: the model is missing, damaged, not pgzoo's, or uses a plugin that is not installed.
+        PgzooError: a file is missing or damaged, or the run used a plugin that is not installed.
     """
-    entry = read_yaml(folder.details / "config.yml")
-    args = read_yaml(folder.details / "args.yml")
-    config = config_from_entry(registry, str(args["plugin"]), str(args["env"]), entry)
+    trained_with, file = read_arguments(folder), folder.details / "config.yml"
+    with converted(f"{file} cannot be used"):
+        return config_from_entry(registry, trained_with.plugin, trained_with.env, read_yaml(file))
+
+
+def load_model(path: Path, registry: Registry, *, device: str = "auto") -> PolicyGradient:
+    """Return a saved model of pgzoo.
+
+    Raises:
+        PgzooError: the file is missing, damaged, not pgzoo's, or uses a plugin that is not installed.
+    """
     data, _ = read_zip(path)
     if "parts" not in data:
         raise ConfigError(f"{path} was not saved by pgzoo")
-    return config, PolicyGradient.load(path, device=device, registry=registry)
+    with converted(f"{path} is not a usable model"):
+        return PolicyGradient.load(path, device=device, registry=registry)
+
+
+def check_fit(model: PolicyGradient, env: VecEnv, path: Path) -> None:
+    """Raise ConfigError unless a loaded model can act in the environments."""
+    with converted(f"{path} does not fit its environment"):
+        check_for_correct_spaces(env, model.observation_space, model.action_space)
+        model.predict(env.observation_space.sample(), deterministic=True)
+
+
+def run_statistics(config: ExperimentConfig, path: Path) -> Path | None:
+    """Return the statistics of VecNormalize for a saved model of a run; None if the run does not normalise.
+
+    Raises:
+        ConfigError: the run normalises, but the model's statistics are missing.
+    """
+    if not config.run.normalize:
+        return None
+    if (statistics := find_statistics(path.resolve())) is None:
+        raise ConfigError(
+            f"{path} needs the statistics of VecNormalize it was trained with, but {statistics_path(path)} is missing"
+        )
+    return statistics

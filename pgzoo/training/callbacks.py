@@ -1,0 +1,141 @@
+"""The callbacks of a run: evaluations, checkpoints, and the border to the user's own callbacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalCallback
+from stable_baselines3.common.vec_env import VecEnv
+
+from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.errors import ConfigError, converted
+from pgzoo.files import atomic_write
+from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
+from pgzoo.training.run_folder import RunFolder
+from pgzoo.training.saved_model import save
+
+
+class EvaluationCallback(EvalCallback):
+    """Evaluates the model at intervals, and saves evaluations.npz and the best model in RL Zoo's layout.
+
+    SB3's callback counts the episodes that a Monitor saw, requires the same VecEnv classes for training and
+    evaluation, writes in place, and saves no statistics of VecNormalize with the best model.
+
+    Args:
+        eval_env: the environments to evaluate in.
+        folder: the run's folder.
+        n_episodes: episodes per evaluation.
+        freq: calls of the callback between two evaluations.
+        episode_bound: a longer episode is an error.
+        verbose: 1: print the results.
+    """
+
+    def __init__(
+        self, eval_env: VecEnv, folder: RunFolder, *, n_episodes: int, freq: int, episode_bound: int, verbose: int
+    ) -> None:
+        super().__init__(eval_env, n_eval_episodes=n_episodes, eval_freq=freq, verbose=verbose, warn=False)
+        self._folder, self._episode_bound = folder, episode_bound
+
+    def _init_callback(self) -> None:
+        """Skip SB3's comparison of the two VecEnvs: `sync_normalization` does not need equal classes."""
+
+    def _on_step(self) -> bool:
+        if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
+            sync_normalization(self.training_env, self.eval_env)
+            evaluation = evaluate(self.model, self.eval_env, self.n_eval_episodes, episode_bound=self._episode_bound)
+            self._write(evaluation)
+            self._log(evaluation)
+            self.last_mean_reward = evaluation.mean
+            if evaluation.mean > self.best_mean_reward:
+                assert isinstance(self.model, PolicyGradient)
+                save(self.model, self._folder.best_model)
+                self.best_mean_reward = evaluation.mean
+        return True
+
+    def _write(self, evaluation: Evaluation) -> None:
+        self.evaluations_timesteps.append(self.num_timesteps)
+        self.evaluations_results.append(list(evaluation.returns))
+        self.evaluations_length.append(list(evaluation.lengths))
+        arrays: dict[str, Any] = {
+            "timesteps": self.evaluations_timesteps,
+            "results": self.evaluations_results,
+            "ep_lengths": self.evaluations_length,
+        }
+        if evaluation.successes:
+            self.evaluations_successes.append(list(evaluation.successes))
+            arrays["successes"] = self.evaluations_successes
+        with atomic_write(self._folder.path / "evaluations.npz") as partial:
+            np.savez(partial, **arrays)
+
+    def _log(self, evaluation: Evaluation) -> None:
+        mean_length = float(np.mean(evaluation.lengths))
+        if self.verbose >= 1:
+            print(f"Eval num_timesteps={self.num_timesteps}, return={evaluation.mean:.2f} +/- {evaluation.std:.2f}")
+            print(f"Episode length: {mean_length:.2f}")
+        self.logger.record("eval/mean_reward", evaluation.mean)
+        self.logger.record("eval/mean_ep_length", mean_length)
+        if evaluation.success_rate is not None:
+            self.logger.record("eval/success_rate", evaluation.success_rate)
+        self.logger.record("time/total_timesteps", self.num_timesteps, exclude="tensorboard")
+        self.logger.dump(self.num_timesteps)
+
+
+class CheckpointCallback(BaseCallback):
+    """Saves the model and its statistics at intervals, under RL Zoo's names.
+
+    Args:
+        folder: the run's folder.
+        freq: calls of the callback between two checkpoints.
+    """
+
+    def __init__(self, folder: RunFolder, freq: int) -> None:
+        super().__init__()
+        self._folder, self._freq = folder, freq
+
+    def _on_step(self) -> bool:
+        if self.n_calls % self._freq == 0:
+            assert isinstance(self.model, PolicyGradient)
+            save(self.model, self._folder.path / f"rl_model_{self.num_timesteps}_steps.zip")
+        return True
+
+
+class UserCallbacks(CallbackList):
+    """The callbacks that a configuration names. What they raise is a ConfigError that names the callback.
+
+    Args:
+        callbacks: each callback by its import path.
+    """
+
+    def __init__(self, callbacks: list[tuple[str, BaseCallback]]) -> None:
+        for path, callback in callbacks:
+            if not isinstance(callback, BaseCallback):
+                raise ConfigError(f"callback: {path} is not a callback of SB3")
+        super().__init__([callback for _, callback in callbacks])
+        self._paths = [path for path, _ in callbacks]
+
+    def _call_each(self, call: Callable[[BaseCallback], Any]) -> list[Any]:
+        results = []
+        for path, callback in zip(self._paths, self.callbacks, strict=True):
+            with converted(f"the callback {path} raised"):
+                results.append(call(callback))
+        return results
+
+    def _init_callback(self) -> None:
+        self._call_each(lambda callback: callback.init_callback(self.model))
+
+    def _on_training_start(self) -> None:
+        self._call_each(lambda callback: callback.on_training_start(self.locals, self.globals))
+
+    def _on_rollout_start(self) -> None:
+        self._call_each(lambda callback: callback.on_rollout_start())
+
+    def _on_step(self) -> bool:
+        return all(self._call_each(lambda callback: callback.on_step()))
+
+    def _on_rollout_end(self) -> None:
+        self._call_each(lambda callback: callback.on_rollout_end())
+
+    def _on_training_end(self) -> None:
+        self._call_each(lambda callback: callback.on_training_end())

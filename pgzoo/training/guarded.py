@@ -1,0 +1,138 @@
+"""The border to an environment: whatever it raises, or returns wrongly, names the environment and the step."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from pgzoo._sb3 import failing_environment
+from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, describe, is_machine_fault
+from pgzoo.interface.observations import observation_leaves
+from pgzoo.interface.types import Array
+
+CLOSE_SECONDS = 5.0
+"""How long an environment may take to close."""
+
+
+class GuardedVecEnv(VecEnvWrapper):
+    """A VecEnv whose exceptions become `EnvironmentFailure`.
+
+    It lies directly around the environments, and around each of the user's wrappers of the VecEnv. NaN and infinite
+    numbers are therefore noticed before VecNormalize adds them to its statistics, from where they would reach every
+    environment.
+
+    Args:
+        venv: the environments, or a wrapper of them.
+        name: what an error calls them.
+    """
+
+    def __init__(self, venv: VecEnv, name: str) -> None:
+        super().__init__(venv)
+        self.name = name
+        self._n_steps = 0
+        self._starts = np.zeros(self.num_envs, dtype=int)
+
+    def reset(self) -> Any:
+        """Reset all environments."""
+        with self._border("reset"):
+            observations = self.venv.reset()
+            self.reset_infos = self.venv.reset_infos
+        self._starts[:] = self._n_steps
+        self._check_observations(observations, "reset")
+        return observations
+
+    def step_async(self, actions: Array) -> None:
+        """Begin a step."""
+        with self._border("step"):
+            self.venv.step_async(actions)
+
+    def step_wait(self) -> tuple[Any, Any, Any, Any]:
+        """Finish a step."""
+        self._n_steps += 1
+        with self._border("step"):
+            observations, rewards, dones, infos = self.venv.step_wait()
+        if not _all_finite(rewards):
+            n = int(np.flatnonzero(~np.isfinite(np.asarray(rewards, dtype=float)))[0])
+            raise self._failure(n, f"returned the reward {np.asarray(rewards).flat[n]}")
+        self._check_observations(observations, "step")
+        if np.count_nonzero(dones):
+            for n in np.flatnonzero(dones).tolist():
+                self._check_terminal(infos[n], n)
+            self._starts[np.asarray(dones, dtype=bool).reshape(-1)] = self._n_steps
+        return observations, rewards, dones, infos
+
+    def close(self) -> None:
+        """Close the environments, within CLOSE_SECONDS. An environment that cannot be closed gets a warning."""
+        try:
+            with _time_limit(CLOSE_SECONDS):
+                self.venv.close()
+        except Exception as error:
+            warnings.warn(f"{self.name} could not be closed: {describe(error)}", stacklevel=2)
+
+    def _check_observations(self, observations: Any, when: str) -> None:
+        for leaf in observation_leaves(observations):
+            if not _all_finite(leaf):
+                n = int(np.argwhere(~np.isfinite(leaf))[0][0])
+                raise self._failure(n, f"returned the observation {_shortened(leaf[n])}", when)
+
+    def _check_terminal(self, info: dict[str, Any], n: int) -> None:
+        observation = info.get("terminal_observation")
+        if observation is not None and not all(_all_finite(np.asarray(x)) for x in observation_leaves(observation)):
+            raise self._failure(n, f"ended an episode with the observation {_shortened(observation)}")
+
+    @contextmanager
+    def _border(self, when: str) -> Iterator[None]:
+        try:
+            yield
+        except PgzooError:
+            raise
+        except Exception as error:
+            if is_machine_fault(error):
+                raise MachineError(f"{self.name}: {describe(error)}") from error
+            raise self._failure(failing_environment(error), f"raised {describe(error)}", when) from error
+
+    def _failure(self, n: int | None, what: str, when: str = "step") -> EnvironmentFailure:
+        name = self.name if n is None or self.num_envs == 1 else f"{self.name}, environment {n},"
+        steps = self._n_steps if n is None else self._n_steps - int(self._starts[n])
+        place = f"at step {steps}" + (" of its episode" if n is not None else "") if when == "step" else "in reset()"
+        return EnvironmentFailure(f"{name} {what} {place}")
+
+
+def _all_finite(x: Any) -> bool:
+    """Whether all numbers are finite. A dot product decides nearly always, at a third of the cost of `isfinite`."""
+    x = np.asarray(x)
+    if x.dtype.kind != "f":
+        return x.dtype.kind != "O" or bool(np.isfinite(x.astype(float)).all())
+    flat = x.ravel()
+    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(x).all())
+
+
+def _shortened(observation: Any) -> str:
+    text = " ".join(str(observation).split())
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in the block after a number of seconds. Signals exist in the main thread of Unix only."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise TimeoutError(f"it did not return within {seconds:g} s")
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)

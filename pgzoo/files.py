@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from pgzoo.errors import MachineError, PgzooError
+from pgzoo.errors import ConfigError, MachineError, PgzooError, is_machine_fault
 
 
 @contextmanager
@@ -38,14 +38,20 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Convert the OSError of a block that writes a file or a folder to MachineError, which names the path."""
+def writing(where: str | Path) -> Iterator[None]:
+    """Convert the OSError of a block that writes a file or a folder to MachineError, which names it.
+
+    A path at which nothing can be written, such as one in a missing folder, is wrong input: the exit status is 2.
+    """
     try:
         yield
     except PgzooError:
         raise
     except OSError as error:
-        raise MachineError(f"cannot write {path}: {error.strerror or error}") from error
+        failure = MachineError(f"cannot write {where}: {error.strerror or error}")
+        if not is_machine_fault(error):
+            failure.exit_status = ConfigError.exit_status
+        raise failure from error
 
 
 def _sync(path: Path) -> None:

@@ -108,8 +108,14 @@ def test_training_starts_from_a_saved_model(run: Path, tmp_path: Path) -> None:
     )
     A2C("MlpPolicy", "CartPole-v1", seed=0).learn(20).save(tmp_path / "a2c")
     pgzoos = str(run / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip")
-    for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip"), ("rtg_value", pgzoos)):
-        pgzoo("train", "--plugin", plugin, "-i", start, *SHORT, "-P", "learning_rate:0", cwd=tmp_path)
+    plain = [*SHORT, "-P", "normalize:false"]
+    for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip")):
+        pgzoo("train", "--plugin", plugin, "-i", start, *plain, "-P", "learning_rate:0", cwd=tmp_path)
+    assert "train with -P normalize:true" in pgzoo("train", "-i", pgzoos, *plain, cwd=tmp_path, status=2).stderr
+    normalized = ["-P", "normalize:true", "-P", "learning_rate:0"]
+    pgzoo("train", "-i", pgzoos, *SHORT, *normalized, cwd=tmp_path)
+    refusal = pgzoo("train", "-i", "ppo.zip", *SHORT, *normalized, cwd=tmp_path, status=2).stderr
+    assert "ppo.zip has no statistics of VecNormalize" in refusal
 
     # A moving average and VecNormalize's statistics continue from the saved ones.
     average = ["--plugin", "rtg_moving_average", *SHORT, "-P", "normalize:true"]
@@ -200,7 +206,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-f", "/proc/nowhere"], "cannot write to the log folder /proc/nowhere"),
     (["eval"], "no run of rtg_value on CartPole-v1 in logs"),
     (["eval", "absent"], "'absent' does not exist"),
-    (["eval", "type.yml"], "is not a run folder of pgzoo"),
+    (["eval", "type.yml"], "is not the folder of a run"),
     (["eval", "--n-episodes", "0"], "0 is not in the range"),
     (["plugins", "show", "valu"], "unknown plugin 'valu'; did you mean 'value'"),
     (["plugin"], "unknown command 'plugin'; did you mean 'plugins'"),
@@ -348,7 +354,9 @@ def test_a_damaged_model_is_refused(run: Path, tmp_path: Path) -> None:
     model.write_bytes(model.read_bytes()[:500])
     assert "is not a saved model" in pgzoo("eval", cwd=tmp_path, status=2).stderr
     model.unlink()
-    assert "there is no model at" in pgzoo("eval", cwd=tmp_path, status=2).stderr
+    refusal = pgzoo("eval", cwd=tmp_path, status=2).stderr
+    assert "has no final model, but best_model.zip, rl_model_200_steps.zip" in refusal
+    assert json.loads(pgzoo(*refusal.split("pgzoo ")[1].split(), "-n", "1", "--json", cwd=tmp_path).stdout)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ def test_evaluation_has_fresh_seeds_and_the_statistics_of_training(
     )
     seen: list[tuple[Any, Any]] = []
 
-    def watched(model: Any, env: VecNormalize, n_episodes: int) -> Any:
+    def watched(model: Any, env: VecNormalize, n_episodes: int, **options: Any) -> Any:
         seen.append((model.get_vec_normalize_env(), env))
-        return evaluate(model, env, n_episodes)
+        return evaluate(model, env, n_episodes, **options)
 
     monkeypatch.setattr(experiment, "evaluate", watched)
     SeedRecorder.seeds.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import options
-from pgzoo.cli.train import INTERRUPTED
 
 if TYPE_CHECKING:
     from pgzoo.lab.measure.statistics import Estimate
@@ -120,7 +120,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
             click.echo(f"Figure saved as {config.out}")
     if report.interrupted:
         click.echo(f"Interrupted after {report.n_batches} batches.", err=True)
-        ctx.exit(INTERRUPTED)
+        ctx.exit(128 + signal.SIGINT)  # as shells expect it
 
 
 def _check_figure(path: Path | None) -> None:

@@ -231,7 +231,7 @@ def make_model(
     if start is not None:
         policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
     policy: Any = _policy(env) if config.run.policy == "auto" else config.run.policy
-    with converted("cannot make the model"):
+    with converted("cannot build the model"):
         model = PolicyGradient.from_combination(
             config.combination,
             policy,
@@ -284,7 +284,7 @@ def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) 
 
         target = Path(options.tensorboard_log) / folder.env / folder.path.parent.name / folder.path.name
         try:
-            with writing(target):
+            with writing(f"to --tensorboard-log {target}"):
                 model.logger.output_formats.append(TensorBoardOutputFormat(str(target)))
         except AssertionError as error:
             raise ConfigError("--tensorboard-log needs TensorBoard: pip install 'pgzoo[tensorboard]'") from error

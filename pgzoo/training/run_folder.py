@@ -82,7 +82,7 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
         MachineError: the log folder is not writable.
     """
     parent, name = log_folder / plugin, file_name(env)
-    with writing(log_folder):
+    with writing(f"to the log folder {log_folder}"):
         parent.mkdir(parents=True, exist_ok=True)
         number = max(run_ids(parent, name), default=0) + 1
         while True:
@@ -119,7 +119,6 @@ def open_folder(path: Path) -> RunFolder:
     Raises:
         ConfigError: the path is not a run folder or in one.
     """
-    path = path.resolve()
     folder = path if path.is_dir() else path.parent
     names = sorted(file.parent.name for file in folder.glob("*/config.yml"))
     if len(names) != 1:

@@ -144,7 +144,7 @@ def read_start(path: Path, device: str) -> Start:
             parameters=parameters,
             part_state_arrays=dict(saved_arrays(data)),
             parts=dict(data.get("parts") or {}),
-            statistics=find_statistics(path.resolve()),
+            statistics=find_statistics(path),
         )
 
 
@@ -216,7 +216,7 @@ def run_statistics(config: ExperimentConfig, path: Path) -> Path | None:
     """
     if not config.run.normalize:
         return None
-    if (statistics := find_statistics(path.resolve())) is None:
+    if (statistics := find_statistics(path)) is None:
         raise ConfigError(
             f"{path} needs the statistics of VecNormalize it was trained with, but {statistics_path(path)} is missing"
         )

@@ -159,9 +159,7 @@ def test_yaml_keeps_values_and_types(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.yml"]  # no temporary file is left
 
 
-@pytest.mark.parametrize(
-    "content", [None, b"", b"- 1\n", b"a: [1", b"a: 1\nb\n", b"text", b"- abc\n", b"\xff\xfea"]
-)
+@pytest.mark.parametrize("content", [None, b"", b"- 1\n", b"a: [1", b"a: 1\nb\n", b"text", b"- abc\n", b"\xff\xfea"])
 def test_a_missing_or_damaged_file_is_refused_by_name(content: bytes | None, tmp_path: Path) -> None:
     """Finds foreign exceptions: the file is absent, empty, a list, broken, plain text, or not UTF-8."""
     file = tmp_path / "config.yml"

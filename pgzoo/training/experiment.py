@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo._sb3 import update_count
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
-from pgzoo.errors import ConfigError, PgzooError, converted, unknown
+from pgzoo.errors import ConfigError, MachineError, PgzooError, converted, describe, is_machine_fault, unknown
 from pgzoo.files import writing
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.callbacks import CheckpointCallback, EvaluationCallback, UserCallbacks
@@ -124,17 +124,11 @@ def train(
     with StopSignals() as signals:
         model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
         with resources:
+            if callback is not None:
+                callbacks.append(callback)
             start_time = time.perf_counter()
-            stopped_by = None
-            try:
-                with progress or nullcontext():
-                    model.learn(config.run.n_timesteps, callback=[*callbacks, *([callback] if callback else [])])
-            except KeyboardInterrupt as error:
-                stopped_by = stop_signal(error)
-            except Exception as error:
-                signals.hold()
-                _save_after(error, model, folder)
-                raise
+            with progress or nullcontext():
+                stopped_by = _learn(model, config.run.n_timesteps, callbacks, folder, signals)
             seconds = time.perf_counter() - start_time
             signals.hold()
             save(model, folder.model)
@@ -151,6 +145,24 @@ def train(
             signals.hold()
         backend = f"{model.backend} on {model.device}"
         return Result(folder, model.num_timesteps, seconds, stopped_by, _training(model), final, backend)
+
+
+def _learn(
+    model: PolicyGradient, n_timesteps: int, callbacks: list[BaseCallback], folder: RunFolder, signals: StopSignals
+) -> Signals | None:
+    """Train. Return the signal that ended training early, or None. After an error, save the model and raise it."""
+    try:
+        model.learn(n_timesteps, callback=callbacks)
+    except KeyboardInterrupt as interruption:
+        return stop_signal(interruption)
+    except Exception as error:
+        signals.hold()
+        failure = MachineError(describe(error)) if is_machine_fault(error) else error
+        _save_after(failure, model, folder)
+        if failure is error:
+            raise
+        raise failure from error
+    return None
 
 
 def _save_after(error: Exception, model: PolicyGradient, folder: RunFolder) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pgzoo._sb3 import failing_environment
@@ -84,8 +85,13 @@ class GuardedVecEnv(VecEnvWrapper):
 
     def _check_terminal(self, info: dict[str, Any], n: int) -> None:
         observation = info.get("terminal_observation")
-        if observation is not None and not all(_all_finite(np.asarray(x)) for x in observation_leaves(observation)):
+        if observation is None:
+            return
+        if not all(_all_finite(x) for x in observation_leaves(observation)):
             raise self._failure(n, f"ended an episode with the observation {_shortened(observation)}")
+        if isinstance(self.observation_space, spaces.Box) and np.shape(observation) != self.observation_space.shape:
+            shapes = f"{np.shape(observation)}, not {self.observation_space.shape},"
+            raise self._failure(n, f"ended an episode with an observation of shape {shapes}")
 
     @contextmanager
     def _border(self, when: str) -> Iterator[None]:
@@ -93,7 +99,7 @@ class GuardedVecEnv(VecEnvWrapper):
             yield
         except PgzooError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if is_machine_fault(error):
                 raise MachineError(f"{self.name}: {describe(error)}") from error
             raise self._failure(failing_environment(error), f"raised {describe(error)}", when) from error

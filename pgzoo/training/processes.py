@@ -36,6 +36,7 @@ class ProcessVecEnv(SubprocVecEnv):
         methods = multiprocessing.get_all_start_methods()
         default = "forkserver" if "forkserver" in methods else "spawn"
         context: Any = multiprocessing.get_context(start_method or default)
+        context.set_forkserver_preload(["__main__", __name__])  # the modules are imported once, not in each process
         self.waiting = self.closed = False
         self.processes, remotes = [], []
         try:
@@ -118,7 +119,7 @@ def _work(remote: Connection, parent_remote: Connection, env_fn: CloudpickleWrap
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         environment_worker(remote, parent_remote, env_fn)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         owner = MachineError if is_machine_fault(error) else EnvironmentFailure
         with suppress(OSError):
             remote.send(owner(describe(error)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import shutil
 import signal
 import subprocess
@@ -233,8 +234,16 @@ def test_refusals(arguments: list[str], message: str, bad: Path, recwarn: pytest
     assert sorted(bad.rglob("*")) == before  # nothing was written
 
 
-@pytest.mark.parametrize("vec_env", ["dummy", "subproc"])
-def test_ctrl_c_saves_the_model_so_far(tmp_path: Path, vec_env: str) -> None:
+@pytest.mark.parametrize(
+    ("vec_env", "number", "message"),
+    [
+        ("dummy", signal.SIGINT, "Interrupted after"),
+        ("subproc", signal.SIGINT, "Interrupted after"),
+        ("subproc", signal.SIGTERM, "Ended by SIGTERM after"),
+        ("dummy", signal.SIGHUP, "Ended by SIGHUP after"),
+    ],
+)
+def test_a_signal_saves_the_model_so_far(tmp_path: Path, vec_env: str, number: signal.Signals, message: str) -> None:
     command = [*PGZOO, "train", "--plugin", "a2c", "-n", "10000000", "--no-progress", "--seed", "0"]
     command += ["--vec-env", vec_env, "--n-envs", "2", "-P", "log_interval:10"]
     process = subprocess.Popen(
@@ -245,21 +254,47 @@ def test_ctrl_c_saves_the_model_so_far(tmp_path: Path, vec_env: str) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not _rows(folder / "progress.csv"):
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGINT)  # to the workers too, as a terminal does
+    os.killpg(process.pid, number)  # to the workers too, as a terminal does
     try:
         out, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert "The model so far is saved" in out, out + err
+    assert message in out, out + err
+    assert "The model so far is saved" in out
     assert str(folder.relative_to(tmp_path)) in out
     assert "Traceback" not in err
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert json.loads(pgzoo("eval", "--plugin", "a2c", "-n", "1", "--json", cwd=tmp_path).stdout)["n_episodes"] == 1
 
 
 def _accept_ctrl_c() -> None:
     """Restore the handler of Ctrl-C, which a shell's background jobs ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
+    """Files of more than 40 kB cannot be written, so no model can be saved."""
+    result = subprocess.run(
+        [*PGZOO, "train", *SHORT, "-n", "3000", "--eval-freq", "1500"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
+    )  # fmt: skip
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr
+    first, second = result.stderr.splitlines()
+    assert first.startswith("Error: cannot write logs/rtg_value/CartPole-v1_1/best_model.zip: File too large"), first
+    assert second.startswith("The model after ")
+    assert "could not be saved: cannot write" in second
+    assert not list(tmp_path.rglob("*.zip"))
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp437", "cp1252"])
+@pytest.mark.parametrize("arguments", [["plugins", "list"], ["plugins", "show", "ppo"], ["train", "--help"]])
+def test_consoles_without_utf_8(encoding: str, arguments: list[str], tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    result = subprocess.run([*PGZOO, *arguments], cwd=tmp_path, capture_output=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert len(result.stdout) > 500
 
 
 def _rows(path: Path) -> list[str]:

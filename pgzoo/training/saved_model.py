@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.algorithm.saving import saved_arrays
-from pgzoo.errors import ConfigError, DivergenceError, converted, describe
+from pgzoo.errors import ConfigError, DivergenceError, PgzooError, converted, describe
 from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
@@ -184,8 +184,12 @@ def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
         PgzooError: a file is missing or damaged, or the run used a plugin that is not installed.
     """
     trained_with, file = read_arguments(folder), folder.details / "config.yml"
-    with converted(f"{file} cannot be used"):
-        return config_from_entry(registry, trained_with.plugin, trained_with.env, read_yaml(file))
+    entry = read_yaml(file)
+    try:
+        with converted("it cannot be used"):
+            return config_from_entry(registry, trained_with.plugin, trained_with.env, entry)
+    except PgzooError as error:
+        raise type(error)(f"{file}: {error}") from error
 
 
 def load_model(path: Path, registry: Registry, *, device: str = "auto") -> PolicyGradient:

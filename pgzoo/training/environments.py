@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv,
 from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError, describe
 from pgzoo.training.config import ExperimentConfig
+from pgzoo.training.imports import build, load_object, named
+from pgzoo.training.keyword_arguments import check_norm_obs_keys
 from pgzoo.training.vec_envs import make_envpool, make_vector_env
 
 VEC_ENV_CLASSES: dict[str, type[VecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
@@ -125,6 +126,7 @@ def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statisti
         normalized = VecNormalize.load(str(statistics), venv)
     else:
         arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
+        check_norm_obs_keys(arguments, venv.observation_space)
         try:
             normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **arguments})
         except (TypeError, ValueError) as error:
@@ -133,49 +135,3 @@ def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statisti
     if not training:
         normalized.norm_reward = False
     return normalized
-
-
-def named(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Return the wrappers or callbacks of a YAML entry as pairs of import path and arguments.
-
-    >>> named(["a.B", {"c.D": {"n": 3}}])
-    [('a.B', {}), ('c.D', {'n': 3})]
-    """
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [(value, {})]
-    if isinstance(value, Mapping):
-        for path, kwargs in value.items():
-            if not isinstance(kwargs, (Mapping, type(None))):
-                raise ConfigError(f"{path} takes its arguments as a mapping, not {kwargs!r}")
-        return [(str(path), dict(kwargs or {})) for path, kwargs in value.items()]
-    if isinstance(value, list):
-        return [pair for item in value for pair in named(item)]
-    raise ConfigError(f"a wrapper or callback is an import path or {{path: arguments}}, not {value!r}")
-
-
-def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the class or function at an import path, and its arguments.
-
-    Raises:
-        ConfigError: it cannot be imported.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name), kwargs
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import {path!r}: {error}") from error
-
-
-def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
-    """Call the class or function at an import path and return the result.
-
-    Raises:
-        ConfigError: it cannot be imported, or does not accept the arguments.
-    """
-    function, kwargs = load_object(path, kwargs)
-    try:
-        return function(*first, **kwargs)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise ConfigError(f"{path}: {describe(error)}") from error

@@ -14,6 +14,7 @@ from pgzoo.algorithm.saving import saved_arrays
 from pgzoo.errors import ConfigError, describe
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
+from pgzoo.training.imports import find_local_modules
 from pgzoo.training.run_folder import RunFolder, read_yaml
 
 
@@ -88,6 +89,7 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
     """
     if not path.is_file():
         raise ConfigError(f"there is no model at {path}")
+    find_local_modules()  # the model may contain classes of the user's own files
     try:
         data, parameters, _ = load_from_zip_file(path, device=device)
     except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch

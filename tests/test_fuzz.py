@@ -196,9 +196,6 @@ RUNS: list[Callable[[random.Random], str]] = [
     lambda draw: f"policy_kwargs:{{{draw.choice(list(declared(PolicyArguments)))}: {draw.choice(VALUES)}}}",
     lambda draw: f"normalize:{{{draw.choice(list(declared(NormalizeArguments)))}: {draw.choice(VALUES)}}}",
     lambda draw: f"monitor_kwargs:{{{draw.choice(list(declared(MonitorArguments)))}: {draw.choice(VALUES)}}}",
-    lambda draw: (
-        f"env_kwargs:{{{draw.choice(['render_mode', 'colour', 'sutton_barto_reward'])}: {draw.choice(VALUES)}}}"
-    ),
     lambda draw: f"{draw.choice(['env_wrapper', 'vec_env_wrapper', 'callback', 'policy'])}:{draw.choice(VALUES)}",
     lambda draw: (
         f"policy_kwargs:{{optimizer_kwargs: {{{draw.choice(['eps', 'betas', 'fused'])}: {draw.choice(VALUES)}}}}}"

@@ -230,6 +230,10 @@ def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
 def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
     """Return the owner and the field that `field` or `owner.field` means."""
     owner, dot, field = key.rpartition(".")
+    if dot and not (owner and field):
+        raise ConfigError(
+            f"a hyperparameter is written name or owner.name, such as gamma or algorithm.gamma, not {key!r}"
+        )
     if dot:
         if owner not in owners:
             raise ConfigError(unknown("part", owner, owners))

@@ -75,7 +75,7 @@ def make_env(
     except (gym.error.Error, TypeError, ImportError, AssertionError) as error:
         raise ConfigError(f"cannot make {config.env}: {describe(error)}") from error
     for path, kwargs in named(run.vec_env_wrapper):
-        venv = build(path, kwargs, venv)
+        venv = build(path, kwargs, venv, returns=VecEnv)
     if run.normalize:
         venv = _normalized(venv, config, training, statistics)
     if run.frame_stack is not None:

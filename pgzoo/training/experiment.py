@@ -237,7 +237,7 @@ def _callbacks(
     n_envs = config.run.n_envs
     callbacks: list[BaseCallback] = []
     for path, kwargs in named(config.run.callback):
-        callbacks.append(build(path, kwargs))
+        callbacks.append(build(path, kwargs, returns=BaseCallback))
     if options.save_freq > 0:
         callbacks.append(
             CheckpointCallback(

@@ -95,15 +95,18 @@ def load_class(path: str, base: type, where: str) -> type:
     return loaded
 
 
-def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
-    """Call the class or function at an import path and return the result.
+def build(path: str, kwargs: dict[str, Any], *first: Any, returns: type = object) -> Any:
+    """Call the class or function at an import path and return the result, an instance of `returns`.
 
     Raises:
-        ConfigError: it cannot be imported, or raises.
+        ConfigError: it cannot be imported, raises, or returns something else.
     """
     function, kwargs = load_object(path, kwargs)
     with converted(path):
-        return function(*first, **kwargs)
+        result = function(*first, **kwargs)
+    if not isinstance(result, returns):
+        raise ConfigError(f"{path} must return a {returns.__name__}, not {shown(result)}")
+    return result
 
 
 def check_names(function: Callable[..., Any], names: Iterable[str], where: str) -> None:

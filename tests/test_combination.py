@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -19,6 +20,12 @@ MINE = Recipe("mine", "", {"name": "lambda_return", "gae_lambda": 0.7}, defaults
 
 def names(combination: Combination) -> list[str]:
     return [part.name for part in combination.parts.values()]
+
+
+def test_limits_that_may_be_infinite() -> None:
+    """V-trace without truncation: ρ̄ = c̄ = ∞ (Espeholt et al. 2018, sec. 4.1)."""
+    estimator = resolve(REGISTRY, "vtrace", estimator={"rho_bar": "inf", "c_bar": math.inf}).estimator
+    assert estimator == VTrace(rho_bar=math.inf, c_bar=math.inf)
 
 
 def test_names() -> None:

@@ -57,6 +57,6 @@ def test_what_a_schedule_must_not_return(schedule: Any, message: str) -> None:
 def test_what_a_schedule_may_return() -> None:
     import numpy as np
 
-    assert value_at(LEARNING_RATE, lambda left: np.float32(left), 0.5) == 0.5
+    assert value_at(LEARNING_RATE, lambda left: np.float32(left), 0.5) == 0.5  # type: ignore[arg-type,return-value]
     with pytest.raises(ConfigError, match=r"must be a number, not 'fast'"):
         value_at(LEARNING_RATE, lambda left: "fast", 0.5)  # type: ignore[arg-type,return-value]

@@ -1,10 +1,12 @@
 # `make demo` and `make test` each set up everything they need. PYTHON chooses the interpreter.
 PYTHON ?= python3
 VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+EXTRAS ?= dev
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow coverage check bench peers clean
+.PHONY: demo test test-slow test-lowest coverage check bench peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pgzoo train --plugin rtg_value --env CartPole-v1 --seed 0 --log-folder logs/demo
@@ -15,6 +17,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal
+
+# The default tests with the lowest versions that pyproject.toml allows, on an interpreter for which these exist.
+test-lowest:
+	$(MAKE) test VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt EXTRAS=test
 
 # The multi-process tests of studies are left out: their workers are not traced, and the tracer slows them down.
 coverage: $(VENV)/.installed
@@ -41,10 +47,10 @@ peers: .venv-sbx/.installed .venv-tianshou/.installed .venv-cleanrl/.installed
 	test -z "$(UNCHECKED)" || $(@D)/bin/python -m pip install --quiet --no-deps --ignore-requires-python $(UNCHECKED)
 	touch $@
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[$(EXTRAS)]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-sbx .venv-tianshou .venv-cleanrl build dist *.egg-info logs
+	rm -rf $(VENV) .venv-lowest .venv-sbx .venv-tianshou .venv-cleanrl build dist *.egg-info logs

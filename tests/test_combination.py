@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -19,6 +20,12 @@ MINE = Recipe("mine", "", {"name": "lambda_return", "gae_lambda": 0.7}, defaults
 
 def names(combination: Combination) -> list[str]:
     return [part.name for part in combination.parts.values()]
+
+
+def test_limits_that_may_be_infinite() -> None:
+    """V-trace without truncation: ρ̄ = c̄ = ∞ (Espeholt et al. 2018, sec. 4.1)."""
+    estimator = resolve(REGISTRY, "vtrace", estimator={"rho_bar": "inf", "c_bar": math.inf}).estimator
+    assert estimator == VTrace(rho_bar=math.inf, c_bar=math.inf)
 
 
 def test_names() -> None:
@@ -144,3 +151,21 @@ def test_needs() -> None:
     combination = resolve(REGISTRY, "full_return+value")
     assert combination.part_that_needs(Need.VALUES) is combination.baseline
     assert combination.part_that_needs(Need.SCORES) is None
+
+
+@pytest.mark.parametrize("key", [".gamma", "gamma.", "..", "."])
+def test_half_a_name_is_not_a_name(key: str) -> None:
+    """Finds `.gamma` that is taken for `gamma`, from `-P .gamma:0.9`."""
+    with pytest.raises(ConfigError, match=r"^a hyperparameter is written name or owner\.name, such as gamma or"):
+        resolve(REGISTRY, "gae", overrides={key: 0.9})
+
+
+def test_arguments_of_other_types_are_refused() -> None:
+    """Finds AttributeError and TypeError of a caller in Python."""
+    wrong: Any = 3
+    with pytest.raises(ConfigError, match=r"^registry must be a Registry, such as Registry.discover\(\), not 3$"):
+        resolve(wrong)
+    with pytest.raises(ConfigError, match=r"^hyperparameters must be a mapping from names to values, not \[3\]$"):
+        resolve(REGISTRY, overrides=[wrong])  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"^plugin must be a recipe or estimator\+baseline\[\+objective\], not 3$"):
+        resolve(REGISTRY, wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,9 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,6 +36,41 @@ def scratch(path: Path, *, pgzoo: bool) -> Path:
     add = f"import site; site.addsitedir({ours!r})" if pgzoo else ours  # a plain path does not read .pth files there
     (site / "ours.pth").write_text(add + "\n")
     return python
+
+
+def requirements(path: str) -> list[Requirement]:
+    """Return the lines of a constraints file."""
+    lines = (ROOT / path).read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_lowest_versions_are_the_bounds_of_the_package() -> None:
+    """Finds a bound that was raised, added or removed without the file that tests it."""
+    text = (ROOT / "pyproject.toml").read_text()
+    (block,) = re.findall(r"^dependencies = \[(.*?)^\]", text, re.DOTALL | re.MULTILINE)
+    bounds = {}
+    for requirement in map(Requirement, re.findall(r'"(.*?)"', block)):
+        (lowest,) = [spec.version for spec in requirement.specifier if spec.operator == ">="]
+        bounds[canonicalize_name(requirement.name)] = Version(lowest)
+    pins = {}
+    for requirement in requirements("constraints-lowest.txt"):
+        (pin,) = requirement.specifier
+        pins[canonicalize_name(requirement.name)] = Version(pin.version)
+    assert pins == bounds
+
+
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.13"])
+def test_every_python_has_one_version_of_each_pinned_package(python: str) -> None:
+    """Finds a marker without its counterpart, which leaves Python 3.10 with any version, or with none."""
+    for_all = {canonicalize_name(requirement.name) for requirement in requirements("constraints.txt")}
+    only_old = {"exceptiongroup", "tomli", "greenlet"}  # parts of the standard library, or needed by older versions
+    chosen = [
+        canonicalize_name(requirement.name)
+        for requirement in requirements("constraints.txt")
+        if requirement.marker is None or requirement.marker.evaluate({"python_version": python})
+    ]
+    assert len(chosen) == len(set(chosen))
+    assert set(chosen) == (for_all if python == "3.10" else for_all - only_old)
 
 
 def test_a_third_partys_baseline(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -176,7 +177,7 @@ def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
         console.print(f"{kind}: {part.name} – {_headline(part)}")
         _add_params(table, type(part), part, f"{kind}.")
     console.print(f"sampling: {combination.sampling}")
-    _add_params(table, AlgorithmConfig, combination.algorithm, "")
+    _add_params(table, AlgorithmConfig, combination.algorithm, "", without=combination.unused)
     console.print(table)
 
 
@@ -195,17 +196,34 @@ def _show_part(console: Console, registry: Registry, kind: Kind, part: Part) -> 
 
 
 def _params_table() -> Table:
-    return _table("", "hyperparameter", "default", "allowed", "search", "meaning")
+    return _table("", "hyperparameter", "default", "meaning")
 
 
-def _add_params(table: Table, cls: type, values: object, prefix: str) -> None:
-    """Add one row per hyperparameter that the class declares, with its value as the default."""
+def _add_params(table: Table, cls: type, values: object, prefix: str, *, without: Collection[str] = ()) -> None:
+    """Add one row per hyperparameter that the class declares, except those that have no effect.
+
+    The value is shown as the default. The allowed values and the search range are below the meaning, which fits 80
+    columns.
+    """
+    from rich.text import Text
+
     from pgzoo.interface.hyperparameters import declared
 
     for param in declared(cls).values():
-        allowed = f"{param.type_name} {param.range or ''}".strip()
-        default = str(getattr(values, param.name))
-        table.add_row(prefix + param.name, default, allowed, str(param.search or ""), param.doc)
+        if param.name in without:
+            continue
+        limits = f"{param.type_name} {param.range or ''}".strip()
+        if param.search is not None:
+            limits += f", searched in {param.search}"
+        meaning = Text(f"{param.doc}\n" if param.doc else "").append(limits, style="dim")
+        table.add_row(prefix + param.name, _as_written(getattr(values, param.name)), meaning)
+
+
+def _as_written(value: Any) -> str:
+    """Return a value as it is written in YAML."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_as_written(item)}" for key, item in value.items()) + "}"
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 def _table(title: str, *columns: str) -> Table:

@@ -1,10 +1,13 @@
-"""Hyperparameters that change during training, written as data."""
+"""Hyperparameters that change during training, written as data or as functions."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from pgzoo.interface.hyperparameters import Schedule
+from pgzoo.errors import ConfigError, describe
+from pgzoo.interface.hyperparameters import Param, Schedule, shown
 
 
 def as_schedule(value: Any) -> Schedule:
@@ -12,6 +15,8 @@ def as_schedule(value: Any) -> Schedule:
 
     `{"schedule": "linear", "initial": a, "final": b, "end_fraction": f}` decreases from a to b (default 0) and
     reaches b after the fraction f (default 1) of training.
+
+    The last rollout may exceed `total_timesteps`, and SB3's progress is then below 0. The function sees 0 instead.
     """
     from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
@@ -19,4 +24,39 @@ def as_schedule(value: Any) -> Schedule:
         initial = float(value["initial"])
         final = float(value.get("final", 0.0)) if value["schedule"] == "linear" else initial
         return FloatSchedule(LinearSchedule(initial, final, float(value.get("end_fraction", 1.0))))
-    return FloatSchedule(value)
+    return FloatSchedule(_FromZero(value) if callable(value) else value)
+
+
+def value_at(param: Param, schedule: Schedule, progress_remaining: float) -> float:
+    """Return a schedule's current value.
+
+    Args:
+        param: the hyperparameter that the schedule sets.
+        schedule: a function of the remaining progress.
+        progress_remaining: from 1 to 0; less counts as 0.
+
+    Raises:
+        ConfigError: the schedule raises, returns something else than a number, or leaves the hyperparameter's range.
+    """
+    progress_remaining = max(progress_remaining, 0.0)
+    label = f"{param.name} (its schedule, with {progress_remaining:.3g} of training remaining)"
+    try:
+        value = schedule(progress_remaining)
+    except Exception as error:  # the function is the user's
+        raise ConfigError(f"{label}: {describe(error)}") from error
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{label} must be a number, not {shown(value)}") from error
+    param.check_number(number, label, endpoint=True)
+    return number
+
+
+@dataclass(frozen=True)
+class _FromZero:
+    """A schedule whose argument is never below 0."""
+
+    schedule: Callable[[float], float]
+
+    def __call__(self, progress_remaining: float) -> float:
+        return self.schedule(max(progress_remaining, 0.0))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pgzoo.errors import ConfigError, unknown
-from pgzoo.interface.hyperparameters import Param, declared, plain_fields
+from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
@@ -140,6 +140,10 @@ def resolve(
         PluginError: an unknown recipe or part.
         ConfigError: an unknown or ambiguous field, a wrong value, or parts that contradict each other.
     """
+    if not isinstance(registry, Registry):
+        raise ConfigError(f"registry must be a Registry, such as Registry.discover(), not {shown(registry)}")
+    if not isinstance(overrides, (Mapping, type(None))):
+        raise ConfigError(f"hyperparameters must be a mapping from names to values, not {shown(overrides)}")
     replacements: dict[Kind, Any] = {"estimator": estimator, "baseline": baseline, "objective": objective}
     if isinstance(plugin, Combination):
         if overrides or any(replacements.values()):
@@ -176,7 +180,7 @@ class _Owner:
 def _recipe(registry: Registry, plugin: str) -> Recipe:
     """Return the recipe of that name, or one that is made of `estimator+baseline[+objective]`."""
     if not isinstance(plugin, str):
-        raise ConfigError(f"plugin must be a recipe or estimator+baseline[+objective], not {plugin!r}")
+        raise ConfigError(f"plugin must be a recipe or estimator+baseline[+objective], not {shown(plugin)}")
     if "+" not in plugin:
         return registry.recipe(plugin)
     names = plugin.split("+")
@@ -193,7 +197,7 @@ def _choose_part(registry: Registry, kind: Kind, default: PartSpec, replacement:
     name, values = _name_and_fields(kind, default)
     if replacement is not None:
         if not isinstance(replacement, (str, Mapping)):
-            raise ConfigError(f"{kind} must be a name, a mapping or an instance, not {replacement!r}")
+            raise ConfigError(f"{kind} must be a name, a mapping or an instance, not {shown(replacement)}")
         new_name, new_values = _name_and_fields(kind, replacement)
         if new_name in ("", name):
             values = {**values, **new_values}
@@ -208,7 +212,7 @@ def _name_and_fields(kind: Kind, spec: PartSpec) -> tuple[str, dict[str, Any]]:
     fields = dict(spec)
     name = fields.pop("name", "")
     if not isinstance(name, str):
-        raise ConfigError(f"{kind}.name must be a name, not {name!r}")
+        raise ConfigError(f"{kind}.name must be a name, not {shown(name)}")
     return name, fields
 
 
@@ -219,14 +223,18 @@ def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
         owner, field = _owner_and_field(owners, str(key))
         previous = assigned.setdefault((owner, field), value)
         if previous is not value and previous != value:
-            raise ConfigError(f"{key} is given twice, as {previous!r} and {value!r}")
+            raise ConfigError(f"{key} is given twice, as {shown(previous)} and {shown(value)}")
         owners[owner].values[field] = value
 
 
 def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
     """Return the owner and the field that `field` or `owner.field` means."""
-    owner, _, field = key.rpartition(".")
-    if owner:
+    owner, dot, field = key.rpartition(".")
+    if dot and not (owner and field):
+        raise ConfigError(
+            f"a hyperparameter is written name or owner.name, such as gamma or algorithm.gamma, not {key!r}"
+        )
+    if dot:
         if owner not in owners:
             raise ConfigError(unknown("part", owner, owners))
         if field not in owners[owner].params:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -102,7 +103,10 @@ class Registry:
                 registry.register(point.load(), source)
             except PluginError:
                 raise
-            except Exception as error:  # an import may raise anything, and the other plugins must still load
+            except (
+                Exception,
+                SystemExit,
+            ) as error:  # an import may raise anything, and the other plugins must still load
                 registry._fail(source, error)
         for path in dict.fromkeys(Path(file) for file in files):
             registry.load_file(path)
@@ -115,7 +119,7 @@ class Registry:
             PluginError: the file does not exist, fails to import, or registers nothing.
         """
         path = Path(path)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike Path.is_file, it also answers for names that are too long
             raise PluginError(f"plugin file {path} does not exist")
         source = Source(path.stem, str(path), "file")
         self._claim(source)
@@ -127,7 +131,7 @@ class Registry:
         sys.modules[name] = module  # where the dataclass decorator looks up its module
         try:
             spec.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(f"plugin file {path} fails to import: {_reason(error)}") from error
         n_items, n_failures = len(self._parts) + len(self._recipes), len(self.failures)
         self.register(module, source)
@@ -222,7 +226,7 @@ class Registry:
             items = list(hook())
             for item in items:
                 _check(item)
-        except Exception as error:  # a hook may raise anything, and the other plugins must still load
+        except (Exception, SystemExit) as error:  # a hook may raise anything, and the other plugins must still load
             self._fail(source, error)
             return
         for item in items:
@@ -234,7 +238,7 @@ class Registry:
                 _refuse_clash(item.kind, item.name, self._parts.get(key), source)
                 self._parts[key] = (item, source)
 
-    def _fail(self, source: Source, error: Exception) -> None:
+    def _fail(self, source: Source, error: BaseException) -> None:
         self.failures.append(Failure(source, _reason(error)))
 
     def _failure_hint(self, name: str) -> str:
@@ -254,7 +258,7 @@ def _source(point: importlib.metadata.EntryPoint) -> Source:
     return Source(point.name, point.value, point.dist.name, point.dist.version)
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     text = str(error).strip()
     if isinstance(error, PluginError):
         return text

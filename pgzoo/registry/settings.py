@@ -33,9 +33,12 @@ class AlgorithmConfig:
     batch_size: Annotated[
         int | None, Range(1), Search(choices=(32, 64, 128, 256)), "steps per minibatch; none: the whole rollout"
     ] = None
-    n_epochs: Annotated[int, Range(1), Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
+    n_epochs: Annotated[int, Range(1, 10_000), Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
     n_critic_updates: Annotated[
-        int, Range(0), Search(choices=(0, 5, 10, 20)), "further passes over a rollout that train the critic alone"
+        int,
+        Range(0, 10_000),
+        Search(choices=(0, 5, 10, 20)),
+        "further passes over a rollout that train the critic alone",
     ] = 0
     gamma: Annotated[
         float, Range(0, 1), Search(choices=(0.9, 0.95, 0.98, 0.99, 0.995, 0.999)), "γ, discount factor"

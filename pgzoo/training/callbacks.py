@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback, CallbackList, EvalC
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
-from pgzoo.errors import ConfigError, converted
+from pgzoo.errors import converted
 from pgzoo.files import atomic_write
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.run_folder import RunFolder
@@ -109,9 +109,6 @@ class UserCallbacks(CallbackList):
     """
 
     def __init__(self, callbacks: list[tuple[str, BaseCallback]]) -> None:
-        for path, callback in callbacks:
-            if not isinstance(callback, BaseCallback):
-                raise ConfigError(f"callback: {path} is not a callback of SB3")
         super().__init__([callback for _, callback in callbacks])
         self._paths = [path for path, _ in callbacks]
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import functools
-import importlib
 import importlib.resources
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
-from pgzoo.interface.hyperparameters import Range, declared, plain_fields
+from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.training.imports import import_module
+from pgzoo.training.keyword_arguments import checked_arguments
+from pgzoo.training.yaml_files import YamlError, parse_yaml_mapping, read_text
+from pgzoo.training.yaml_files import read_yaml_mapping as read_yaml_mapping
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,13 @@ class RunConfig:
     """The keys of a YAML entry that configure the run. The names are RL Zoo's."""
 
     n_timesteps: Annotated[int, Range(1), "environment steps of training, over all environments"] = 100_000
-    n_envs: Annotated[int, Range(1), "parallel environments"] = 8
-    policy: Annotated[str, "MlpPolicy, CnnPolicy, MultiInputPolicy; auto: chosen by the observation space"] = "auto"
+    n_envs: Annotated[int, Range(1, 100_000), "parallel environments"] = 8
+    policy: Annotated[
+        str, "MlpPolicy, CnnPolicy, MultiInputPolicy, or an import path; auto: chosen by the observation space"
+    ] = "auto"
     policy_kwargs: Annotated[dict[str, Any] | None, "net_arch, log_std_init, activation_fn, …"] = None
     normalize: Annotated[bool | dict[str, Any], "use VecNormalize; a mapping: its arguments"] = False
-    frame_stack: Annotated[int | None, Range(1), "frames stacked by VecFrameStack"] = None
+    frame_stack: Annotated[int | None, Range(1, 1000), "frames stacked by VecFrameStack"] = None
     env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "import path, or {path: arguments}"] = None
     vec_env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "like env_wrapper, applied to the VecEnv"] = (
         None
@@ -127,6 +129,7 @@ def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[
 def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], source: str) -> ExperimentConfig:
     run_params = declared(RunConfig)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}
+    run = checked_arguments(run)
     parts = {key: value for key, value in entry.items() if key in PART_TYPES}
     hyperparameters = {key: value for key, value in entry.items() if key not in run_params and key not in PART_TYPES}
     try:
@@ -168,65 +171,18 @@ def _read_entry(plugin: str, env: str, file: Path | None) -> _Entry:
             return _Entry({}, "the defaults")
         name, text = f"hyperparams/{plugin}.yml", resource.read_text(encoding="utf-8")
     else:
-        name, text = str(file), _read_text(file)
-    data = _parse(name, text)
+        name, text = str(file), read_text(file)
+    document = parse_yaml_mapping(name, text)
     candidates = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
-    key = next((key for key in candidates if key in data), None)
+    key = next((key for key in candidates if key in document.values), None)
     if key is None:
-        raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; its entries: {', '.join(map(str, data))}")
-    entry = data[key]
-    line = data.lc.key(key)[0] + 1
-    if not isinstance(entry, Mapping):
-        raise ConfigError(f"{name}:{line}: the entry {key!r} must be a mapping, not {entry!r}")
-    positions = entry.lc.data or {}  # type: ignore[attr-defined]  # ruamel's mapping; keys merged by `<<` have no line
-    lines = {str(k): positions[k][0] + 1 if k in positions else line for k in entry}
-    return _Entry(_plain(entry), f"{name}, {key}", name, line, lines)
-
-
-def read_yaml_mapping(file: Path) -> dict[str, Any]:
-    """Return a YAML file's mapping as plain data.
-
-    Raises:
-        ConfigError: the file cannot be read, is not valid YAML, or does not hold a mapping.
-    """
-    return dict(_plain(_parse(str(file), _read_text(file))))
-
-
-def _read_text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {file}: {error}") from error
-
-
-@functools.lru_cache(maxsize=8)
-def _parse(name: str, text: str) -> Any:
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        data = YAML(typ="rt").load(text)
-    except MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise ConfigError(f"{name}:{line}: {error.problem or 'invalid YAML'}") from error
-    except YAMLError as error:
-        raise ConfigError(f"{name}: {str(error).splitlines()[0]}") from error
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{name} must be a mapping, for example from environments to hyperparameters")
-    return data
-
-
-def _plain(value: Any) -> Any:
-    """Return ruamel's containers and numbers as Python's built-in types."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, int) and not isinstance(value, bool):
-        return int(value)
-    return str(value) if isinstance(value, str) else value
+        entries = ", ".join(document.values)
+        raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; its entries: {entries[:200]}")
+    entry, line = document.values[key], document.lines[(key,)]
+    if not isinstance(entry, dict):
+        raise ConfigError(f"{name}:{line}: the entry {key!r} must be a mapping, not {shown(entry)}")
+    lines = {inner: document.lines[key, inner] for inner in entry}
+    return _Entry(entry, f"{name}, {key}", name, line, lines)
 
 
 def _check_entry(registry: Registry, plugin: str, env: str, entry: _Entry) -> None:
@@ -257,14 +213,14 @@ def _line_of(error: ConfigError, registry: Registry, plugin: str, env: str, entr
 def register_packages(packages: Sequence[str]) -> None:
     """Import packages that register environments, as RL Zoo's `--gym-packages` does.
 
+    They may be in the working directory.
+
     Raises:
         ConfigError: a package cannot be imported.
     """
-    if packages and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # finds modules in the working directory, as `python -m` does
     for package in packages:
         try:
-            importlib.import_module(package)
+            import_module(package)
         except Exception as error:  # the import of a user's package may raise anything
             raise ConfigError(f"--gym-packages {package!r}: {type(error).__name__}: {error}") from error
 
@@ -297,13 +253,16 @@ def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for pair in pairs:
-        name, colon, value = pair.partition(":")
-        if not colon or not name or not value:
-            raise ConfigError(f"{option} takes name:value, such as gamma:0.98, not {pair!r}")
+        name, colon, text = pair.partition(":")
+        if not colon or not name or not text:
+            raise ConfigError(f"{option} takes name:value, such as gamma:0.98, not {shown(pair)}")
         try:
-            values[name] = _plain(_parse(option, f"value: {value}")["value"])
-        except ConfigError as error:
-            raise ConfigError(f"{option} {pair!r}: the value is not valid YAML") from error
+            parsed = parse_yaml_mapping(option, f"value: {text}").values
+        except YamlError as error:
+            raise ConfigError(f"{option} {shown(pair)}: the value is not valid YAML: {error.problem}") from error
+        if list(parsed) != ["value"]:
+            raise ConfigError(f"{option} {shown(pair)}: the value has several lines; write a mapping as {{a: 1, b: 2}}")
+        values[name] = parsed["value"]
     return values
 
 

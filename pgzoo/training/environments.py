@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -14,9 +13,11 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo._sb3 import images_channels_first
-from pgzoo.errors import ConfigError, converted, describe
+from pgzoo.errors import ConfigError, converted
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.guarded import GuardedVecEnv
+from pgzoo.training.imports import build, load_object, named
+from pgzoo.training.keyword_arguments import check_norm_obs_keys
 from pgzoo.training.processes import ProcessVecEnv
 from pgzoo.training.vec_envs import make_envpool, make_vector_env
 
@@ -73,7 +74,7 @@ def make_env(
 def _wrapped(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecEnv:
     run = config.run
     for path, kwargs in named(run.vec_env_wrapper):
-        venv = GuardedVecEnv(build(path, kwargs, venv), f"{config.env}, or its wrapper {path},")
+        venv = GuardedVecEnv(build(path, kwargs, venv, returns=VecEnv), f"{config.env}, or its wrapper {path},")
     if run.normalize:
         venv = _normalized(venv, config, training, statistics)
     if run.frame_stack is not None:
@@ -153,6 +154,7 @@ def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statisti
         normalized = _with_statistics(venv, statistics)
     else:
         arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
+        check_norm_obs_keys(arguments, venv.observation_space)
         with converted("normalize"):
             normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **arguments})
     normalized.training = training
@@ -185,49 +187,3 @@ def close_all(*envs: VecEnv) -> None:
     for env in envs:
         with suppress(Exception):  # GuardedVecEnv has warned; a user's wrapper must not keep the others open
             env.close()
-
-
-def named(value: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Return the wrappers or callbacks of a YAML entry as pairs of import path and arguments.
-
-    >>> named(["a.B", {"c.D": {"n": 3}}])
-    [('a.B', {}), ('c.D', {'n': 3})]
-    """
-    if value is None:
-        return []
-    if isinstance(value, str):
-        return [(value, {})]
-    if isinstance(value, Mapping):
-        for path, kwargs in value.items():
-            if not isinstance(kwargs, (Mapping, type(None))):
-                raise ConfigError(f"{path} takes its arguments as a mapping, not {kwargs!r}")
-        return [(str(path), dict(kwargs or {})) for path, kwargs in value.items()]
-    if isinstance(value, list):
-        return [pair for item in value for pair in named(item)]
-    raise ConfigError(f"a wrapper or callback is an import path or {{path: arguments}}, not {value!r}")
-
-
-def load_object(path: str, kwargs: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Return the class or function at an import path, and its arguments.
-
-    Raises:
-        ConfigError: it cannot be imported.
-    """
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name), kwargs
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"cannot import {path!r}: {error}") from error
-
-
-def build(path: str, kwargs: dict[str, Any], *first: Any) -> Any:
-    """Call the class or function at an import path and return the result.
-
-    Raises:
-        ConfigError: it cannot be imported, or does not accept the arguments.
-    """
-    function, kwargs = load_object(path, kwargs)
-    try:
-        return function(*first, **kwargs)
-    except Exception as error:
-        raise ConfigError(f"{path}: {describe(error)}") from error

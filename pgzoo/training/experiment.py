@@ -14,7 +14,6 @@ from signal import Signals
 from typing import Any
 
 import gymnasium as gym
-import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.preprocessing import is_image_space
@@ -23,13 +22,15 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo._sb3 import update_count
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
-from pgzoo.errors import ConfigError, MachineError, PgzooError, converted, describe, is_machine_fault, unknown
+from pgzoo.errors import ConfigError, MachineError, PgzooError, converted, describe, is_machine_fault
 from pgzoo.files import writing
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.callbacks import CheckpointCallback, EvaluationCallback, UserCallbacks
 from pgzoo.training.config import ExperimentConfig, resolved_entry
-from pgzoo.training.environments import build, close_all, load_object, make_env, named
+from pgzoo.training.environments import close_all, make_env
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
+from pgzoo.training.imports import build, named
+from pgzoo.training.keyword_arguments import load_policy, policy_arguments
 from pgzoo.training.run_folder import RunFolder, write_details
 from pgzoo.training.saved_model import Start, read_start, save
 from pgzoo.training.stopping import StopSignals, stop_signal
@@ -239,10 +240,11 @@ def make_model(
     Raises:
         PgzooError: the policy's arguments or the spaces do not fit.
     """
-    policy_kwargs = _policy_kwargs(config.run.policy_kwargs or {})
+    use_rms_prop = config.combination.algorithm.use_rms_prop
+    policy_kwargs = policy_arguments(config.run.policy_kwargs or {}, use_rms_prop=use_rms_prop)
     if start is not None:
         policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
-    policy: Any = _policy(env) if config.run.policy == "auto" else config.run.policy
+    policy: Any = _policy(env) if config.run.policy == "auto" else load_policy(config.run.policy)
     with converted("cannot build the model"):
         model = PolicyGradient.from_combination(
             config.combination,
@@ -270,7 +272,8 @@ def _callbacks(
     n_envs = config.run.n_envs
     callbacks: list[BaseCallback] = []
     if configured := named(config.run.callback):
-        callbacks.append(UserCallbacks([(path, build(path, kwargs)) for path, kwargs in configured]))
+        built = [(path, build(path, kwargs, returns=BaseCallback)) for path, kwargs in configured]
+        callbacks.append(UserCallbacks(built))
     if options.save_freq > 0:
         callbacks.append(CheckpointCallback(folder, max(options.save_freq // n_envs, 1)))
     if options.eval_freq > 0:
@@ -331,21 +334,6 @@ def _policy(env: VecEnv) -> str:
     if isinstance(env.observation_space, gym.spaces.Dict):
         return "MultiInputPolicy"
     return "CnnPolicy" if is_image_space(env.observation_space) else "MlpPolicy"
-
-
-def _policy_kwargs(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the policy's arguments with the classes that the YAML entry names."""
-    kwargs = dict(entry)
-    for key, module in (("activation_fn", torch.nn), ("optimizer_class", torch.optim)):
-        if isinstance(name := kwargs.get(key), str):
-            short = name.rpartition(".")[2]
-            classes = {cls.lower(): cls for cls in dir(module) if isinstance(getattr(module, cls), type)}
-            if short.lower() not in classes:
-                raise ConfigError(f"policy_kwargs: {unknown(key, short, classes.values())}")
-            kwargs[key] = getattr(module, classes[short.lower()])
-    if isinstance(path := kwargs.get("features_extractor_class"), str):
-        kwargs["features_extractor_class"], _ = load_object(path, {})
-    return kwargs
 
 
 def seed_or_random(seed: int | None) -> int:

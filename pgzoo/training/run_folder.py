@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgzoo.errors import ConfigError, converted
+from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write, writing
 
 PACKAGES = ("pgzoo", "stable-baselines3", "torch", "gymnasium", "numpy", "pluggy")
@@ -164,21 +164,6 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
     yaml.default_flow_style = False
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
         yaml.dump(plain(data), file)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a mapping that `write_yaml` wrote.
-
-    Raises:
-        ConfigError: the file is missing or damaged.
-    """
-    from ruamel.yaml import YAML
-
-    with converted(f"cannot read {path}"):
-        data = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        if not isinstance(data, dict):
-            raise ConfigError(f"cannot read {path}: it must be a mapping")
-        return data
 
 
 def plain(value: Any) -> Any:

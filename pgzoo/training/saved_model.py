@@ -18,7 +18,9 @@ from pgzoo.errors import ConfigError, DivergenceError, PgzooError, converted, de
 from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
-from pgzoo.training.run_folder import RunFolder, find_statistics, read_yaml, statistics_path
+from pgzoo.training.imports import find_local_modules
+from pgzoo.training.run_folder import RunFolder, find_statistics, statistics_path
+from pgzoo.training.yaml_files import read_yaml_mapping
 
 
 def save(model: PolicyGradient, file: Path) -> None:
@@ -60,7 +62,7 @@ def read_arguments(folder: RunFolder) -> TrainedWith:
         ConfigError: it is missing, damaged, or lacks an argument.
     """
     file = folder.details / "args.yml"
-    arguments = read_yaml(file)
+    arguments = read_yaml_mapping(file)
     texts = {name: arguments.get(name) for name in ("plugin", "env")}
     lists = {name: arguments.get(name) or [] for name in ("gym_packages", "plugin_files")}
     for name, value in texts.items():
@@ -156,6 +158,7 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
     """
     if not path.is_file():
         raise ConfigError(f"there is no model at {path}")
+    find_local_modules()  # the model may contain classes of the user's own files
     try:
         data, parameters, _ = load_from_zip_file(path, device=device)
     except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch
@@ -184,7 +187,7 @@ def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
         PgzooError: a file is missing or damaged, or the run used a plugin that is not installed.
     """
     trained_with, file = read_arguments(folder), folder.details / "config.yml"
-    entry = read_yaml(file)
+    entry = read_yaml_mapping(file)
     try:
         with converted("it cannot be used"):
             return config_from_entry(registry, trained_with.plugin, trained_with.env, entry)

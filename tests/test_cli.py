@@ -275,7 +275,8 @@ def _accept_ctrl_c() -> None:
 def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
     """Files of more than 40 kB cannot be written, so no model can be saved."""
     result = subprocess.run(
-        [*PGZOO, "train", *SHORT, "-n", "3000", "--eval-freq", "1500"], cwd=tmp_path, capture_output=True, text=True, check=False,
+        [*PGZOO, "train", *SHORT, "-n", "3000", "--eval-freq", "1500"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000)),
     )  # fmt: skip
     assert result.returncode == 1, result.stderr

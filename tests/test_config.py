@@ -155,11 +155,12 @@ def test_an_error_in_the_file_is_located_although_a_value_is_overridden(tmp_path
 
 
 def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: Registry) -> None:
-    from pgzoo.training.run_folder import read_yaml, write_yaml
+    from pgzoo.training.run_folder import write_yaml
+    from pgzoo.training.yaml_files import read_yaml_mapping
 
     config = load_config(registry, "ppo", "LunarLander-v3", overrides={"clip_range": "lin_0.2"})
     write_yaml(tmp_path / "config.yml", resolved_entry(config))
-    again = config_from_entry(registry, "ppo", "LunarLander-v3", read_yaml(tmp_path / "config.yml"))
+    again = config_from_entry(registry, "ppo", "LunarLander-v3", read_yaml_mapping(tmp_path / "config.yml"))
     assert (again.combination, again.run) == (config.combination, config.run)
 
 

@@ -70,7 +70,9 @@ class TrainArguments:
 @click.option("--n-envs", type=click.IntRange(min=1), help="Parallel environments.")
 @click.option("--vec-env", type=click.Choice(["dummy", "subproc", "vector", "envpool"]), default="dummy",
               show_default=True, help="vector, envpool: one vector environment, stepped as arrays.")  # fmt: skip
-@click.option("--seed", type=int, default=None, help="By default a random seed, which is printed and saved.")
+@click.option(
+    "--seed", type=options.SEED_OR_RANDOM, default=None, help="By default a random seed, which is printed and saved."
+)
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated).")  # fmt: skip
 @click.option("--conf-file", type=click.Path(path_type=Path), help="YAML file of hyperparameters by environment.")

@@ -167,7 +167,8 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
         raise ConfigError(f"{path} is not a saved model: it does not contain a policy")
     if shadowing := [key for key in data if callable(getattr(PolicyGradient, str(key), None))]:
         raise ConfigError(f"{path} is not a saved model: its entry {shadowing[0]!r} would replace a method")
-    if name := not_finite(parameters["policy"]):
+    weights: Any = parameters["policy"]
+    if name := not_finite(weights):
         raise ConfigError(f"{path} cannot be used: its parameter {name} is not finite")
     return data, parameters
 

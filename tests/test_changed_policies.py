@@ -503,6 +503,7 @@ def test_a_changed_policy_is_followed(name: str, env: str, undo: ExitStack) -> N
         sample(plain)
         np.testing.assert_array_equal(auto.rollout.actions, plain.rollout.actions)
         log_probs, values = plain._samples().old_log_probs, plain._samples().old_values
+        np.testing.assert_allclose(auto.rollout.next_values, plain.rollout.next_values, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(samples.old_log_probs, log_probs, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(samples.old_values, values.flatten(), rtol=1e-4, atol=1e-5)
 

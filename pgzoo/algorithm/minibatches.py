@@ -111,7 +111,7 @@ def _episode_minibatches(samples: Samples, size: int) -> Iterator[Samples]:
     minibatch_episodes = np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1)
     indices = [np.flatnonzero(np.isin(episode, episodes)) for episodes in minibatch_episodes]
     on_device = torch.as_tensor(np.concatenate(indices), device=samples.episode.device)
-    for index, episodes in zip(on_device.split(list(map(len, indices))), minibatch_episodes, strict=True):
+    for index, episodes in zip(torch.split(on_device, list(map(len, indices))), minibatch_episodes, strict=True):
         yield samples.select(index, len(episodes) / len(order))
 
 
@@ -138,7 +138,7 @@ def reevaluated(rollout: Rollout, samples: Samples, backend: Backend) -> Rollout
 
 def _evaluated(samples: Samples, backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log π (M,) and V (M,), without gradients, from blocks of steps that bound the memory."""
-    indices = torch.arange(len(samples), device=samples.advantages.device).split(STEPS_TOGETHER)
+    indices = torch.split(torch.arange(len(samples), device=samples.advantages.device), STEPS_TOGETHER)
     log_probs, values = [], []
     with torch.no_grad():
         for index in indices:

@@ -186,7 +186,7 @@ def _unknown_distribution(policy: Any) -> Iterator[str]:
     expected = next((cls for kind, cls in DISTRIBUTIONS.items() if isinstance(space, kind)), None)
     if type(dist) is not expected:
         yield f"the action distribution {type(dist).__name__}"
-    elif isinstance(space, spaces.MultiDiscrete) and list(dist.action_dims) != space.nvec.tolist():
+    elif isinstance(space, spaces.MultiDiscrete) and list(vars(dist)["action_dims"]) != space.nvec.tolist():
         yield "other action dimensions than the space's"
     parameters = [name for name, p in vars(policy)["_parameters"].items() if p is not None]
     if parameters != (["log_std"] if isinstance(space, spaces.Box) else []):
@@ -269,7 +269,7 @@ def _attachments(policy: Any, *, with_update: bool = True) -> Iterator[str]:
 
 
 @lru_cache(maxsize=256)
-def _callables(cls: type) -> frozenset[str]:
+def _callables(cls: Any) -> frozenset[str]:
     """Return the names that an object of the class must not have as attributes, because they would hide a method."""
     names = (name for name in dir(cls) if callable(getattr(cls, name, None)))
     return frozenset(names) | {"_compiled_call_impl"}  # what `Module.compile` sets

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
-from operator import attrgetter, is_, itemgetter
+from operator import attrgetter, is_, itemgetter, methodcaller
 from typing import Any
 
 import torch
@@ -250,7 +250,7 @@ def _attachments(policy: Any, *, with_update: bool = True) -> Iterator[str]:
         with_update: whether the backend also replaces the backward pass and the optimizer's step.
     """
     modules = list(policy.modules())
-    if any(vars(module)[name] for module in modules for name in HOOKS) or any(GLOBAL_HOOKS):
+    if any(vars(module).get(name) for module in modules for name in HOOKS) or any(GLOBAL_HOOKS):
         yield "hooks"
     parts = [*modules, policy.action_dist]
     if with_update:
@@ -294,6 +294,7 @@ def _methods(classes: Iterable[type]) -> list[tuple[type, str]]:
 _tensor_hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
 _flags = attrgetter("requires_grad", "dtype", "is_cpu", "_backward_hooks", "_post_accumulate_grad_hooks")
 _group_parameters = itemgetter("params")
+_members = methodcaller("values")
 
 
 class Fingerprint:
@@ -304,19 +305,18 @@ class Fingerprint:
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
-        anything: Any = policy
-        modules = list(policy.modules())
-        optimizer, self._parameters = policy.optimizer, list(policy.parameters())
-        parts = [*modules, optimizer, anything.action_dist]
-        self._instances = [vars(part) for part in parts]
+        modules, self._parameters = list(policy.modules()), list(policy.parameters())
+        self._policy, optimizer = policy, policy.optimizer
+        parts = [*modules, optimizer, getattr(policy, "action_dist", None)]
+        self._instances = [vars(part) for part in parts if hasattr(part, "__dict__")]
         self._policy_attributes = vars(policy)
         self._methods = [(vars(cls), name) for cls, name in _methods(map(type, parts))]
-        hooks = [vars(module)[name] for module in modules for name in HOOKS]
-        hooks += [vars(optimizer)[name] for name in OPTIMIZER_HOOKS if name in vars(optimizer)]
+        hooks = [vars(module).get(name, {}) for module in modules for name in HOOKS]
+        hooks += [vars(optimizer).get(name, {}) for name in OPTIMIZER_HOOKS]
         hooks += [hook for p in self._parameters for hook in _tensor_hooks(p) if hook is not None]
-        members = [vars(module)[name] for module in modules for name in ("_modules", "_parameters")]
+        members = [vars(module).get(name, {}) for module in modules for name in ("_modules", "_parameters")]
         watched = [*members, *hooks, *GLOBAL_HOOKS, *GLOBAL_OPTIMIZER_HOOKS]
-        buffers = [vars(module)["_buffers"] for module in modules]  # some modules replace theirs at every call
+        buffers = [vars(module).get("_buffers", {}) for module in modules]  # some modules replace theirs at every call
         self._empty = [x for x in (*watched, *buffers) if not x]
         self._filled = [x for x in watched if x]
         self._modules = modules
@@ -328,11 +328,11 @@ class Fingerprint:
         return not any(self._empty) and same_objects(self._objects(), objects) and self._values() == values
 
     def _objects(self) -> list[Any]:
-        """Return submodules, parameters, hooks and methods, which are compared by identity."""
-        groups = self._policy_attributes["optimizer"].param_groups
+        """Return modules, parameters, hooks and methods, which are compared by identity."""
+        groups = self._policy.optimizer.param_groups
         return [
             *map(self._policy_attributes.get, POLICY_ATTRIBUTES),
-            *chain.from_iterable(map(dict.values, self._filled)),
+            *chain.from_iterable(map(_members, self._filled)),
             *chain.from_iterable(map(_group_parameters, groups)),
             *map(type, self._modules),
             *[methods.get(name) for methods, name in self._methods],
@@ -340,7 +340,7 @@ class Fingerprint:
 
     def _values(self) -> tuple[Any, ...]:
         """Return numbers and flags, which are compared by value."""
-        n_groups = len(self._policy_attributes["optimizer"].param_groups)
+        n_groups = len(self._policy.optimizer.param_groups)
         return n_groups, list(map(len, self._instances)), list(map(_flags, self._parameters))
 
 

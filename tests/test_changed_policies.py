@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -242,7 +243,7 @@ def normalize_a_weight(policy: Any, undo: ExitStack) -> None:
 
 @change("sb3")
 def normalize_a_weight_with_hooks(policy: Any, undo: ExitStack) -> None:
-    nn.utils.weight_norm(policy.mlp_extractor.policy_net[0])  # type: ignore[deprecated]
+    nn.utils.weight_norm(policy.mlp_extractor.policy_net[0])
 
 
 @change("sb3")
@@ -511,7 +512,8 @@ def test_a_changed_policy_is_followed(name: str, env: str, undo: ExitStack) -> N
     found, expected = train(auto), train(plain)
     assert found.keys() == expected.keys()
     for key, x in expected.items():
-        torch.testing.assert_close(found[key], x, rtol=1e-3, atol=5e-5, msg=lambda text, key=key: f"{key}: {text}")
+        message = partial("{}: {}".format, key)
+        torch.testing.assert_close(found[key], x, rtol=1e-3, atol=5e-5, msg=message)
 
 
 def test_log_std_that_is_replaced_is_followed(undo: ExitStack) -> None:

@@ -79,11 +79,11 @@ def test_what_is_small() -> None:
 # ---------------------------------------------------------------- where samples are during an update
 
 
-class Transfers(TorchDispatchMode):
+class Transfers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every copy between devices as "from → to"."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,9 +103,8 @@ def image_rollout(n_steps: int = 6, n_envs: int = 2) -> Rollout:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 255, (2, n_steps, n_envs, 3, 36, 36), dtype=np.uint8)
     rewards = np.arange(n_steps * n_envs, dtype=float).reshape(n_steps, n_envs)
-    return make_rollout(rewards, values=np.zeros((n_steps, n_envs))).replace(
-        observations=images[0], next_observations=images[1]
-    )
+    rollout = make_rollout(rewards, values=np.zeros((n_steps, n_envs)))
+    return rollout.replace(observations=images[0], next_observations=images[1])
 
 
 def image_samples(policy: ActorCriticCnnPolicy) -> Samples:
@@ -128,7 +127,8 @@ def test_no_sample_leaves_the_device_in_an_update(whole_episodes: bool, monkeypa
         order = {"whole_episodes": whole_episodes, "normalize": True, "shuffle_whole": True}
         for minibatch in minibatches(samples, 4, **order):
             batch = backend.evaluate_actions(minibatch)
-            (batch.aggregate(batch.ratio * batch.advantages) + batch.values.mean()).backward()
+            loss = batch.aggregate(batch.ratio * batch.advantages) + batch.values.mean()
+            loss.backward()  # type: ignore[no-untyped-call]
     assert transfers.seen == ["cpu → meta"]
 
 
@@ -137,7 +137,7 @@ def test_observations_are_kept_on_a_gpu_if_they_fit(
     free: float, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They may take half of what is free. Of that, torch holds a part in reserve."""
-    observations = {"image": np.zeros((8, 100), np.uint8), "vector": np.zeros((8, 25), np.float32)}  # 1,600 bytes
+    observations: Any = {"image": np.zeros((8, 100), np.uint8), "vector": np.zeros((8, 25), np.float32)}  # 1,600 bytes
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(1600 * free) - 300, 10**6))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 1000)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 700)
@@ -148,7 +148,7 @@ def test_observations_are_kept_on_a_gpu_if_they_fit(
 class OnAGpu(torch.Tensor):
     """A tensor that claims to be on a GPU. Moved to a device, it is an ordinary tensor."""
 
-    device = property(lambda self: torch.device("cuda"))  # type: ignore[assignment]
+    device = property(lambda self: torch.device("cuda"))
 
     def to(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return self.as_subclass(torch.Tensor)
@@ -226,7 +226,7 @@ def test_a_step_count_from_a_gpu_is_moved_before_the_next_update() -> None:
         saved = copy.deepcopy(after_one_update)
         for state in saved["policy.optimizer"]["state"].values():
             state["step"] = state["step"].as_subclass(OnAGpu)
-        model.fast = fast  # type: ignore[assignment]
+        model.fast = fast
         model.set_parameters(saved)
         steps = [state["step"] for state in model.policy.optimizer.state.values()]
         assert all(type(step) is OnAGpu for step in steps)

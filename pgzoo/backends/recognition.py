@@ -262,14 +262,15 @@ def _attachments(policy: Any, *, with_update: bool = True) -> Iterator[str]:
             yield "buffers"
         parts.append(policy.optimizer)
     for part in parts:
-        if not _callables(type(part)).isdisjoint(vars(part)):
-            yield f"a patched {type(part).__name__}"
-    for cls, name in _replaced_methods(map(type, parts)):
-        yield f"a patched {cls.__name__}.{name}"
+        cls: Any = type(part)
+        if not _callables(cls).isdisjoint(vars(part)):
+            yield f"a patched {cls.__name__}"
+    for owner, name in _replaced_methods(map(type, parts)):
+        yield f"a patched {owner.__name__}.{name}"
 
 
 @lru_cache(maxsize=256)
-def _callables(cls: Any) -> frozenset[str]:
+def _callables(cls: type) -> frozenset[str]:
     """Return the names that an object of the class must not have as attributes, because they would hide a method."""
     names = (name for name in dir(cls) if callable(getattr(cls, name, None)))
     return frozenset(names) | {"_compiled_call_impl"}  # what `Module.compile` sets

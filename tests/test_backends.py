@@ -21,6 +21,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PolicyGradient, Registry
+from pgzoo.errors import DivergenceError
 
 BOX = spaces.Box(-1, 1, (3,), np.float32)
 ACTIONS = {
@@ -218,11 +219,22 @@ def test_fast_or_an_error() -> None:
 
 
 def test_divergence_is_told() -> None:
+    """The first layer is finite and the output is not: no action reaches the environment."""
     model = model_on("box", "gae", fast=True, n_steps=8)
     head: Any = model.policy.action_net
     with torch.no_grad():
         head.bias.fill_(float("nan"))
-    with pytest.raises(ConfigError, match=r"training diverged: log π .* lower learning_rate"):
+    with pytest.raises(DivergenceError, match=r"training diverged: policy.action_net.bias is nan; lower learning_rate"):
+        sampled(model)
+    assert model.num_timesteps == 0
+
+
+def test_log_probs_that_overflow_are_told() -> None:
+    """σ = e⁻⁸⁷ is finite. The drawn action rounds to the mean, or to a number that is ten thousand σ away."""
+    model = model_on("box", "gae", fast=True, n_steps=8)
+    with torch.no_grad():
+        model.policy.log_std.fill_(-87.0)
+    with pytest.raises(DivergenceError, match=r"training diverged: log π .* lower learning_rate"):
         sampled(model)
 
 

@@ -65,7 +65,8 @@ def test_steps_equal_torchs_on_separate_parameters(name: str) -> None:
         torch_step(reference_optimizer, reference, gradients, has_gradient)
         before = [p.detach().clone() for p in params]
         flat.gradients[:] = gradients
-        flat.step(1.0, has_gradient)
+        flat.clip(1.0)
+        flat.step(has_gradient)
         for i, p in enumerate(params):
             torch.testing.assert_close(p.detach(), reference[i].detach(), rtol=1e-5, atol=1e-6)
             assert torch.equal(p, before[i]) != has_gradient[i // 2]
@@ -84,7 +85,8 @@ def test_clipping_by_hand() -> None:
     for max_grad_norm, scale in ((None, 1.0), (10.0, 1.0), (0.5, 0.1)):
         first, last = params[0][0, 0].item(), params[3].item()
         flat.gradients[[0, -1]] = 3, 4
-        flat.step(max_grad_norm, [True])
+        assert flat.clip(max_grad_norm) == pytest.approx(5)
+        flat.step([True])
         assert first - params[0][0, 0].item() == pytest.approx(3 * scale, rel=1e-4)
         assert last - params[3].item() == pytest.approx(4 * scale, rel=1e-4)
 
@@ -98,10 +100,10 @@ def test_parameters_gradients_and_states_are_views() -> None:
     with torch.no_grad():
         params[2][0, 1] = 5.0
         assert flat.flats[1].tolist()[1] == 5.0
-    flat.step(None, [True, True])
+    flat.step([True, True])
     assert optimizer.state[params[3]]["exp_avg"].tolist() == pytest.approx([0.1 * 11])  # (1 − β₁) g
     assert optimizer.state[params[0]]["step"].item() == 1
-    flat.step(None, [True, False])
+    flat.step([True, False])
     assert [optimizer.state[p]["step"].item() for p in params] == [2, 2, 1, 1]
 
 
@@ -110,7 +112,7 @@ def test_is_stale() -> None:
     matter but cause a rebuild."""
     flat, params, optimizer = flat_adam()
     assert flat.is_stale(torch.optim.Adam(params))
-    flat.step(None, [True, True])
+    flat.step([True, True])
     with torch.no_grad():
         params[0].add_(1)
     optimizer.param_groups[0]["lr"] = 0.5

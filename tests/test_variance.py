@@ -227,6 +227,7 @@ def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registr
         use_rms_prop=False,
         policy_kwargs={"optimizer_class": torch.optim.SGD, "net_arch": [8]},
         seed=3,
+        device="cpu",
     )
     prepare_learning(model)
     assert model.env is not None

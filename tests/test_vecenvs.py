@@ -203,7 +203,9 @@ def test_training_normalisation_and_evaluation_work_on_top(make: Any) -> None:
 
 def test_the_episodes_of_a_group_start_alike(make: Any) -> None:
     """Five environments play two groups of four, so two of them have no seed in the second round."""
-    model = PolicyGradient("MlpPolicy", make("CartPole-v1", {}), "rloo", group_size=4, n_episodes=8, seed=0)
+    model = PolicyGradient(
+        "MlpPolicy", make("CartPole-v1", {}), "rloo", group_size=4, n_episodes=8, seed=0, device="cpu"
+    )
     model.learn(1)
     starts = model.rollout.step == 0
     observations: Any = model.rollout.observations
@@ -214,7 +216,9 @@ def test_the_episodes_of_a_group_start_alike(make: Any) -> None:
 
 
 def test_groups_of_a_numpy_vector_environment_start_alike() -> None:
-    model = PolicyGradient("MlpPolicy", make_vector_env("pgzoo/Addition-v0", 8, {}), "rloo", group_size=4, n_episodes=8)
+    model = PolicyGradient(
+        "MlpPolicy", make_vector_env("pgzoo/Addition-v0", 8, {}), "rloo", group_size=4, n_episodes=8, device="cpu"
+    )
     model.learn(1)
     first = np.asarray(model.rollout.observations)[0]
     assert (first[:4] == first[0]).all()
@@ -225,7 +229,9 @@ def test_groups_of_a_numpy_vector_environment_start_alike() -> None:
 def test_envpool_does_not_accept_reset_options() -> None:
     pytest.importorskip("envpool")
     env = make_envpool("CartPole-v1", N, {})
-    model = PolicyGradient("MlpPolicy", env, "rloo", group_size=5, n_episodes=5, group_options={"low": 0.1})
+    model = PolicyGradient(
+        "MlpPolicy", env, "rloo", group_size=5, n_episodes=5, group_options={"low": 0.1}, device="cpu"
+    )
     with pytest.raises(ConfigError, match=r"does not accept group_options .*low"):
         model.learn(1)
 

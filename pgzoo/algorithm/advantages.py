@@ -7,7 +7,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.parts import Baseline, Estimator
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
@@ -50,6 +50,7 @@ def compute_advantages(
     Raises:
         PluginError: an array has the wrong shape or a number that is not finite. The message names the part
             and the step.
+        DivergenceError: the numbers are not finite because V is not.
     """
     returns = np.asarray(estimator(rollout, states["estimator"]), dtype=np.float64)
     _check(estimator, "R̂", returns, rollout)
@@ -89,8 +90,22 @@ def _check(part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) 
         raise PluginError(f"{part.kind} {part.name!r}: {symbol} has shape {x.shape}, not {rollout.shape}")
     not_finite = ~np.isfinite(x) & rollout.mask
     if not_finite.any():
+        _check_values(rollout)
         t, n = np.argwhere(not_finite)[0]
         raise PluginError(
             f"{part.kind} {part.name!r}: {symbol} is {x[t, n]} at step {t} of environment {n} "
             f"(reward {rollout.rewards[t, n]})"
+        )
+
+
+def _check_values(rollout: Rollout) -> None:
+    """Raise DivergenceError if V is not finite: then no part is to blame."""
+    for name in ("values", "next_values"):
+        values = getattr(rollout, name, None)
+        if values is None or np.isfinite(values[rollout.mask]).all():
+            continue
+        t, n = np.argwhere(~np.isfinite(values) & rollout.mask)[0]
+        raise DivergenceError(
+            f"training diverged: V is {values[t, n]} at step {t} of environment {n}; lower learning_rate or vf_coef, "
+            "or set max_grad_norm"
         )

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import Backend, policy_actions
-from pgzoo.interface.batch import Batch, Samples
+from pgzoo.backends.backend import STEPS_TOGETHER, Backend, policy_actions, to_device
+from pgzoo.interface.batch import Samples
+from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.types import Array
+from pgzoo.interface.types import Array, Observations
+
+SHARE_OF_FREE_MEMORY = 0.5
+"""A rollout's observations are kept on a GPU if they take at most this share of its free memory."""
 
 
 def to_samples(
@@ -41,7 +46,7 @@ def to_samples(
         return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=device)
 
     return Samples(
-        observations=rollout.tensors(rollout.observations, "cpu"),
+        observations=rollout.tensors(rollout.observations, observation_device(rollout.observations, device)),
         actions=policy_actions(policy, rollout.flat(rollout.actions)),
         advantages=tensor(advantages),
         returns=tensor(critic_targets),
@@ -51,6 +56,19 @@ def to_samples(
         weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device),
         progress_remaining=progress_remaining,
     )
+
+
+def observation_device(observations: Observations, device: torch.device) -> torch.device:
+    """Return where a rollout's observations are kept during an update: on the device if they fit, otherwise the CPU.
+
+    From the CPU, each minibatch is copied to the device, which is slower than the network for large images.
+    """
+    if device.type != "cuda":
+        return torch.device("cpu")
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own reserve
+    size = sum(array.nbytes for array in observation_leaves(observations))
+    return device if size <= SHARE_OF_FREE_MEMORY * free else torch.device("cpu")
 
 
 def minibatches(
@@ -90,33 +108,58 @@ def _episode_minibatches(samples: Samples, size: int) -> Iterator[Samples]:
     lengths = np.bincount(episode)
     order = np.random.permutation(len(lengths))
     first_step = np.cumsum(lengths[order]) - lengths[order]
-    for episodes in np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1):
-        index = torch.as_tensor(np.flatnonzero(np.isin(episode, episodes)), device=samples.episode.device)
+    minibatch_episodes = np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1)
+    indices = [np.flatnonzero(np.isin(episode, episodes)) for episodes in minibatch_episodes]
+    on_device = torch.as_tensor(np.concatenate(indices), device=samples.episode.device)
+    for index, episodes in zip(torch.split(on_device, list(map(len, indices))), minibatch_episodes, strict=True):
         yield samples.select(index, len(episodes) / len(order))
 
 
 def current_ratios(rollout: Rollout, samples: Samples, backend: Backend) -> Array:
     """Return ρ = π/π_old (T, N) of the current policy."""
     backend.begin_evaluation()
-    with torch.no_grad():
-        return _ratios(rollout, backend.evaluate_actions(samples))
+    log_probs, _ = _evaluated(samples, backend)
+    return _ratios(rollout, samples, log_probs)
 
 
 def reevaluated(rollout: Rollout, samples: Samples, backend: Backend) -> Rollout:
     """Return the rollout as the current policy evaluates it: V of states and successors, and ρ = π/π_old."""
     backend.begin_evaluation()
-    policy = backend.policy
-    with torch.no_grad():
-        batch = backend.evaluate_actions(samples)
-        changes = {"ratios": _ratios(rollout, batch)}
-        if backend.has_critic:
-            successor_values = policy.predict_values(rollout.tensors(rollout.next_observations, policy.device))
-            next_values = np.where(rollout.terminated, 0.0, rollout.scatter(successor_values.flatten()))
-            changes["values"] = rollout.scatter(batch.values).astype(np.float32)
-            changes["next_values"] = next_values.astype(np.float32)
+    log_probs, values = _evaluated(samples, backend)
+    changes = {"ratios": _ratios(rollout, samples, log_probs)}
+    if backend.has_critic:
+        successor_values = _predicted_values(rollout.tensors(rollout.next_observations, "cpu"), backend.policy)
+        next_values = np.where(rollout.terminated, 0.0, rollout.scatter(successor_values))
+        changes["values"] = rollout.scatter(values).astype(np.float32)
+        changes["next_values"] = next_values.astype(np.float32)
     backend.begin_update()
     return rollout.replace(**changes)
 
 
-def _ratios(rollout: Rollout, batch: Batch) -> Array:
-    return rollout.scatter((batch.log_probs - batch.old_log_probs).double().exp())
+def _evaluated(samples: Samples, backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return log π (M,) and V (M,), without gradients, from blocks of steps that bound the memory."""
+    indices = torch.split(torch.arange(len(samples), device=samples.advantages.device), STEPS_TOGETHER)
+    log_probs, values = [], []
+    with torch.no_grad():
+        for index in indices:
+            batch = backend.evaluate_actions(samples.select(index, 1.0) if len(indices) > 1 else samples)
+            log_probs.append(batch.log_probs)
+            values.append(batch.values)
+    return torch.cat(log_probs), torch.cat(values)
+
+
+def _predicted_values(observations: Any, policy: ActorCriticPolicy) -> torch.Tensor:
+    """Return V (M,) of observations in host memory, without gradients, from blocks that bound the memory."""
+    with torch.no_grad():
+        values = [policy.predict_values(to_device(block, policy.device)) for block in blocks(observations)]
+    return torch.cat(values).flatten()
+
+
+def blocks(observations: Any) -> Iterator[Any]:
+    """Yield STEPS_TOGETHER rows of a tensor, or of each tensor in a dict, at a time."""
+    for start in range(0, len(observation_leaves(observations)[0]), STEPS_TOGETHER):
+        yield map_observations(lambda tensor, start=start: tensor[start : start + STEPS_TOGETHER], observations)
+
+
+def _ratios(rollout: Rollout, samples: Samples, log_probs: torch.Tensor) -> Array:
+    return rollout.scatter((log_probs - samples.old_log_probs).double().exp())

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgzoo.backends.backend import move_state
 from pgzoo.interface.parts import Part, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
@@ -67,12 +68,13 @@ class PartStates:
         for kind, state in self._states.items():
             if (name := f"{kind}_state") in parameters:
                 state.load_state_dict(dict(parameters[name]))
-            if (name := f"{kind}_state.optimizer") in parameters:
-                optimizer = self._optimizers[kind]
+            optimizer = self._optimizers.get(kind)
+            if optimizer is not None and (name := f"{kind}_state.optimizer") in parameters:
                 options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
                 optimizer.load_state_dict(dict(parameters[name]))
                 for group, current in zip(optimizer.param_groups, options, strict=True):
                     group.update(current)
+                move_state(optimizer)
 
     def arrays(self) -> dict[str, Any]:
         """Return `parameters` with NumPy arrays instead of tensors."""

@@ -8,7 +8,8 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import policy_actions
+from pgzoo.algorithm.minibatches import blocks
+from pgzoo.backends.backend import policy_actions, to_device
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 
@@ -52,5 +53,7 @@ def _categorical(probs: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
 
 def rollout_score_sq_norms(policy: ActorCriticPolicy, rollout: Rollout) -> Array:
     """Return ‖∇ log π‖² (T, N) of a rollout's actions under the policy; 0 on padding."""
-    observations = rollout.tensors(rollout.observations, policy.device)
-    return rollout.scatter(score_sq_norms(policy, observations, policy_actions(policy, rollout.flat(rollout.actions))))
+    observations = rollout.tensors(rollout.observations, "cpu")
+    actions = policy_actions(policy, rollout.flat(rollout.actions))
+    pairs = zip(blocks(observations), blocks(actions), strict=True)
+    return rollout.scatter(torch.cat([score_sq_norms(policy, to_device(x, policy.device), a) for x, a in pairs]))

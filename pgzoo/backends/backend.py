@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,12 +14,14 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo.backends.recognition import Fingerprint
+from pgzoo.errors import DivergenceError, EnvironmentFailure
 from pgzoo.interface.batch import Batch, Samples
-from pgzoo.interface.observations import map_observations
+from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.types import Array, Observations
 
 STEPS_TOGETHER = 1024
-"""Steps whose values and log-probs are evaluated together after a rollout. This bounds the memory."""
+"""Steps whose values and log-probs are evaluated together. This bounds the memory that a whole rollout takes."""
 
 
 class Backend(ABC):
@@ -25,12 +29,17 @@ class Backend(ABC):
 
     A rollout calls `begin_rollout`, `act` once per step, `evaluate_rollout`, `predict_values` and
     `predict_terminal_values`, in this order. An update calls `begin_update`, then `evaluate_actions` and `step` per
-    minibatch. Call `begin_evaluation` before `evaluate_actions` outside an update.
+    minibatch, and `check_parameters` at its end. Call `begin_evaluation` before `evaluate_actions` outside an update.
+
+    If the policy's output is not finite, `act`, `evaluate_rollout` and `evaluate_actions` raise EnvironmentFailure if
+    an observation is not finite, and DivergenceError otherwise.
 
     Attributes:
         name: "sb3", "batched" or "numpy".
         reason: why no faster backend was chosen; empty for the fastest.
         bitwise_sb3: whether results are bit-identical to SB3's, for which even the order of additions matters.
+        fingerprint: what the policy consisted of when the backend was chosen.
+        chosen_for: the buffer class and the setting `fast` for which it was chosen.
 
     Args:
         policy: the policy to evaluate and update.
@@ -40,13 +49,16 @@ class Backend(ABC):
 
     name: str
     bitwise_sb3 = False
+    chosen_for: tuple[type[RolloutBuffer], bool | str] | None = None
 
     def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool, reason: str = "") -> None:
         self.policy, self.has_critic, self.reason = policy, has_critic, reason
+        self.fingerprint = Fingerprint(policy)
 
-    def still_applies(self, policy: ActorCriticPolicy) -> bool:
-        """Whether this backend still supports the policy. It is checked before every rollout and update."""
-        return policy is self.policy
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy or pickle the policy and the choice. Everything else is made again."""
+        make = partial(type(self), has_critic=self.has_critic, reason=self.reason)
+        return make, (self.policy,), {"chosen_for": self.chosen_for}
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})" if self.reason else self.name
@@ -62,6 +74,7 @@ class Backend(ABC):
     def begin_update(self) -> None:
         """Prepare for an update."""
         self.policy.set_training_mode(True)
+        move_state(self.policy.optimizer)
 
     def update_threads(self) -> AbstractContextManager[None]:
         """Return a context that sets the number of torch's threads during an update."""
@@ -86,7 +99,11 @@ class Backend(ABC):
     def evaluate_actions(self, samples: Samples) -> Batch:
         """Return the steps with the current policy's log-probs, values and entropies."""
         observations = to_device(samples.observations, self.policy.device)
-        values, log_probs, entropy = self.policy.evaluate_actions(observations, samples.actions)
+        try:
+            values, log_probs, entropy = self.policy.evaluate_actions(observations, samples.actions)
+        except (ValueError, RuntimeError) as error:
+            raise_if_not_finite(self.policy, observations, error)
+            raise
         return Batch(
             **{**vars(samples), "observations": observations},
             log_probs=log_probs,
@@ -95,12 +112,26 @@ class Backend(ABC):
         )
 
     def step(self, loss: torch.Tensor, max_grad_norm: float | None) -> None:
-        """Take one optimizer step on a loss that was computed from the last batch of `evaluate_actions`."""
+        """Take one optimizer step on a loss that was computed from the last batch of `evaluate_actions`.
+
+        Raises:
+            DivergenceError: the gradient is not finite. The parameters have not changed.
+        """
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        if max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_grad_norm)
+        if max_grad_norm is None:
+            gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
+            norm = torch.nn.utils.get_total_norm(gradients)
+        else:
+            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), max_grad_norm)
+        check_gradient(loss, norm.item())
         self.policy.optimizer.step()
+
+    def check_parameters(self) -> None:
+        """Raise DivergenceError, with the parameter's name, if a parameter of the policy is not finite."""
+        parameters = [p.detach() for p in self.policy.parameters()]
+        if not math.isfinite(torch.nn.utils.get_total_norm(parameters).item()):
+            raise_if_diverged(self.policy)
 
 
 def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
@@ -112,3 +143,66 @@ def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
 def to_device(x: Any, device: torch.device) -> Any:
     """Return a tensor, or a dict of tensors, on the device."""
     return map_observations(lambda tensor: tensor.to(device), x)
+
+
+def move_state(optimizer: torch.optim.Optimizer) -> None:
+    """Move an optimizer's state to the devices of its parameters.
+
+    `load_state_dict` leaves step counts on the device from which they were loaded. Most optimizers keep them on the
+    CPU, those with the option `fused` or `capturable` beside the parameter.
+    """
+    for group in optimizer.param_groups:
+        beside = group.get("fused") or group.get("capturable")
+        for p in group["params"]:
+            state = optimizer.state.get(p, {})
+            for key, value in state.items():
+                device = torch.device("cpu") if key == "step" and not beside else p.device
+                if isinstance(value, torch.Tensor) and value.device != device:
+                    state[key] = value.to(device)
+
+
+# ---------------------------------------------------------------- numbers that are not finite
+
+
+def diverged(what: str) -> DivergenceError:
+    """Return the exception which says that a number is not finite."""
+    return DivergenceError(f"training diverged: {what}; lower learning_rate, or set max_grad_norm")
+
+
+def check_gradient(loss: torch.Tensor, norm: float) -> None:
+    """Raise DivergenceError if the norm of the gradient is not finite."""
+    if math.isfinite(norm):
+        return
+    value = loss.item()
+    raise diverged(f"the gradient is {norm}" if math.isfinite(value) else f"the loss is {value}")
+
+
+def raise_if_diverged(policy: ActorCriticPolicy, cause: Exception | None = None) -> None:
+    """Raise DivergenceError, with the parameter's name, if a parameter of the policy is not finite."""
+    for name, parameter in policy.named_parameters():
+        if (value := not_finite(parameter)) is not None:
+            raise diverged(f"policy.{name} is {value}") from cause
+
+
+def raise_if_not_finite(policy: ActorCriticPolicy, observations: Any, error: Exception | None = None) -> None:
+    """Raise an exception with an owner if the policy failed because of numbers that are not finite.
+
+    Args:
+        policy: the policy.
+        observations: the observations that it evaluated.
+        error: what torch raised; None if the policy's output is known not to be finite. torch's distributions refuse
+            such an output, but their message does not say where the numbers came from.
+    """
+    for leaf in observation_leaves(observations):
+        if (value := not_finite(leaf)) is not None:
+            raise EnvironmentFailure(f"an environment returned an observation that is {value}") from error
+    raise_if_diverged(policy, error)
+    if error is None or str(error).startswith(("Expected parameter", "probability tensor contains")):
+        raise diverged("the output of the policy is not finite") from error
+
+
+def not_finite(tensor: torch.Tensor) -> float | None:
+    """Return the first number that is nan or infinite, or None if there is none."""
+    numbers = tensor.detach().flatten()
+    wrong = numbers[~torch.isfinite(numbers)]
+    return wrong[0].item() if len(wrong) else None

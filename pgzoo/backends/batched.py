@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from pgzoo._sb3 import action_distribution
-from pgzoo.backends.backend import STEPS_TOGETHER, policy_actions
+from pgzoo.backends.backend import STEPS_TOGETHER, policy_actions, raise_if_not_finite
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.types import Array
@@ -30,10 +31,14 @@ class BatchedBackend(SB3Backend):
     def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
         """Return actions, and store the features."""
         policy: Any = self.policy
-        with torch.no_grad():
-            features = policy.extract_features(observations)
-            latent = policy.mlp_extractor.forward_actor(features)
-            actions = action_distribution(policy, latent).get_actions()
+        try:
+            with torch.no_grad():
+                features = policy.extract_features(observations)
+                latent = policy.mlp_extractor.forward_actor(features)
+                actions = action_distribution(policy, latent).get_actions()
+        except (ValueError, RuntimeError) as error:
+            raise_if_not_finite(policy, observations, error)
+            raise
         self._store(features)
         return actions.cpu().numpy().reshape(-1, *policy.action_space.shape), None, None
 
@@ -64,8 +69,11 @@ class BatchedBackend(SB3Backend):
         self._features = []
 
     def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
-        """Return V (K,) from one forward pass."""
-        tensors = [self.policy.obs_to_tensor(x)[0] for x in observations]
-        with torch.no_grad():
-            values = self.policy.predict_values(map_observations(lambda *rows: torch.cat(rows), *tensors))
-        return values.flatten().cpu().numpy()
+        """Return V (K,), evaluated in blocks."""
+        values = []
+        for start in range(0, len(observations), STEPS_TOGETHER):
+            tensors = [self.policy.obs_to_tensor(x)[0] for x in observations[start : start + STEPS_TOGETHER]]
+            with torch.no_grad():
+                block = self.policy.predict_values(map_observations(lambda *rows: torch.cat(rows), *tensors))
+            values.append(block.flatten().cpu().numpy())
+        return np.concatenate(values)

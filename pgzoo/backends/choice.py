@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
-from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
-from stable_baselines3.common.policies import (
-    ActorCriticCnnPolicy,
-    ActorCriticPolicy,
-    MultiInputActorCriticPolicy,
-)
+from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.backends.backend import Backend
 from pgzoo.backends.batched import BatchedBackend
-from pgzoo.backends.numpy_mlp import NumpyMlpBackend, unsupported
+from pgzoo.backends.numpy_mlp import NumpyMlpBackend
+from pgzoo.backends.recognition import batching_obstacle, numpy_obstacle
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.errors import ConfigError
 
 Fast: TypeAlias = "bool | Literal['auto']"
-STANDARD_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
-STANDARD_BUFFERS = (RolloutBuffer, DictRolloutBuffer)
 
 
 def choose_backend(
@@ -37,32 +32,27 @@ def choose_backend(
     Raises:
         ConfigError: `fast=True`, and the numpy backend does not apply.
     """
+    backend = _fastest(policy, buffer_class, fast, has_critic)
+    backend.chosen_for = (buffer_class, fast)
+    return backend
+
+
+def _fastest(policy: ActorCriticPolicy, buffer_class: type[RolloutBuffer], fast: Fast, has_critic: bool) -> Backend:
     if fast is False:
         return SB3Backend(policy, has_critic=has_critic, reason="fast=False")
-    reason = unsupported(policy, buffer_class)
+    reason = numpy_obstacle(policy, buffer_class)
     if not reason:
         return NumpyMlpBackend(policy, has_critic=has_critic)
     if fast is True:
         raise ConfigError(f"fast=True is not available with {reason}; use fast='auto'")
-    backend = BatchedBackend if _supports_batching(policy, buffer_class) else SB3Backend
+    backend = SB3Backend if batching_obstacle(policy, buffer_class) else BatchedBackend
     return backend(policy, has_critic=has_critic, reason=reason)
 
 
 def still_applies(
     backend: Backend, policy: ActorCriticPolicy, buffer_class: type[RolloutBuffer], *, fast: Fast
 ) -> bool:
-    """Whether `choose_backend` would choose the same backend again."""
-    if fast is False:
-        return type(backend) is SB3Backend and backend.still_applies(policy)
-    if isinstance(backend, NumpyMlpBackend):
-        return backend.still_applies(policy)
-    return policy is backend.policy and unsupported(policy, buffer_class) == backend.reason
-
-
-def _supports_batching(policy: Any, buffer_class: type[RolloutBuffer]) -> bool:
-    return (
-        type(policy) in STANDARD_POLICIES
-        and buffer_class in STANDARD_BUFFERS
-        and policy.share_features_extractor
-        and not policy.use_sde
-    )
+    """Whether `choose_backend` would choose the same backend again. Checked before every rollout and update."""
+    if backend.chosen_for != (buffer_class, fast) or policy is not backend.policy:
+        return False
+    return fast is False or backend.fingerprint.is_current()

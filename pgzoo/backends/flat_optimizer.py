@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgzoo.backends.recognition import same_objects
 from pgzoo.backends.threads import blas_on_one_thread
 
 
@@ -36,6 +37,7 @@ class FlatOptimizer:
     Attributes:
         gradients: the gradient of all groups, (number of parameters,). Fill it before `step`.
         flats: the flat tensor of each group.
+        arrays: NumPy's views of them.
 
     Args:
         groups: one or two groups of parameters. Each can be updated without the other.
@@ -54,6 +56,7 @@ class FlatOptimizer:
             for p, data, grad in zip(group, _views(flat, group), _views(gradient, group), strict=True):
                 p.data, p.grad = data, grad
             self.flats.append(torch.nn.Parameter(flat))
+        self.arrays = [flat.detach().numpy() for flat in self.flats]
         options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
         options |= {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
         self.optimizer = type(optimizer)(self.flats, **_accepted(type(optimizer), options))
@@ -62,19 +65,24 @@ class FlatOptimizer:
         self._shared_options = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
         self._join_states()
         self._parameters = [p for group in self.groups for p in group]
-        self._addresses = self._current_addresses()
+        self._addresses, self._states = self._current_addresses(), self._current_states()
 
     def is_stale(self, optimizer: torch.optim.Optimizer) -> bool:
         """Whether a parameter, a gradient or the optimizer's state was replaced, for example by loading."""
         return (
             optimizer is not self.policy_optimizer
             or self._current_addresses() != self._addresses
-            or optimizer.state.get(self._parameters[0]) is not self._first_state
+            or not same_objects(self._current_states(), self._states)
         )
 
     def _current_addresses(self) -> list[int]:
         tensors = [x for p in self._parameters for x in (p, p.grad)]
         return [0 if x is None else x.data_ptr() for x in tensors]
+
+    def _current_states(self) -> list[Any]:
+        """Return the state of each parameter and its tensors."""
+        states = map(self.policy_optimizer.state.get, self._parameters)
+        return [x for state in states for x in (state, *(state or {}).values()) if not isinstance(x, int)]
 
     def _join_states(self) -> None:
         """Join the states of each group's parameters, and replace them by views of the joint state."""
@@ -84,7 +92,6 @@ class FlatOptimizer:
             if states[0]:
                 self.optimizer.state[flat] = _joint_state(states, group)
                 self._publish(group, flat)
-        self._first_state: Any = self.policy_optimizer.state.get(self.groups[0][0])
 
     def _publish(self, group: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
         """Give the policy's optimizer views of a flat parameter's state."""
@@ -98,14 +105,17 @@ class FlatOptimizer:
             for p, entry in zip(group, entries, strict=True):
                 self.policy_optimizer.state[p][key] = entry
 
+    def clip(self, max_grad_norm: float | None) -> float:
+        """Clip the norm of the whole gradient, and return the norm before."""
+        with blas_on_one_thread():
+            norm = math.sqrt(np.dot(self.gradients, self.gradients))
+        if max_grad_norm is not None and (scale := max_grad_norm / (norm + 1e-6)) < 1:
+            self.gradients *= np.float32(scale)
+        return norm
+
     @torch.no_grad()
-    def step(self, max_grad_norm: float | None, has_gradient: Sequence[bool]) -> None:
-        """Clip the norm of the whole gradient, and update the groups that have a gradient."""
-        if max_grad_norm is not None:
-            with blas_on_one_thread():
-                norm = math.sqrt(np.dot(self.gradients, self.gradients))
-            if (scale := max_grad_norm / (norm + 1e-6)) < 1:
-                self.gradients *= np.float32(scale)
+    def step(self, has_gradient: Sequence[bool]) -> None:
+        """Update the groups that have a gradient."""
         current = self.policy_optimizer.param_groups[0]  # a schedule or a callback may have changed its options
         self.optimizer.param_groups[0].update((name, current[name]) for name in self._shared_options)
         for flat, gradient, updated in zip(self.flats, self._group_gradients, has_gradient, strict=True):
@@ -114,7 +124,7 @@ class FlatOptimizer:
         for group, flat, updated in zip(self.groups, self.flats, has_gradient, strict=True):
             if updated and not self.policy_optimizer.state.get(group[0]) and self.optimizer.state[flat]:
                 self._publish(group, flat)
-                self._first_state = self.policy_optimizer.state[self.groups[0][0]]
+                self._states = self._current_states()
             self._publish_step_count(group, flat)
 
     def _publish_step_count(self, group: list[torch.nn.Parameter], flat: torch.nn.Parameter) -> None:
@@ -133,13 +143,16 @@ def _views(flat: torch.Tensor, group: list[torch.nn.Parameter]) -> list[torch.Te
 
 
 def _joint_state(states: list[dict[str, Any]], group: list[torch.nn.Parameter]) -> dict[str, Any]:
-    """Concatenate the tensors that have their parameter's shape; take everything else from the first state."""
-    joint = {}
+    """Concatenate the tensors that have their parameter's shape; take everything else from the first state.
+
+    Loading can leave step counts on another device, where an optimizer with fused=True refuses them.
+    """
+    joint, device = {}, group[0].device
     for key, first in states[0].items():
         if isinstance(first, torch.Tensor) and first.shape == group[0].shape and key != "step":
-            joint[key] = torch.cat([state[key].flatten() for state in states])
+            joint[key] = torch.cat([state[key].flatten() for state in states]).to(device)
         else:
-            joint[key] = first.clone() if isinstance(first, torch.Tensor) else first
+            joint[key] = first.to(device, copy=True) if isinstance(first, torch.Tensor) else first
     return joint
 
 

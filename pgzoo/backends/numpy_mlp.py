@@ -13,53 +13,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import is_image_space
-from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
-from stable_baselines3.common.torch_layers import FlattenExtractor, MlpExtractor
 
-from pgzoo.backends.backend import STEPS_TOGETHER, Backend
+from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, diverged, raise_if_not_finite
 from pgzoo.backends.distributions import VJP, make_head
 from pgzoo.backends.flat_optimizer import FlatOptimizer
 from pgzoo.backends.networks import Network
 from pgzoo.backends.threads import torch_on_one_thread
-from pgzoo.errors import ConfigError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.types import Array, Observations
 
-ELEMENTWISE_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD, RMSpropTFLike)
-"""Optimizers that update each number independently, so one flat parameter gives the same result as many."""
-ACTIVATIONS = (torch.nn.Tanh, torch.nn.ReLU)
 NOISE_STEPS = 256
 """The number of steps whose random numbers are drawn together."""
-
-
-def unsupported(policy: Any, buffer_class: type[RolloutBuffer]) -> str:
-    """Return the reason why the numpy backend does not apply, as a noun phrase; empty if it applies."""
-    space, activation = policy.observation_space, getattr(policy, "activation_fn", None)
-    reasons = {
-        f"the device {policy.device}": policy.device.type != "cpu",
-        "gSDE": policy.use_sde,
-        f"the policy {type(policy).__name__}": type(policy) is not ActorCriticPolicy,
-        f"the features extractor {type(policy.features_extractor).__name__}": type(policy.features_extractor)
-        is not FlattenExtractor,
-        f"the network {type(policy.mlp_extractor).__name__}": type(policy.mlp_extractor) is not MlpExtractor,
-        f"the activation {getattr(activation, '__name__', activation)}": activation not in ACTIVATIONS,
-        "squashed actions": policy.squash_output,
-        f"observations {space}": not isinstance(space, spaces.Box) or is_image_space(space),
-        f"the optimizer {type(policy.optimizer).__name__}": not _supports_optimizer(policy.optimizer),
-        "frozen or double-precision parameters": any(
-            not p.requires_grad or p.dtype != torch.float32 for p in policy.parameters()
-        ),
-        f"the buffer {buffer_class.__name__}": buffer_class is not RolloutBuffer,
-    }
-    return next((reason for reason, applies in reasons.items() if applies), "")
-
-
-def _supports_optimizer(optimizer: torch.optim.Optimizer) -> bool:
-    return type(optimizer) in ELEMENTWISE_OPTIMIZERS and len(optimizer.param_groups) == 1
 
 
 class NumpyMlpBackend(Backend):
@@ -67,8 +33,8 @@ class NumpyMlpBackend(Backend):
 
     name = "numpy"
 
-    def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool) -> None:
-        super().__init__(policy, has_critic=has_critic)
+    def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool, reason: str = "") -> None:
+        super().__init__(policy, has_critic=has_critic, reason=reason)
         modules: Any = policy
         self.actor = Network(modules.mlp_extractor.policy_net, modules.action_net)
         self.critic = Network(modules.mlp_extractor.value_net, modules.value_net)
@@ -76,17 +42,10 @@ class NumpyMlpBackend(Backend):
         self.log_std: torch.nn.Parameter | None = getattr(policy, "log_std", None)
         self._flat: FlatOptimizer | None = None
         self._separate_critic = False
-        self._parameters = list(policy.parameters())
+        self._log_std: Array | None = None
+        self._log_std_gradient: Array | None = None
         self._vjp: VJP
         self._discard_batch()
-
-    def still_applies(self, policy: ActorCriticPolicy) -> bool:
-        """Whether the policy and its optimizer are still supported, and no parameter is frozen."""
-        return (
-            super().still_applies(policy)
-            and _supports_optimizer(policy.optimizer)
-            and all(p.requires_grad for p in self._parameters)
-        )
 
     # ---------------------------------------------------------------- sampling
 
@@ -100,21 +59,34 @@ class NumpyMlpBackend(Backend):
         """Update the views of the weights. The training mode has no effect on these networks."""
         self.actor.sync_views()
         self.critic.sync_views()
-        self._log_std = None if self.log_std is None else self.log_std.detach().numpy()
+        if self.log_std is not None:
+            self._log_std = self.log_std.detach().numpy()
+            self._log_std_gradient = None if self.log_std.grad is None else self.log_std.grad.numpy()
 
     def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
         """Return actions (N, …)."""
         y = self.actor(_flat_floats(observations.numpy()))
         if self._noise_row == len(self._noise):
+            self._check_output(y, observations)
             self._noise, self._noise_row = self.head.noise((self._noise_rows, *y.shape)), 0
         self._noise_row += 1
         return self.head.draw(y, self._noise[self._noise_row - 1], self._log_std), None, None
+
+    def _check_output(self, y: Array, observations: Any) -> None:
+        """Raise an exception if the actor's output or σ is not finite.
+
+        This is checked at the first step, before the environment gets an action, and again with each block of noise.
+        """
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(y).all() and (self._log_std is None or np.isfinite(np.exp(self._log_std)).all())
+        if not finite:
+            raise_if_not_finite(self.policy, observations)
 
     def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
         """Write log π, and V if it is trained, into the buffer, one block of steps at a time.
 
         Raises:
-            ConfigError: log π is not finite, because training diverged.
+            DivergenceError: log π is not finite although the observations are.
         """
         rows = max(1, STEPS_TOGETHER // buffer.n_envs)
         for start in range(0, n_steps, rows):
@@ -124,11 +96,8 @@ class NumpyMlpBackend(Backend):
             actions = buffer.actions[block].reshape(len(x), -1)
             with np.errstate(all="ignore"):  # non-finite results raise below
                 log_probs, *_ = self.head.log_prob_and_entropy(self.actor(x), actions, self._log_std)
-            if not np.isfinite(log_probs).all():
-                raise ConfigError(
-                    "training diverged: log π of the sampled actions is not finite; lower learning_rate, or set "
-                    "max_grad_norm"
-                )
+            if not np.isfinite(log_probs).all() and np.isfinite(x).all():
+                raise diverged("log π of the sampled actions is not finite")
             buffer.log_probs[block] = log_probs.reshape(shape)
             if self.has_critic:
                 buffer.values[block] = self.critic(x).reshape(shape)
@@ -145,8 +114,10 @@ class NumpyMlpBackend(Backend):
     # ---------------------------------------------------------------- update
 
     def begin_update(self) -> None:
-        """Update the views of the weights."""
+        """Update the views of the weights, and discard the flat optimizer if something that it joins was replaced."""
         self.begin_evaluation()
+        if self._flat is not None and self._flat.is_stale(self.policy.optimizer):
+            self._flat = None
 
     def update_threads(self) -> AbstractContextManager[None]:
         """Return a context with one torch thread: more threads would not speed up small tensors, but slow BLAS down."""
@@ -170,6 +141,7 @@ class NumpyMlpBackend(Backend):
         """Take one optimizer step: autograd from the loss to the leaves, NumPy from there to the parameters.
 
         Raises:
+            DivergenceError: the gradient is not finite. The parameters have not changed.
             RuntimeError: the loss does not depend on the last evaluated batch, or that batch already had its step.
         """
         gradients = torch.autograd.grad(loss, self._leaves, allow_unused=True) if self._leaves else ()
@@ -179,19 +151,32 @@ class NumpyMlpBackend(Backend):
         update_actor, update_critic = not (d_log_prob is None and d_entropy is None), d_value is not None
         flat = self._flat_optimizer(update_actor, update_critic)
         flat.gradients[:] = 0
-        if update_actor:
-            zeros = np.zeros(len(self._leaves[0]), dtype=np.float32)
-            d_y, d_log_std = self._vjp(
-                zeros if d_log_prob is None else d_log_prob, zeros if d_entropy is None else d_entropy
-            )
-            self.actor.backward(self._actor_activations, d_y)
-            if self.log_std is not None:
-                assert self.log_std.grad is not None
-                self.log_std.grad.numpy()[:] = d_log_std
-        if d_value is not None:
-            self.critic.backward(self._critic_activations, d_value[:, None])
-        flat.step(max_grad_norm, [update_actor, update_critic] if len(flat.flats) == 2 else [True])
+        with np.errstate(all="ignore"):  # a gradient that is not finite raises below
+            if update_actor:
+                self._actor_backward(d_log_prob, d_entropy)
+            if d_value is not None:
+                self.critic.backward(self._critic_activations, d_value[:, None])
+            norm = flat.clip(max_grad_norm)
+        check_gradient(loss, norm)
+        flat.step([update_actor, update_critic] if len(flat.flats) == 2 else [True])
         self._discard_batch()
+
+    def _actor_backward(self, d_log_prob: Array | None, d_entropy: Array | None) -> None:
+        """Backpropagate ∂loss/∂log π (B,) and ∂loss/∂H (B,) to the actor; None for 0."""
+        zeros = np.zeros(len(self._leaves[0]), dtype=np.float32)
+        d_y, d_log_std = self._vjp(
+            zeros if d_log_prob is None else d_log_prob, zeros if d_entropy is None else d_entropy
+        )
+        self.actor.backward(self._actor_activations, d_y)
+        if self._log_std_gradient is not None:
+            self._log_std_gradient[:] = d_log_std
+
+    def check_parameters(self) -> None:
+        """Raise DivergenceError, with the parameter's name, if a parameter of the policy is not finite."""
+        with np.errstate(all="ignore"):
+            finite = self._flat is not None and all(math.isfinite(x.sum()) for x in self._flat.arrays)
+        if not finite:  # or too large to be added
+            super().check_parameters()
 
     def _discard_batch(self) -> None:
         """Discard the evaluated batch, because each batch allows one step."""
@@ -200,14 +185,14 @@ class NumpyMlpBackend(Backend):
         self._leaves: list[torch.Tensor] = []
 
     def _flat_optimizer(self, update_actor: bool, update_critic: bool) -> FlatOptimizer:
-        """Return the flat optimizer. Rebuild it if it is stale, or when only one network is updated for the first time.
+        """Return the flat optimizer. Make it again when only one network is updated for the first time.
 
         A parameter without a gradient must not change, but an optimizer with momentum changes a whole flat tensor.
         Actor and critic therefore need one tensor each from then on.
         """
         first_separate = self.has_critic and not (update_actor and update_critic) and not self._separate_critic
         self._separate_critic |= first_separate
-        if self._flat is None or first_separate or self._flat.is_stale(self.policy.optimizer):
+        if self._flat is None or first_separate:
             self._flat = self._flatten()
         return self._flat
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.utils import obs_as_tensor
 
-from pgzoo.backends.backend import Backend
+from pgzoo.backends.backend import Backend, raise_if_not_finite
 from pgzoo.interface.types import Array, Observations
 
 
@@ -21,8 +21,12 @@ class SB3Backend(Backend):
 
     def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
         """Return actions, V and log π from one forward pass."""
-        with torch.no_grad():
-            actions, values, log_probs = self.policy(observations)
+        try:
+            with torch.no_grad():
+                actions, values, log_probs = self.policy(observations)
+        except (ValueError, RuntimeError) as error:
+            raise_if_not_finite(self.policy, observations, error)
+            raise
         return actions.cpu().numpy(), values, log_probs
 
     def predict_values(self, observations: Observations) -> Array:

@@ -21,7 +21,8 @@ class Samples:
     """The M steps of a rollout as tensors, environment by environment, without padding.
 
     Attributes:
-        observations: (M, …), or a dict of such tensors. They stay on the CPU until a backend evaluates them.
+        observations: (M, …), or a dict of such tensors. Those of a whole rollout are in host memory
+            if they do not fit on the policy's device; those of a minibatch are on the device.
         actions: (M, …), as the policy's `evaluate_actions` takes them.
         advantages: Ψ_t (M,), float32.
         returns: (M,), float32, the critic's targets: R̂_t, or the estimator's `critic_targets`.
@@ -124,5 +125,18 @@ class Batch(Samples):
 
 
 def index_rows(x: Any, index: Tensor) -> Any:
-    """Return the rows of a tensor, or of each tensor in a dict."""
-    return map_observations(lambda tensor: tensor.index_select(0, index.to(tensor.device)), x)
+    """Return the rows of a tensor, or of each tensor in a dict, on the device of the index."""
+    return map_observations(lambda tensor: _rows(tensor, index), x)
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    if tensor.device == index.device:
+        return tensor.index_select(0, index)
+    import torch
+
+    # A GPU copies from pinned memory without an intermediate copy, while the CPU continues. torch does not reuse the
+    # memory before it is copied.
+    shape, pinned = (len(index), *tensor.shape[1:]), index.device.type == "cuda"
+    rows = torch.empty(shape, dtype=tensor.dtype, device=tensor.device, pin_memory=pinned)
+    torch.index_select(tensor, 0, index.to(tensor.device), out=rows)
+    return rows.to(index.device, non_blocking=pinned)

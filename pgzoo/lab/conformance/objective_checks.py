@@ -94,7 +94,7 @@ def direction(loss: Loss) -> None:
         gradient = loss.gradient(batch)
         if bool((gradient == 0).all()):
             raise Fault("at the policy that sampled, the gradient is 0")
-        covariance = np.cov(-gradient.numpy(), batch.advantages.numpy())[0, 1]
+        covariance = np.cov(-gradient.cpu().numpy(), batch.advantages.cpu().numpy())[0, 1]
         if covariance <= 0:
             raise Fault(
                 "at the policy that sampled, minimising the loss makes better actions less probable: check its sign"

@@ -20,7 +20,7 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, make_url
 
-from pgzoo.errors import ConfigError, MachineError, PgzooError, describe
+from pgzoo.errors import ConfigError, MachineError, PgzooError, describe, unknown
 from pgzoo.tuning._optuna import experimental_allowed
 from pgzoo.tuning.faults import machine_fault
 from pgzoo.tuning.journal import Journal
@@ -185,6 +185,11 @@ def _sqlite_url(url: str) -> URL | None:
         raise ConfigError(f"{url} is in the memory of one process; a study needs a file, such as studies.db")
     if parsed.database.startswith("file:"):
         raise ConfigError(f"{url} is SQLite's own form of a URL; use sqlite:///FILE.db")
+    for name, value in parsed.query.items():
+        if name != "timeout":
+            raise ConfigError(f"{url}: {unknown('option of an SQLite storage', name, ['timeout'])}")
+        if not isinstance(value, str) or not value.isdecimal():
+            raise ConfigError(f"{url}: timeout must be a number of seconds, not {value!r}")
     return parsed
 
 

@@ -503,6 +503,27 @@ def test_another_definition_is_refused_with_the_differences(tmp_path: Path) -> N
     optuna.create_study(storage=storage, study_name="stranger")
     with pytest.raises(ConfigError, match="was not created by pgzoo"):
         open_study(small(name="stranger"), REGISTRY, storage)
+    for name, add in {
+        "trials": lambda study: study.enqueue_trial({}),
+        "attributes": lambda study: study.set_user_attr("theirs", 1),
+    }.items():
+        add(optuna.create_study(storage=storage, study_name=name, direction="maximize"))
+        with pytest.raises(ConfigError, match="was not created by pgzoo"):
+            open_study(small(name=name), REGISTRY, storage)
+
+
+def test_numbers_out_of_range_are_refused() -> None:
+    """Finds numbers that only the command line checks."""
+    for changes in ({"n_seeds": 0}, {"seed": -1}, {"seed": 2**32}, {"n_timesteps": 0.5}, {"eval_episodes": True}):
+        with pytest.raises(ConfigError, match=f"{next(iter(changes))} must be a whole number from"):
+            small(**changes).check()
+    for name, value in {"n_total": 0, "n_jobs": 0, "heartbeat": 0.5, "n_fresh": 1, "command_limit": 0}.items():
+        with pytest.raises(ConfigError, match=f"{name} must be a whole number from"):
+            replace(TuneConfig(storage="a.db", n_total=1), **{name: value}).check()
+    for timeout in (float("nan"), float("inf"), -1.0):
+        with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
+            TuneConfig(storage="a.db", n_total=1, timeout=timeout).check()
+    TuneConfig(storage="a.db", n_total=1, timeout=0.0).check()
 
 
 @pytest.mark.parametrize(

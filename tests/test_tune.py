@@ -24,6 +24,7 @@ from optuna.trial import TrialState
 from ruamel.yaml import YAML
 from tuning import REGISTRY, InProcessExecutor, small
 
+from pgzoo.errors import PgzooError
 from pgzoo.tuning.config import PlannedTrial
 from pgzoo.tuning.results import count, counted_trials
 from pgzoo.tuning.storage import open_storage
@@ -243,7 +244,7 @@ def test_ctrl_c_queues_the_trial_again_and_the_same_command_continues(number: in
     until_evaluated(url, "stopped", 2)
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130, error
+    assert process.returncode == 128 + number, error
     assert "the same command continues the study" in error
     study = optuna.load_study(study_name="stopped", storage=open_storage(url))
     assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.WAITING]
@@ -355,6 +356,39 @@ def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
         (["--seeds", "2", "--pruner", "wilcoxon"], "too few"),
         (["--plugins", ","], "does not name a recipe"),
         (["--storage", "sqlite://"], "in the memory of one process"),
+        (["--storage", "sqlite:///:memory:"], "in the memory of one process"),
+        (["--storage", "sqlite:///file:a.db?uri=true"], "use sqlite:///FILE.db"),
+        (["--storage", ""], "is not a storage"),
+        (["--storage", "a?.db"], "is not a storage"),
+        (["--storage", "journal:"], "is not a storage"),
+        (["--storage", "."], "is not a storage"),
+        (["--timeout", "nan"], "timeout must be a number of seconds, at least 0, not nan"),
+        (["--timeout", "inf"], "timeout must be a number of seconds"),
+        (["--seed", "4294967296"], "seed must be a whole number from 0 to"),
+        (["--seeds", "1000000000000"], "n_seeds must be a whole number"),
+        (["--fresh-seeds", "1000000000000"], "n_fresh must be a whole number"),
+        (["--n-trials", "1000000000000"], "n_total must be a whole number"),
+        (["--n-trials", "1000000000000", "--max-total-trials", "5"], "command_limit must be a whole number"),
+        (["--heartbeat", "1000000000000"], "heartbeat must be a whole number"),
+        (["--fix", "n_timesteps:100"], "n_timesteps cannot be fixed, because -n sets it"),
+        (["--search-range", "gamma:nan..0.99"], "is empty or infinite"),
+        (["--search-range", "learning_rate:1e-3..inf"], "is empty or infinite"),
+        (["--search-range", "n_episodes:8,16,32:log"], "only low..high has a scale"),
+        (["--search-range", "n_episodes:8..1e300"], "search range of n_episodes must end at 9e+15"),
+        (["--search-range", "n_episodes:8.5..20"], "n_episodes must be int"),
+        (["--search-range", "n_episodes:8,8"], "listed twice"),
+        (["--study-name", ""], "cannot have the name ''"),
+        (["--study-name", "."], "cannot have the name '.'"),
+        (["--study-name", ".."], "cannot have the name '..'"),
+        (["--study-name", " "], "cannot have the name ' '"),
+        (["--study-name", "../../out"], "cannot contain slashes"),
+        (["--study-name", "/tmp/out"], "cannot contain slashes"),
+        (["--study-name", "a/retrained"], "cannot contain slashes"),
+        (["--study-name", "a\\b"], "cannot contain slashes"),
+        (["--study-name", "a\0b"], "cannot contain slashes or control characters: 'a\\x00b'"),
+        (["--study-name", "a\nb"], "control characters"),
+        (["--study-name", "é" * 150], "can have 200 bytes, not 300"),
+        (["--write", "nowhere/gae.yml"], "the folder nowhere does not exist"),
         (["shwo"], "did you mean 'show'"),
         (["show", "x"], "there is no storage"),
     ],
@@ -365,6 +399,78 @@ def test_refusals_write_nothing(arguments: list[str], message: str, tmp_path: Pa
     assert "Traceback" not in error
     assert len(error.splitlines()) <= 2
     assert not list(tmp_path.iterdir())
+
+
+def test_everything_is_written_to_the_log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finds `logs/studies.db` beside a log folder that was asked for, and commands that then look there."""
+    monkeypatch.setattr("pgzoo.tuning.executors.make_executor", lambda name, address: InProcessExecutor())
+    result = pgzoo("tune", *QUICK, "--n-trials", "2", "-f", "runs", "--study-name", "s p", cwd=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert "study s p in runs/studies.db" in result.stdout
+    if "Next:" in result.stdout:
+        assert "--trial 's p:1' --storage runs/studies.db" in result.stdout
+    for arguments in (["show", "s p", "-f", "runs"], ["-f", "runs", "show", "s p"],
+                      ["--storage", "runs/studies.db", "show", "s p"]):  # fmt: skip
+        assert "s p: 2 trials complete" in pgzoo("tune", *arguments, cwd=tmp_path).stdout
+    assert "there is no storage logs/studies.db" in pgzoo("tune", "show", cwd=tmp_path, status=2).stderr
+    monkeypatch.setenv("PGZOO_STORAGE", "runs/studies.db")
+    assert "s p" in pgzoo("tune", "show", cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "file"),
+    [
+        ("sqlite:///c.db?timeout=30", "c.db"),
+        ("sqlite+pysqlite:///c.db", "c.db"),
+        ("sqlite:///{folder}/c.db", "c.db"),
+        ("a {x} % é.sqlite", "a {x} % é.sqlite"),
+        ("journal:a ? {x}.log", "a ? {x}.log"),
+        ("journal://{folder}/c.log", "c.log"),
+    ],
+)
+def test_every_command_finds_the_file_of_a_storage(
+    url: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finds a URL whose options become a part of the file's name, so that one command accepts it and another not."""
+    url = url.replace("{folder}", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    open_study(small(), REGISTRY, open_storage(url))
+    assert [path.name for path in tmp_path.iterdir()] == [file]
+    assert "small" in pgzoo("tune", "show", "--storage", url, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite:///c.db?timeout=soon", "timeout must be a number of seconds, not 'soon'"),
+        ("sqlite:///c.db?timeout=1&timeout=2", "timeout must be a number of seconds"),
+        ("sqlite:///c.db?tiemout=1", "did you mean 'timeout'"),
+        ("sqlite:///c.db?mode=ro", "unknown option of an SQLite storage 'mode'"),
+        ("postgresql+psycopg://me:{0}@127.0.0.1:1/x", "cannot use the storage postgresql+psycopg://me:…@127.0.0.1:1/x"),
+        ("postgresql+psycopg://127.0.0.1:1/x?user=me&password=secret", "password=…"),
+    ],
+)
+def test_a_url_that_a_database_refuses(url: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finds tracebacks for options and braces in URLs, and passwords in messages."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PgzooError) as error:
+        open_storage(url)
+    assert not list(tmp_path.iterdir())
+    assert message in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_a_long_list_of_plugins_makes_a_short_name() -> None:
+    """Finds default names that are too long for a folder, and two lists that share a study."""
+    from pgzoo.cli.tune import _default_name
+
+    plugins = ",".join([*REGISTRY.recipes()] * 2)
+    assert len(plugins) > 200
+    names = {_default_name(f"{plugins}_{env}") for env in ("CartPole-v1", "Acrobot-v1")}
+    assert len(names) == 2
+    for name in names:
+        small(name=name).check()
+    assert _default_name("gae_CartPole-v1") == "gae_CartPole-v1"
 
 
 def test_a_broken_and_a_locked_file_are_refused_and_kept(tmp_path: Path) -> None:

@@ -54,5 +54,5 @@ class InProcessExecutor:
     def working(self) -> bool:
         return False
 
-    def stop(self) -> None:
-        pass
+    def stop(self) -> tuple[str, ...]:
+        return ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +18,16 @@ if TYPE_CHECKING:
     from pgzoo.tuning.config import StudyConfig, TuneConfig
 
 DEFAULT_TRIALS = 50
-INTERRUPTED = 130
-"""Exit status after Ctrl-C, as shells define it."""
+MAX_DEFAULT_NAME = 120
+"""A longer default name of a study, from many plugins, is shortened."""
 
+storage_option = click.option(
+    "--storage",
+    envvar="PGZOO_STORAGE",
+    show_envvar=True,
+    help="Where studies are stored: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or "
+    "grpc://host:port.  [default: studies.db in the log folder]",
+)
 write_option = click.option(
     "--write", type=click.Path(path_type=Path), help="Write the winner into this hyperparameter file."
 )
@@ -59,7 +66,7 @@ class TuneArguments:
     n_best: int
     n_fresh: int
     study_name: str | None
-    storage: str
+    storage: str | None
     heartbeat: int
     write: Path | None
     report: Path | None
@@ -124,7 +131,7 @@ class _GroupWithShow(click.Group):
 @click.option("--fresh-seeds", "n_fresh", type=click.IntRange(min=2), default=5, show_default=True,
               help="Seeds for each of them, which the search does not use.")  # fmt: skip
 @click.option("--study-name", help="The study's name.  [default: from the plugins and the environment]")
-@options.storage
+@storage_option
 @click.option("--heartbeat", type=click.IntRange(min=1), default=20, show_default=True,
               help="Seconds between heartbeats; a worker that misses three is considered dead.")  # fmt: skip
 @write_option
@@ -143,12 +150,25 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     from pgzoo.training.config import check_environment, register_packages
 
     arguments = TuneArguments(**params)
+    _check_outputs(arguments.report, arguments.write)
     registry = options.find_registry(arguments.plugin_files)
     register_packages(arguments.gym_packages)
     check_environment(arguments.env)
     study_config = _study_config(registry, arguments)
     study_config.check()
-    _run(study_config, _tune_config(study_config, arguments), registry, arguments)
+    tune_config = _tune_config(study_config, arguments)
+    tune_config.check()
+    _run(study_config, tune_config, registry, arguments)
+
+
+def _check_outputs(report: Path | None, write: Path | None) -> None:
+    """Refuse paths that cannot be written before hours of training, not after them."""
+    from pgzoo.errors import ConfigError
+
+    if report is not None and report.exists() and not report.is_dir():
+        raise ConfigError(f"--report {report} is not a folder")
+    if write is not None and not write.is_dir() and not write.parent.is_dir():
+        raise ConfigError(f"--write {write}: the folder {write.parent} does not exist")
 
 
 def _study_config(registry: Registry, arguments: TuneArguments) -> StudyConfig:
@@ -163,8 +183,9 @@ def _study_config(registry: Registry, arguments: TuneArguments) -> StudyConfig:
     }
     plugins = _plugins(registry, arguments)
     searched = plugins[0] if len(plugins) == 1 else arguments.plugins or f"{arguments.plugin}.{arguments.search}"
+    name = arguments.study_name
     return StudyConfig(
-        name=arguments.study_name or f"{searched}_{file_name(arguments.env)}",
+        name=_default_name(f"{searched}_{file_name(arguments.env)}") if name is None else name,
         env=arguments.env,
         plugins=tuple(plugins),
         metrics=arguments.metrics,
@@ -182,6 +203,11 @@ def _study_config(registry: Registry, arguments: TuneArguments) -> StudyConfig:
         plugin_files=tuple(path.resolve() for path in arguments.plugin_files),
         gym_packages=arguments.gym_packages,
     )
+
+
+def _default_name(name: str) -> str:
+    """Return the name, shortened if it is long. Different names remain different."""
+    return name if len(name) <= MAX_DEFAULT_NAME else f"{name[:MAX_DEFAULT_NAME]}-{zlib.crc32(name.encode()):08x}"
 
 
 def _plugins(registry: Registry, arguments: TuneArguments) -> list[str]:
@@ -217,21 +243,26 @@ def _tune_config(study_config: StudyConfig, arguments: TuneArguments) -> TuneCon
     from pgzoo.tuning.config import TuneConfig
 
     return TuneConfig(
-        storage=arguments.storage,
+        storage=_storage(arguments.storage, arguments.log_folder),
         n_total=arguments.max_total_trials or arguments.n_trials or DEFAULT_TRIALS,
         command_limit=arguments.n_trials if arguments.max_total_trials else None,
         n_jobs=arguments.n_jobs,
         timeout=arguments.timeout,
         heartbeat=arguments.heartbeat,
-        folder=arguments.log_folder.resolve() / "tune" / study_config.name.replace("/", "-"),
+        folder=arguments.log_folder.resolve() / "tune" / study_config.name,
         n_best=arguments.n_best,
         n_fresh=arguments.n_fresh,
     )
 
 
+def _storage(storage: str | None, log_folder: Path) -> str:
+    return str(log_folder / "studies.db") if storage is None else storage
+
+
 def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry, arguments: TuneArguments) -> None:
-    from pgzoo.cli.tuning import StudyTable, show_result
+    from pgzoo.cli.tuning import StudyTable, show_result, warnings_as_lines
     from pgzoo.tuning.executors import make_executor
+    from pgzoo.tuning.results import check_completed
     from pgzoo.tuning.run import tune
     from pgzoo.tuning.storage import without_password
 
@@ -242,32 +273,34 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
     )
     if len(study_config.metrics) > 1:
         click.echo("several metrics: a Pareto front, and no pruning, which Optuna does not support here")
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's time limit acts like Ctrl-C
     try:
-        with StudyTable(tune_config.n_jobs) as table:
+        with StudyTable(tune_config.n_jobs) as table, warnings_as_lines():
             executor = make_executor(arguments.executor, arguments.ray_address)
             study = tune(study_config, registry, tune_config, executor, table.update)
     except KeyboardInterrupt:
-        click.echo("Interrupted. The running trials are queued again; the same command continues the study.", err=True)
-        click.get_current_context().exit(INTERRUPTED)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    show_result(study)
+        click.echo("The running trials are queued again; the same command continues the study.", err=True)
+        raise
+    show_result(study, tune_config.storage)
+    check_completed(study)
     _write(study, registry, arguments.report, arguments.write)
 
 
 @command.command("show", short_help="Show the result of a study.")
 @click.argument("study", required=False)
-@options.storage
+@storage_option
 @write_option
 @report_option
+@options.log_folder
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
 @options.plugin_files
+@click.pass_context
 def show(
+    ctx: click.Context,
     study: str | None,
-    storage: str,
+    storage: str | None,
     write: Path | None,
     report: Path | None,
+    log_folder: Path,
     as_json: bool,
     plugin_files: tuple[Path, ...],
 ) -> None:
@@ -276,13 +309,20 @@ def show(
     from pgzoo.tuning.storage import open_existing, storage_errors
     from pgzoo.tuning.study import find_study
 
-    with storage_errors(storage):
-        opened = open_existing(storage)
+    assert ctx.parent is not None
+    if storage is None:  # `pgzoo tune --storage URL show` means the same
+        storage = ctx.parent.params["storage"]
+    if ctx.get_parameter_source("log_folder") == click.core.ParameterSource.DEFAULT:
+        log_folder = ctx.parent.params["log_folder"]
+    url = _storage(storage, log_folder)
+    _check_outputs(report, write)
+    with storage_errors(url):
+        opened = open_existing(url)
         if study is None:
             list_studies(opened)
             return
         existing = find_study(study, opened)
-        (show_json if as_json else show_result)(existing)
+        show_json(existing) if as_json else show_result(existing, url)
         _write(existing, options.find_registry(plugin_files), report, write)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datetime
 import json
+import shlex
 import time
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -30,6 +33,7 @@ from pgzoo.tuning.results import (
 )
 from pgzoo.tuning.retrained import ResultRow, Retrained, find_retrained, result_row, winner
 from pgzoo.tuning.space import PLUGIN
+from pgzoo.tuning.storage import without_password
 from pgzoo.tuning.study import DEFINITION, RETRAINED
 
 N_SHOWN = 5
@@ -119,6 +123,18 @@ def _line(trial: FrozenTrial) -> str:
     return " ".join(word for word in words if word)
 
 
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print warnings in one line, without the line of code that issued them."""
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        click.echo(f"Warning: {message}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
 def list_studies(storage: BaseStorage) -> None:
     """Print the studies of a storage."""
     table = Table()
@@ -133,8 +149,13 @@ def list_studies(storage: BaseStorage) -> None:
     Console(markup=False).print(table if table.row_count else "there are no studies yet; pgzoo tune creates one")
 
 
-def show_result(study: optuna.Study) -> None:
-    """Print counts, best trials, importances, failures, and the values of the best trials on fresh seeds."""
+def show_result(study: optuna.Study, storage: str) -> None:
+    """Print counts, best trials, importances, failures, and the values of the best trials on fresh seeds.
+
+    Args:
+        study: the study.
+        storage: the URL or file of its storage, which the next command needs.
+    """
     console = Console(highlight=False, markup=False)
     counts = count(study)
     console.print(
@@ -152,7 +173,7 @@ def show_result(study: optuna.Study) -> None:
     if counts.failed > N_SHOWN:
         console.print(f"… and {counts.failed - N_SHOWN} more failures", style="red")
     if retrained := find_retrained(study):
-        _show_retrained(console, study, retrained)
+        _show_retrained(console, study, retrained, storage)
 
 
 def _best_table(study: optuna.Study, best: list[FrozenTrial]) -> Table:
@@ -174,7 +195,7 @@ def _param(value: Any) -> str:
     return format_number(value) if isinstance(value, float) else str(value)
 
 
-def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retrained]) -> None:
+def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retrained], storage: str) -> None:
     metrics = metrics_of(study)
     n_seeds = max(len(candidate.values) + len(candidate.failed_seeds) for candidate in retrained)
     for index, metric in enumerate(metrics):
@@ -191,8 +212,9 @@ def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retra
             f"[{fresh.interval}] on {fresh.n} fresh seeds"
         )
         if not best.is_default:
-            number = best.name.removeprefix("trial ")
-            console.print(f"Next: pgzoo train --trial {study.study_name}:{number}", soft_wrap=True)
+            trial = shlex.quote(f"{study.study_name}:{best.name.removeprefix('trial ')}")
+            shown = shlex.quote(without_password(storage))
+            console.print(f"Next: pgzoo train --trial {trial} --storage {shown}", soft_wrap=True)
 
 
 def show_json(study: optuna.Study) -> None:

@@ -29,19 +29,23 @@ def start_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial | None:
     """Set a waiting trial to RUNNING and return it, or return None if another worker took it first.
 
     `Study.ask` starts any waiting trial, or creates one. Here it must be this trial. The storage does this as a
-    compare-and-set, and addresses the trial by its private id. The first heartbeat is recorded immediately, because
-    Optuna never detects the death of a worker that has not recorded one.
+    compare-and-set, and addresses the trial by its private id. The first heartbeat is recorded before, because Optuna
+    never detects the death of a worker whose running trial does not have one. Waiting trials may have one.
     """
     storage = study._storage
     try:
+        if isinstance(storage, BaseHeartbeat) and has_heartbeat(study):
+            storage.record_heartbeat(trial._trial_id)
         if not storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
             return None
     except optuna.exceptions.UpdateFinishedTrialError:
         return None
-    started = optuna.Trial(study, trial._trial_id)
-    if has_heartbeat(study):
-        record_heartbeat(study, started, 0)
-    return started
+    return optuna.Trial(study, trial._trial_id)
+
+
+def running_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
+    """Return a running trial of another process as one that can be changed."""
+    return optuna.Trial(study, trial._trial_id)
 
 
 def has_heartbeat(study: optuna.Study) -> bool:

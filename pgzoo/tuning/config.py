@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,11 @@ SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
 FRESH_SEED_OFFSET = 10_000
 """The first fresh seed, minus the first seed of the search."""
+MAX_SEED = 2**32 - 2_000_000
+"""The largest seed of a study. Its evaluations and fresh seeds are larger, and NumPy's seeds end at 2³² − 1."""
+MAX_TRIALS = 100_000
+MAX_NAME_BYTES = 200
+"""The longest name of a study, which is also the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +135,20 @@ class StudyConfig:
         """Check names and combinations of choices.
 
         Raises:
-            ConfigError: a name is unknown, or two choices contradict each other.
+            ConfigError: a name is unknown, a number is out of range, or two choices contradict each other.
         """
+        check_name(self.name)
+        _check_integers(
+            self,
+            n_timesteps=(1, 10**15),
+            n_seeds=(1, FRESH_SEED_OFFSET),
+            seed=(0, MAX_SEED),
+            n_startup_trials=(0, MAX_TRIALS),
+            n_evaluations=(1, 10**6),
+            eval_episodes=(1, 10**6),
+        )
+        if "n_timesteps" in self.fixed:
+            raise ConfigError("n_timesteps cannot be fixed, because -n sets it")
         if self.sampler not in SAMPLERS:
             raise ConfigError(unknown("sampler", self.sampler, SAMPLERS))
         if self.pruner not in PRUNERS:
@@ -232,3 +250,43 @@ class TuneConfig:
     folder: Path = Path("logs")
     n_best: int = 3
     n_fresh: int = 5
+
+    def check(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: a number is out of range.
+        """
+        _check_integers(
+            self,
+            n_total=(1, MAX_TRIALS),
+            n_jobs=(1, 10_000),
+            heartbeat=(1, 86_400),
+            n_best=(0, 1000),
+            n_fresh=(2, 1000),
+        )
+        if self.command_limit is not None:
+            _check_integers(self, command_limit=(1, MAX_TRIALS))
+        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout >= 0):
+            raise ConfigError(f"timeout must be a number of seconds, at least 0, not {self.timeout}")
+
+
+def check_name(name: str) -> None:
+    """Check the name of a study, which is also the name of a folder.
+
+    Raises:
+        ConfigError: the name is empty, too long, or contains characters that the name of a folder cannot have.
+    """
+    if not name.strip() or name in (".", ".."):
+        raise ConfigError(f"a study cannot have the name {name!r}; it is also the name of a folder")
+    if any(character in "/\\" or not character.isprintable() for character in name):
+        raise ConfigError(f"the name of a study cannot contain slashes or control characters: {name!r}")
+    if len(name.encode()) > MAX_NAME_BYTES:
+        raise ConfigError(f"the name of a study can have {MAX_NAME_BYTES} bytes, not {len(name.encode())}")
+
+
+def _check_integers(config: StudyConfig | TuneConfig, **limits: tuple[int, int]) -> None:
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ConfigError(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}")

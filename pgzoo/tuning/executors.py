@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
-from pgzoo.errors import ConfigError, PgzooError
-from pgzoo.tuning.storage import storage_errors
-from pgzoo.tuning.worker import Job, Slots, work
+from pgzoo.errors import ConfigError, MachineError, PgzooError
+from pgzoo.tuning.faults import machine_fault
+from pgzoo.tuning.storage import MAX_RETRIES, storage_errors
+from pgzoo.tuning.worker import Job, Slots, work, worker_name
 
-STOP_SECONDS = 60
+STOP_SECONDS = 8
+"""How long workers may take to return their trials to the queue."""
 
 
 class Executor(Protocol):
@@ -26,8 +32,8 @@ class Executor(Protocol):
     def working(self) -> bool:
         """Return whether any worker is still running. Workers that were killed may be replaced."""
 
-    def stop(self) -> None:
-        """Make each worker return its trial to the queue and exit."""
+    def stop(self) -> Collection[str]:
+        """Make each worker return its trial to the queue and exit. Return those that had to be killed, as host:pid."""
 
 
 class WorkerError(PgzooError):
@@ -43,56 +49,125 @@ def make_executor(name: str, address: str | None) -> Executor:
     return Ray(address) if name == "ray" else Processes()
 
 
+@dataclass(frozen=True)
+class _Worker:
+    """A worker's process, and the connection through which it reports an error before it exits."""
+
+    process: BaseProcess
+    reports: Connection
+
+
 class Processes:
     """Runs each worker as a process with one torch thread."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self._processes: list[BaseProcess] = []
+        self._workers: list[_Worker] = []
+        self._n_killed = 0
 
     def start(self, job: Job, n_jobs: int, command_limit: int | None) -> None:
-        """Start `n_jobs` workers, which together run at most `command_limit` trials."""
+        """Start `n_jobs` workers, which together run at most `command_limit` trials.
+
+        Raises:
+            MachineError: a process cannot be started.
+        """
         self._job = replace(job, parent_pid=os.getpid())
         self._slots = self._context.Semaphore(command_limit) if command_limit is not None else None
-        self._processes = [self._spawn() for _ in range(n_jobs)]
+        self._workers = []
+        for _ in range(n_jobs):
+            self._workers.append(self._spawn())
 
-    def _spawn(self) -> BaseProcess:
+    def _spawn(self) -> _Worker:
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        process = self._context.Process(target=_serve, args=(self._job, self._slots))
-        process.start()
-        return process
+        try:
+            reports, connection = self._context.Pipe(duplex=False)
+            process = self._context.Process(target=_serve, args=(self._job, self._slots, connection))
+            with _signals_blocked():
+                process.start()
+        except OSError as error:
+            raise MachineError(f"cannot start a worker: {error.strerror or error}") from error
+        return _Worker(process, reports)
 
     def working(self) -> bool:
-        """Return whether any worker is still running. A killed one is replaced; its trial is detected and repeated."""
-        for index, process in enumerate(self._processes):
-            if process.exitcode is not None and process.exitcode < 0:
+        """Return whether any worker is still running. A killed one is replaced; its trial is detected and repeated.
+
+        Raises:
+            MachineError: the machine is to blame for the end of a worker.
+            PgzooError: a worker failed outside of a trial.
+        """
+        for index, worker in enumerate(self._workers):
+            exit_code = worker.process.exitcode
+            if exit_code is not None and exit_code < 0:
+                self._n_killed += 1
+                # A trial ends at most MAX_RETRIES + 1 workers. More of them do not even live until their first trial.
+                if self._n_killed > (MAX_RETRIES + 1) * len(self._job.planned):
+                    raise MachineError(f"{self._n_killed} workers were killed, the last one by signal {-exit_code}")
                 if self._slots is not None:
                     self._slots.release()  # the killed worker's trial is run again
-                self._processes[index] = self._spawn()
-            elif process.exitcode:
-                self.stop()
-                raise WorkerError("a worker failed with the error printed above; the study is kept")
-        return any(process.is_alive() for process in self._processes)
+                self._workers[index] = self._spawn()
+            elif exit_code:
+                raise _reported(worker)
+        return any(worker.process.is_alive() for worker in self._workers)
 
-    def stop(self) -> None:
-        """Make each worker return its trial to the queue and exit. After STOP_SECONDS, kill those still running."""
-        for process in self._processes:
-            if process.is_alive():
+    def stop(self) -> Collection[str]:
+        """Make each worker return its trial to the queue and exit. Kill those that still run after STOP_SECONDS.
+
+        Another Ctrl-C kills them immediately.
+        """
+        processes = [worker.process for worker in self._workers if worker.process.is_alive()]
+        killed = []
+        try:
+            for process in processes:
                 process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
-        for process in self._processes:
-            process.join(max(deadline - time.monotonic(), 0.1))
-            if process.is_alive():
-                process.kill()
+            deadline = time.monotonic() + STOP_SECONDS
+            for process in processes:
+                process.join(max(deadline - time.monotonic(), 0))
+        finally:
+            for process in processes:
+                if process.is_alive():
+                    process.kill()
+                    killed.append(worker_name(process.pid or 0))
+            for process in processes:
+                process.join()
+            self._workers = []
+        return killed
 
 
-def _serve(job: Job, slots: Slots | None) -> None:
-    """Run a worker, and report an error of the storage in one line."""
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals that a terminal sends to all processes. Those that start inside inherit this.
+
+    The parent receives them too, and stops its workers by SIGTERM.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(job: Job, slots: Slots | None, connection: Connection) -> None:
+    """Run a worker, and report its error to the parent process."""
     try:
         with storage_errors(job.storage):
             work(job, slots)
-    except PgzooError as error:
-        sys.exit(f"Error in a worker: {error}")
+    except Exception as error:
+        reported = error if isinstance(error, PgzooError) else machine_fault(error)
+        if reported is None:
+            raise
+        connection.send((reported.exit_status, str(reported)))
+        sys.exit(reported.exit_status)
+
+
+def _reported(worker: _Worker) -> PgzooError:
+    """Return the error with which a worker ended."""
+    if not worker.reports.poll():
+        return WorkerError("a worker failed with the error printed above; the study is kept")
+    exit_status, message = worker.reports.recv()
+    return MachineError(message) if exit_status == MachineError.exit_status else WorkerError(message)
 
 
 class Ray:
@@ -128,12 +203,15 @@ class Ray:
         try:
             self._ray.get(done)
         except self._ray.exceptions.RayError as error:
-            self.stop()
+            fault = machine_fault(getattr(error, "cause", None) or error)
+            if fault is not None:
+                raise fault from error
             raise WorkerError(f"a worker failed: {str(error).strip().splitlines()[-1]}") from error
         return bool(self._tasks)
 
-    def stop(self) -> None:
+    def stop(self) -> Collection[str]:
         """Cancel the tasks. Their trials are detected as lost, and repeated when the study continues."""
         for task in self._tasks:
             self._ray.cancel(task, force=True)
         self._tasks = []
+        return ()

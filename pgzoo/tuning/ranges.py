@@ -12,6 +12,7 @@ from pgzoo.interface.hyperparameters import Search
 from pgzoo.training.config import parse_pairs, read_yaml_mapping
 
 FORM = "low..high, low..high:log, or values separated by commas"
+SCALES = ("log", "linear")
 KEYS = ("low", "high", "log", "choices")
 
 
@@ -28,15 +29,14 @@ def parse_range(text: str, where: str) -> Search:
     interval, colon, scale = text.partition(":")
     low, dots, high = interval.partition("..")
     if not dots:
+        if text.rpartition(":")[2].strip() in SCALES:
+            raise ConfigError(f"{where}: only low..high has a scale; values separated by commas, {text!r}, do not")
         return _choices([word.strip() for word in text.split(",")], where)
-    if colon and scale not in ("log", "linear"):
-        raise ConfigError(f"{where}: {unknown('scale', scale, ['log', 'linear'])}")
-    try:
-        return _interval(float(low), float(high), scale == "log", where)
-    except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{where}: a range has the form {FORM}, not {text!r}") from error
+    if colon and scale not in SCALES:
+        raise ConfigError(f"{where}: {unknown('scale', scale, SCALES)}")
+    if (bounds := _numbers(low, high)) is None:
+        raise ConfigError(f"{where}: a range has the form {FORM}, not {text!r}")
+    return _interval(*bounds, scale == "log", where)
 
 
 def parse_ranges(pairs: Iterable[str], option: str) -> dict[str, Search]:
@@ -74,17 +74,32 @@ def _parse_yaml(value: Any, where: str) -> Search:
         if key not in KEYS:
             raise ConfigError(f"{where}: {unknown('key of a range', str(key), KEYS)}")
     if "choices" in value:
+        if len(value) > 1:
+            raise ConfigError(f"{where}: a range has either choices, or low and high, not both")
         return _choices(value["choices"], where)
+    bounds = _numbers(value.get("low"), value.get("high"))
+    if bounds is None:
+        raise ConfigError(f"{where}: a range needs the numbers low and high")
+    log = value.get("log", False)
+    if not isinstance(log, bool):
+        raise ConfigError(f"{where}: log must be true or false, not {log!r}")
+    return _interval(*bounds, log, where)
+
+
+def _numbers(*values: Any) -> tuple[float, float] | None:
+    """Return two values as numbers; None if one is not a number."""
     try:
-        low, high = float(value["low"]), float(value["high"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{where}: a range needs the numbers low and high") from error
-    return _interval(low, high, value.get("log") is True, where)
+        low, high = (float(value) for value in values if not isinstance(value, bool))
+    except (TypeError, ValueError):
+        return None
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf, math.inf
+    return low, high
 
 
 def _interval(low: float, high: float, log: bool, where: str) -> Search:
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ConfigError(f"{where}: the range {low:g}..{high:g} is empty; low must be less than high")
+    if not (low < high and math.isfinite(high - low)):
+        raise ConfigError(f"{where}: the range {low:g}..{high:g} is empty or infinite; low must be less than high")
     if log and low <= 0:
         raise ConfigError(f"{where}: a log range must start above 0, not at {low:g}")
     return Search(low, high, log)
@@ -93,8 +108,12 @@ def _interval(low: float, high: float, log: bool, where: str) -> Search:
 def _choices(values: Any, where: str) -> Search:
     if not isinstance(values, list) or not values or "" in values:
         raise ConfigError(f"{where}: a range has the form {FORM}, not {values!r}")
-    return Search(
-        choices=tuple(
-            parse_pairs((f"value:{value}",), where)["value"] if isinstance(value, str) else value for value in values
-        )
-    )
+    choices: list[Any] = []
+    for value in values:
+        choice = parse_pairs((f"value:{value}",), where)["value"] if isinstance(value, str) else value
+        if isinstance(choice, (list, Mapping)) or choice != choice:
+            raise ConfigError(f"{where}: a value to choose is a number, a word, true, false or null, not {choice!r}")
+        if choice in choices:
+            raise ConfigError(f"{where}: the value {choice!r} is listed twice")
+        choices.append(choice)
+    return Search(choices=tuple(choices))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pgzoo.errors import ConfigError
-from pgzoo.files import atomic_write
+from pgzoo.files import atomic_write, writing
 from pgzoo.formatting import format_number
 from pgzoo.tuning.figures import CAPTIONS, draw
 from pgzoo.tuning.results import best_trials, count, failures, metrics_of, outcome
@@ -34,18 +34,17 @@ def write_report(study: optuna.Study, folder: Path) -> Path:
     """Write a PNG for each figure, and `report.html`. Return the path of `report.html`.
 
     Raises:
-        ConfigError: no trial is complete, or the folder cannot be written.
+        ConfigError: no trial is complete.
+        MachineError: the folder cannot be written.
     """
     if not best_trials(study):
         raise ConfigError(f"{study.study_name} does not have a complete trial to report")
-    try:
+    with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        figures = dict(_save_figures(study, folder))
-        page = folder / "report.html"
-        with atomic_write(page) as partial:
-            partial.write_text(_page(study, figures), encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"cannot write the report to {folder}: {error.strerror or error}") from error
+    figures = dict(_save_figures(study, folder))
+    page = folder / "report.html"
+    with atomic_write(page) as partial:
+        partial.write_text(_page(study, figures), encoding="utf-8")
     return page
 
 

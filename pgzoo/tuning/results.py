@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,13 +11,22 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.storage import open_existing, storage_errors
 from pgzoo.tuning.study import DEFINITION, TOTAL, find_study
-from pgzoo.tuning.trial_queue import KEY, LOST, OUTCOME, attempts_by_key, counted_attempt, is_lost, retries_exhausted
+from pgzoo.tuning.trial_queue import (
+    ERROR,
+    KEY,
+    LOST,
+    OUTCOME,
+    attempts_by_key,
+    counted_attempt,
+    is_lost,
+    retries_exhausted,
+)
 
 MIN_TRIALS_FOR_IMPORTANCES = 4
 
@@ -99,7 +109,36 @@ def outcome(trial: FrozenTrial) -> str:
     if trial.state != TrialState.FAIL:
         return trial.state.name.lower()
     kind = trial.user_attrs.get(OUTCOME, LOST)
-    return f"{kind}: {trial.user_attrs['error']}" if "error" in trial.user_attrs else str(kind)
+    return f"{kind}: {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else str(kind)
+
+
+class NoTrialCompleted(PgzooError):
+    """A study ended without a result, because no trial completed."""
+
+
+def check_completed(study: optuna.Study) -> None:
+    """Check that at least one trial completed.
+
+    Raises:
+        NoTrialCompleted: none did. The message has the most frequent error.
+    """
+    counts = count(study)
+    if counts.complete:
+        return
+    if not counts.failed:
+        raise NoTrialCompleted(
+            f"no trial of {study.study_name} completed: {counts.pruned} of {counts.total} were pruned"
+        )
+    # Errors that differ only in numbers, such as the step of a divergence, are the same one.
+    kinds: dict[str, list[str]] = {}
+    for trial in failures(study):
+        text = outcome(trial).strip().splitlines()[0]
+        kinds.setdefault(re.sub(r"\d[\d,.]*", "0", text), []).append(text)
+    most = max(kinds.values(), key=len)
+    raise NoTrialCompleted(
+        f"no trial of {study.study_name} completed: {counts.failed} of {counts.total} failed, {len(most)} of them with "
+        f"{most[0]}"
+    )
 
 
 def importance_evaluator() -> PedAnovaImportanceEvaluator:

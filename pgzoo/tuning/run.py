@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 
 import optuna
 
+from pgzoo.errors import PgzooError
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import resolved_entry
 from pgzoo.training.run_folder import plain
@@ -17,7 +20,7 @@ from pgzoo.tuning.results import best_trials
 from pgzoo.tuning.retrained import CANDIDATES
 from pgzoo.tuning.storage import open_storage, storage_errors
 from pgzoo.tuning.study import DEFAULT, TOTAL, open_retrained, open_study
-from pgzoo.tuning.trial_queue import unfinished
+from pgzoo.tuning.trial_queue import requeue_of_workers, unfinished
 from pgzoo.tuning.worker import Job
 
 POLL_SECONDS = 0.5
@@ -45,6 +48,7 @@ def tune(
         PgzooError: wrong input, a storage that fails, or a study of this name with another definition.
     """
     study_config.check()
+    tune_config.check()
     study_config.space(registry)
     with storage_errors(tune_config.storage):
         storage = open_storage(tune_config.storage, tune_config.heartbeat)
@@ -107,17 +111,24 @@ def choose_candidates(
 def _work(
     study: optuna.Study, job: Job, n_jobs: int, command_limit: int | None, executor: Executor, on_update: OnUpdate
 ) -> None:
-    """Run the planned trials that are unfinished, and watch the workers."""
+    """Run the planned trials that are unfinished, and watch the workers.
+
+    Once all have ended, delete the checkpoints that killed workers left.
+    """
     n_unfinished = len(unfinished(study, job.planned))
     if not n_unfinished:
         return
-    executor.start(job, min(n_jobs, n_unfinished), command_limit)
     try:
+        executor.start(job, min(n_jobs, n_unfinished), command_limit)
         while executor.working():
             on_update(study, job.planned)
             time.sleep(POLL_SECONDS)
-    except BaseException:
-        executor.stop()
-        raise
-    finally:
         on_update(study, job.planned)
+        if not unfinished(study, job.planned):
+            shutil.rmtree(job.checkpoints, ignore_errors=True)
+    except BaseException:
+        killed = executor.stop()
+        with suppress(PgzooError), storage_errors(job.storage):  # otherwise they are detected as lost
+            requeue_of_workers(study, killed)
+            on_update(study, job.planned)
+        raise

@@ -21,6 +21,10 @@ PLUGIN = "plugin"
 """The dimension that chooses the combination, if there are several."""
 
 
+MAX_INT = 2**53
+"""Optuna stores integers as floats, which are exact up to here."""
+
+
 @dataclass(frozen=True)
 class Dimension:
     """One hyperparameter that is searched.
@@ -170,6 +174,8 @@ def _dimension(
     if requested is not None:
         for value in requested.choices or (requested.low, requested.high):
             param.validate(value, "search range of ")
+        if float not in param.types and (requested.high or 0) > MAX_INT:
+            raise ConfigError(f"search range of {name} must end at {MAX_INT:.0g} at the latest, not {requested.high:g}")
     search = requested or declared_search
     return [Dimension(name, key, param, search)] if search is not None else []
 

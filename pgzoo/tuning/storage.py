@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import re
+import secrets
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +18,12 @@ import optuna
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.engine import URL, make_url
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, MachineError, PgzooError, describe, unknown
 from pgzoo.tuning._optuna import experimental_allowed
+from pgzoo.tuning.faults import machine_fault
+from pgzoo.tuning.journal import Journal
 
 FORMS = "FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or grpc://host:port"
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -30,6 +35,11 @@ GRACE = 3
 CREATION_TRIES = 20
 PROBE_SECONDS = 5
 BUSY_SECONDS = 60
+MACHINE_MESSAGES = (
+    "disk is full", "disk I/O error", "readonly database", "unable to open database file", "out of memory",
+    "No space left on device", "Permission denied", "Read-only file system", "Too many open files",
+)  # fmt: skip
+"""Parts of the messages with which databases report that the machine is to blame."""
 
 
 def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
@@ -42,13 +52,13 @@ def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
     Raises:
         ConfigError: the storage cannot be reached, is locked, or is not a storage.
     """
-    with storage_errors(url), _opening_errors(url):
+    with storage_errors(url, opening=True):
         if url.startswith("grpc://"):
             return _open_grpc(*_host_and_port(url))
         if url.startswith("journal:"):
             path = _journal_file(url)
             path.parent.mkdir(parents=True, exist_ok=True)
-            return optuna.storages.JournalStorage(JournalFileBackend(str(path)))
+            return optuna.storages.JournalStorage(Journal(path))
         return _open_database(url, heartbeat)
 
 
@@ -58,35 +68,60 @@ def open_existing(url: str) -> BaseStorage:
     Raises:
         ConfigError: as `open_storage`, or the storage is a file that does not exist.
     """
-    path = _journal_file(url) if url.startswith("journal:") else sqlite_file(url)
+    with storage_errors(url, opening=True):
+        path = _journal_file(url) if url.startswith("journal:") else sqlite_file(url)
     if path is not None and not path.is_file():
         raise ConfigError(f"there is no storage {path}; pgzoo tune creates one")
     return open_storage(url)
 
 
 def _open_database(url: str, heartbeat: int) -> RDBStorage:
-    if "://" not in url and Path(url).suffix not in SQLITE_SUFFIXES:
-        raise ConfigError(f"{url!r} is not a storage; use {FORMS}")
-    if url in ("sqlite://", "sqlite:///:memory:"):
-        raise ConfigError(f"{url} is in the memory of one process; a study needs a file, such as studies.db")
-    engine: dict[str, Any] = {"pool_pre_ping": True}  # reconnect if the server closed the connection
-    if (file := sqlite_file(url)) is not None:
+    sqlite = _sqlite_url(url)
+    if sqlite is None:
+        engine: dict[str, Any] = {"pool_pre_ping": True}  # reconnect if the server closed the connection
+        return _connect(url, heartbeat, engine)
+    assert sqlite.database is not None
+    file = Path(sqlite.database)
+    if file.exists():
         _probe(file)
-        url = f"sqlite:///{file}"
-        engine = {"connect_args": {"timeout": BUSY_SECONDS}}
+    else:
+        _create_sqlite(file)
+    engine = {} if "timeout" in sqlite.query else {"connect_args": {"timeout": BUSY_SECONDS}}
+    storage = _connect(sqlite.render_as_string(hide_password=False), heartbeat, engine)
+    _lock_at_begin(storage.engine)
+    return storage
+
+
+def _connect(url: str, heartbeat: int, engine: dict[str, Any]) -> RDBStorage:
+    template = url.replace("{", "{{").replace("}", "}}")  # Optuna formats the URL
     with experimental_allowed():
-        storage = _create_tables(
+        return _create_tables(
             lambda: RDBStorage(
-                url,
+                template,
                 engine_kwargs=engine,
                 heartbeat_interval=heartbeat,
                 grace_period=GRACE * heartbeat,
                 heartbeat_stale_trial_callback=retry_callback(),
             )
         )
-    if file is not None:
-        _lock_at_begin(storage.engine)
-    return storage
+
+
+def _create_sqlite(file: Path) -> None:
+    """Create the file with its tables in one step: SQLite commits each table alone, and a kill would leave some."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{file.name}")
+    try:
+        _connect(URL.create("sqlite", database=str(partial)).render_as_string(), 1, {}).engine.dispose()
+        try:
+            os.link(partial, file)
+        except FileExistsError:
+            return  # another process was faster
+        except OSError:  # this file system does not have hard links
+            if not file.exists():
+                partial.rename(file)
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def _create_tables(make: Callable[[], RDBStorage]) -> RDBStorage:
@@ -128,23 +163,47 @@ def retry_callback() -> RetryHeartbeatStaleTrialCallback:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """Return the file of an SQLite storage, or None for another kind of storage."""
-    if url.startswith("sqlite:///"):
-        return Path(url.removeprefix("sqlite:///"))
-    if "://" in url or url.startswith("journal:"):
+    """Return the file of an SQLite storage, or None for another kind of storage.
+
+    Raises:
+        ConfigError: SQLite does not get the name of a file.
+    """
+    if url.startswith(("journal:", "grpc://")):
         return None
-    return Path(url)
+    parsed = _sqlite_url(url)
+    return None if parsed is None or parsed.database is None else Path(parsed.database)
+
+
+def _sqlite_url(url: str) -> URL | None:
+    """Return the parsed URL of an SQLite storage, which may also be a plain path; None for another database."""
+    parsed = make_url(url) if "://" in url else URL.create("sqlite", database=url)
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if "://" not in url and (Path(url).suffix not in SQLITE_SUFFIXES or "?" in url):
+        raise ConfigError(f"{url!r} is not a storage; use {FORMS}")
+    if not parsed.database or parsed.database == ":memory:":
+        raise ConfigError(f"{url} is in the memory of one process; a study needs a file, such as studies.db")
+    if parsed.database.startswith("file:"):
+        raise ConfigError(f"{url} is SQLite's own form of a URL; use sqlite:///FILE.db")
+    for name, value in parsed.query.items():
+        if name != "timeout":
+            raise ConfigError(f"{url}: {unknown('option of an SQLite storage', name, ['timeout'])}")
+        if not isinstance(value, str) or not value.isdecimal():
+            raise ConfigError(f"{url}: timeout must be a number of seconds, not {value!r}")
+    return parsed
 
 
 def _journal_file(url: str) -> Path:
-    return Path(url.removeprefix("journal:").removeprefix("//"))
+    file = url.removeprefix("journal:").removeprefix("//")
+    if not file:
+        raise ConfigError(f"{url!r} is not a storage; use {FORMS}")
+    return Path(file)
 
 
 def _probe(path: Path) -> None:
-    """Raise sqlite3.Error if the file is locked or not a database; create its folder if the file does not exist."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return
+    """Raise sqlite3.Error if the file is locked or not a database."""
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder, not a storage; use {FORMS}")
     with closing(sqlite3.connect(path, timeout=PROBE_SECONDS)) as connection:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
@@ -168,35 +227,53 @@ def _open_grpc(host: str, port: int) -> BaseStorage:
     return storage
 
 
-@contextmanager
-def storage_errors(url: str) -> Iterator[None]:
-    """Convert the errors of a storage in use to ConfigError."""
-    shown = without_password(url)
-    try:
-        yield
-    except (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError) as error:
-        raise ConfigError(f"{shown!r} is not a storage; use {FORMS}") from error
-    except (sqlite3.Error, sqlalchemy.exc.SQLAlchemyError, StorageInternalError) as error:
-        raise ConfigError(f"cannot use the storage {shown}: {_innermost_message(error)}") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the storage {shown} is broken: {error}") from error
+def is_storage_failure(error: BaseException) -> bool:
+    """Return whether a database, or the gRPC proxy in front of one, raised the error."""
+    failures = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
+    return isinstance(error, failures) or type(error).__module__.partition(".")[0] == "grpc"
 
 
 @contextmanager
-def _opening_errors(url: str) -> Iterator[None]:
-    """Convert the additional errors of opening a storage to ConfigError."""
-    shown = without_password(url)
+def storage_errors(url: str, *, opening: bool = False) -> Iterator[None]:
+    """Convert the errors of a storage to ConfigError, or to MachineError if the machine is to blame.
+
+    Args:
+        url: the storage.
+        opening: whether the block only opens the storage. Then every exception is the storage's.
+    """
     try:
         yield
-    except ImportError as error:
-        cause = error.__cause__ or error
-        raise ConfigError(f"the storage {shown} needs a driver that is not installed: {cause}") from error
-    except OSError as error:
-        raise ConfigError(f"cannot use the storage {shown}: {error.strerror or error}") from error
+    except PgzooError:
+        raise
+    except Exception as error:
+        if not (opening or is_storage_failure(error) or isinstance(error, (sqlite3.Error, *UNREADABLE))):
+            raise
+        raise _converted(error, without_password(url)) from error
+
+
+UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
+"""What reading a damaged journal raises."""
+
+
+def _converted(error: Exception, shown: str) -> PgzooError:
+    """Return the error of a storage, whose URL is `shown`, as an error with an owner."""
+    if isinstance(error, (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError)):
+        return ConfigError(f"{shown!r} is not a storage; use {FORMS}")
+    if isinstance(error, UNREADABLE):
+        return ConfigError(f"the storage {shown} is broken: {error}")
+    if isinstance(error, ImportError):
+        return ConfigError(f"the storage {shown} needs a driver that is not installed: {error.__cause__ or error}")
+    if is_storage_failure(error) or isinstance(error, sqlite3.Error):
+        message = _innermost_message(error)
+    else:
+        message = (error.strerror if isinstance(error, OSError) else None) or describe(error)
+    by_machine = machine_fault(error) is not None or any(words in message for words in MACHINE_MESSAGES)
+    return (MachineError if by_machine else ConfigError)(f"cannot use the storage {shown}: {message}")
 
 
 def without_password(url: str) -> str:
     """Return the storage's URL with any password replaced by an ellipsis."""
+    url = re.sub(r"(?<=[?&]password=)[^&]*", "…", url)
     scheme, separator, address = url.partition("://")
     user, at, host = address.rpartition("@")
     return f"{scheme}://{user.partition(':')[0]}:…@{host}" if separator and at and ":" in user else url

@@ -38,12 +38,31 @@ def open_study(study_config: StudyConfig, registry: Registry, storage: BaseStora
     directions = [metric.direction for metric in study_config.parsed_metrics]
     try:
         study = optuna.create_study(storage=storage, study_name=name, directions=directions, pruner=pruner)
-        study.set_user_attr(IDENTITY, uuid.uuid4().hex)
-        study.set_user_attr(DEFINITION, definition)
+        _define(study, definition)
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(study_name=name, storage=storage, pruner=pruner)
-        _compare(name, definition, _definition_of(study))
+        if _stored_definition(study) is None:
+            if not _is_unfinished(study) or [d.name.lower() for d in study.directions] != directions:
+                raise _stranger(study) from None
+            _define(study, definition)  # the process that created it was killed
+    _compare(name, definition, study.user_attrs[DEFINITION])
     return study
+
+
+def _define(study: optuna.Study, definition: Mapping[str, Any]) -> None:
+    """Make an empty study of Optuna a study of pgzoo. The definition comes last: a study that has one is complete."""
+    if IDENTITY not in study.user_attrs:
+        study.set_user_attr(IDENTITY, uuid.uuid4().hex)
+    study.set_user_attr(DEFINITION, definition)
+
+
+def _is_unfinished(study: optuna.Study) -> bool:
+    """Return whether the study can be one whose creation was interrupted: it does not contain anything of others."""
+    return set(study.user_attrs) <= {IDENTITY} and not study.get_trials(deepcopy=False)
+
+
+def _stranger(study: optuna.Study) -> ConfigError:
+    return ConfigError(f"the study {study.study_name!r} was not created by pgzoo; choose another --study-name")
 
 
 def open_retrained(study: optuna.Study, directions: Sequence[Any], storage: BaseStorage) -> optuna.Study:
@@ -74,18 +93,27 @@ def find_study(name: str, storage: BaseStorage) -> optuna.Study:
     if name not in names:
         raise ConfigError(unknown("study", name, [n for n in names if not n.endswith(f"/{RETRAINED}")]))
     study = optuna.load_study(study_name=name, storage=storage)
-    _definition_of(study)
+    if _stored_definition(study) is None:
+        if _is_unfinished(study):
+            raise ConfigError(f"the creation of the study {name!r} was interrupted; repeat its pgzoo tune command")
+        raise _stranger(study)
     return study
 
 
-def _definition_of(study: optuna.Study) -> dict[str, Any]:
-    """Return a study's definition, after waiting for the process that is just creating the study to store it."""
+def _stored_definition(study: optuna.Study) -> dict[str, Any] | None:
+    """Return a study's definition, after waiting for a process that may be just creating the study; None: it has none.
+
+    A study that contains trials already is not being created.
+    """
     for _ in range(DEFINITION_TRIES):
+        unfinished = _is_unfinished(study)  # before the definition, which is set before there are trials
         definition = study.user_attrs.get(DEFINITION)
         if definition is not None:
             return dict(definition)
+        if not unfinished:
+            break
         time.sleep(0.1)
-    raise ConfigError(f"the study {study.study_name!r} was not created by pgzoo; choose another --study-name")
+    return None
 
 
 def _compare(name: str, requested: Mapping[str, Any], stored: Mapping[str, Any]) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,24 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.errors import DivergenceError, EnvironmentFailure, MachineError, describe
+from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import Evaluation, evaluate
 from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, make_model
+from pgzoo.tuning.faults import machine_fault
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10
 """Parallel environments of an evaluation, which share the episodes."""
 
-
 NAN_MESSAGES = ("found invalid values", "training diverged")
-"""Parts of the messages with which torch's distributions and PolicyGradient reject NaN."""
+"""Parts of the messages with which torch's distributions and the numpy backend reject NaN."""
 
 
-class Diverged(Exception):
+class Diverged(DivergenceError):
     """Parameters or returns are not finite.
 
     Attributes:
@@ -93,18 +96,14 @@ def train_once(
 
     Raises:
         Diverged: parameters or returns became infinite or NaN.
+        MachineError: a checkpoint cannot be read or written.
         PgzooError: the configuration does not fit the environment, or a plugin violates the interface.
     """
-    checkpoint = _Checkpoint.latest(run.folder)
-    statistics = checkpoint.path / "vecnormalize.pkl" if checkpoint else None
-    env = make_env(config, n_envs=config.run.n_envs, seed=run.seed, statistics=statistics)
     n_eval_envs = min(run.eval_episodes, MAX_EVAL_ENVS)
     eval_env = make_env(config, n_envs=n_eval_envs, seed=run.seed + EVAL_SEED_OFFSET, training=False)
+    with _closed_on_failure(eval_env):
+        model, checkpoint = _load_or_make(config, registry, run)
     try:
-        if checkpoint:
-            model = PolicyGradient.load(checkpoint.path / "model.zip", env, device="cpu", registry=registry)
-        else:
-            model = make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu"))
         callback = EvalCheckpointCallback(run, config.run.n_timesteps, eval_env, on_evaluation, on_step, checkpoint)
         callback.replay()
         if model.num_timesteps >= config.run.n_timesteps:  # the worker died after the last evaluation
@@ -114,14 +113,55 @@ def train_once(
                 config.run.n_timesteps - model.num_timesteps, callback=callback, reset_num_timesteps=checkpoint is None
             )
             callback.evaluate()
+        except MachineError:
+            raise
         except Exception as error:
-            if not _finite(model) or any(message in str(error) for message in NAN_MESSAGES):
+            by_message = any(message in str(error) for message in NAN_MESSAGES)
+            if isinstance(error, DivergenceError) or by_message or not _finite(model):
                 raise Diverged(model.num_timesteps) from error
             raise
         return callback.points
     finally:
+        env = model.get_env()
+        assert env is not None
         env.close()
         eval_env.close()
+
+
+def _load_or_make(
+    config: ExperimentConfig, registry: Registry, run: TrialRun
+) -> tuple[PolicyGradient, _Checkpoint | None]:
+    """Return the model of the last checkpoint, or a new one and None.
+
+    A damaged checkpoint, for example after a power failure, is deleted with a warning.
+    """
+
+    def make(statistics: Path | None = None) -> VecEnv:
+        return make_env(config, n_envs=config.run.n_envs, seed=run.seed, statistics=statistics)
+
+    while (path := _Checkpoint.latest(run.folder)) is not None:
+        try:
+            checkpoint, statistics = _Checkpoint.read(path), path / "vecnormalize.pkl"
+            if config.run.normalize:
+                statistics.stat()  # raises if it is missing
+            with _closed_on_failure(make(statistics)) as env:
+                return PolicyGradient.load(path / "model.zip", env, device="cpu", registry=registry), checkpoint
+        except Exception as error:  # loading damaged files may raise anything
+            if isinstance(error, EnvironmentFailure) or machine_fault(error) is not None:
+                raise
+            warnings.warn(f"the checkpoint {path} is damaged and ignored: {describe(error)}", stacklevel=2)
+            shutil.rmtree(path)
+    with _closed_on_failure(make()) as env:
+        return make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu")), None
+
+
+@contextmanager
+def _closed_on_failure(env: VecEnv) -> Iterator[VecEnv]:
+    try:
+        yield env
+    except BaseException:
+        env.close()
+        raise
 
 
 def _finite(model: PolicyGradient) -> bool:
@@ -206,29 +246,42 @@ class _Checkpoint:
         return self.folder / f"evaluation_{len(self.points)}"
 
     def write(self, model: PolicyGradient) -> None:
-        """Write the checkpoint under a temporary name, rename it, then delete the previous one."""
-        partial = self.folder / f"part_{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        model.save(partial / "model.zip")
-        if (normalized := model.get_vec_normalize_env()) is not None:
-            normalized.save(str(partial / "vecnormalize.pkl"))
-        (partial / "evaluations.json").write_text(json.dumps(as_data(self.points, self.evaluations)), encoding="utf-8")
+        """Write the checkpoint in one step, then delete the previous one.
+
+        Raises:
+            MachineError: it cannot be written.
+        """
+        partial = self.path
         try:
-            partial.rename(self.path)
-        except OSError:  # another worker considered this one dead, repeated the trial, and was faster
-            shutil.rmtree(partial, ignore_errors=True)
+            with atomic_write(self.path) as partial:
+                partial.mkdir(parents=True)
+                model.save(partial / "model.zip")
+                if (normalized := model.get_vec_normalize_env()) is not None:
+                    with atomic_write(partial / "vecnormalize.pkl") as statistics:
+                        normalized.save(str(statistics))
+                with atomic_write(partial / "evaluations.json") as evaluations:
+                    evaluations.write_text(json.dumps(as_data(self.points, self.evaluations)), encoding="utf-8")
+        except MachineError:
+            if not self.path.is_dir():
+                raise
+            # Another worker considered this one dead, repeated the trial, and was faster.
+        finally:
+            if partial != self.path:
+                shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(self.folder / f"evaluation_{len(self.points) - 1}", ignore_errors=True)
 
+    @staticmethod
+    def latest(folder: Path) -> Path | None:
+        """Return the folder of the last complete checkpoint, or None."""
+        numbers = [int(name) for path in folder.glob("evaluation_*") if (name := path.name[11:]).isdecimal()]
+        return folder / f"evaluation_{max(numbers)}" if numbers else None
+
     @classmethod
-    def latest(cls, folder: Path) -> _Checkpoint | None:
-        """Return the last complete checkpoint, or None."""
-        numbers = [int(p.name.rpartition("_")[2]) for p in folder.glob("evaluation_*")]
-        if not numbers:
-            return None
-        data = json.loads((folder / f"evaluation_{max(numbers)}" / "evaluations.json").read_text(encoding="utf-8"))
+    def read(cls, path: Path) -> _Checkpoint:
+        """Return the checkpoint in a folder."""
+        data = json.loads((path / "evaluations.json").read_text(encoding="utf-8"))
         points = [Point(d["steps"], d["seconds"], d["mean"]) for d in data]
-        return cls(folder, points, [Evaluation(tuple(d["returns"]), tuple(d["lengths"])) for d in data])
+        return cls(path.parent, points, [Evaluation(tuple(d["returns"]), tuple(d["lengths"])) for d in data])
 
 
 def as_data(points: list[Point], evaluations: list[Evaluation]) -> list[dict[str, Any]]:

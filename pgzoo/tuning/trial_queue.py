@@ -12,13 +12,14 @@ and none may start after one has ended. The other attempt then waits forever, an
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeAlias
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from pgzoo.tuning._optuna import LEASE, retry_history, start_trial
+from pgzoo.errors import PgzooError
+from pgzoo.tuning._optuna import LEASE, retry_history, running_trial, start_trial
 from pgzoo.tuning.config import PlannedTrial
 from pgzoo.tuning.storage import MAX_RETRIES, retry_callback
 
@@ -26,6 +27,10 @@ KEY = "ticket"
 """User attribute of a trial: the key of its planned trial. The name is stored in existing studies."""
 OUTCOME = "outcome"
 """User attribute of a failed trial: LOST, INTERRUPTED, DUPLICATE, "diverged" or "error"."""
+ERROR = "error"
+"""User attribute of a failed or lost trial: its error."""
+WORKER = "worker"
+"""User attribute of a trial: its worker as host:pid."""
 LOST, INTERRUPTED, DUPLICATE = "lost", "interrupted", "duplicate"
 BATCH = 16
 """Trials queued together. With more, every draw reads more of them; with fewer, machines collide more often."""
@@ -136,11 +141,25 @@ def _is_duplicate(attempts: list[FrozenTrial], number: int) -> bool:
 
 
 def requeue_interrupted(study: optuna.Study, trial: optuna.Trial) -> None:
-    """End a trial that was interrupted, and queue it again."""
-    trial.set_user_attr(OUTCOME, INTERRUPTED)
+    """End a running trial that was interrupted, and queue it again, unless another process considered it lost."""
+    try:
+        trial.set_user_attr(OUTCOME, INTERRUPTED)
+    except optuna.exceptions.UpdateFinishedTrialError:
+        return
     # The order matters: no worker takes the new attempt while this trial is still running.
     requeue(study, study.trials[trial.number])
-    study.tell(trial, state=TrialState.FAIL)
+    _fail(study, trial.number)
+
+
+def _fail(study: optuna.Study, number: int) -> bool:
+    """Fail a running trial; return False if another process ended it first."""
+    try:
+        study.tell(number, state=TrialState.FAIL)
+    except PgzooError:
+        raise
+    except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
+        return False
+    return True
 
 
 def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
@@ -159,10 +178,14 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     )
 
 
-def fail_lost(study: optuna.Study, trial: FrozenTrial) -> None:
+def fail_lost(study: optuna.Study, trial: optuna.Trial | FrozenTrial) -> None:
     """Fail a running trial whose worker is dead and queue it again, unless another process did so first."""
-    try:
-        study.tell(trial.number, state=TrialState.FAIL)
-    except (optuna.exceptions.UpdateFinishedTrialError, ValueError):
-        return
-    requeue(study, study.trials[trial.number])
+    if _fail(study, trial.number):
+        requeue(study, study.trials[trial.number])
+
+
+def requeue_of_workers(study: optuna.Study, workers: Collection[str]) -> None:
+    """Queue the running trials of workers that were killed on purpose again."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if trial.user_attrs.get(WORKER) in workers:
+            requeue_interrupted(study, running_trial(study, trial))

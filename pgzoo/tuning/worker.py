@@ -9,6 +9,7 @@ import socket
 import time
 import traceback
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,15 +19,28 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from pgzoo.errors import MachineError, PgzooError
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import register_packages
 from pgzoo.tuning.config import StudyConfig
+from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
 from pgzoo.tuning.heartbeat import DeadWorkerDetector, heartbeat
 from pgzoo.tuning.objectives import Objective, RetrainObjective, SearchObjective
-from pgzoo.tuning.storage import open_storage
+from pgzoo.tuning.storage import is_storage_failure, open_storage
 from pgzoo.tuning.study import retrained_name
 from pgzoo.tuning.trial import Diverged
-from pgzoo.tuning.trial_queue import LOST, OUTCOME, PlannedTrials, claim, requeue_interrupted, unfinished
+from pgzoo.tuning.trial_queue import (
+    ERROR,
+    LOST,
+    OUTCOME,
+    WORKER,
+    PlannedTrials,
+    claim,
+    fail_lost,
+    is_lost,
+    requeue_interrupted,
+    unfinished,
+)
 
 POLL_SECONDS = 1.0
 
@@ -59,6 +73,11 @@ class Job:
     deadline: float | None = None
     parent_pid: int | None = None
 
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints of all planned trials."""
+        return self.folder / ("retrained" if self.retrain else "trials")
+
 
 class Slots(Protocol):
     """Counts how many trials the workers of one command may still begin: a semaphore."""
@@ -86,8 +105,7 @@ def work(job: Job, slots: Slots | None = None) -> None:
     registry = Registry.discover(job.study_config.plugin_files)
     study = _load_study(job)
     make_objective = RetrainObjective if job.retrain else SearchObjective
-    folder = job.folder / ("retrained" if job.retrain else "trials")
-    objective: Objective = make_objective(job.study_config, job.planned, registry, folder, stop.check)
+    objective: Objective = make_objective(job.study_config, job.planned, registry, job.checkpoints, stop.check)
     find_dead_workers = DeadWorkerDetector(job.heartbeat)
     while not stop.requested:
         find_dead_workers(study)
@@ -97,7 +115,9 @@ def work(job: Job, slots: Slots | None = None) -> None:
             return
         trial = claim(study, job.planned, job.study_config.make_sampler)
         if trial is not None:
-            _run(study, trial, objective, job)
+            ended = _run(study, trial, objective, job)
+            if not ended and slots is not None:
+                slots.release()  # the trial is run again
             continue
         if slots is not None:
             slots.release()
@@ -138,9 +158,18 @@ class _StopRequest:
             raise Interrupted
 
 
-def _run(study: optuna.Study, trial: optuna.Trial, objective: Objective, job: Job) -> None:
-    """Run one trial and report how it ended: complete, pruned, failed with its error, or queued again."""
-    trial.set_user_attr("worker", f"{socket.gethostname()}:{os.getpid()}")
+def _run(study: optuna.Study, trial: optuna.Trial, objective: Objective, job: Job) -> bool:
+    """Run one trial and report how it ended: complete, pruned, failed with its error, or queued again.
+
+    Returns:
+        Whether the trial ended; False if it is run again.
+
+    Raises:
+        MachineError: the machine is to blame. The trial is queued again.
+    """
+    trial.set_user_attr(WORKER, worker_name(os.getpid()))
+    if OUTCOME in trial.user_attrs:  # copied from an attempt whose worker died after it had stored its outcome
+        trial.set_user_attr(OUTCOME, LOST)
     with heartbeat(study, trial, job.heartbeat):
         try:
             _tell(study, trial, values=objective(trial))
@@ -148,20 +177,50 @@ def _run(study: optuna.Study, trial: optuna.Trial, objective: Objective, job: Jo
             _tell(study, trial, state=TrialState.PRUNED)
         except Interrupted:
             requeue_interrupted(study, trial)
-            return
-        except (StorageInternalError, SQLAlchemyError):
-            raise  # not the trial's fault: this worker ends, and its trial is detected as lost and repeated
-        except Diverged as error:
-            _fail(study, trial, "diverged", error, diverged_at=error.steps)
         except Exception as error:  # a plugin or an environment may raise anything: the trial failed, it is not pruned
-            _fail(study, trial, "error", error, traceback=traceback.format_exc()[-4000:])
+            if is_storage_failure(error):
+                raise  # this worker ends, and its trial is detected as lost and repeated
+            _end(study, trial, error)
     ended = study.trials[trial.number]
-    if ended.user_attrs.get(OUTCOME) != LOST and ended.state.is_finished():
-        shutil.rmtree(objective.checkpoints(trial), ignore_errors=True)
+    if not ended.state.is_finished() or is_lost(ended):
+        return False
+    shutil.rmtree(objective.checkpoints(trial), ignore_errors=True)
+    return True
+
+
+def worker_name(pid: int) -> str:
+    """Return the name under which a worker of this machine runs its trials."""
+    return f"{socket.gethostname()}:{pid}"
+
+
+def _end(study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
+    """End a trial that raised an error: failed, or queued again if it is not the trial's fault.
+
+    Too little memory can be the fault of both. Such a trial is repeated as often as one whose worker was killed.
+    """
+    fault = machine_fault(error)
+    if fault is not None:
+        with suppress(MachineError, StorageInternalError, SQLAlchemyError):  # the storage may be on the same full disk
+            if out_of_memory(error):
+                fail_lost(study, trial)
+            else:
+                requeue_interrupted(study, trial)
+        raise fault
+    if process_died(error):
+        trial.set_user_attr(ERROR, _shown(error))
+        fail_lost(study, trial)
+    elif isinstance(error, Diverged):
+        _fail(study, trial, "diverged", error, diverged_at=error.steps)
+    else:
+        _fail(study, trial, "error", error, traceback=traceback.format_exc()[-4000:])
+
+
+def _shown(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"[:2000]
 
 
 def _fail(study: optuna.Study, trial: optuna.Trial, outcome: str, error: Exception, **details: Any) -> None:
-    attributes = {"error": f"{type(error).__name__}: {error}"[:2000], **details, OUTCOME: outcome}
+    attributes = {ERROR: _shown(error), **details, OUTCOME: outcome}
     try:
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
@@ -173,6 +232,8 @@ def _fail(study: optuna.Study, trial: optuna.Trial, outcome: str, error: Excepti
 def _tell(study: optuna.Study, trial: optuna.Trial, **result: Any) -> None:
     try:
         study.tell(trial, **result)
+    except PgzooError:
+        raise
     except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as error:
         if study.trials[trial.number].state == TrialState.RUNNING:
             raise

@@ -33,7 +33,8 @@ def write_winner(study: optuna.Study, registry: Registry, path: Path) -> str:
         A sentence that says what was written where.
 
     Raises:
-        ConfigError: there is no winner yet, or the file belongs to another plugin or cannot be written.
+        ConfigError: there is no winner yet, or the file belongs to another plugin.
+        MachineError: the file cannot be written.
     """
     retrained = find_retrained(study)
     best = winner(retrained, metrics_of(study))
@@ -47,12 +48,9 @@ def write_winner(study: optuna.Study, registry: Registry, path: Path) -> str:
     trial = study.trials[int(best.name.removeprefix("trial "))]
     env = study.user_attrs[DEFINITION]["env"]
     text = replace_entry(file, env, _entry(trial.user_attrs), provenance(study, best, retrained))
-    try:
-        with atomic_write(file) as partial:
-            partial.write_text(text, encoding="utf-8")
-            _check(registry, partial, file, env, best.plugin, trial.user_attrs["config"])
-    except OSError as error:
-        raise ConfigError(f"cannot write {file}: {error.strerror or error}") from error
+    with atomic_write(file) as partial:
+        partial.write_text(text, encoding="utf-8")
+        _check(registry, partial, file, env, best.plugin, trial.user_attrs["config"])
     return f"{best.name} is now the entry of {env} in {file}"
 
 

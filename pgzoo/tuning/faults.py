@@ -1,0 +1,46 @@
+"""Who is to blame for an error in a trial: the machine, a process that died, or the trial itself."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+
+from pgzoo.errors import MachineError, describe
+
+MACHINE_ERRNOS = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EACCES", "EPERM")
+    if hasattr(errno, name)
+)
+"""A full disk, a limit, a missing permission. Other numbers, such as ENOENT, are mostly mistakes of a program."""
+
+DEAD_PROCESS = (EOFError, BrokenPipeError, ConnectionResetError)
+"""What a program gets whose other end of a pipe or socket died."""
+
+
+def machine_fault(error: BaseException) -> MachineError | None:
+    """Return the machine's error that is the error or one of its causes; None if the machine is not to blame."""
+    for cause in _causes(error):
+        if isinstance(cause, MachineError):
+            return cause
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in MACHINE_ERRNOS):
+            fault = MachineError(describe(cause))
+            fault.__cause__ = cause
+            return fault
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether too little memory caused the error."""
+    return any(isinstance(cause, MemoryError) for cause in _causes(error))
+
+
+def process_died(error: BaseException) -> bool:
+    """Return whether the death of a process to which the trial was connected caused the error."""
+    return any(isinstance(cause, DEAD_PROCESS) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__

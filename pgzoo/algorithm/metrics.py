@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import PluginError, converted
 from pgzoo.interface.batch import Batch
 from pgzoo.interface.types import Metrics
 
@@ -55,6 +55,10 @@ class DeferredValues(MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle numbers. The functions refer to the arrays of an update."""
+        return type(self), (dict(self),)
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -72,9 +76,14 @@ def compute_deferred(logger: Logger) -> None:
 
 
 class UpdateMetrics:
-    """The metrics of all minibatches of one update. Their means are logged."""
+    """The metrics of all minibatches of one update. Their means are logged.
 
-    def __init__(self) -> None:
+    Args:
+        objective: the name of the objective that returns them, for error messages.
+    """
+
+    def __init__(self, objective: str) -> None:
+        self._objective = objective
         self._values: dict[str, list[Any]] = {}
 
     def begin_epoch(self) -> None:
@@ -96,7 +105,9 @@ class UpdateMetrics:
 
     def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
         """Log the mean of every metric, and the given additional metrics, under `train/`."""
-        functions: dict[str, Callable[[], float]] = {n: partial(_mean, values) for n, values in self._values.items()}
+        functions: dict[str, Callable[[], float]] = {
+            name: partial(_mean, values, name, self._objective) for name, values in self._values.items()
+        }
         for name, function in {**functions, **metrics}.items():
             if type(logger).record is not Logger.record:  # a subclass may do more than store the number
                 logger.record(f"train/{name}", function())
@@ -121,8 +132,10 @@ def entropy_loss(batch: Batch) -> Callable[[], float]:
     return lambda: -entropy.mean().item()
 
 
-def _mean(values: list[Any]) -> float:
-    return sum(float(value() if callable(value) else value) for value in values) / len(values)
+def _mean(values: list[Any], name: str, objective: str) -> float:
+    """Return the mean. Values may be functions of a plugin, which may raise."""
+    with converted(f"the metric {name!r} of objective {objective!r}", PluginError):
+        return sum(float(value() if callable(value) else value) for value in values) / len(values)
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.part_states import PartStates
-from pgzoo.algorithm.policies import check_policy, check_policy_class, check_spaces, is_small_mlp
+from pgzoo.algorithm.policies import check_policy, check_policy_class, check_spaces, is_small_mlp, release_graph
 from pgzoo.algorithm.settings import (
     PART_KEYWORDS,
     SAMPLING,
@@ -212,6 +212,28 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._adopt(combination)
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Return the environment as a VecEnv, as SB3 does, after checking its spaces.
+
+        A Gymnasium vector environment is wrapped as well.
+        """
+        if isinstance(env, VectorEnv):
+            env = GymnasiumVecEnv(env)
+            env = VecMonitor(env) if monitor_wrapper else env
+        check_spaces(env.observation_space, env.action_space)
+        return SamplingAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Compute the remaining progress, at least 0: the last rollout may exceed `total_timesteps`."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what `copy.deepcopy` and `pickle` copy: everything but the backend, which holds views of the policy."""
+        release_graph(self.policy)
+        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
 
     @classmethod
     def from_combination(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, BasePolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
@@ -146,3 +147,16 @@ def _start(space: Any) -> bool:
 def _short(space: spaces.Space[Any]) -> str:
     text = " ".join(str(space).split())
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def release_graph(policy: Any) -> None:
+    """Release autograd's graph of the policy's last evaluation, which torch cannot copy.
+
+    SB3's policies compute the distribution again before they use it. Only gSDE keeps its noise, a tensor.
+    """
+    distribution = getattr(policy, "action_dist", None)
+    for name, value in list(vars(distribution).items()) if distribution is not None else []:
+        if isinstance(value, torch.Tensor):
+            setattr(distribution, name, value.detach())
+        elif isinstance(value, torch.distributions.Distribution) or name == "distribution":
+            setattr(distribution, name, None)

@@ -198,9 +198,7 @@ def test_a_time_limit_without_terminal_observation() -> None:
 
     def make(**options: Any) -> PolicyGradient:
         env = without_terminal(make_vec_env("CartPole-v1", N, seed=5, env_kwargs={"max_episode_steps": 4}))
-        return PolicyGradient(
-            "MlpPolicy", env, "a2c", n_steps=8, seed=0, learning_rate=0.0, device="cpu", **options
-        )
+        return PolicyGradient("MlpPolicy", env, "a2c", n_steps=8, seed=0, learning_rate=0.0, device="cpu", **options)
 
     with pytest.raises(EnvironmentFailure, match="set missing_terminal_observation to 'last_observation'"):
         make().learn(24)
@@ -211,4 +209,3 @@ def test_a_time_limit_without_terminal_observation() -> None:
     model = make(missing_terminal_observation="last_observation").learn(24)
     assert model.rollout.truncated[ends].all()
     np.testing.assert_allclose(model.rollout.next_values[ends], model.rollout.values[ends], rtol=1e-5)
-

@@ -12,7 +12,18 @@ import torch
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from pgzoo import Array, Baseline, ConfigError, Estimator, Metrics, Objective, PluginError, PolicyGradient, Rollout, State
+from pgzoo import (
+    Array,
+    Baseline,
+    ConfigError,
+    Estimator,
+    Metrics,
+    Objective,
+    PluginError,
+    PolicyGradient,
+    Rollout,
+    State,
+)
 from pgzoo.errors import DivergenceError, EnvironmentFailure
 
 

@@ -72,19 +72,22 @@ def deferred_values(logger: Logger) -> DeferredValues:
 
 def compute_deferred(logger: Logger) -> None:
     """Compute all values that are still deferred, which releases the arrays that they depend on."""
-    deferred_values(logger).update(dict(deferred_values(logger)))
+    values = getattr(logger, "name_to_value", None)
+    if isinstance(values, DeferredValues):
+        values.update(dict(values))
 
 
 class UpdateMetrics:
     """The metrics of all minibatches of one update. Their means are logged.
 
     Args:
-        objective: the name of the objective that returns them, for error messages.
+        objective: what the metrics of minibatches come from, for error messages.
     """
 
     def __init__(self, objective: str) -> None:
         self._objective = objective
         self._values: dict[str, list[Any]] = {}
+        self._of_updates: set[str] = set()
 
     def begin_epoch(self) -> None:
         """Discard the approximate KL of earlier epochs. As in SB3, only that of the last epoch is logged."""
@@ -101,12 +104,14 @@ class UpdateMetrics:
 
     def set(self, metrics: Metrics) -> None:
         """Set metrics of the whole update, instead of any that minibatches have added under the same names."""
+        self._of_updates.update(metrics)
         self._values.update({name: [_checked(name, value)] for name, value in metrics.items()})
 
     def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
         """Log the mean of every metric, and the given additional metrics, under `train/`."""
         functions: dict[str, Callable[[], float]] = {
-            name: partial(_mean, values, name, self._objective) for name, values in self._values.items()
+            name: partial(_mean, values, name, "the update of a part" if name in self._of_updates else self._objective)
+            for name, values in self._values.items()
         }
         for name, function in {**functions, **metrics}.items():
             if type(logger).record is not Logger.record:  # a subclass may do more than store the number
@@ -132,9 +137,9 @@ def entropy_loss(batch: Batch) -> Callable[[], float]:
     return lambda: -entropy.mean().item()
 
 
-def _mean(values: list[Any], name: str, objective: str) -> float:
+def _mean(values: list[Any], name: str, source: str) -> float:
     """Return the mean. Values may be functions of a plugin, which may raise."""
-    with converted(f"the metric {name!r} of objective {objective!r}", PluginError):
+    with converted(f"the metric {name!r} of {source}", PluginError):
         return sum(float(value() if callable(value) else value) for value in values) / len(values)
 
 

@@ -49,6 +49,7 @@ from pgzoo.sampling.modes import GroupSeeds, SamplingMode, make_sampling_mode
 
 Self = TypeVar("Self", bound="PluginAlgorithm")
 
+
 class _Unset:
     """The default of an argument that was not passed. It is not None, because None has a meaning in SB3."""
 
@@ -62,9 +63,9 @@ UNSET: Any = _Unset()
 class PluginAlgorithm(SamplingAlgorithm):
     """An SB3 on-policy algorithm whose parts are plugins. `PolicyGradient` documents the arguments.
 
-    The settings of `AlgorithmConfig`, and the hyperparameters of parts that SB3's algorithms also have, are attributes of
-    the same names (see `settings.py`). Plain attributes are saved. `_setup_model` creates everything that is derived from
-    them.
+    The settings of `AlgorithmConfig`, and the hyperparameters of parts that SB3's algorithms also have, are attributes
+    of the same names (see `settings.py`). Plain attributes are saved. `_setup_model` creates everything that is derived
+    from them.
 
     Attributes:
         registry: where the plugins come from; not saved.
@@ -231,7 +232,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return what `copy.deepcopy` and `pickle` copy: everything but the backend, which holds views of the policy."""
+        """Return what `copy.deepcopy` and `pickle` copy: all but the backend, which holds views of the policy."""
         release_graph(self.policy)
         return {name: value for name, value in self.__dict__.items() if name != "_backend"}
 
@@ -332,9 +333,8 @@ class PluginAlgorithm(SamplingAlgorithm):
 
         It is chosen again if the policy or its optimizer was replaced, or if parameters were frozen or unfrozen.
         """
-        if "_backend" not in self.__dict__:
-            self._choose_backend()
-        elif not still_applies(self._backend, self.policy, type(self.rollout_buffer), fast=self.fast):
+        backend = self.__dict__.get("_backend")  # a copied model has none yet
+        if backend is None or not still_applies(backend, self.policy, type(self.rollout_buffer), fast=self.fast):
             self._choose_backend()
         return self._backend
 

@@ -147,7 +147,7 @@ class PolicyGradient(SavableAlgorithm):
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         update_learning_rate(self.policy.optimizer, learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
-        metrics = UpdateMetrics(self.objective.name)
+        metrics = UpdateMetrics(f"objective {self.objective.name!r}")
         with part_errors(), distribution_errors():
             with backend.update_threads():
                 loss = self._gradient_descent(backend, metrics)

@@ -50,7 +50,6 @@ class _Loading:
 
 
 class SavableAlgorithm(PluginAlgorithm):
-
     """A `PluginAlgorithm` that saves and loads like SB3's algorithms."""
 
     def _excluded_save_params(self) -> list[str]:

@@ -136,7 +136,7 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
             )
         elif any(value != values[0] for value in values):
             raise AttributeError(
-                f"all environments of a {type(self).__name__} share {name}: set it for all of them, or use --vec-env dummy"
+                f"all environments of a {type(self).__name__} share {name}: set it for all, or use --vec-env dummy"
             )
         else:
             setattr(self.scalar, name, values[0])

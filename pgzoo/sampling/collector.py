@@ -20,9 +20,10 @@ from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.sampling.conventions import converted_reset, converted_step
-from pgzoo.sampling.conversion import MissingTerminal, StepRecord, to_rollout
+from pgzoo.sampling.conversion import MissingTerminal, to_rollout
 from pgzoo.sampling.finite import REMEDY, check_environment, check_original, is_finite, raise_for_action
 from pgzoo.sampling.modes import SamplingMode
+from pgzoo.sampling.step_record import StepRecord
 
 
 class SamplingAlgorithm(OnPolicyAlgorithm):
@@ -58,10 +59,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos, values and
         log_probs. values and log_probs are None if the backend evaluates them after the rollout.
 
-        Raises:
-            ConfigError: an episode does not end, or the environment ignores a seed.
-            EnvironmentFailure: an environment returned something that is not allowed.
-            DivergenceError: the policy computed a number that is not finite.
+        Raises PgzooError: an episode does not end, an environment returns something that is not allowed, or a number of
+        the policy is not finite.
         """
         self._begin_rollout(env, rollout_buffer, n_rollout_steps)
         mode, backend, normalize = self.sampling_mode, self.backend, self._vec_normalize_env
@@ -70,9 +69,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         callback.on_rollout_start()
         n_steps = 0
         while not mode.finished:
-            if mode.whole_episodes and (observations := mode.reset(env, self._all_at_start())) is not None:
-                self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
-                self._episode_steps[:] = 0
+            if mode.whole_episodes:
+                self._reset_if_due(env, mode)
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
@@ -98,21 +96,19 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
         if mode.whole_episodes:
             resize(rollout_buffer, n_steps)
-        check_environment(
-            rollout_buffer,
-            record.mask,
-            record.step,
-            record.terminal_observations,
-            new_obs,
-            normalized=normalize is not None,
-        )
+        check_environment(rollout_buffer, record, new_obs, normalized=normalize is not None)
         backend.evaluate_rollout(rollout_buffer, n_steps)
         callback.update_locals(locals())
+        return self._to_rollout(rollout_buffer, record, new_obs, needs, backend)
+
+    def _to_rollout(
+        self, buffer: RolloutBuffer, record: StepRecord, new_obs: Any, needs: frozenset[Need], backend: Backend
+    ) -> Rollout:
         return to_rollout(
-            rollout_buffer,
+            buffer,
             record,
             new_obs,
-            update_mask=mode.update_mask(np.array(record.group)),
+            update_mask=self.sampling_mode.update_mask(np.array(record.group)),
             gamma=self.gamma,
             needs=needs,
             backend=backend,
@@ -134,6 +130,11 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
+
+    def _reset_if_due(self, env: VecEnv, mode: SamplingMode) -> None:
+        if (observations := mode.reset(env, self._all_at_start())) is not None:
+            self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
+            self._episode_steps[:] = 0
 
     def _act(self, backend: Backend, observations: Any) -> tuple[Array, Any, Any]:
         """Return actions, V and log π. Explain why the policy cannot draw an action, if that is so."""

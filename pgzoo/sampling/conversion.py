@@ -1,9 +1,8 @@
-"""Convert SB3's conventions (rollout buffer, dones, infos) into a Rollout. Nothing after this module reads infos."""
+"""Convert SB3's rollout buffer and the record of its steps into a Rollout."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -14,47 +13,11 @@ from pgzoo.errors import EnvironmentFailure
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need, Observations
-from pgzoo.sampling.conventions import copied
 from pgzoo.sampling.finite import check_policy
+from pgzoo.sampling.step_record import StepRecord
 
 MissingTerminal: TypeAlias = Literal["error", "terminate", "last_observation"]
 """What to do at a time limit without terminal observation, see `AlgorithmConfig.missing_terminal_observation`."""
-
-
-@dataclass
-class StepRecord:
-    """What SB3's rollout buffer does not store: how each step ended, whether it is recorded, and terminal observations.
-
-    Attributes:
-        none_ended: (N,) an array of False, shared by all steps at which no environment is done.
-        terminal_observations: the last observation of an episode by (t, n). A VecEnv resets the environment immediately
-            and returns the first observation of the next episode instead. They are copies, because an environment may
-            use its memory again.
-    """
-
-    none_ended: Array
-    terminated: list[Array] = field(default_factory=list)
-    truncated: list[Array] = field(default_factory=list)
-    mask: list[Array] = field(default_factory=list)
-    step: list[Array] = field(default_factory=list)
-    group: list[Array] = field(default_factory=list)
-    terminal_observations: dict[tuple[int, int], Any] = field(default_factory=dict)
-
-    def add(self, dones: Array, infos: list[dict[str, Any]], active: Array, group: Array, episode_steps: Array) -> None:
-        """Record how one step ended. All arrays are (N,)."""
-        terminated = truncated = self.none_ended
-        if np.count_nonzero(dones):
-            truncated = np.zeros_like(dones)
-            for n in np.flatnonzero(dones & active):
-                truncated[n] = bool(infos[n].get("TimeLimit.truncated", False))
-                if (observation := infos[n].get("terminal_observation")) is not None:
-                    self.terminal_observations[len(self.mask), int(n)] = copied(observation)
-            terminated = dones & active & ~truncated
-        self.terminated.append(terminated)
-        self.truncated.append(truncated)
-        self.mask.append(active)
-        self.step.append(episode_steps.copy())
-        self.group.append(group)
 
 
 def to_rollout(
@@ -94,15 +57,14 @@ def to_rollout(
     if needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
         _replace_missing(record.terminal_observations, missing_terminal, observations, terminated, truncated)
     optional: dict[str, Any] = {}
+    terminal = record.terminal_observations
     if Need.VALUES in needs:
         optional["values"] = buffer.values
         optional["next_values"] = _next_values(
-            buffer.values, terminated, truncated, mask, record.terminal_observations, last_observations, backend
+            buffer.values, terminated, truncated, mask, terminal, last_observations, backend
         )
     if Need.NEXT_OBSERVATIONS in needs:
-        optional["next_observations"] = _next_observations(
-            observations, record.terminal_observations, last_observations
-        )
+        optional["next_observations"] = _next_observations(observations, terminal, last_observations)
     if Need.RATIOS in needs:
         optional["ratios"] = np.ones(mask.shape)
     check_policy(buffer.log_probs, optional.get("values"), optional.get("next_values"), mask, step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 from pgzoo.errors import DivergenceError, EnvironmentFailure, PgzooError, describe
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array, Observations
+from pgzoo.sampling.step_record import StepRecord
 
 REMEDY = "lower learning_rate, or set max_grad_norm"
 
@@ -46,21 +47,13 @@ def check_original(normalize: VecNormalize, dones: Array, episode_steps: Array) 
 
 
 def check_environment(
-    buffer: RolloutBuffer,
-    mask: Sequence[Array],
-    step: Sequence[Array],
-    terminal_observations: Mapping[tuple[int, int], Any],
-    last_observations: Observations,
-    *,
-    normalized: bool,
+    buffer: RolloutBuffer, record: StepRecord, last_observations: Observations, *, normalized: bool
 ) -> None:
     """Check what the environments returned during a rollout, before V or a plugin reads it.
 
     Args:
         buffer: the filled buffer.
-        mask: T arrays (N,), which steps are recorded.
-        step: T arrays (N,), the number of each step within its episode.
-        terminal_observations: by (t, n).
+        record: the rest of what was sampled.
         last_observations: the observations after the last step.
         normalized: whether a VecNormalize computed these numbers.
 
@@ -68,6 +61,7 @@ def check_environment(
         EnvironmentFailure: an observation or a reward is not finite. The message has the environment and the step.
     """
     source = "VecNormalize" if normalized else "the environment"
+    mask, step = record.mask, record.step
     for leaf in observation_leaves(buffer.observations):
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all() and (bad := _first(leaf, np.array(mask))):
             t, n, value = bad
@@ -75,7 +69,7 @@ def check_environment(
     if not np.isfinite(buffer.rewards).all() and (bad := _first(buffer.rewards, np.array(mask))):
         t, n, value = bad
         raise EnvironmentFailure(_bad_reward(n, value, step[t][n], source))
-    if (index := _not_finite_terminal(terminal_observations)) is not None:
+    if (index := _not_finite_terminal(record.terminal_observations)) is not None:
         t, n = index
         raise EnvironmentFailure(_bad_observation(n, math.nan, step[t][n] + 1, source, "terminal observation"))
     for leaf in map(np.asarray, observation_leaves(last_observations)):

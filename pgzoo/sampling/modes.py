@@ -73,7 +73,7 @@ class SamplingMode(ABC):
         """
 
     def _check_early_resets(self, env: VecEnv) -> None:
-        """Refuse a Monitor that does not allow resets in mid-episode. In a subprocess, it would only end the process."""
+        """Refuse a Monitor that does not allow resets in mid-episode. It would end the process of a SubprocVecEnv."""
         if env is self._env_that_resets:
             return
         venv = env.unwrapped

@@ -322,7 +322,7 @@ def test_attributes_of_numpy_vector_environments() -> None:
     env.set_attr("state", np.array([1.0, 0.0]), indices=[1])
     observations, *_ = env.step(np.zeros((3, 1), dtype=np.float32))
     np.testing.assert_allclose(observations[1], [np.cos(1), np.sin(1), 0], atol=1e-6)
-    with pytest.raises(AttributeError, match="share g: set it for all of them, or use --vec-env dummy"):
+    with pytest.raises(AttributeError, match="share g: set it for all, or use --vec-env dummy"):
         env.set_attr("g", 5.0, indices=[0])
     with pytest.raises(AttributeError, match="has no nothing; it has state, np_random, g, m, l"):
         env.get_attr("nothing")

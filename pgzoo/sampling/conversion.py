@@ -43,9 +43,7 @@ def to_rollout(
         backend: evaluates V at the successors that the buffer does not hold.
         missing_terminal: what to do at a time limit without terminal observation.
 
-    Raises:
-        EnvironmentFailure: an episode was truncated without a terminal observation.
-        DivergenceError: log π or V is not finite.
+    Raises PgzooError: a terminal observation is missing, or log π or V is not finite.
     """
     recorded, step = np.array(record.mask), np.array(record.step)
     mask = recorded & update_mask

@@ -36,7 +36,7 @@ from pgzoo.backends.backend import Backend
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
 from pgzoo.errors import ConfigError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
-from pgzoo.interface.parts import Baseline, Estimator, Objective, PartSpec, Spaces
+from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
@@ -205,7 +205,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             )
         self.fast = fast
         self._requested_device = device
-        self._current_parts = {}
+        self._current_parts: dict[Kind, Part] = {}
         self.part_state_arrays = {}
         self.saved_by = ""
         self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])

@@ -65,11 +65,13 @@ def changed(combination: Combination, name: str, value: Any) -> Combination:
         ConfigError: no part or several parts have it, the value is wrong, or it cannot change.
     """
     owner = owner_of(combination, name)
-    holder = combination.algorithm if owner == "algorithm" else getattr(combination, owner)
-    value = declared(type(holder))[name].validate(value)
+    holder: Any = getattr(combination, owner)
+    holder_type: Any = type(holder)
+    value = declared(holder_type)[name].validate(value)
     if name in BUILT_IN and value != getattr(holder, name):
         raise ConfigError(f"{name} cannot change, because {BUILT_IN[name]} was built with it; make a new model")
-    return replace(combination, **{owner: replace(holder, **{name: value})})
+    changes: dict[str, Any] = {owner: replace(holder, **{name: value})}
+    return replace(combination, **changes)
 
 
 def owner_of(combination: Combination, name: str) -> str:

@@ -88,7 +88,8 @@ def _booleans(name: str, values: Any, n_envs: int) -> Array:
     array = _numbers(name, values, n_envs)
     if not np.isfinite(array).all():
         raise EnvironmentFailure(f"the VecEnv returned {name} that are neither true nor false: {array.tolist()}")
-    return array != 0
+    true: Array = array != 0
+    return true
 
 
 def _dicts(infos: Any, n_envs: int) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from pgzoo import (
@@ -260,3 +261,31 @@ def test_an_objective_that_returns_nan(registry_with: Any, monkeypatch: pytest.M
         infinite.policy.value_net.bias.fill_(1e5)
     with pytest.raises(DivergenceError, match="the loss is not finite"):
         infinite.learn(20)
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_predict_never_returns_actions_that_are_not_finite(discrete: bool) -> None:
+    trained = model(two("", discrete=discrete))
+    bad = np.array([[0.0, 1.0], [0.0, np.nan]], dtype=np.float32)
+    with pytest.raises(EnvironmentFailure, match="environment 1 returned an observation with nan$"):
+        trained.predict(bad, deterministic=discrete is False)
+    with torch.no_grad():
+        trained.policy.action_net.bias.fill_(np.nan)  # type: ignore[operator,union-attr]
+    with pytest.raises(DivergenceError, match="the parameter action_net.bias of the policy is not finite"):
+        trained.predict(np.zeros((2, 2), dtype=np.float32))
+
+
+class ReplacesNaN(FlattenExtractor):
+    """A features extractor for observations with missing values."""
+
+    def forward(self, observations: torch.Tensor) -> torch.Tensor:
+        return torch.nan_to_num(super().forward(observations))
+
+
+@pytest.mark.parametrize("fast", ["auto", False])
+def test_an_extractor_of_the_users_own_may_accept_missing_values(fast: Any) -> None:
+    options: dict[str, Any] = {"policy_kwargs": {"features_extractor_class": ReplacesNaN}}
+    for where in ("observation", "terminal"):
+        model(two(where), fast=fast, **options).learn(60)
+    with pytest.raises(EnvironmentFailure, match="environment 1 returned the reward nan"):
+        model(two("reward"), fast=fast, **options).learn(60)

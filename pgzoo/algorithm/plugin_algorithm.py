@@ -34,7 +34,7 @@ from pgzoo.algorithm.settings import (
 )
 from pgzoo.backends.backend import Backend
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
-from pgzoo.errors import ConfigError, converted
+from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Spaces
 from pgzoo.interface.rollout import Rollout
@@ -44,6 +44,7 @@ from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
 from pgzoo.registry.plugins import Kind, Registry, default_registry
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
+from pgzoo.sampling.finite import REMEDY, distribution_errors, is_finite, raise_for_action
 from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
 from pgzoo.sampling.modes import GroupSeeds, SamplingMode, make_sampling_mode
 
@@ -230,6 +231,25 @@ class PluginAlgorithm(SamplingAlgorithm):
         """Compute the remaining progress, at least 0: the last rollout may exceed `total_timesteps`."""
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, tuple[Array, ...] | None]:
+        """Return actions for observations, as SB3 does.
+
+        Raises:
+            EnvironmentFailure: an observation is not finite, and neither is the action.
+            DivergenceError: an action is not finite for another reason.
+        """
+        with distribution_errors(lambda: raise_for_action(self.policy.obs_to_tensor(observation)[0], self.policy)):
+            actions, state = super().predict(observation, state, episode_start, deterministic)
+            if not is_finite(actions):
+                raise DivergenceError(f"the policy's actions are not finite; {REMEDY}")
+        return actions, state
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what `copy.deepcopy` and `pickle` copy: all but the backend, which holds views of the policy."""

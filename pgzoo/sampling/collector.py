@@ -21,7 +21,13 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.sampling.conventions import converted_reset, converted_step
 from pgzoo.sampling.conversion import MissingTerminal, to_rollout
-from pgzoo.sampling.finite import REMEDY, check_environment, check_original, is_finite, raise_for_action
+from pgzoo.sampling.finite import (
+    REMEDY,
+    check_environment,
+    check_original,
+    is_finite,
+    raise_for_action,
+)
 from pgzoo.sampling.modes import SamplingMode
 from pgzoo.sampling.step_record import StepRecord
 
@@ -74,8 +80,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-            actions, values, log_probs = self._act(backend, obs_tensor)
-            clipped_actions = self._to_env_actions(actions, obs_tensor)
+            actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor)
             new_obs, rewards, dones, infos = converted_step(env.step(clipped_actions), env.num_envs)
             if normalize is not None:
                 check_original(normalize, dones, self._episode_steps)
@@ -96,10 +101,22 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
         if mode.whole_episodes:
             resize(rollout_buffer, n_steps)
-        check_environment(rollout_buffer, record, new_obs, normalized=normalize is not None)
-        backend.evaluate_rollout(rollout_buffer, n_steps)
+        self._evaluate_rollout(backend, rollout_buffer, record, new_obs)
         callback.update_locals(locals())
         return self._to_rollout(rollout_buffer, record, new_obs, needs, backend)
+
+    def _evaluate_rollout(self, backend: Backend, buffer: RolloutBuffer, record: StepRecord, new_obs: Any) -> None:
+        """Check what the environments returned, and let the backend evaluate it.
+
+        A features extractor that is not SB3's may accept observations that are not finite. They are only reported if it
+        does not.
+        """
+        normalized = self._vec_normalize_env is not None
+        strict = type(self.policy.features_extractor).__module__.startswith("stable_baselines3.")
+        check_environment(buffer, record, new_obs, normalized=normalized, observations=strict)
+        backend.evaluate_rollout(buffer, len(record.mask))
+        if not strict and not np.isfinite(buffer.log_probs).all():
+            check_environment(buffer, record, new_obs, normalized=normalized)
 
     def _to_rollout(
         self, buffer: RolloutBuffer, record: StepRecord, new_obs: Any, needs: frozenset[Need], backend: Backend
@@ -136,26 +153,26 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
             self._episode_steps[:] = 0
 
-    def _act(self, backend: Backend, observations: Any) -> tuple[Array, Any, Any]:
-        """Return actions, V and log π. Explain why the policy cannot draw an action, if that is so."""
-        try:
-            return backend.act(observations)
-        except (ValueError, RuntimeError):  # torch refuses distributions whose parameters are not finite
-            raise_for_action(observations, self.policy, self._episode_steps)
-            raise
-
-    def _to_env_actions(self, actions: Array, observations: Any) -> Array:
-        """Return the actions for the environment: rescaled if the policy squashes them, else clipped to the space.
+    def _act(self, backend: Backend, observations: Any) -> tuple[Array, Any, Any, Array]:
+        """Return actions, V, log π, and the actions for the environment.
 
         Raises:
             EnvironmentFailure: an action is not finite, because an observation is not.
             DivergenceError: an action is not finite for another reason.
         """
+        try:
+            actions, values, log_probs = backend.act(observations)
+            return actions, values, log_probs, self._to_env_actions(actions)
+        except (ValueError, RuntimeError):  # torch refuses distribution parameters that are not finite
+            raise_for_action(observations, self.policy, self._episode_steps)
+            raise
+
+    def _to_env_actions(self, actions: Array) -> Array:
+        """Return the actions for the environment: rescaled if the policy squashes them, else clipped to the space."""
         space = self.action_space
         if not isinstance(space, spaces.Box):
             return actions
         if not is_finite(actions):
-            raise_for_action(observations, self.policy, self._episode_steps)
             raise DivergenceError(f"training diverged: the policy's actions are not finite; {REMEDY}")
         if self.policy.squash_output:
             return self.policy.unscale_action(actions)

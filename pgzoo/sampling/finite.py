@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecNormalize
 
 from pgzoo.errors import DivergenceError, EnvironmentFailure, PgzooError, describe
@@ -47,7 +46,12 @@ def check_original(normalize: VecNormalize, dones: Array, episode_steps: Array) 
 
 
 def check_environment(
-    buffer: RolloutBuffer, record: StepRecord, last_observations: Observations, *, normalized: bool
+    buffer: RolloutBuffer,
+    record: StepRecord,
+    last_observations: Observations,
+    *,
+    normalized: bool,
+    observations: bool = True,
 ) -> None:
     """Check what the environments returned during a rollout, before V or a plugin reads it.
 
@@ -56,19 +60,22 @@ def check_environment(
         record: the rest of what was sampled.
         last_observations: the observations after the last step.
         normalized: whether a VecNormalize computed these numbers.
+        observations: whether to check observations, and not only rewards.
 
     Raises:
         EnvironmentFailure: an observation or a reward is not finite. The message has the environment and the step.
     """
     source = "VecNormalize" if normalized else "the environment"
     mask, step = record.mask, record.step
-    for leaf in observation_leaves(buffer.observations):
+    for leaf in observation_leaves(buffer.observations) if observations else ():
         if leaf.dtype.kind == "f" and not np.isfinite(leaf).all() and (bad := _first(leaf, np.array(mask))):
             t, n, value = bad
             raise EnvironmentFailure(_bad_observation(n, value, step[t][n], source))
     if not np.isfinite(buffer.rewards).all() and (bad := _first(buffer.rewards, np.array(mask))):
         t, n, value = bad
         raise EnvironmentFailure(_bad_reward(n, value, step[t][n], source))
+    if not observations:
+        return
     if (index := _not_finite_terminal(record.terminal_observations)) is not None:
         t, n = index
         raise EnvironmentFailure(_bad_observation(n, math.nan, step[t][n] + 1, source, "terminal observation"))
@@ -95,13 +102,13 @@ def check_policy(log_probs: Array, values: Array | None, next_values: Array | No
             )
 
 
-def raise_for_action(observations: Any, policy: ActorCriticPolicy, episode_steps: Array) -> None:
+def raise_for_action(observations: Any, policy: Any, episode_steps: Array | None = None) -> None:
     """Explain why the policy cannot draw an action: the observation or a parameter is not finite.
 
     Args:
         observations: (N, …) tensors, or a dict of them.
         policy: the policy.
-        episode_steps: (N,) the number of steps of each episode so far.
+        episode_steps: (N,) the number of steps of each episode so far; None if it is not known.
 
     Raises:
         EnvironmentFailure: an observation is not finite.
@@ -110,7 +117,8 @@ def raise_for_action(observations: Any, policy: ActorCriticPolicy, episode_steps
     for leaf in (tensor.detach().cpu().numpy() for tensor in observation_leaves(observations)):
         if not is_finite(leaf):
             n, value = _first_row(leaf)
-            raise EnvironmentFailure(_bad_observation(n, value, episode_steps[n]))
+            step = None if episode_steps is None else episode_steps[n]
+            raise EnvironmentFailure(_bad_observation(n, value, step))
     for name, parameter in policy.named_parameters():
         if not parameter.isfinite().all():
             raise DivergenceError(f"training diverged: the parameter {name} of the policy is not finite; {REMEDY}")
@@ -145,10 +153,11 @@ def _bad_reward(n: int, value: float, step: int, source: str = "the environment"
 
 
 def _bad_observation(
-    n: int, value: float, step: int, source: str = "the environment", what: str = "observation"
+    n: int, value: float, step: int | None, source: str = "the environment", what: str = "observation"
 ) -> str:
     article = "an" if what == "observation" else "a"
-    return f"{_returned(n, source)} {article} {what} with {value} at step {step} of an episode"
+    when = "" if step is None else f" at step {step} of an episode"
+    return f"{_returned(n, source)} {article} {what} with {value}{when}"
 
 
 def _returned(n: int, source: str) -> str:
@@ -156,11 +165,19 @@ def _returned(n: int, source: str) -> str:
 
 
 @contextmanager
-def distribution_errors() -> Iterator[None]:
-    """Convert torch's refusal of distribution parameters that are not finite to DivergenceError."""
+def distribution_errors(explain: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Convert torch's refusal of distribution parameters that are not finite to DivergenceError.
+
+    Args:
+        explain: raises an error that knows the source, or returns. It is called at a DivergenceError as well.
+    """
     try:
         yield
+    except DivergenceError:
+        explain()
+        raise
     except ValueError as error:
         if isinstance(error, PgzooError) or "invalid values" not in str(error):
             raise
+        explain()
         raise DivergenceError(f"training diverged: {describe(error)}; {REMEDY}") from error

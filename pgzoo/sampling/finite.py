@@ -21,7 +21,10 @@ REMEDY = "lower learning_rate, or set max_grad_norm"
 
 def is_finite(x: Array) -> bool:
     """Whether all numbers of a small array are finite. One dot product nearly always answers it."""
-    return x.dtype.kind != "f" or math.isfinite(np.vdot(x, x)) or bool(np.isfinite(x).all())
+    if x.dtype.kind != "f":
+        return True
+    flat = x.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
 
 
 def check_original(normalize: VecNormalize, dones: Array, episode_steps: Array) -> None:

@@ -35,7 +35,7 @@ def converted_step(result: Any, n_envs: int) -> tuple[Any, Array, Array, list[di
     if not isinstance(result, (tuple, list)) or len(result) != 4:
         raise EnvironmentFailure(
             f"the VecEnv's step returned {_count(result)}; an SB3 VecEnv returns observations, rewards, dones and "
-            "infos. Wrap a Gymnasium vector environment in pgzoo.training.vec_envs.GymnasiumVecEnv"
+            "infos. Wrap a Gymnasium vector environment in pgzoo.sampling.gymnasium_vec_env.GymnasiumVecEnv"
         )
     observations, rewards, dones, infos = result
     if type(rewards) is not np.ndarray or rewards.dtype is not FLOAT32 or rewards.shape != (n_envs,):
@@ -99,7 +99,7 @@ def _dicts(infos: Any, n_envs: int) -> list[dict[str, Any]]:
     if isinstance(infos, Mapping):
         raise EnvironmentFailure(
             "the VecEnv returned one dict of infos; an SB3 VecEnv returns a list with one dict per environment. Wrap a "
-            "Gymnasium vector environment in pgzoo.training.vec_envs.GymnasiumVecEnv"
+            "Gymnasium vector environment in pgzoo.sampling.gymnasium_vec_env.GymnasiumVecEnv"
         )
     try:
         entries = list(infos)

@@ -124,7 +124,8 @@ def raise_for_action(observations: Any, policy: Any, episode_steps: Array | None
             raise EnvironmentFailure(_bad_observation(n, value, step))
     for name, parameter in policy.named_parameters():
         if not parameter.isfinite().all():
-            raise DivergenceError(f"training diverged: the parameter {name} of the policy is not finite; {REMEDY}")
+            value = parameter[~parameter.isfinite()][0].item()
+            raise DivergenceError(f"training diverged: policy.{name} is {value}; {REMEDY}")
 
 
 def _first(x: Array, mask: Array) -> tuple[int, int, float] | None:

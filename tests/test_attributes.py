@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]  # it has no annotations
 import numpy as np
 import pytest
 import torch
@@ -84,7 +84,7 @@ def test_what_a_callback_sets_takes_effect_as_in_sb3(values: dict[str, Any]) -> 
     model = ours().learn(4 * 128, callback=At(set_all(**values)))
     assert_equal(model, theirs().learn(4 * 128, callback=At(set_all(**values))))
     unchanged = ours().learn(4 * 128)
-    assert not torch.equal(unchanged.policy.action_net.weight, model.policy.action_net.weight)  # type: ignore[arg-type,union-attr]
+    assert not torch.equal(unchanged.policy.action_net.weight, model.policy.action_net.weight)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["gamma", "gae_lambda"])
@@ -95,7 +95,8 @@ def test_what_sb3_does_not_read_again_takes_effect_at_the_next_rollout(name: str
     stream = io.BytesIO()
     model.save(stream)
     stream.seek(0)
-    loaded = PolicyGradient.load(stream, device="cpu", **{name: 0.3})
+    value: dict[str, Any] = {name: 0.3}
+    loaded = PolicyGradient.load(stream, device="cpu", **value)
     setattr(model, name, 0.3)
     for one in (model, loaded):
         one.set_env(make_vec_env("CartPole-v1", 2, seed=5))
@@ -297,8 +298,11 @@ def test_schedules_never_see_negative_progress(plugin: str) -> None:
         seen.append(left)
         return 1e-3 * left
 
-    options: dict[str, Any] = {"clip_range": lambda left: seen.append(left) or 0.1 + 0.1 * left}
-    model = ours(plugin, learning_rate=schedule, **(options if plugin == "ppo" else {}))
+    def clip_range(left: float) -> float:
+        return 0.1 + schedule(left)
+
+    options: dict[str, Any] = {"clip_range": clip_range} if plugin == "ppo" else {}
+    model = ours(plugin, learning_rate=schedule, **options)
     before = copy.deepcopy(model.policy.state_dict())
     model.learn(3)
     assert min(seen) == 0.0

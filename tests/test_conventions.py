@@ -74,7 +74,12 @@ def parameters(plugin: str, fast: Any, step: Callable[..., Any] | None, **option
     sizes = {"n_steps": 32, "batch_size": None, "n_episodes": 6, "group_size": 3}
     model = PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", fast=fast, **{**sizes, **options})
     seen: list[Any] = []
-    model.learn(200, callback=lambda found, _: seen.append((found["dones"], found["rewards"], found["infos"])) or True)
+
+    def look(found: dict[str, Any], _: Any) -> bool:
+        seen.append((found["dones"], found["rewards"], found["infos"]))
+        return True
+
+    model.learn(200, callback=look)
     for dones, rewards, infos in seen:
         assert (dones.dtype, dones.shape, rewards.dtype, rewards.shape) == (bool, (N,), np.float32, (N,))
         assert [type(info) for info in infos] == [dict] * N
@@ -133,7 +138,8 @@ def test_what_cannot_be_converted_is_refused(step: Callable[..., Any], message: 
 
 
 def test_arrays_of_sb3s_types_are_not_converted() -> None:
-    rewards, dones, infos = np.zeros(N, dtype=np.float32), np.zeros(N, dtype=bool), [{} for _ in range(N)]
+    rewards, dones = np.zeros(N, dtype=np.float32), np.zeros(N, dtype=bool)
+    infos: list[dict[str, Any]] = [{} for _ in range(N)]
     result = converted_step((np.zeros((N, 4)), rewards, dones, infos), N)
     assert result[1] is rewards
     assert result[2] is dones
@@ -156,12 +162,14 @@ class Reused(VecEnvWrapper):
         self.terminal = np.zeros((N, 4), dtype=np.float32)
 
     def reset(self) -> Any:
-        self.memory[:] = self.venv.reset()
+        first: Any = self.venv.reset()
+        self.memory[:] = first
         return self.memory
 
     def step_wait(self) -> Any:
         self.terminal[:] = -77
-        observations, rewards, dones, infos = self.venv.step_wait()
+        result: Any = self.venv.step_wait()
+        observations, rewards, dones, infos = result
         self.memory[:] = observations
         for info, terminal in zip(infos, self.terminal, strict=True):
             if "terminal_observation" in info:

@@ -11,7 +11,7 @@ from envs import AnySpaces
 from gymnasium import spaces
 
 from pgzoo import PolicyGradient
-from pgzoo.algorithm.plugin_algorithm import is_small_mlp
+from pgzoo.algorithm.policies import is_small_mlp
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)

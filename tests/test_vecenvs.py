@@ -15,10 +15,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient
+from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
 from pgzoo.training.vec_envs import (
     NUMPY_VECTOR_ENVS,
     EnvPoolVectorEnv,
-    GymnasiumVecEnv,
     make_envpool,
     make_vector_env,
 )
@@ -320,7 +320,7 @@ def test_attributes_of_numpy_vector_environments() -> None:
     assert env.get_attr("g") == [10.0] * 3
     env.set_attr("g", 0.0)
     env.set_attr("state", np.array([1.0, 0.0]), indices=[1])
-    observations, *_ = env.step(np.zeros((3, 1), dtype=np.float32))
+    observations: Any = env.step(np.zeros((3, 1), dtype=np.float32))[0]
     np.testing.assert_allclose(observations[1], [np.cos(1), np.sin(1), 0], atol=1e-6)
     with pytest.raises(AttributeError, match="share g: set it for all, or use --vec-env dummy"):
         env.set_attr("g", 5.0, indices=[0])

@@ -10,9 +10,11 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
-from pgzoo import ConfigError, Need, Rollout
+from pgzoo import Need, Rollout
 from pgzoo.backends.backend import Backend
-from pgzoo.sampling.conversion import StepRecord, to_rollout
+from pgzoo.errors import EnvironmentFailure
+from pgzoo.sampling.conversion import to_rollout
+from pgzoo.sampling.step_record import StepRecord
 
 
 class TenTimesCritic:
@@ -135,6 +137,8 @@ def test_dict_observations() -> None:
 def test_a_truncation_without_terminal_observation_raises() -> None:
     """Finds a bootstrap from a state of the next episode. Without V, the observation is not needed."""
     record = record_of([None, None], [None, {TRUNCATED: True}], [None, None])
-    with pytest.raises(ConfigError, match=r"environment 1 reports a time limit without info\['terminal_observation'\]"):
+    with pytest.raises(
+        EnvironmentFailure, match=r"environment 1 reports a time limit without info\['terminal_observation'\]"
+    ):
         convert(record)
     assert convert(record, needs=frozenset()).truncated[1, 1]

@@ -18,6 +18,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient, Registry, Rollout
+from pgzoo.errors import EnvironmentFailure
 from pgzoo.sampling.modes import Groups, GroupSeeds, reset_with_seeds
 
 
@@ -234,7 +235,9 @@ def test_the_error_for_a_nan_reward_names_the_environment_and_step(plugin: str, 
             return observation, float("nan"), terminated, truncated, info
 
     env = DummyVecEnv([Broken if n == place else Walk for n in range(4)])
-    with pytest.raises(ConfigError, match=f"environment {place} returned the reward nan at step 0 of an episode"):
+    with pytest.raises(
+        EnvironmentFailure, match=f"environment {place} returned the reward nan at step 0 of an episode"
+    ):
         sample(env, plugin, group_size=4, n_episodes=4)
 
 

@@ -116,12 +116,12 @@ def test_record_mean_works_as_in_sb3() -> None:
 @pytest.mark.parametrize("value", ["text", np.zeros(2), None])
 def test_a_metric_that_is_not_a_number_is_refused_at_once(value: Any) -> None:
     with pytest.raises(PluginError, match="the metric 'mine'"):
-        UpdateMetrics().add({"mine": value})
+        UpdateMetrics("own").add({"mine": value})
 
 
 def test_a_metric_of_the_whole_update_replaces_that_of_the_minibatches() -> None:
     """A plugin may use any name, also `approx_kl`, which every minibatch adds: here 1 and 3, and then 7."""
-    logger, metrics = Logger(None, []), UpdateMetrics()
+    logger, metrics = Logger(None, []), UpdateMetrics("own")
     for value in (1.0, 3.0):
         metrics.add({"approx_kl": value, "other": value})
     metrics.set({"approx_kl": 7.0})

@@ -130,7 +130,7 @@ def test_episodes_do_not_favour_short_ones() -> None:
 
 def test_an_endless_episode_is_an_error() -> None:
     with pytest.raises(ConfigError, match="environment 1 has not ended after 50 steps"):
-        sample(clocks(((3, "terminated"),), ((10**9, "terminated"),)), "rtg", n_episodes=2, max_episode_steps=50)
+        sample(clocks(((3, "terminated"),), ((10**9, "terminated"),)), "rtg", n_episodes=2, episode_bound=50)
 
 
 def test_number_of_episodes_must_fit_the_environments() -> None:

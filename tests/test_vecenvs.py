@@ -15,10 +15,10 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient
+from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
 from pgzoo.training.vec_envs import (
     NUMPY_VECTOR_ENVS,
     EnvPoolVectorEnv,
-    GymnasiumVecEnv,
     make_envpool,
     make_vector_env,
 )
@@ -250,3 +250,167 @@ def test_a_missing_envpool_or_environment_is_refused() -> None:
 def test_every_numpy_vector_environment_is_registered() -> None:
     assert NUMPY_VECTOR_ENVS
     assert all(gym.spec(name) for name in NUMPY_VECTOR_ENVS)
+
+
+# ---------------------------------------------------------------- attributes of the separate environments
+
+
+class Level(gym.Env[Any, Any]):
+    """The observation is the level, which can be set, and the number of calls of `shift`."""
+
+    def __init__(self) -> None:
+        self.observation_space = gym.spaces.Box(-100, 100, (2,))
+        self.action_space = gym.spaces.Discrete(2)
+        self.level, self.calls = 0.0, 0
+
+    def shift(self, by: float, factor: float = 1.0) -> float:
+        self.level, self.calls = self.level + factor * by, self.calls + 1
+        return self.level
+
+    def observe(self) -> Any:
+        return np.array([self.level, self.calls], dtype=np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return self.observe(), {}
+
+    def step(self, action: Any) -> Any:
+        return self.observe(), 0.0, False, False, {}
+
+
+def level() -> Any:
+    return gym.wrappers.TimeLimit(gym.wrappers.OrderEnforcing(Level()), 50)
+
+
+VECTOR_ENVS = {"sync": gym.vector.SyncVectorEnv, "async": gym.vector.AsyncVectorEnv}
+
+
+@pytest.mark.parametrize("monitored", [False, True])
+@pytest.mark.parametrize("kind", VECTOR_ENVS)
+def test_attributes_and_methods_act_on_the_environments(kind: str, monitored: bool) -> None:
+    """They were those of Gymnasium's vector object, for all environments together."""
+    venv: Any = GymnasiumVecEnv(VECTOR_ENVS[kind]([level] * 4))
+    env: Any = VecMonitor(venv) if monitored else venv
+    try:
+        env.reset()
+        assert env.get_attr("level") == [0.0] * 4
+        env.set_attr("level", 2.0)
+        env.set_attr("level", 5.0, indices=[1, 3])
+        env.set_attr("level", 7.0, indices=0)
+        assert env.get_attr("level") == [7.0, 5.0, 2.0, 5.0]
+        assert env.get_attr("level", indices=[3, 2]) == [5.0, 2.0]
+        assert env.env_method("shift", 1.0, indices=2) == [3.0]
+        assert env.env_method("shift", 1.0, factor=2.0, indices=[0, 1]) == [9.0, 7.0]
+        observations = env.step(np.zeros(4, dtype=int))[0]  # the environments themselves see it
+        assert observations.tolist() == [[9.0, 1.0], [7.0, 1.0], [3.0, 1.0], [5.0, 0.0]]
+        assert env.env_method("shift", 0.0) == [9.0, 7.0, 3.0, 5.0]
+        assert env.has_attr("level")
+    finally:
+        env.close()
+
+
+def test_a_method_is_an_attribute_that_is_not_called() -> None:
+    env = GymnasiumVecEnv(gym.vector.SyncVectorEnv([level] * 2))
+    assert all(callable(method) for method in env.get_attr("shift"))
+    assert env.get_attr("calls") == [0, 0]
+    with pytest.raises(AttributeError):
+        env.get_attr("nothing")
+    assert not env.has_attr("nothing")
+
+
+def test_attributes_of_numpy_vector_environments() -> None:
+    """The parameters are shared, states are not. Pendulum with g = 0 at rest stays at rest."""
+    env = make_vector_env("Pendulum-v1", 3, {})
+    env.seed(0)
+    env.reset()
+    assert env.get_attr("g") == [10.0] * 3
+    env.set_attr("g", 0.0)
+    env.set_attr("state", np.array([1.0, 0.0]), indices=[1])
+    observations: Any = env.step(np.zeros((3, 1), dtype=np.float32))[0]
+    np.testing.assert_allclose(observations[1], [np.cos(1), np.sin(1), 0], atol=1e-6)
+    with pytest.raises(AttributeError, match="share g: set it for all, or use --vec-env dummy"):
+        env.set_attr("g", 5.0, indices=[0])
+    with pytest.raises(AttributeError, match="has no nothing; it has state, np_random, g, m, l"):
+        env.get_attr("nothing")
+    with pytest.raises(AttributeError, match="PendulumVectorEnv has no separate environments to call render"):
+        env.env_method("render")
+
+
+@pytest.mark.parametrize("name", ["CartPole-v1", "Pendulum-v1"])
+def test_every_parameter_of_a_numpy_vector_environment_takes_effect(name: str) -> None:
+    """Finds a parameter that the numpy version does not read: the play equals that of DummyVecEnv with it."""
+    ours: Any = make_vector_env(name, N, {})
+    for parameter in ours.vector_env.parameters:
+        ours, theirs = make_vector_env(name, N, {}), dummy(name)
+        value = 0.9 * ours.get_attr(parameter)[0]
+        ours.set_attr(parameter, value)
+        for scalar in theirs.envs:
+            setattr(scalar.unwrapped, parameter, value)
+        assert_same_play(ours, theirs, 60)
+
+
+def test_third_party_vector_environments_have_attributes_of_all() -> None:
+    env = GymnasiumVecEnv(gym.make_vec("CartPole-v1", N, vectorization_mode="vector_entry_point"))
+    env.set_attr("gravity", 5.0)
+    assert env.get_attr("gravity", indices=[0, 1]) == [5.0, 5.0]
+    with pytest.raises(AttributeError, match="gravity can only be set for all of them"):
+        env.set_attr("gravity", 1.0, indices=[0])
+    with pytest.raises(AttributeError, match="nothing can only be set"):
+        env.set_attr("nothing", 1.0)
+
+
+def test_an_environment_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_module_of_envs.py").write_text(
+        "import gymnasium\n"
+        "gymnasium.register('OwnVec-v0', 'gymnasium.envs.classic_control:AcrobotEnv', max_episode_steps=9)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    env = make_vector_env("own_module_of_envs:OwnVec-v0", 2, {})
+    assert env.get_attr("spec")[0].id == "OwnVec-v0"
+    assert make_vector_env("gymnasium:CartPole-v1", 2, {}).reset().shape == (2, 4)
+    with pytest.raises(ModuleNotFoundError):
+        make_vector_env("no_such_module:OwnVec-v0", 2, {})
+
+
+class ReusesItsMemory(gym.vector.VectorEnv[Any, Any, Any]):
+    """Two environments with episodes of one step. Final observations and infos are in memory that is used again."""
+
+    def __init__(self) -> None:
+        self.num_envs, self.t, self.render_mode = 2, 0, None
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = gym.spaces.Box(-1, 100, (1,))
+        self.single_action_space = gym.spaces.Discrete(2)
+        self.final, self.extra = np.zeros((2, 1), dtype=np.float32), np.zeros((2, 3))
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return np.zeros((2, 1), dtype=np.float32), {}
+
+    def step(self, actions: Any) -> Any:
+        self.t += 1
+        self.final[:], self.extra[:] = self.t, self.t
+        ended = [1, 1]  # not booleans
+        infos = {
+            "final_obs": self.final,
+            "_final_obs": np.ones(2, bool),
+            "extra": self.extra,
+            "_extra": np.ones(2, bool),
+        }
+        return np.zeros((2, 1), dtype=np.float32), [0, 0], [0, 1], ended, infos
+
+
+def test_infos_are_copies() -> None:
+    env = GymnasiumVecEnv(ReusesItsMemory())
+    env.reset()
+    first = env.step(np.zeros(2, dtype=int))
+    env.step(np.zeros(2, dtype=int))
+    assert first[2].tolist() == [True, True]
+    assert [float(info["terminal_observation"][0]) for info in first[3]] == [1.0, 1.0]
+    assert [info["TimeLimit.truncated"] for info in first[3]] == [True, False]
+    assert [info["extra"].tolist() for info in first[3]] == [[1.0] * 3] * 2
+
+
+def test_reset_options_that_differ_are_refused() -> None:
+    env = GymnasiumVecEnv(gym.vector.SyncVectorEnv([level] * 2))
+    env.set_options([{"a": 1}, {"a": 2}])
+    with pytest.raises(ConfigError, match="the same reset options for all"):
+        env.reset()

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.logger import Logger
 
-from pgzoo.errors import PluginError
+from pgzoo.errors import PluginError, converted
 from pgzoo.interface.batch import Batch
 from pgzoo.interface.types import Metrics
 
@@ -55,6 +55,10 @@ class DeferredValues(MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._values)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle numbers. The functions refer to the arrays of an update."""
+        return type(self), (dict(self),)
+
     def __len__(self) -> int:
         return len(self._values)
 
@@ -68,14 +72,22 @@ def deferred_values(logger: Logger) -> DeferredValues:
 
 def compute_deferred(logger: Logger) -> None:
     """Compute all values that are still deferred, which releases the arrays that they depend on."""
-    deferred_values(logger).update(dict(deferred_values(logger)))
+    values = getattr(logger, "name_to_value", None)
+    if isinstance(values, DeferredValues):
+        values.update(dict(values))
 
 
 class UpdateMetrics:
-    """The metrics of all minibatches of one update. Their means are logged."""
+    """The metrics of all minibatches of one update. Their means are logged.
 
-    def __init__(self) -> None:
+    Args:
+        objective: what the metrics of minibatches come from, for error messages.
+    """
+
+    def __init__(self, objective: str) -> None:
+        self._objective = objective
         self._values: dict[str, list[Any]] = {}
+        self._of_updates: set[str] = set()
 
     def begin_epoch(self) -> None:
         """Discard the approximate KL of earlier epochs. As in SB3, only that of the last epoch is logged."""
@@ -92,11 +104,15 @@ class UpdateMetrics:
 
     def set(self, metrics: Metrics) -> None:
         """Set metrics of the whole update, instead of any that minibatches have added under the same names."""
+        self._of_updates.update(metrics)
         self._values.update({name: [_checked(name, value)] for name, value in metrics.items()})
 
     def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
         """Log the mean of every metric, and the given additional metrics, under `train/`."""
-        functions: dict[str, Callable[[], float]] = {n: partial(_mean, values) for n, values in self._values.items()}
+        functions: dict[str, Callable[[], float]] = {
+            name: partial(_mean, values, name, "the update of a part" if name in self._of_updates else self._objective)
+            for name, values in self._values.items()
+        }
         for name, function in {**functions, **metrics}.items():
             if type(logger).record is not Logger.record:  # a subclass may do more than store the number
                 logger.record(f"train/{name}", function())
@@ -121,8 +137,10 @@ def entropy_loss(batch: Batch) -> Callable[[], float]:
     return lambda: -entropy.mean().item()
 
 
-def _mean(values: list[Any]) -> float:
-    return sum(float(value() if callable(value) else value) for value in values) / len(values)
+def _mean(values: list[Any], name: str, source: str) -> float:
+    """Return the mean. Values may be functions of a plugin, which may raise."""
+    with converted(f"the metric {name!r} of {source}", PluginError):
+        return sum(float(value() if callable(value) else value) for value in values) / len(values)
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from gymnasium import spaces
+from gymnasium.vector import VectorEnv
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -16,16 +17,26 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.type_aliases import GymEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import pgzoo.envs  # noqa: F401 (registers them)
+from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.part_states import PartStates
+from pgzoo.algorithm.policies import check_policy, check_policy_class, check_spaces, is_small_mlp, release_graph
+from pgzoo.algorithm.settings import (
+    PART_KEYWORDS,
+    SAMPLING,
+    Hyperparameter,
+    changed,
+    hyperparameter_names,
+    part_attributes,
+)
 from pgzoo.backends.backend import Backend
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
-from pgzoo.interface.parts import Baseline, Estimator, Objective, PartSpec, Spaces
+from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
@@ -33,15 +44,11 @@ from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
 from pgzoo.registry.plugins import Kind, Registry, default_registry
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
-from pgzoo.sampling.modes import GroupSeeds, make_sampling_mode
+from pgzoo.sampling.finite import REMEDY, distribution_errors, is_finite, raise_for_action
+from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
+from pgzoo.sampling.modes import GroupSeeds, SamplingMode, make_sampling_mode
 
 Self = TypeVar("Self", bound="PluginAlgorithm")
-
-SMALL_LAYER = 256
-"""The most units per hidden layer with which MlpPolicy is faster on a CPU than on a GPU."""
-
-PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo."""
 
 
 class _Unset:
@@ -57,8 +64,9 @@ UNSET: Any = _Unset()
 class PluginAlgorithm(SamplingAlgorithm):
     """An SB3 on-policy algorithm whose parts are plugins. `PolicyGradient` documents the arguments.
 
-    The settings of `AlgorithmConfig` are attributes of the same names. Plain attributes are saved. `_setup_model`
-    creates everything that is derived from them.
+    The settings of `AlgorithmConfig`, and the hyperparameters of parts that SB3's algorithms also have, are attributes
+    of the same names (see `settings.py`). Plain attributes are saved. `_setup_model` creates everything that is derived
+    from them.
 
     Attributes:
         registry: where the plugins come from; not saved.
@@ -126,6 +134,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         group_size: int = UNSET,
         group_options: Mapping[str, Any] | None = UNSET,
         episode_bound: int = UNSET,
+        missing_terminal_observation: str = UNSET,
         learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
         batch_size: int | None = UNSET,
         n_epochs: int = UNSET,
@@ -159,6 +168,8 @@ class PluginAlgorithm(SamplingAlgorithm):
         passed = {name: value for name, value in locals().items() if value is not UNSET}
         arguments = {f"algorithm.{name}": passed[name] for name in declared(AlgorithmConfig) if name in passed}
         arguments.update({name: passed[name] for name in PART_KEYWORDS if name in passed})
+        check_policy_class(policy, self.policy_aliases)
+        check_arguments(plugin_kwargs, registry, seed, fast)
         self.registry = registry or default_registry()
         combination = resolve(
             self.registry,
@@ -169,31 +180,33 @@ class PluginAlgorithm(SamplingAlgorithm):
             overrides=merged(arguments, plugin_kwargs),
         )
         config = combination.algorithm
-        super().__init__(
-            policy,
-            env,  # type: ignore[arg-type]
-            learning_rate=config.learning_rate,
-            n_steps=config.n_steps,
-            gamma=config.gamma,
-            gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
-            ent_coef=config.ent_coef,
-            vf_coef=config.vf_coef,
-            max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
-            use_sde=config.use_sde,
-            sde_sample_freq=config.sde_sample_freq,
-            rollout_buffer_class=rollout_buffer_class,
-            rollout_buffer_kwargs=rollout_buffer_kwargs,
-            stats_window_size=stats_window_size,
-            tensorboard_log=tensorboard_log,
-            policy_kwargs=_with_optimizer(policy_kwargs, config),
-            verbose=verbose,
-            seed=seed,
-            device=device,
-            _init_setup_model=False,
-            supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
-        )
+        with converted("cannot make the model"):
+            super().__init__(
+                policy,
+                env,  # type: ignore[arg-type]
+                learning_rate=config.learning_rate,
+                n_steps=config.n_steps,
+                gamma=config.gamma,
+                gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
+                ent_coef=config.ent_coef,
+                vf_coef=config.vf_coef,
+                max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
+                use_sde=config.use_sde,
+                sde_sample_freq=config.sde_sample_freq,
+                rollout_buffer_class=rollout_buffer_class,
+                rollout_buffer_kwargs=rollout_buffer_kwargs,
+                stats_window_size=stats_window_size,
+                tensorboard_log=tensorboard_log,
+                policy_kwargs=_with_optimizer(policy_kwargs, config),
+                verbose=verbose,
+                seed=seed,
+                device=device,
+                _init_setup_model=False,
+                supported_action_spaces=(spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary),
+            )
         self.fast = fast
         self._requested_device = device
+        self._current_parts: dict[Kind, Part] = {}
         self.part_state_arrays = {}
         self.saved_by = ""
         self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
@@ -201,6 +214,47 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._adopt(combination)
         if _init_setup_model:
             self._setup_model()
+
+    @staticmethod
+    def _wrap_env(env: Any, verbose: int = 0, monitor_wrapper: bool = True) -> VecEnv:
+        """Return the environment as a VecEnv, as SB3 does, after checking its spaces.
+
+        A Gymnasium vector environment is wrapped as well.
+        """
+        if isinstance(env, VectorEnv):
+            env = GymnasiumVecEnv(env)
+            env = VecMonitor(env) if monitor_wrapper else env
+        check_spaces(env.observation_space, env.action_space)
+        return SamplingAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        """Compute the remaining progress, at least 0: the last rollout may exceed `total_timesteps`."""
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        self._current_progress_remaining = max(self._current_progress_remaining, 0.0)
+
+    def predict(
+        self,
+        observation: Any,
+        state: tuple[Array, ...] | None = None,
+        episode_start: Array | None = None,
+        deterministic: bool = False,
+    ) -> tuple[Array, tuple[Array, ...] | None]:
+        """Return actions for observations, as SB3 does.
+
+        Raises:
+            EnvironmentFailure: an observation is not finite, and neither is the action.
+            DivergenceError: an action is not finite for another reason.
+        """
+        with distribution_errors(lambda: raise_for_action(self.policy.obs_to_tensor(observation)[0], self.policy)):
+            actions, state = super().predict(observation, state, episode_start, deterministic)
+            if not is_finite(actions):
+                raise DivergenceError(f"the policy's actions are not finite; {REMEDY}")
+        return actions, state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what `copy.deepcopy` and `pickle` copy: all but the backend, which holds views of the policy."""
+        release_graph(self.policy)
+        return {name: value for name, value in self.__dict__.items() if name != "_backend"}
 
     @classmethod
     def from_combination(
@@ -229,12 +283,14 @@ class PluginAlgorithm(SamplingAlgorithm):
             combination.baseline,
             combination.objective,
         )
+        self._current_parts.update(combination.parts)
         self.has_critic = Need.VALUES in combination.needs
-        for name, value in plain_fields(combination.algorithm).items():
-            setattr(self, name, value)
-        if isinstance(self.learning_rate, dict):
-            self.learning_rate = as_schedule(self.learning_rate)
-        self.gae_lambda = getattr(combination.estimator, "gae_lambda", 1.0)
+        attributes = {**plain_fields(combination.algorithm), **part_attributes(combination)}
+        if isinstance(attributes["learning_rate"], dict):
+            attributes["learning_rate"] = as_schedule(attributes["learning_rate"])
+        for name in hyperparameter_names():
+            self.__dict__.pop(name, None)
+        self.__dict__.update(attributes)
         self.parts = {
             kind: {
                 "name": part.name,
@@ -244,16 +300,41 @@ class PluginAlgorithm(SamplingAlgorithm):
             for kind, part in combination.parts.items()
         }
 
+    def change_hyperparameter(self, name: str, value: Any) -> None:
+        """Replace a hyperparameter of the algorithm or of a part. Setting the attribute of that name does the same.
+
+        It takes effect at the next step, minibatch or rollout, whichever reads it.
+
+        Raises:
+            ConfigError: the value is wrong, does not go with the other settings, or cannot change any more.
+        """
+        before = self.combination
+        self._adopt(changed(before, name, value))
+        if name == "learning_rate":
+            self._setup_lr_schedule()
+        if name in SAMPLING and "sampling_mode" in self.__dict__:
+            try:
+                self._next_sampling_mode = self._make_sampling_mode()
+            except ConfigError:
+                self._adopt(before)
+                raise
+        if self.combination.needs != before.needs:
+            self.__dict__.pop("_backend", None)  # it depends on whether there is a critic
+
+    def _make_sampling_mode(self) -> SamplingMode:
+        mode = make_sampling_mode(self.combination, self.n_steps, self.n_envs, self.gamma, self._group_seeds)
+        self._check_buffer_class(mode)
+        return mode
+
     def _setup_model(self) -> None:
         self._group_seeds = GroupSeeds(self.group_seed, self.groups_drawn)
-        self.sampling_mode = make_sampling_mode(
-            self.combination, self.n_steps, self.n_envs, self.gamma, self._group_seeds
-        )
+        self.sampling_mode, self._next_sampling_mode = self._make_sampling_mode(), None
         if self.combination.sampling == "groups" and self.group_size == 1 and Need.GROUPS in self.combination.needs:
             warnings.warn(f"with group_size=1, {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
-        self._check_buffer_class()
-        self._choose_device()
-        super()._setup_model()
+        check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
+        with converted("cannot build the policy"):
+            self._choose_device()
+            super()._setup_model()
         self.make_part_states()
         self.part_states.load_arrays(self.part_state_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
@@ -261,9 +342,10 @@ class PluginAlgorithm(SamplingAlgorithm):
 
     def make_part_states(self) -> None:
         """Create new states of the parts, for the current policy."""
-        self.part_states = PartStates(
-            self.combination.parts, Spaces(self.observation_space, self.action_space, self.policy), self.device
-        )
+        with part_errors():
+            self.part_states = PartStates(
+                self._current_parts, Spaces(self.observation_space, self.action_space, self.policy), self.device
+            )
 
     @property
     def backend(self) -> Backend:
@@ -271,7 +353,8 @@ class PluginAlgorithm(SamplingAlgorithm):
 
         It is chosen again if the policy or its optimizer was replaced, or if parameters were frozen or unfrozen.
         """
-        if not still_applies(self._backend, self.policy, type(self.rollout_buffer), fast=self.fast):
+        backend = self.__dict__.get("_backend")  # a copied model has none yet
+        if backend is None or not still_applies(backend, self.policy, type(self.rollout_buffer), fast=self.fast):
             self._choose_backend()
         return self._backend
 
@@ -290,12 +373,12 @@ class PluginAlgorithm(SamplingAlgorithm):
                 print(f"A small MlpPolicy is faster on the CPU; pass device={self.device.type!r} to use the GPU")
             self.device = torch.device("cpu")
 
-    def _check_buffer_class(self) -> None:
+    def _check_buffer_class(self, mode: SamplingMode) -> None:
         """Refuse a rollout buffer whose overridden methods would not be called."""
         custom = self.rollout_buffer_class
         if custom is None or custom.__module__ == RolloutBuffer.__module__:
             return
-        if self.sampling_mode.whole_episodes:
+        if mode.whole_episodes:
             raise ConfigError(
                 f"rollout_buffer_class={custom.__name__} requires sampling='steps', because whole episodes have no "
                 f"fixed number of steps; {self.plugin!r} samples episodes"
@@ -306,22 +389,6 @@ class PluginAlgorithm(SamplingAlgorithm):
                 f"{custom.__name__}.{unused[0]} would not be called: pgzoo draws minibatches itself and gets returns "
                 "from an estimator; write an Estimator or Baseline plugin instead"
             )
-
-
-def is_small_mlp(observation_space: spaces.Space[Any], policy_kwargs: dict[str, Any]) -> bool:
-    """Whether MlpPolicy's networks are so small that a CPU is faster than a GPU.
-
-    They are if observations are not images, the features extractor is SB3's default, and no hidden layer has more than
-    256 units. On an H100 machine, PPO on CartPole reached 4,206 steps/s on the GPU and 17,883 on the CPU.
-    """
-    net_arch = policy_kwargs.get("net_arch") or []
-    widths = [w for layers in net_arch.values() for w in layers] if isinstance(net_arch, dict) else net_arch
-    return (
-        isinstance(observation_space, spaces.Box)
-        and not is_image_space(observation_space)
-        and "features_extractor_class" not in policy_kwargs
-        and all(isinstance(width, int) and width <= SMALL_LAYER for width in widths)
-    )
 
 
 def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfig) -> dict[str, Any]:
@@ -338,3 +405,25 @@ def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -
         if name in arguments and arguments[name] != value:
             raise ConfigError(f"{name} is given twice, as {arguments[name]!r} and in plugin_kwargs as {value!r}")
     return {**arguments, **(plugin_kwargs or {})}
+
+
+def check_arguments(plugin_kwargs: Any, registry: Any, seed: Any, fast: Any) -> None:
+    """Refuse arguments of the wrong type, which SB3 or torch would only notice later, or never.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+    if plugin_kwargs is not None and not isinstance(plugin_kwargs, Mapping):
+        raise ConfigError(f"plugin_kwargs must be a mapping of names and values, not {plugin_kwargs!r}")
+    if registry is not None and not isinstance(registry, Registry):
+        raise ConfigError(f"registry must be a Registry or None, not {registry!r}")
+    if seed is not None and (isinstance(seed, bool) or not isinstance(seed, (int, np.integer))):
+        raise ConfigError(f"seed must be an integer or None, not {seed!r}")
+    if seed is not None and not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must lie in [0, 2^32 - 1], not {seed}")
+    if not isinstance(fast, bool) and fast != "auto":
+        raise ConfigError(f"fast must be 'auto', True or False, not {fast!r}")
+
+
+for hyperparameter in hyperparameter_names():
+    setattr(PluginAlgorithm, hyperparameter, Hyperparameter(hyperparameter))

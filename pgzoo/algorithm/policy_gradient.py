@@ -16,13 +16,19 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.metrics import UpdateMetrics, approx_kl, compute_deferred, entropy_loss
 from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, to_samples
+from pgzoo.algorithm.part_errors import objective_error, part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
 from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.backends.backend import Backend
+from pgzoo.errors import ConfigError, DivergenceError
 from pgzoo.interface.batch import Samples
+from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Need
+from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.sampling.collector import unflatten
+from pgzoo.sampling.finite import distribution_errors
 
 Self = TypeVar("Self", bound="PolicyGradient")
 
@@ -53,6 +59,8 @@ class PolicyGradient(SavableAlgorithm):
         group_size: G, episodes from each initial state, for "groups".
         group_options: passed to reset(options=…), for "groups".
         episode_bound: a longer episode is an error, for "episodes" and "groups".
+        missing_terminal_observation: what to do if the environment reports a time limit without terminal observation:
+            "error" stops, "terminate" treats it as a termination, "last_observation" uses the observation before.
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
         batch_size: steps per minibatch; None for the whole rollout.
         n_epochs: passes over a rollout.
@@ -95,7 +103,8 @@ class PolicyGradient(SavableAlgorithm):
     ) -> bool:
         """Sample a rollout and compute its advantages. Return False if a callback stopped training."""
         needs = self.combination.needs
-        rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
+        with distribution_errors():
+            rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
         if rollout is None:
             return False
         if Need.SCORES in needs:
@@ -106,7 +115,8 @@ class PolicyGradient(SavableAlgorithm):
         for name, metric in self.sampling_mode.metrics().items():
             self.logger.record(f"rollout/{name}", metric)
         if rollout.mask.any():  # otherwise every group was dropped
-            self._compute_advantages(rollout)
+            with part_errors():
+                self._compute_advantages(rollout)
         callback.on_rollout_end()
         return True
 
@@ -129,15 +139,19 @@ class PolicyGradient(SavableAlgorithm):
         """Update the policy on the rollout, then let the parts learn from it."""
         if not self.rollout.mask.any():
             return
+        if unflatten(buffer := self.rollout_buffer):
+            values = {"values": buffer.values} if self.has_critic else {}
+            self.rollout = self.rollout.replace(log_probs=buffer.log_probs, **values)
         backend = self.backend
         backend.begin_update()
         learning_rate = self.lr_schedule(self._current_progress_remaining)
         update_learning_rate(self.policy.optimizer, learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
-        metrics = UpdateMetrics()
-        with backend.update_threads():
-            loss = self._gradient_descent(backend, metrics)
-        self._update_part_states(backend, metrics)
+        metrics = UpdateMetrics(f"objective {self.objective.name!r}")
+        with part_errors(), distribution_errors():
+            with backend.update_threads():
+                loss = self._gradient_descent(backend, metrics)
+            self._update_part_states(backend, metrics)
         self._log_update(metrics, loss)
 
     def _gradient_descent(self, backend: Backend, metrics: UpdateMetrics) -> torch.Tensor:
@@ -164,7 +178,10 @@ class PolicyGradient(SavableAlgorithm):
                     if self.verbose >= 1:
                         print(f"Early stopping at epoch {epoch} due to reaching max kl: {kl():.2f}")
                     break
-                backend.step(loss, self.max_grad_norm)
+                try:
+                    backend.step(loss, self.max_grad_norm)
+                except (DivergenceError, RuntimeError) as error:
+                    raise objective_error(error, self.objective, batch, policy_loss, value_loss) from error
             self._n_updates += 1
             if not continue_training:
                 break
@@ -230,11 +247,23 @@ class PolicyGradient(SavableAlgorithm):
         reset_num_timesteps: bool = True,
         progress_bar: bool = False,
     ) -> Self:
-        """Train as SB3's `learn` does. `log_interval` defaults to the recipe's, `tb_log_name` to the recipe's name."""
+        """Train as SB3's `learn` does. `log_interval` defaults to the recipe's, `tb_log_name` to the recipe's name.
+
+        Raises:
+            PgzooError: an argument is wrong, an environment or a plugin fails, or training diverges.
+        """
+        if isinstance(total_timesteps, bool) or not isinstance(total_timesteps, (int, float, np.number)):
+            raise ConfigError(f"total_timesteps must be a number, not {total_timesteps!r}")
+        if not total_timesteps >= 0:  # also nan
+            raise ConfigError(f"total_timesteps must be 0 or more, not {total_timesteps}")
+        if log_interval is UNSET:
+            log_interval = self.log_interval
+        elif log_interval is not None:
+            log_interval = declared(AlgorithmConfig)["log_interval"].validate(log_interval)
         super().learn(
             total_timesteps,
             callback,
-            self.log_interval if log_interval is UNSET else log_interval,  # type: ignore[arg-type]
+            log_interval,  # type: ignore[arg-type]
             self.plugin if tb_log_name is None else tb_log_name,
             reset_num_timesteps,
             progress_bar,

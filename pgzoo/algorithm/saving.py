@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import io
 import pathlib
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
@@ -14,8 +15,9 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
 from pgzoo.algorithm.part_states import map_nested
-from pgzoo.algorithm.plugin_algorithm import PART_KEYWORDS, PluginAlgorithm, merged
-from pgzoo.errors import ConfigError, PluginError
+from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged
+from pgzoo.algorithm.settings import PART_KEYWORDS
+from pgzoo.errors import ConfigError, PluginError, unknown
 from pgzoo.files import atomic_write
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.combination import Combination, resolve
@@ -23,11 +25,28 @@ from pgzoo.registry.settings import AlgorithmConfig
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
 
+SB3_LOAD_ARGUMENTS = ("custom_objects", "print_system_info", "force_reset", "policy_kwargs")
+"""Arguments of SB3's `load`. The others are attributes, which SB3 sets without a check."""
+
 NOT_SAVED = (
     "registry", "combination", "estimator", "baseline", "objective", "has_critic", "part_states", "rollout", "returns",
-    "sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
+    "sampling_mode", "_next_sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
+    "_current_parts",
 )  # fmt: skip
 """Attributes that are not saved, because the constructor, `_setup_model` or `learn` creates them again."""
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """What `load` passes to `_setup_model`, which SB3 calls once the saved attributes are set.
+
+    Attributes:
+        arguments: attributes by name.
+        custom: hyperparameters of parts from `custom_objects`. As in SB3, those that the model lacks are ignored.
+    """
+
+    arguments: Mapping[str, Any]
+    custom: Mapping[str, Any]
 
 
 class SavableAlgorithm(PluginAlgorithm):
@@ -110,25 +129,49 @@ class SavableAlgorithm(PluginAlgorithm):
         device: torch.device | str = "auto",
         **kwargs: Any,
     ) -> Self:
-        """Load as SB3 does. Keywords of the constructor replace what was saved.
+        """Load as SB3 does. Keywords of the constructor, and other attributes, replace what was saved.
 
         Raises:
             PluginError: the model uses a plugin that is not installed. The message names its distribution.
-            ConfigError: the file was saved by another algorithm.
+            ConfigError: the file was saved by another algorithm, or a keyword is unknown or has a wrong value.
         """
-        for name in ("plugin", "estimator", "baseline", "objective"):
+        for name in ("plugin", "estimator", "baseline", "objective", "policy"):
             if name in kwargs:
                 raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
-        arguments = {name: kwargs.pop(name) for name in PART_KEYWORDS if name in kwargs}
-        changes = merged(arguments, kwargs.pop("plugin_kwargs", None))
-        return super().load(path, env, device, _changes=changes, **kwargs)
+        for_sb3 = {name: kwargs.pop(name) for name in SB3_LOAD_ARGUMENTS if name in kwargs}
+        custom_objects = for_sb3.get("custom_objects") or {}
+        custom = {name: custom_objects[name] for name in PART_KEYWORDS if name in custom_objects}
+        return super().load(path, env, device, _loading=_Loading(kwargs, custom), **for_sb3)
 
     def _setup_model(self) -> None:
-        changes = self.__dict__.pop("_changes", None)  # set by `load`, which then calls `_setup_model`
-        if changes is not None:
-            self.part_state_arrays = self.__dict__.pop("learner_arrays", self.part_state_arrays)
-            self._adopt(self._saved_combination(changes))
+        loading: _Loading | None = self.__dict__.pop("_loading", None)  # set by `load`, which then calls `_setup_model`
+        if loading is not None:
+            self._update_old_names()
+            self._adopt(self._saved_combination(self._loaded_changes(loading)))
         super()._setup_model()
+
+    def _update_old_names(self) -> None:
+        """Rename the attributes of models that earlier versions saved."""
+        for old, new in (("learner_arrays", "part_state_arrays"), ("max_episode_steps", "episode_bound")):
+            if old in self.__dict__:
+                self.__dict__[new] = self.__dict__.pop(old)
+
+    def _loaded_changes(self, loading: _Loading) -> dict[str, Any]:
+        """Set the attributes that were passed to `load`, and return the hyperparameters of parts among them."""
+        arguments = dict(loading.arguments)
+        keywords = set(inspect.signature(PluginAlgorithm.__init__).parameters) - {"self", "env"}
+        for name in arguments:
+            if name not in keywords and name not in self.__dict__:
+                raise ConfigError(unknown("argument of load", name, keywords))
+        passed = {n: arguments[n] for n in ("plugin_kwargs", "registry", "seed", "fast") if n in arguments}
+        check_arguments(**{"plugin_kwargs": None, "registry": None, "seed": None, "fast": "auto", **passed})
+        if "stats_window_size" in arguments:
+            arguments["_stats_window_size"] = arguments.pop("stats_window_size")
+        changes = {name: arguments.pop(name) for name in PART_KEYWORDS if name in arguments}
+        changes = merged(changes, arguments.pop("plugin_kwargs", None))
+        self.__dict__.update(arguments)
+        fields = {name for part in self.parts.values() for name in part["fields"]}
+        return {**{name: value for name, value in loading.custom.items() if name in fields}, **changes}
 
     def _saved_combination(self, changes: Mapping[str, Any]) -> Combination:
         """Return the combination that the saved attributes describe, with `changes` applied."""
@@ -145,7 +188,9 @@ class SavableAlgorithm(PluginAlgorithm):
                 )
             parts[kind] = {"name": part["name"], **part["fields"]}
         names = "+".join(part["name"] for part in self.parts.values())
-        settings = {f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig)}
+        settings = {
+            f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig) if name not in changes
+        }
         combination = resolve(self.registry, names, overrides={**settings, **changes}, **parts)
         return replace(combination, plugin=self.plugin)
 

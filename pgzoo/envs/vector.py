@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -23,6 +23,7 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
     """N copies of one environment, whose states are one array.
 
     Attributes:
+        parameters: attributes of the scalar environment that transitions depend on. The N copies share them.
         state: states (N, …), float64 or int64.
         steps: steps (N,) of the current episodes.
 
@@ -33,6 +34,7 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
+    parameters: ClassVar[tuple[str, ...]] = ()
     state: Array
 
     def __init__(self, scalar: gym.Env[Any, Any], num_envs: int, max_episode_steps: int | None) -> None:
@@ -101,6 +103,44 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
             observations = np.where(ended[(..., *[None] * (observations.ndim - 1))], self._observe(), observations)
         return observations, rewards, terminated, truncated, infos
 
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """Return an attribute once per environment: its state or its random generator, or a shared parameter.
+
+        Raises:
+            AttributeError: the environments have no such attribute.
+        """
+        if name == "state":
+            return tuple(self.state)
+        if name == "np_random":
+            return tuple(self._generators)
+        if name in ("observation_space", "action_space", "metadata", *self.parameters):
+            return (getattr(self.scalar, name),) * self.num_envs
+        raise AttributeError(
+            f"{type(self).__name__} steps all environments as arrays and has no {name}; it has state, np_random, "
+            f"{', '.join(self.parameters)}; use --vec-env dummy for separate environments"
+        )
+
+    def set_attr(self, name: str, values: Sequence[Any]) -> None:
+        """Set an attribute to one value per environment.
+
+        Raises:
+            AttributeError: the attribute cannot be set, or the values of a shared parameter differ.
+        """
+        if name == "state":
+            self.state = np.array(values, dtype=self.state.dtype).reshape(self.state.shape)
+        elif name == "np_random":
+            self._generators = list(values)
+        elif name not in self.parameters:
+            raise AttributeError(
+                f"{name} of {type(self).__name__} cannot be set; state, np_random and {', '.join(self.parameters)} can"
+            )
+        elif any(value != values[0] for value in values):
+            raise AttributeError(
+                f"all environments of a {type(self).__name__} share {name}: set it for all, or use --vec-env dummy"
+            )
+        else:
+            setattr(self.scalar, name, values[0])
+
     def close_extras(self, **kwargs: Any) -> None:
         """Close the scalar environment."""
         self.scalar.close()
@@ -113,6 +153,18 @@ class CartPoleVectorEnv(NumpyVectorEnv):
 
     integrated with Euler steps of τ. M is the mass of cart and pole together, m the pole's mass, l half its length.
     """
+
+    parameters = (
+        "gravity",
+        "masspole",
+        "total_mass",
+        "length",
+        "polemass_length",
+        "force_mag",
+        "tau",
+        "x_threshold",
+        "theta_threshold_radians",
+    )
 
     def __init__(
         self,
@@ -157,6 +209,8 @@ class PendulumVectorEnv(NumpyVectorEnv):
 
     θ̇ ← clip(θ̇ + (3g/(2l) sin θ + 3/(m l²) u) dt, ±8),    θ ← θ + θ̇ dt
     """
+
+    parameters = ("g", "m", "l", "dt", "max_torque", "max_speed")
 
     def __init__(
         self, num_envs: int = 1, max_episode_steps: int | None = 200, render_mode: None = None, **kwargs: Any

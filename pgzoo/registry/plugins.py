@@ -80,11 +80,17 @@ class Registry:
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
-        self._manager = pluggy.PluginManager(hookspecs.PROJECT)
-        self._manager.add_hookspecs(hookspecs)
+        self._manager = _new_manager()
         self._parts: dict[tuple[Kind, str], tuple[type[Part], Source]] = {}
         self._recipes: dict[str, tuple[Recipe, Source]] = {}
         self._entries: dict[str, Source] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what is copied and pickled: everything but pluggy's manager, which holds modules."""
+        return {name: value for name, value in self.__dict__.items() if name != "_manager"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _manager=_new_manager())
 
     @classmethod
     def discover(cls, files: Iterable[str | Path] = ()) -> Registry:
@@ -250,6 +256,12 @@ class Registry:
 def default_registry() -> Registry:
     """Return the installed plugins. They are discovered once per process."""
     return Registry.discover()
+
+
+def _new_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    return manager
 
 
 def _source(point: importlib.metadata.EntryPoint) -> Source:

@@ -27,6 +27,10 @@ class AlgorithmConfig:
     group_size: Annotated[int, Range(1), Search(choices=(4, 8, 16)), "episodes per group, from one initial state"] = 8
     group_options: Annotated[dict[str, Any] | None, "options for reset(options=…), with sampling groups"] = None
     episode_bound: Annotated[int, Range(1), "a longer episode is an error, unless steps are sampled"] = 100_000
+    missing_terminal_observation: Annotated[
+        Literal["error", "terminate", "last_observation"],
+        "at a time limit without terminal observation: stop, treat it as a termination, or use the observation before",
+    ] = "error"
     learning_rate: Annotated[float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"] = (
         7e-4
     )

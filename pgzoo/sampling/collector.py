@@ -11,16 +11,25 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.backends.backend import Backend
+from pgzoo.errors import DivergenceError
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
-from pgzoo.sampling.conversion import StepRecord, to_rollout
+from pgzoo.sampling.conventions import converted_reset, converted_step
+from pgzoo.sampling.conversion import MissingTerminal, to_rollout
+from pgzoo.sampling.finite import (
+    REMEDY,
+    check_environment,
+    check_original,
+    is_finite,
+    raise_for_action,
+)
 from pgzoo.sampling.modes import SamplingMode
+from pgzoo.sampling.step_record import StepRecord
 
 
 class SamplingAlgorithm(OnPolicyAlgorithm):
@@ -29,9 +38,12 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     Attributes:
         sampling_mode: which steps make up a rollout.
         backend: how the policy is evaluated.
+        missing_terminal_observation: what to do at a time limit without terminal observation, see `AlgorithmConfig`.
     """
 
     sampling_mode: SamplingMode
+    missing_terminal_observation: MissingTerminal
+    _next_sampling_mode: SamplingMode | None
     _episode_steps: Array
 
     @property
@@ -53,24 +65,25 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos, values and
         log_probs. values and log_probs are None if the backend evaluates them after the rollout.
 
-        Raises ConfigError if an episode does not end, or if the environment ignores a seed or hides an observation.
+        Raises PgzooError: an episode does not end, an environment returns something that is not allowed, or a number of
+        the policy is not finite.
         """
-        mode, backend = self.sampling_mode, self.backend
-        self._begin_rollout(env, rollout_buffer)
+        self._begin_rollout(env, rollout_buffer, n_rollout_steps)
+        mode, backend, normalize = self.sampling_mode, self.backend, self._vec_normalize_env
         backend.begin_rollout(n_rollout_steps)
         record = StepRecord(np.zeros(env.num_envs, dtype=bool))
         callback.on_rollout_start()
         n_steps = 0
         while not mode.finished:
-            if mode.whole_episodes and (observations := mode.reset(env, self._all_at_start())) is not None:
-                self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
-                self._episode_steps[:] = 0
+            if mode.whole_episodes:
+                self._reset_if_due(env, mode)
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
-            actions, values, log_probs = backend.act(obs_tensor)
-            clipped_actions = _to_env_actions(actions, self.action_space, self.policy)
-            new_obs, rewards, dones, infos = env.step(clipped_actions)
+            actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor)
+            new_obs, rewards, dones, infos = converted_step(env.step(clipped_actions), env.num_envs)
+            if normalize is not None:
+                check_original(normalize, dones, self._episode_steps)
             active = mode.active
 
             self.num_timesteps += env.num_envs
@@ -88,25 +101,82 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
         if mode.whole_episodes:
             resize(rollout_buffer, n_steps)
-        backend.evaluate_rollout(rollout_buffer, n_steps)
+        self._evaluate_rollout(backend, rollout_buffer, record, new_obs)
         callback.update_locals(locals())
+        return self._to_rollout(rollout_buffer, record, new_obs, needs, backend)
+
+    def _evaluate_rollout(self, backend: Backend, buffer: RolloutBuffer, record: StepRecord, new_obs: Any) -> None:
+        """Check what the environments returned, and let the backend evaluate it.
+
+        A features extractor that is not SB3's may accept observations that are not finite. They are only reported if it
+        does not.
+        """
+        normalized = self._vec_normalize_env is not None
+        strict = type(self.policy.features_extractor).__module__.startswith("stable_baselines3.")
+        check_environment(buffer, record, new_obs, normalized=normalized, observations=strict)
+        backend.evaluate_rollout(buffer, len(record.mask))
+        if not strict and not np.isfinite(buffer.log_probs).all():
+            check_environment(buffer, record, new_obs, normalized=normalized)
+
+    def _to_rollout(
+        self, buffer: RolloutBuffer, record: StepRecord, new_obs: Any, needs: frozenset[Need], backend: Backend
+    ) -> Rollout:
         return to_rollout(
-            rollout_buffer,
+            buffer,
             record,
-            new_obs,  # type: ignore[arg-type]
-            update_mask=mode.update_mask(np.array(record.group)),
+            new_obs,
+            update_mask=self.sampling_mode.update_mask(np.array(record.group)),
             gamma=self.gamma,
             needs=needs,
             backend=backend,
+            missing_terminal=self.missing_terminal_observation,
         )
 
-    def _begin_rollout(self, env: VecEnv, buffer: RolloutBuffer) -> None:
+    def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
+        total_timesteps, callback = super()._setup_learn(*args, **kwargs)
+        self._last_obs = converted_reset(self._last_obs)
+        return total_timesteps, callback
+
+    def _begin_rollout(self, env: VecEnv, buffer: RolloutBuffer, n_rollout_steps: int) -> None:
         assert self._last_episode_starts is not None
         self._episode_steps[self._last_episode_starts.astype(bool)] = 0
+        if self._next_sampling_mode is not None:
+            self.sampling_mode, self._next_sampling_mode = self._next_sampling_mode, None
+            buffer.buffer_size = n_rollout_steps
         self.sampling_mode.begin(env.num_envs)
         buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
+
+    def _reset_if_due(self, env: VecEnv, mode: SamplingMode) -> None:
+        if (observations := mode.reset(env, self._all_at_start())) is not None:
+            self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
+            self._episode_steps[:] = 0
+
+    def _act(self, backend: Backend, observations: Any) -> tuple[Array, Any, Any, Array]:
+        """Return actions, V, log π, and the actions for the environment.
+
+        Raises:
+            EnvironmentFailure: an action is not finite, because an observation is not.
+            DivergenceError: an action is not finite for another reason.
+        """
+        try:
+            actions, values, log_probs = backend.act(observations)
+            return actions, values, log_probs, self._to_env_actions(actions)
+        except (ValueError, RuntimeError):  # torch refuses distribution parameters that are not finite
+            raise_for_action(observations, self.policy, self._episode_steps)
+            raise
+
+    def _to_env_actions(self, actions: Array) -> Array:
+        """Return the actions for the environment: rescaled if the policy squashes them, else clipped to the space."""
+        space = self.action_space
+        if not isinstance(space, spaces.Box):
+            return actions
+        if not is_finite(actions):
+            raise DivergenceError(f"training diverged: the policy's actions are not finite; {REMEDY}")
+        if self.policy.squash_output:
+            return self.policy.unscale_action(actions)
+        return np.clip(actions, space.low, space.high)
 
     def _add_to_buffer(
         self, buffer: RolloutBuffer, actions: Array, rewards: Array, values: Any, log_probs: Any
@@ -147,15 +217,6 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
                 distribution.exploration_matrices[running] = matrices[running]
 
 
-def _to_env_actions(actions: Array, space: spaces.Space[Any], policy: ActorCriticPolicy) -> Array:
-    """Return the actions for the environment: rescaled if the policy squashes them, else clipped to the space."""
-    if not isinstance(space, spaces.Box):
-        return actions
-    if policy.squash_output:
-        return policy.unscale_action(actions)
-    return np.clip(actions, space.low, space.high)
-
-
 def _recorded_infos(infos: list[dict[str, Any]], active: Array) -> list[dict[str, Any]]:
     """Return the infos, emptied where the environment's step is not recorded."""
     if np.count_nonzero(active) == len(active):
@@ -191,3 +252,26 @@ def resize(buffer: RolloutBuffer, size: int) -> None:
             setattr(buffer, name, map_observations(resized, value))
     buffer.buffer_size = size
     buffer.full = buffer.pos >= size
+
+
+def unflatten(buffer: RolloutBuffer) -> bool:
+    """Undo what `RolloutBuffer.get` does to a buffer's arrays, if a callback called it. Return whether it did.
+
+    `get` replaces (T, N, …) arrays by flat (N · T, …) ones, environment by environment. Numbers that the callback
+    changed in the flat arrays are kept.
+    """
+    if not buffer.generator_ready:
+        return False
+
+    def unflattened(array: Array) -> Array:
+        if array.shape[:2] == (buffer.buffer_size, buffer.n_envs):  # the callback replaced it
+            return array
+        return array.reshape(buffer.n_envs, buffer.buffer_size, *array.shape[1:]).swapaxes(0, 1)
+
+    for name in ("values", "log_probs", "advantages", "returns"):
+        array = np.asarray(getattr(buffer, name))
+        setattr(buffer, name, unflattened(array).reshape(buffer.buffer_size, buffer.n_envs))
+    buffer.actions = unflattened(buffer.actions)
+    buffer.observations = map_observations(unflattened, buffer.observations)
+    buffer.generator_ready = False
+    return True

@@ -1,54 +1,23 @@
-"""Convert SB3's conventions (rollout buffer, dones, infos) into a Rollout. Nothing after this module reads infos."""
+"""Convert SB3's rollout buffer and the record of its steps into a Rollout."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from pgzoo.backends.backend import Backend
-from pgzoo.errors import ConfigError
+from pgzoo.errors import EnvironmentFailure
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need, Observations
+from pgzoo.sampling.finite import check_policy
+from pgzoo.sampling.step_record import StepRecord
 
-
-@dataclass
-class StepRecord:
-    """What SB3's rollout buffer does not store: how each step ended, whether it is recorded, and terminal observations.
-
-    Attributes:
-        none_ended: (N,) an array of False, shared by all steps at which no environment is done.
-        terminal_observations: the last observation of an episode by (t, n). A VecEnv resets the environment immediately
-            and returns the first observation of the next episode instead.
-    """
-
-    none_ended: Array
-    terminated: list[Array] = field(default_factory=list)
-    truncated: list[Array] = field(default_factory=list)
-    mask: list[Array] = field(default_factory=list)
-    step: list[Array] = field(default_factory=list)
-    group: list[Array] = field(default_factory=list)
-    terminal_observations: dict[tuple[int, int], Any] = field(default_factory=dict)
-
-    def add(self, dones: Array, infos: list[dict[str, Any]], active: Array, group: Array, episode_steps: Array) -> None:
-        """Record how one step ended. All arrays are (N,)."""
-        terminated = truncated = self.none_ended
-        if np.count_nonzero(dones):
-            truncated = np.zeros_like(dones)
-            for n in np.flatnonzero(dones & active):
-                truncated[n] = infos[n].get("TimeLimit.truncated", False)
-                if (observation := infos[n].get("terminal_observation")) is not None:
-                    self.terminal_observations[len(self.mask), int(n)] = observation
-            terminated = dones & active & ~truncated
-        self.terminated.append(terminated)
-        self.truncated.append(truncated)
-        self.mask.append(active)
-        self.step.append(episode_steps.copy())
-        self.group.append(group)
+MissingTerminal: TypeAlias = Literal["error", "terminate", "last_observation"]
+"""What to do at a time limit without terminal observation, see `AlgorithmConfig.missing_terminal_observation`."""
 
 
 def to_rollout(
@@ -60,6 +29,7 @@ def to_rollout(
     gamma: float,
     needs: frozenset[Need],
     backend: Backend,
+    missing_terminal: MissingTerminal = "error",
 ) -> Rollout:
     """Return the Rollout. It shares memory with the buffer, whose arrays SB3 replaces at the next rollout.
 
@@ -71,30 +41,31 @@ def to_rollout(
         gamma: γ.
         needs: the optional arrays to provide.
         backend: evaluates V at the successors that the buffer does not hold.
+        missing_terminal: what to do at a time limit without terminal observation.
 
-    Raises:
-        ConfigError: a reward is not finite, or an episode was truncated without a terminal observation.
+    Raises PgzooError: a terminal observation is missing, or log π or V is not finite.
     """
     recorded, step = np.array(record.mask), np.array(record.step)
-    _check_rewards(buffer.rewards, recorded, step)
     mask = recorded & update_mask
     if not mask.all():
         for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
             array[~mask] = 0
     terminated, truncated = np.array(record.terminated) & mask, np.array(record.truncated) & mask
     observations: Any = buffer.observations
+    if needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
+        _replace_missing(record.terminal_observations, missing_terminal, observations, terminated, truncated)
     optional: dict[str, Any] = {}
+    terminal = record.terminal_observations
     if Need.VALUES in needs:
         optional["values"] = buffer.values
         optional["next_values"] = _next_values(
-            buffer.values, terminated, truncated, mask, record.terminal_observations, last_observations, backend
+            buffer.values, terminated, truncated, mask, terminal, last_observations, backend
         )
     if Need.NEXT_OBSERVATIONS in needs:
-        optional["next_observations"] = _next_observations(
-            observations, record.terminal_observations, last_observations
-        )
+        optional["next_observations"] = _next_observations(observations, terminal, last_observations)
     if Need.RATIOS in needs:
         optional["ratios"] = np.ones(mask.shape)
+    check_policy(buffer.log_probs, optional.get("values"), optional.get("next_values"), mask, step)
     return Rollout(
         rewards=buffer.rewards,
         terminated=terminated,
@@ -111,11 +82,27 @@ def to_rollout(
     )
 
 
-def _check_rewards(rewards: Array, mask: Array, step: Array) -> None:
-    not_finite = ~np.isfinite(rewards) & mask
-    if not_finite.any():
-        t, n = np.argwhere(not_finite)[0]
-        raise ConfigError(f"environment {n} returned the reward {rewards[t, n]} at step {step[t, n]} of an episode")
+def _replace_missing(
+    terminal_observations: dict[tuple[int, int], Any],
+    missing: MissingTerminal,
+    observations: Observations,
+    terminated: Array,
+    truncated: Array,
+) -> None:
+    """Deal with time limits without terminal observation, as the setting `missing_terminal_observation` says."""
+    for t, n in zip(*np.nonzero(truncated), strict=True):
+        if (t, n) in terminal_observations:
+            continue
+        if missing == "error":
+            raise EnvironmentFailure(
+                f"environment {n} reports a time limit without info['terminal_observation'], so V of the state at "
+                "which it was cut is unknown; set missing_terminal_observation to 'last_observation', to use the "
+                "observation before, or to 'terminate', to treat the cut as a termination"
+            )
+        if missing == "terminate":
+            terminated[t, n], truncated[t, n] = True, False
+        else:
+            terminal_observations[int(t), int(n)] = map_observations(lambda x, t=t, n=n: x[t, n], observations)
 
 
 def _next_values(
@@ -133,12 +120,6 @@ def _next_values(
     if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
         next_values[-1] = backend.predict_values(last_observations)
     cuts = [(int(t), int(n)) for t, n in zip(*np.nonzero(truncated), strict=True)]
-    for t, n in cuts:
-        if (t, n) not in terminal_observations:
-            raise ConfigError(
-                f"environment {n} reports a time limit without info['terminal_observation'], "
-                "so the value at which it was cut is unknown"
-            )
     if cuts:
         next_values[truncated] = backend.predict_terminal_values([terminal_observations[cut] for cut in cuts])
     next_values[terminated | ~mask] = 0.0

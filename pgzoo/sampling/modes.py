@@ -23,6 +23,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.types import Array
 from pgzoo.registry.combination import Combination
+from pgzoo.sampling.conventions import converted_reset
 
 NO_GROUP = -1
 
@@ -39,6 +40,7 @@ class SamplingMode(ABC):
     whole_episodes = True
     active: Array
     group: Array
+    _env_that_resets: VecEnv | None = None
 
     def begin(self, n_envs: int) -> None:
         """Start a rollout."""
@@ -69,6 +71,18 @@ class SamplingMode(ABC):
             infos: one per environment.
             episode_steps: (N,) the length of each episode so far.
         """
+
+    def _check_early_resets(self, env: VecEnv) -> None:
+        """Refuse a Monitor that does not allow resets in mid-episode. It would end the process of a SubprocVecEnv."""
+        if env is self._env_that_resets:
+            return
+        venv = env.unwrapped
+        if venv.has_attr("allow_early_resets") and False in venv.get_attr("allow_early_resets"):
+            raise ConfigError(
+                "whole episodes and groups reset environments in mid-episode, which a Monitor with "
+                "allow_early_resets=False refuses; use allow_early_resets=True, or a recipe that samples steps"
+            )
+        self._env_that_resets = env
 
     def update_mask(self, group: Array) -> Array:
         """Return which recorded steps enter the update, given the group of each step, both (T, N)."""
@@ -125,7 +139,10 @@ class Episodes(SamplingMode):
         """Reset before the first step, unless every environment has just been reset."""
         due = not self._started and not all_at_start
         self._started = True
-        return env.reset() if due else None
+        if not due:
+            return None
+        self._check_early_resets(env)
+        return converted_reset(env.reset())
 
     @property
     def finished(self) -> bool:
@@ -204,6 +221,7 @@ class Groups(SamplingMode):
         self.group[:n_started] = [self._waiting.popleft() for _ in range(n_started)]
         self.active = self.group != NO_GROUP
         self._running[:] = 0
+        self._check_early_resets(env)
         observations = reset_with_seeds(
             env, [self._seeds[g] if g != NO_GROUP else None for g in self.group], self.options
         )
@@ -319,7 +337,7 @@ def _check_episode_lengths(running: Array, episode_steps: Array, max_steps: int)
     if too_long.any():
         raise ConfigError(
             f"an episode of environment {int(too_long.argmax())} has not ended after {max_steps} steps; give the "
-            "environment a time limit, raise episode_bound, or use a recipe that samples steps"
+            "environment a time limit (-P max_episode_steps:N), raise episode_bound, or use a recipe that samples steps"
         )
 
 
@@ -338,7 +356,7 @@ def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[
         env.set_options(dict(options))
     generators = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
-        return env.reset()
+        result = env.reset()
     except (TypeError, ValueError, KeyError, AssertionError, gym.error.Error) as error:
         if options is None:
             raise
@@ -347,6 +365,7 @@ def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[
         torch.set_rng_state(generators[0])
         np.random.set_state(generators[1])
         random.setstate(generators[2])
+    return converted_reset(result)
 
 
 def _equal(a: Any, b: Any) -> bool:

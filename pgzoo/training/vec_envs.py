@@ -1,22 +1,21 @@
-"""Gymnasium's vector environments, and EnvPool's, as SB3 VecEnvs."""
+"""Vector environments by name: pgzoo's in numpy, Gymnasium's, and EnvPool's."""
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
-from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.vec_env import VecEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.observations import map_observations, observation_leaves
+from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array
+from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
 
 NUMPY_VECTOR_ENVS = {
     "CartPole-v0": "CartPoleVectorEnv",
@@ -36,11 +35,18 @@ def make_vector_env(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymn
     This is pgzoo's numpy version, else the environment's registered vector entry point, else a `SyncVectorEnv`, which
     steps one environment after the other.
 
+    Args:
+        name: the environment. In `module:name`, the module registers it.
+        num_envs: the number of environments.
+        kwargs: arguments of the environment.
+
     Raises:
         gymnasium.error.Error: there is no such environment, or it does not accept the arguments.
+        ImportError: the module cannot be imported.
     """
     from pgzoo.envs import vector
 
+    name = imported(name)
     spec = gym.spec(name)
     if name in NUMPY_VECTOR_ENVS:
         vector_env = getattr(vector, NUMPY_VECTOR_ENVS[name])
@@ -49,6 +55,18 @@ def make_vector_env(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymn
     if spec.vector_entry_point is None:
         mode = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
     return GymnasiumVecEnv(gym.make_vec(name, num_envs, **mode, **kwargs), spec)
+
+
+def imported(name: str) -> str:
+    """Import the module of `module:name`, which registers the environment, and return the name alone.
+
+    Raises:
+        ImportError: the module cannot be imported.
+    """
+    module, _, env = name.rpartition(":")
+    if module:
+        importlib.import_module(module)
+    return env
 
 
 def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> GymnasiumVecEnv:
@@ -61,6 +79,7 @@ def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymnasi
         import envpool
     except ImportError as error:
         raise ConfigError(f"--vec-env envpool needs EnvPool: pip install 'pgzoo[envpool]' ({error})") from error
+    name = imported(name)
     if name not in envpool.list_all_envs():
         raise ConfigError(f"EnvPool does not have {name}, see envpool.list_all_envs(); use --vec-env vector")
     return GymnasiumVecEnv(EnvPoolVectorEnv(name, num_envs, **kwargs), gym.registry.get(name))
@@ -134,130 +153,3 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
             for key, value in infos.items()
             if key not in ("env_id", "players", "elapsed_step") and len(value) == self.num_envs
         }
-
-
-class GymnasiumVecEnv(VecEnv):
-    """A `gymnasium.vector.VectorEnv` as an SB3 VecEnv: an environment whose episode ends is reset in the same step.
-
-    If the vector environment does this itself (SAME_STEP), it reports the terminal observations. Otherwise (NEXT_STEP,
-    DISABLED) it must support partial resets, `reset(options={"reset_mask": …})`, as Gymnasium's sync and async vector
-    environments do.
-
-    Args:
-        vector_env: the environments.
-        spec: Gymnasium's spec of one environment, for `get_attr("spec")`; by default the vector environment's.
-    """
-
-    def __init__(self, vector_env: VectorEnv[Any, Any, Any], spec: Any = None) -> None:
-        self.vector_env, self.spec = vector_env, spec if spec is not None else vector_env.spec
-        self.mode = vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        self.render_mode = vector_env.render_mode
-        super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
-
-    def reset(self) -> Any:
-        """Reset all environments, with the seeds and options that were set."""
-        seeds = self._seeds if any(seed is not None for seed in self._seeds) else None
-        options = next((options for options in self._options if options), None)
-        # Gymnasium's annotation does not allow None among the seeds. Its vector environments do.
-        observations, infos = self.vector_env.reset(seed=seeds, options=options)  # type: ignore[arg-type]
-        self.reset_infos = self._split(infos)
-        self._reset_seeds()
-        self._reset_options()
-        return deepcopy(observations)
-
-    def step_async(self, actions: Array) -> None:
-        """Store the actions (N, …) for `step_wait`."""
-        self._actions = actions
-
-    def step_wait(self) -> tuple[Any, Array, Array, list[dict[str, Any]]]:
-        """Step all environments."""
-        observations, rewards, terminated, truncated, vector_infos = self.vector_env.step(self._actions)
-        final, dones = vector_infos.pop("final_obs", None), terminated | truncated
-        vector_infos.pop("_final_obs", None)
-        final_infos = vector_infos.pop("final_info", {})
-        vector_infos.pop("_final_info", None)
-        infos = self._split(vector_infos)
-        if dones.any():
-            if self.mode != AutoresetMode.SAME_STEP:
-                final, observations = deepcopy(observations), self._reset_ended(dones, observations)
-            final_infos = self._split(final_infos)
-            for n in np.flatnonzero(dones).tolist():
-                infos[n] |= final_infos[n]
-                infos[n]["terminal_observation"] = _element(final, n)
-                infos[n]["TimeLimit.truncated"] = bool(truncated[n] and not terminated[n])
-        return deepcopy(observations), np.asarray(rewards, dtype=np.float32), dones, infos
-
-    def _reset_ended(self, dones: Array, observations: Any) -> Any:
-        """Reset the environments whose episodes ended and return all observations.
-
-        Raises:
-            ConfigError: the observation of another environment changed, so the reset was not partial.
-        """
-        before = deepcopy(observations)
-        after, _ = self.vector_env.reset(options={"reset_mask": dones.copy()})
-        for old, new in zip(observation_leaves(before), observation_leaves(after), strict=True):
-            if not np.array_equal(old[~dones], new[~dones], equal_nan=np.issubdtype(old.dtype, np.inexact)):
-                raise ConfigError(
-                    f"{type(self.vector_env).__name__} resets at the next step and ignores reset_mask, so the last "
-                    "observations are lost; use --vec-env dummy, or an environment with autoreset mode SAME_STEP"
-                )
-        return after
-
-    def _split(self, infos: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Return one mapping per environment from Gymnasium's arrays and their masks."""
-        split: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for key, values in infos.items():
-            if key.startswith("_"):
-                continue
-            for n in np.flatnonzero(infos.get(f"_{key}", np.ones(self.num_envs, dtype=bool))).tolist():
-                split[n][key] = _element(values, n)
-        return split
-
-    def close(self) -> None:
-        """Close the environments."""
-        self.vector_env.close()
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute once per environment: the environment's own, or else the vector environment's."""
-        env_indices = list(self._get_indices(indices))
-        if attr_name in ("spec", "render_mode"):
-            return [getattr(self, attr_name)] * len(env_indices)
-        if isinstance(self.vector_env, SyncVectorEnv):
-            return [self.vector_env.get_attr(attr_name)[n] for n in env_indices]
-        return [getattr(self.vector_env, attr_name)] * len(env_indices)
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of the vector environment. Raise AttributeError if indices leave out an environment."""
-        if indices is not None and len(list(self._get_indices(indices))) < self.num_envs:
-            raise AttributeError(f"{attr_name} cannot be set for some of the environments only")
-        setattr(self.vector_env, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call a method of each environment. Raise AttributeError if there are no separate environments."""
-        if not isinstance(self.vector_env, SyncVectorEnv):
-            raise AttributeError(f"{type(self.vector_env).__name__} has no separate environments to call {method_name}")
-        results = self.vector_env.call(method_name, *args, **kwargs)
-        return [results[n] for n in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """Return which environments have the wrapper; False for each if there are no separate environments."""
-        env_indices = list(self._get_indices(indices))
-        if wrapper_class is Monitor or not isinstance(self.vector_env, SyncVectorEnv):
-            return [False] * len(env_indices)
-        from stable_baselines3.common.env_util import is_wrapped
-
-        return [is_wrapped(self.vector_env.envs[n], wrapper_class) for n in env_indices]
-
-    def get_images(self) -> Sequence[Any]:
-        """Return one image per environment; None for each if the environment cannot be rendered."""
-        images = self.vector_env.render()
-        return list(images) if images is not None else [None] * self.num_envs
-
-
-def _element(batched: Any, n: int) -> Any:
-    """Return element n of an array, or of each array of a mapping; numbers as Python's."""
-
-    def element(array: Any) -> Any:
-        return array[n].item() if isinstance(array[n], np.generic) else array[n]
-
-    return map_observations(element, batched)

@@ -1,0 +1,64 @@
+"""Errors that a plugin raises, with its name."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from pgzoo.errors import DivergenceError, PgzooError, PluginError, describe
+from pgzoo.interface.batch import Batch
+from pgzoo.interface.parts import Objective, Part
+
+
+@contextmanager
+def part_errors() -> Iterator[None]:
+    """Convert an exception that a part raises to PluginError, which names the part. Other exceptions pass.
+
+    The part is found in the traceback, so that calls of parts need no code of their own, and cost nothing.
+    """
+    try:
+        yield
+    except (PgzooError, MemoryError):
+        raise
+    except Exception as error:
+        if (part := part_that_raised(error)) is None:
+            raise
+        raise PluginError(f"{part.kind} {part.name!r} raised {describe(error)}") from error
+
+
+def part_that_raised(error: BaseException) -> Part | None:
+    """Return the part whose method raised an exception, or called what raised it; None if there is none."""
+    part = None
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, Part):
+            part = owner
+    return part
+
+
+def objective_error(
+    error: Exception, objective: Objective, batch: Batch, policy_loss: Any, value_loss: Any
+) -> Exception:
+    """Return PluginError if an optimizer step failed because of the objective's loss, else the error itself.
+
+    The objective is to blame if its loss is not finite although everything that it was computed from is.
+    """
+    if not isinstance(error, DivergenceError):
+        if isinstance(policy_loss, torch.Tensor) and policy_loss.requires_grad:
+            return error
+        return PluginError(f"objective {objective.name!r} returned a loss that does not depend on the policy")
+    inputs = (batch.log_probs, batch.old_log_probs, batch.ratio, batch.advantages, batch.values, batch.returns)
+    if all(bool(x.isfinite().all()) for x in inputs):
+        for name, loss in (("loss", policy_loss), ("value_loss", value_loss)):
+            number = float(torch.as_tensor(loss).detach())
+            if math.isnan(number) or (name == "loss" and math.isinf(number)):
+                return PluginError(
+                    f"objective {objective.name!r} returned the {name} {number}, although log-probs, advantages and "
+                    "values are finite"
+                )
+    return error

@@ -1,0 +1,108 @@
+"""Hyperparameters as attributes of a model, under SB3's names. Setting one takes effect, also during training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from pgzoo.errors import ConfigError
+from pgzoo.interface.hyperparameters import declared
+from pgzoo.interface.schedules import as_schedule
+from pgzoo.registry.combination import Combination
+from pgzoo.registry.settings import AlgorithmConfig
+
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
+"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo."""
+
+SAMPLING = frozenset({"sampling", "n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
+"""Settings that the sampling mode reads. A change takes effect at the next rollout."""
+
+BUILT_IN = {
+    "use_sde": "the policy",
+    "use_rms_prop": "the optimizer",
+    "rms_prop_eps": "the optimizer",
+}
+"""Settings that cannot change, because they are part of what the constructor built."""
+
+
+class Hyperparameter:
+    """A hyperparameter of the algorithm or of a part, as an attribute of the model.
+
+    The current value is in the instance's `__dict__`, which SB3 saves. The model's combination remains the one place
+    that counts: setting the attribute replaces the combination, and with it the part.
+
+    Args:
+        name: the name of the attribute.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, model: Any, owner: type | None = None) -> Any:
+        if model is None:
+            return self
+        try:
+            return model.__dict__[self.name]
+        except KeyError:
+            raise AttributeError(_absent(self.name, model.plugin)) from None
+
+    def __set__(self, model: Any, value: Any) -> None:
+        if "combination" in model.__dict__:
+            model.change_hyperparameter(self.name, value)
+        else:  # SB3's constructor sets its own attributes before the model has a combination
+            model.__dict__[self.name] = value
+
+
+def hyperparameter_names() -> list[str]:
+    """Return the names of all hyperparameters that are attributes of a model."""
+    return [*declared(AlgorithmConfig), *PART_KEYWORDS]
+
+
+def changed(combination: Combination, name: str, value: Any) -> Combination:
+    """Return a combination with another value of one hyperparameter.
+
+    Raises:
+        ConfigError: no part or several parts have it, the value is wrong, or it cannot change.
+    """
+    owner = owner_of(combination, name)
+    holder: Any = getattr(combination, owner)
+    holder_type: Any = type(holder)
+    value = declared(holder_type)[name].validate(value)
+    if name in BUILT_IN and value != getattr(holder, name):
+        raise ConfigError(f"{name} cannot change, because {BUILT_IN[name]} was built with it; make a new model")
+    changes: dict[str, Any] = {owner: replace(holder, **{name: value})}
+    return replace(combination, **changes)
+
+
+def owner_of(combination: Combination, name: str) -> str:
+    """Return "algorithm", "estimator", "baseline" or "objective".
+
+    Raises:
+        ConfigError: no part or several parts have a hyperparameter of that name.
+    """
+    if name in declared(AlgorithmConfig):
+        return "algorithm"
+    owners = [kind for kind, part in combination.parts.items() if name in declared(type(part))]
+    if not owners:
+        raise ConfigError(_absent(name, combination.plugin))
+    if len(owners) > 1:
+        raise ConfigError(f"{name} belongs to {' and '.join(owners)}; set it in the constructor, with plugin_kwargs")
+    return owners[0]
+
+
+def part_attributes(combination: Combination) -> dict[str, Any]:
+    """Return the hyperparameters of the parts that are attributes, in SB3's form: a schedule is a function.
+
+    gae_lambda is always present, because SB3's buffer needs it.
+    """
+    attributes: dict[str, Any] = {"gae_lambda": 1.0}
+    for part in combination.parts.values():
+        for name in PART_KEYWORDS:
+            if name in (params := declared(type(part))):
+                value = getattr(part, name)
+                attributes[name] = as_schedule(value) if params[name].schedule and value is not None else value
+    return attributes
+
+
+def _absent(name: str, plugin: str) -> str:
+    return f"no part of {plugin!r} has the hyperparameter {name}"

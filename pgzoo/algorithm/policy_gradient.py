@@ -151,6 +151,7 @@ class PolicyGradient(SavableAlgorithm):
         with part_errors(), distribution_errors():
             with backend.update_threads():
                 loss = self._gradient_descent(backend, metrics)
+            backend.check_parameters()
             self._update_part_states(backend, metrics)
         self._log_update(metrics, loss)
 

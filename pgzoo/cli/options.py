@@ -29,12 +29,10 @@ gym_packages = click.option(
 )
 storage = click.option(
     "--storage",
-    default="logs/studies.db",
-    show_default=True,
     envvar="PGZOO_STORAGE",
     show_envvar=True,
     help="Where studies are stored: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or "
-    "grpc://host:port.",
+    "grpc://host:port.  [default: studies.db in the log folder]",
 )
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
 SEED = click.IntRange(min=0, max=2**32 - 1)
@@ -100,6 +98,11 @@ def run_options(function: F) -> F:
     ):
         function = option(function)
     return function
+
+
+def storage_url(storage: str | None, log_folder: Path) -> str:
+    """Return the storage of studies, by default studies.db in the log folder."""
+    return str(log_folder / "studies.db") if storage is None else storage
 
 
 def find_registry(files: tuple[Path, ...]) -> Registry:

@@ -30,7 +30,7 @@ class TrainArguments:
 
     plugin: str
     trial: str | None
-    storage: str
+    storage: str | None
     env: str
     n_timesteps: int | None
     n_envs: int | None
@@ -155,7 +155,7 @@ def _trial(
             raise click.UsageError(f"--trial brings its own --{name.replace('_', '-')}", ctx)
     if overrides:
         raise click.UsageError(f"--trial repeats a trial exactly; {next(iter(overrides))} cannot be replaced", ctx)
-    config, seed = trial_config(registry, arguments.storage, trial)
+    config, seed = trial_config(registry, options.storage_url(arguments.storage, arguments.log_folder), trial)
     check_environment(config.env)
     device_was_given = ctx.get_parameter_source("device") == from_command_line
     return config, replace(

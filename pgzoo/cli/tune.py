@@ -21,13 +21,6 @@ DEFAULT_TRIALS = 50
 MAX_DEFAULT_NAME = 120
 """A longer default name of a study, from many plugins, is shortened."""
 
-storage_option = click.option(
-    "--storage",
-    envvar="PGZOO_STORAGE",
-    show_envvar=True,
-    help="Where studies are stored: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or "
-    "grpc://host:port.  [default: studies.db in the log folder]",
-)
 write_option = click.option(
     "--write", type=click.Path(path_type=Path), help="Write the winner into this hyperparameter file."
 )
@@ -131,7 +124,7 @@ class _GroupWithShow(click.Group):
 @click.option("--fresh-seeds", "n_fresh", type=click.IntRange(min=2), default=5, show_default=True,
               help="Seeds for each of them, which the search does not use.")  # fmt: skip
 @click.option("--study-name", help="The study's name.  [default: from the plugins and the environment]")
-@storage_option
+@options.storage
 @click.option("--heartbeat", type=click.IntRange(min=1), default=20, show_default=True,
               help="Seconds between heartbeats; a worker that misses three is considered dead.")  # fmt: skip
 @write_option
@@ -243,7 +236,7 @@ def _tune_config(study_config: StudyConfig, arguments: TuneArguments) -> TuneCon
     from pgzoo.tuning.config import TuneConfig
 
     return TuneConfig(
-        storage=_storage(arguments.storage, arguments.log_folder),
+        storage=options.storage_url(arguments.storage, arguments.log_folder),
         n_total=arguments.max_total_trials or arguments.n_trials or DEFAULT_TRIALS,
         command_limit=arguments.n_trials if arguments.max_total_trials else None,
         n_jobs=arguments.n_jobs,
@@ -253,10 +246,6 @@ def _tune_config(study_config: StudyConfig, arguments: TuneArguments) -> TuneCon
         n_best=arguments.n_best,
         n_fresh=arguments.n_fresh,
     )
-
-
-def _storage(storage: str | None, log_folder: Path) -> str:
-    return str(log_folder / "studies.db") if storage is None else storage
 
 
 def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry, arguments: TuneArguments) -> None:
@@ -287,7 +276,7 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
 
 @command.command("show", short_help="Show the result of a study.")
 @click.argument("study", required=False)
-@storage_option
+@options.storage
 @write_option
 @report_option
 @options.log_folder
@@ -314,7 +303,7 @@ def show(
         storage = ctx.parent.params["storage"]
     if ctx.get_parameter_source("log_folder") == click.core.ParameterSource.DEFAULT:
         log_folder = ctx.parent.params["log_folder"]
-    url = _storage(storage, log_folder)
+    url = options.storage_url(storage, log_folder)
     _check_outputs(report, write)
     with storage_errors(url):
         opened = open_existing(url)

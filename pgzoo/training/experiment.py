@@ -13,13 +13,12 @@ from pathlib import Path
 from signal import Signals
 from typing import Any
 
-import gymnasium as gym
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo._sb3 import update_count
+from pgzoo.algorithm.policies import policy_for
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
 from pgzoo.errors import ConfigError, MachineError, PgzooError, converted, describe, is_machine_fault
@@ -244,7 +243,12 @@ def make_model(
     policy_kwargs = policy_arguments(config.run.policy_kwargs or {}, use_rms_prop=use_rms_prop)
     if start is not None:
         policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
-    policy: Any = _policy(env) if config.run.policy == "auto" else load_policy(config.run.policy)
+    if config.run.policy == "auto":
+        policy, remark = policy_for(env.observation_space)
+        if remark:
+            print(remark, file=sys.stderr)
+    else:
+        policy = load_policy(config.run.policy)
     with converted("cannot build the model"):
         model = PolicyGradient.from_combination(
             config.combination,
@@ -328,12 +332,6 @@ def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int, episode_bou
     assert model.env is not None
     sync_normalization(model.env, eval_env)
     return evaluate(model, eval_env, n_episodes, episode_bound=episode_bound)
-
-
-def _policy(env: VecEnv) -> str:
-    if isinstance(env.observation_space, gym.spaces.Dict):
-        return "MultiInputPolicy"
-    return "CnnPolicy" if is_image_space(env.observation_space) else "MlpPolicy"
 
 
 def seed_or_random(seed: int | None) -> int:

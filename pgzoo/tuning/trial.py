@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
+from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import DivergenceError, EnvironmentFailure, MachineError, describe
@@ -24,16 +24,13 @@ from pgzoo.files import atomic_write
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
-from pgzoo.training.evaluation import Evaluation, evaluate
+from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, make_model
 from pgzoo.tuning.faults import machine_fault
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10
 """Parallel environments of an evaluation, which share the episodes."""
-
-NAN_MESSAGES = ("found invalid values", "training diverged")
-"""Parts of the messages with which torch's distributions and the numpy backend reject NaN."""
 
 
 class Diverged(DivergenceError):
@@ -116,8 +113,7 @@ def train_once(
         except MachineError:
             raise
         except Exception as error:
-            by_message = any(message in str(error) for message in NAN_MESSAGES)
-            if isinstance(error, DivergenceError) or by_message or not _finite(model):
+            if isinstance(error, DivergenceError) or not _finite(model):
                 raise Diverged(model.num_timesteps) from error
             raise
         return callback.points
@@ -218,8 +214,7 @@ class EvalCheckpointCallback(BaseCallback):
         self._seconds += time.perf_counter() - self._began
         if not _finite(self.model):  # type: ignore[arg-type]
             raise Diverged(self.num_timesteps)
-        if self.model.get_vec_normalize_env() is not None:
-            sync_envs_normalization(self.training_env, self._eval_env)
+        sync_normalization(self.training_env, self._eval_env)
         # Each evaluation plays other episodes, and the same ones whether or not the training was resumed.
         first = np.random.SeedSequence((self._run.seed, EVAL_SEED_OFFSET, len(self.points))).generate_state(1)[0]
         self._eval_env.seed(int(first) % 2**31)

@@ -14,6 +14,9 @@ from pgzoo._version import __version__ as __version__
 if TYPE_CHECKING:
     from pgzoo.algorithm.policy_gradient import PolicyGradient as PolicyGradient
     from pgzoo.errors import ConfigError as ConfigError
+    from pgzoo.errors import DivergenceError as DivergenceError
+    from pgzoo.errors import EnvironmentFailure as EnvironmentFailure
+    from pgzoo.errors import MachineError as MachineError
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
     from pgzoo.interface.batch import Batch as Batch
@@ -45,6 +48,9 @@ _HOME = {
     "ConfigError": "errors",
     "PgzooError": "errors",
     "PluginError": "errors",
+    "DivergenceError": "errors",
+    "EnvironmentFailure": "errors",
+    "MachineError": "errors",
     "hookimpl": "interface.hookspecs",
     "PLUGIN_API": "interface.parts",
     "AggregateParam": "interface.types",

@@ -100,6 +100,16 @@ def test_the_time_limit_truncates_a_balanced_cart() -> None:
     assert truncations == N
 
 
+@pytest.mark.parametrize("name", ["Acrobot-v1", "CartPole-v1", "MountainCar-v0"])
+def test_a_time_limit_replaces_that_of_the_environment(name: str) -> None:
+    """Finds a limit that is passed to the environment's constructor, which does not know it."""
+    venv = make_vector_env(name, 2, {"max_episode_steps": 3})
+    venv.reset()
+    dones, infos = zip(*(venv.step(np.zeros(2, dtype=int))[2:] for _ in range(3)), strict=True)
+    assert [done.tolist() for done in dones] == [[False, False], [False, False], [True, True]]
+    assert all(info["TimeLimit.truncated"] for info in infos[-1])
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("name", ["Acrobot-v1", "MountainCarContinuous-v0"])
 def test_every_autoreset_mode_becomes_sb3s(name: str, mode: AutoresetMode) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -51,10 +52,15 @@ def make_vector_env(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymn
     if name in NUMPY_VECTOR_ENVS:
         vector_env = getattr(vector, NUMPY_VECTOR_ENVS[name])
         return GymnasiumVecEnv(vector_env(num_envs, **{"max_episode_steps": spec.max_episode_steps, **kwargs}), spec)
-    mode: dict[str, Any] = {"vectorization_mode": "vector_entry_point"}
-    if spec.vector_entry_point is None:
-        mode = {"vectorization_mode": "sync", "vector_kwargs": {"autoreset_mode": AutoresetMode.SAME_STEP}}
-    return GymnasiumVecEnv(gym.make_vec(name, num_envs, **mode, **kwargs), spec)
+    if spec.vector_entry_point is not None:
+        vector_env = gym.make_vec(name, num_envs, vectorization_mode="vector_entry_point", **kwargs)
+        return GymnasiumVecEnv(vector_env, spec)
+    limited = replace(spec, max_episode_steps=kwargs.get("max_episode_steps", spec.max_episode_steps))
+    arguments = {key: value for key, value in kwargs.items() if key != "max_episode_steps"}
+    same_step = {"autoreset_mode": AutoresetMode.SAME_STEP}
+    return GymnasiumVecEnv(
+        gym.make_vec(limited, num_envs, vectorization_mode="sync", vector_kwargs=same_step, **arguments), spec
+    )
 
 
 def imported(name: str) -> str:

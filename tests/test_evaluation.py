@@ -1,16 +1,28 @@
-"""The numbers of an evaluation, its interval, and its row in a table."""
+"""An evaluation: which episodes it plays and counts, its numbers, its interval, and its row in a table."""
 
 from __future__ import annotations
 
 import itertools
 import json
 import math
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from envs import Clock
+from gymnasium import spaces
+from gymnasium.wrappers import TimeLimit
+from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
 from pgzoo.cli.tables import evaluation_row, headers
-from pgzoo.training.evaluation import Evaluation
+from pgzoo.errors import ConfigError
+from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 
 PLAIN = Evaluation((1.0, 2.0, 3.0, 6.0), (1, 2, 3, 4))
 WITH_SUCCESS = Evaluation((0.0, 1.0, 1.0), (10, 20, 60), (False, True, True))
@@ -77,3 +89,92 @@ def test_rows_of_one_table_have_the_same_columns() -> None:
     assert headers(both)[-1] == "success"
     assert [evaluation_row(evaluation, both)[-1] for evaluation in both] == ["", "67 %"]
     assert {len(evaluation_row(evaluation, both)) for evaluation in both} == {6}
+
+
+class FirstAction:
+    """A model that always takes action 0."""
+
+    def predict(self, observation: Any, state: Any, episode_start: Any, deterministic: bool = False) -> Any:
+        return np.zeros(len(observation), dtype=int), state
+
+
+class Lives(gym.Env[np.ndarray, Any]):
+    """A game of three lives. Each is lost after two steps, and every step has the reward 1."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+        self.ale = SimpleNamespace(lives=lambda: 3 - self.t // 2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.t = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.zeros(1, dtype=np.float32), 1.0, self.t == 6, False, {}
+
+
+def venv(*wrappers: Any, make: Any = Clock, n_envs: int = 1) -> DummyVecEnv:
+    """Return environments with wrappers, innermost first."""
+
+    def wrapped() -> gym.Env[Any, Any]:
+        env: gym.Env[Any, Any] = make()
+        for wrapper in wrappers:
+            env = wrapper(env)
+        return env
+
+    return DummyVecEnv([wrapped] * n_envs)
+
+
+ENDS = ((3, "terminated"), (5, "truncated"), (2, "terminated"))
+
+
+@pytest.mark.parametrize("n_envs", [1, 3])
+@pytest.mark.parametrize("n_episodes", [1, 4, 7])
+@pytest.mark.parametrize("wrappers", [(), (Monitor,), (Monitor, EpisodicLifeEnv)])
+def test_evaluation_agrees_with_sb3(wrappers: Any, n_episodes: int, n_envs: int) -> None:
+    """Finds another division of the episodes over environments, and a life that counts as a game."""
+    make = Lives if EpisodicLifeEnv in wrappers else partial(Clock, ENDS)
+    model: Any = FirstAction()
+    ours = evaluate(model, venv(*wrappers, make=make, n_envs=n_envs), n_episodes)
+    theirs = evaluate_policy(
+        model, venv(*wrappers, make=make, n_envs=n_envs), n_episodes, return_episode_rewards=True, warn=False
+    )
+    assert (list(ours.returns), list(ours.lengths)) == theirs
+
+
+def test_a_wrapper_outside_monitor_may_end_episodes() -> None:
+    """SB3's `evaluate_policy` never returns here: Monitor sees no end, so no episode is counted."""
+    limited = partial(TimeLimit, max_episode_steps=2)
+    model: Any = FirstAction()
+    result = evaluate(model, venv(Monitor, limited, make=partial(Clock, ENDS)), 3)
+    assert result.lengths == (2, 2, 2)
+    assert result.returns == (3, 3, 3)  # Clock's rewards are 1, 2, 3, …
+
+
+def test_an_episode_that_does_not_end_is_an_error() -> None:
+    model: Any = FirstAction()
+    endless = venv(make=partial(Clock, ((10**9, "truncated"),)), n_envs=2)
+    with pytest.raises(ConfigError, match=r"has not ended after 50 steps; .* with -P max_episode_steps:N$"):
+        evaluate(model, endless, 3, episode_bound=50)
+
+
+def test_rewards_are_those_before_their_normalisation() -> None:
+    model: Any = FirstAction()
+    normalized = VecNormalize(venv(make=partial(Clock, ENDS)))
+    assert evaluate(model, normalized, 3).returns == (6, 15, 3)
+
+
+def test_statistics_are_copied_between_different_chains() -> None:
+    """SB3's `sync_envs_normalization` raises AssertionError if the VecEnvs have different classes."""
+    training = VecNormalize(VecMonitor(venv()))
+    evaluation = VecFrameStack(VecNormalize(venv(), training=False), 2)
+    training.reset()
+    for _ in range(5):
+        training.step(np.zeros(1, dtype=int))
+    sync_normalization(training, evaluation)
+    inner: Any = evaluation.venv
+    assert inner.obs_rms.mean == pytest.approx(training.obs_rms.mean)
+    assert inner.ret_rms.var == training.ret_rms.var
+    training.step(np.zeros(1, dtype=int))
+    assert inner.obs_rms.count < training.obs_rms.count  # a copy

@@ -175,7 +175,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-P", "policy_kwargs:{activation_fn: Rellu}"], "unknown activation_fn 'Rellu'; did you mean 'ReLU'"),
     (["train", "-P", "policy_kwargs:{net_arc: [8]}"], "policy_kwargs: unknown argument 'net_arc'; did you mean"),
     (["train", "-P", "policy:MlpPolice"], "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),
-    (["train", "-P", "policy:CnnPolicy"], "cannot build the model"),
+    (["train", "-P", "policy:CnnPolicy"], "cannot build the policy"),
     (["train", "-P", "env_wrapper:no.such.Wrapper"], "cannot import 'no.such.Wrapper'"),
     (["train", "-P", "env_wrapper:{gymnasium.wrappers.TimeLimit: 3}"], "takes its arguments as a mapping, not 3"),
     (["train", "-P", "vec_env_wrapper:{stable_baselines3.common.vec_env.VecFrameStack: {n: 1}}"], "'n'"),
@@ -237,9 +237,9 @@ def test_refusals(arguments: list[str], message: str, bad: Path, recwarn: pytest
 @pytest.mark.parametrize(
     ("vec_env", "number", "message"),
     [
-        ("dummy", signal.SIGINT, "Interrupted after"),
+        pytest.param("dummy", signal.SIGINT, "Interrupted after", marks=pytest.mark.slow),
         ("subproc", signal.SIGINT, "Interrupted after"),
-        ("subproc", signal.SIGTERM, "Ended by SIGTERM after"),
+        pytest.param("subproc", signal.SIGTERM, "Ended by SIGTERM after", marks=pytest.mark.slow),
         ("dummy", signal.SIGHUP, "Ended by SIGHUP after"),
     ],
 )

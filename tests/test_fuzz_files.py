@@ -141,6 +141,13 @@ def damage_folder(folder: Path, rng: random.Random) -> None:
         file.write_text("\n".join(lines))
 
 
+def seeds(n: int) -> Any:
+    """Parametrize over n seeds, of which a quarter are default tests."""
+    return pytest.mark.parametrize(
+        "seed", [*range(n // 4), *(pytest.param(i, marks=pytest.mark.slow) for i in range(n // 4, n))]
+    )
+
+
 def check(result: Any) -> None:
     """Check that a command ended with status 0, or with a sentence and without a traceback."""
     lines = [line for line in result.stderr.splitlines() if not line.startswith("Warning: plugin")]
@@ -152,7 +159,7 @@ def check(result: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(N_ZIPS))
+@seeds(N_ZIPS)
 def test_a_damaged_model_is_refused_in_a_sentence(seed: int, run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     damage_zip(folder / "CartPole-v1.zip", random.Random(seed))
@@ -160,7 +167,7 @@ def test_a_damaged_model_is_refused_in_a_sentence(seed: int, run: Path, tmp_path
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(N_FOLDERS))
+@seeds(N_FOLDERS)
 def test_a_damaged_run_folder_is_refused_in_a_sentence(seed: int, run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     damage_folder(folder, random.Random(1000 + seed))
@@ -168,7 +175,7 @@ def test_a_damaged_run_folder_is_refused_in_a_sentence(seed: int, run: Path, tmp
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("seed", range(N_STARTS))
+@seeds(N_STARTS)
 def test_a_damaged_start_is_refused_in_a_sentence(seed: int, run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     damage_zip(folder / "CartPole-v1.zip", random.Random(2000 + seed))

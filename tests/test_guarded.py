@@ -128,8 +128,8 @@ def test_large_numbers_are_finite(value: float) -> None:
     ("fault", "message"),
     [
         ("raises", r"environment 1 raised ZeroDivisionError: .* \(test_guarded.py:\d+\)"),
-        ("exits", r"environment 1 raised SystemExit: 5"),
-        ("dies", r"environment 1: its process ended with exit status 3"),
+        pytest.param("exits", r"environment 1 raised SystemExit: 5", marks=pytest.mark.slow),
+        pytest.param("dies", r"environment 1: its process ended with exit status 3", marks=pytest.mark.slow),
         ("is killed", r"environment 1: its process was ended by SIGKILL"),
     ],
 )

@@ -102,8 +102,8 @@ def unlock(folder: Path) -> None:
 
 
 def kills(every: int) -> Any:
-    """Parametrize over which steps to die at: one in `every`, and in the slow tests all."""
-    return pytest.mark.parametrize("every", [every, pytest.param(1, marks=pytest.mark.slow)])
+    """Parametrize over which steps to die at: one in `every`, and in the slow tests more of them."""
+    return pytest.mark.parametrize("every", [every, pytest.param(max(every // 7, 1), marks=pytest.mark.slow)])
 
 
 @kills(29)

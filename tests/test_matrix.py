@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +23,13 @@ SAMPLING = {
     "episodes": ("rtg_value", {"n_episodes": 2}),
     "groups": ("rloo", {"n_episodes": 4, "group_size": 2}),
 }
-CASES = itertools.product(("dummy", "subproc", "vector", "envpool"), (False, True), (None, 2), SAMPLING)
+SUBPROC = pytest.param("subproc", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize(("vec_env", "normalize", "frame_stack", "sampling"), CASES)
+@pytest.mark.parametrize("sampling", SAMPLING)
+@pytest.mark.parametrize("frame_stack", [None, 2])
+@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("vec_env", ["dummy", SUBPROC, "vector", "envpool"])
 def test_a_saved_model_evaluates_as_it_did_in_training(
     vec_env: str, normalize: bool, frame_stack: int | None, sampling: str, tmp_path: Path
 ) -> None:

@@ -126,6 +126,7 @@ def machine(storage: str, folder: str, n_total: int) -> None:
     work(Job(study_config, storage, 2, planned, Path(folder)))
 
 
+@SLOW
 def test_two_processes_run_exactly_the_total_and_none_twice(storage: str, tmp_path: Path) -> None:
     wait_for(storage)
     n = 12
@@ -154,6 +155,7 @@ def claimer(storage: str, n: int, barrier: Any, taken: Any) -> None:
     taken.put(None)
 
 
+@SLOW
 def test_no_trial_is_taken_twice_when_workers_race(storage: str) -> None:
     n = 60
     wait_for(storage)
@@ -178,6 +180,7 @@ def opener(storage: str, barrier: Any, failures: Any) -> None:
     failures.put(None)
 
 
+@SLOW
 def test_machines_that_start_together_on_an_empty_database(storage: str) -> None:
     wait_for(storage)
     barrier, failures = SPAWN.Barrier(3), SPAWN.Queue()
@@ -230,6 +233,7 @@ def until_evaluated(url: str, name: str, n: int) -> Any:
     raise AssertionError(f"no trial made {n} evaluations in time")
 
 
+@SLOW
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=SLOW)])
 def test_ctrl_c_queues_the_trial_again_and_the_same_command_continues(number: int, tmp_path: Path) -> None:
     command = [
@@ -283,6 +287,7 @@ def pgzoo_baselines():
 '''
 
 
+@SLOW
 def test_a_study_from_the_command_line_to_the_trained_model(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SHRUNK)
     (tmp_path / "out").mkdir()
@@ -318,6 +323,7 @@ def test_a_study_from_the_command_line_to_the_trained_model(tmp_path: Path) -> N
     assert YAML(typ="safe").load((config.parent / "args.yml").read_text())["seed"] == 0
 
 
+@SLOW
 def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
     metrics = ["--metric", "final", "--metric", "steps_to:30"]
     command = ["tune", *QUICK, *metrics, "--study-name", "s", "--max-total-trials", "3", "--best", "0"]
@@ -374,7 +380,7 @@ def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
         (["--search-range", "gamma:nan..0.99"], "is empty or infinite"),
         (["--search-range", "learning_rate:1e-3..inf"], "is empty or infinite"),
         (["--search-range", "n_episodes:8,16,32:log"], "only low..high has a scale"),
-        (["--search-range", "n_episodes:8..1e300"], "search range of n_episodes must end at 9e+15"),
+        (["--search-range", "n_episodes:8..1e300"], "search range of n_episodes must lie between -2^63 and 2^63"),
         (["--search-range", "n_episodes:8.5..20"], "n_episodes must be int"),
         (["--search-range", "n_episodes:8,8"], "listed twice"),
         (["--study-name", ""], "cannot have the name ''"),

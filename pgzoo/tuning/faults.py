@@ -22,7 +22,7 @@ def machine_fault(error: BaseException) -> MachineError | None:
     """Return the machine's error that is the error or one of its causes; None if the machine is not to blame."""
     for cause in _causes(error):
         if isinstance(cause, MachineError):
-            return cause
+            return MachineError(str(cause))  # even if the path is wrong: nobody typed it
         if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in MACHINE_ERRNOS):
             fault = MachineError(describe(cause))
             fault.__cause__ = cause

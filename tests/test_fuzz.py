@@ -27,6 +27,13 @@ from pgzoo.training.keyword_arguments import MonitorArguments, NormalizeArgument
 BATCHES, PER_BATCH = 25, 20
 """500 cases in all: each test below takes its share."""
 
+
+def seeds(start: int, stop: int) -> Any:
+    """Parametrize over batches, of which every third is a default test."""
+    later = (pytest.param(i, marks=pytest.mark.slow) for i in range(start, stop) if (i - start) % 3)
+    return pytest.mark.parametrize("seed", [*range(start, stop, 3), *later])
+
+
 VALUES = [
     "", " ", "~", "none", "true", "False", "yes", "0", "-1", "1", "3", "0.5", "1.5", "1e3", "1e23", "1e400",
     "-1e400", "9" * 400, "0x_", "0x1F", "0b", "1_0", "+", "-", ".", ".inf", "-.inf", ".nan", "nan", "inf", "1e-320",
@@ -124,7 +131,7 @@ def batch(seed: int) -> list[random.Random]:
 
 
 @pytest.mark.usefixtures("stopped_before_its_folder")
-@pytest.mark.parametrize("seed", range(10))
+@seeds(0, 10)
 def test_hyperparameters(seed: int, tmp_path: Path) -> None:
     """`-P name:value`, mostly with names that exist and values that do not fit."""
     for draw in batch(seed):
@@ -159,7 +166,7 @@ def noise(draw: random.Random, text: str) -> bytes:
 
 
 @pytest.mark.usefixtures("stopped_before_its_folder")
-@pytest.mark.parametrize("seed", range(10, 18))
+@seeds(10, 18)
 def test_files(seed: int, tmp_path: Path) -> None:
     """`--conf-file` with changed copies of the files that pgzoo ships."""
     for draw in batch(seed):
@@ -170,7 +177,7 @@ def test_files(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("stopped_before_its_folder")
-@pytest.mark.parametrize("seed", range(18, BATCHES))
+@seeds(18, BATCHES)
 def test_options(seed: int, tmp_path: Path) -> None:
     """Options and arguments of the commands with values of any kind."""
     (tmp_path / "empty.py").write_text("")
@@ -193,6 +200,7 @@ def test_options(seed: int, tmp_path: Path) -> None:
 
 
 RUNS: list[Callable[[random.Random], str]] = [
+    lambda draw: f"env_kwargs:{{{draw.choice(['render_mode', 'sutton_barto_reward', 'x'])}: {draw.choice(VALUES)}}}",
     lambda draw: f"policy_kwargs:{{{draw.choice(list(declared(PolicyArguments)))}: {draw.choice(VALUES)}}}",
     lambda draw: f"normalize:{{{draw.choice(list(declared(NormalizeArguments)))}: {draw.choice(VALUES)}}}",
     lambda draw: f"monitor_kwargs:{{{draw.choice(list(declared(MonitorArguments)))}: {draw.choice(VALUES)}}}",

@@ -92,7 +92,7 @@ def test_a_gymnasium_vector_environment_is_wrapped() -> None:
     assert [e["l"] for e in ours.ep_info_buffer] == [e["l"] for e in theirs.ep_info_buffer] != []
 
 
-@pytest.mark.parametrize("vec_env", [DummyVecEnv, SubprocVecEnv])
+@pytest.mark.parametrize("vec_env", [DummyVecEnv, pytest.param(SubprocVecEnv, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("plugin", ["reinforce", "grpo"])
 def test_a_monitor_without_early_resets(plugin: str, vec_env: Any) -> None:
     """Recipes that sample steps never reset in mid-episode, whole episodes of one environment do not either."""

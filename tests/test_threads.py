@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.env_util import make_vec_env
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from pgzoo import Batch, Objective, PolicyGradient, Recipe, Registry
+from pgzoo import Batch, Objective, PluginError, PolicyGradient, Recipe, Registry
 from pgzoo.backends.threads import LARGE, TINY, blas_threads_for
 from pgzoo.cli.options import set_threads
 
@@ -99,7 +99,7 @@ def test_the_plain_path_leaves_them(make: Callable[..., PolicyGradient]) -> None
 
 
 def test_they_come_back_after_an_error(make: Callable[..., PolicyGradient]) -> None:
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(PluginError, match="failing_spy.* raised ZeroDivisionError"):
         make(FailingSpy, n_steps=8).learn(32)
     assert torch.get_num_threads() == 2
     with pytest.raises(ZeroDivisionError), blas_threads_for(TINY + 1):

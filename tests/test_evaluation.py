@@ -167,7 +167,7 @@ def test_rewards_are_those_before_their_normalisation() -> None:
 
 def test_statistics_are_copied_between_different_chains() -> None:
     """SB3's `sync_envs_normalization` raises AssertionError if the VecEnvs have different classes."""
-    training = VecNormalize(VecMonitor(venv()))
+    training: Any = VecNormalize(VecMonitor(venv()))
     evaluation = VecFrameStack(VecNormalize(venv(), training=False), 2)
     training.reset()
     for _ in range(5):

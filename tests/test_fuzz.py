@@ -28,7 +28,7 @@ BATCHES, PER_BATCH = 25, 20
 """500 cases in all: each test below takes its share."""
 
 
-def seeds(start: int, stop: int) -> Any:
+def seeds(start: int, stop: int) -> pytest.MarkDecorator:
     """Parametrize over batches, of which every third is a default test."""
     later = (pytest.param(i, marks=pytest.mark.slow) for i in range(start, stop) if (i - start) % 3)
     return pytest.mark.parametrize("seed", [*range(start, stop, 3), *later])
@@ -215,19 +215,8 @@ RUNS: list[Callable[[random.Random], str]] = [
 @pytest.mark.parametrize("seed", range(BATCHES, BATCHES + 5))
 def test_runs(seed: int, tmp_path: Path) -> None:
     """Arguments that reach VecNormalize, Monitor, the policy and its optimizer: a run of one step, or a refusal."""
-    short = [
-        "-n",
-        "1",
-        "--n-envs",
-        "1",
-        "--eval-episodes",
-        "1",
-        "--eval-freq",
-        "-1",
-        "--no-progress",
-        "--device",
-        "cpu",
-    ]
+    numbers = ["-n", "1", "--n-envs", "1", "--eval-episodes", "1", "--eval-freq", "-1"]
+    short = [*numbers, "--no-progress", "--device", "cpu"]
     for case, draw in enumerate(batch(seed)):
         folder = tmp_path / str(case)
         folder.mkdir()

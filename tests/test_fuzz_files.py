@@ -141,7 +141,7 @@ def damage_folder(folder: Path, rng: random.Random) -> None:
         file.write_text("\n".join(lines))
 
 
-def seeds(n: int) -> Any:
+def seeds(n: int) -> pytest.MarkDecorator:
     """Parametrize over n seeds, of which a quarter are default tests."""
     return pytest.mark.parametrize(
         "seed", [*range(n // 4), *(pytest.param(i, marks=pytest.mark.slow) for i in range(n // 4, n))]

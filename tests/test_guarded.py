@@ -158,7 +158,7 @@ def test_processes_of_an_environment_that_cannot_be_made_are_ended() -> None:
         raise LookupError("no such level")
 
     with pytest.raises(EnvironmentFailure, match=r"environment 0 raised LookupError: no such level"):
-        ProcessVecEnv([broken])  # type: ignore[list-item]
+        ProcessVecEnv([broken])
 
 
 @pytest.mark.parametrize(("fault", "message"), [("raises", "ZeroDivisionError"), ("hangs", "did not return within")])

@@ -101,7 +101,7 @@ def unlock(folder: Path) -> None:
         lock.unlink()
 
 
-def kills(every: int) -> Any:
+def kills(every: int) -> pytest.MarkDecorator:
     """Parametrize over which steps to die at: one in `every`, and in the slow tests more of them."""
     return pytest.mark.parametrize("every", [every, pytest.param(max(every // 7, 1), marks=pytest.mark.slow)])
 

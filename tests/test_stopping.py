@@ -214,11 +214,11 @@ def test_nan_parameters_are_never_saved(tmp_path: Path, monkeypatch: pytest.Monk
         loss = update(self, *args)
         n_updates += 1
         if n_updates == 6:
-            self.policy.action_net.bias.data[0] = float("nan")
+            next(self.policy.action_net.parameters()).data[0] = float("nan")
         return loss
 
     monkeypatch.setattr(PolicyGradient, "_gradient_descent", diverged)
-    with pytest.raises(DivergenceError, match=r"action_net.bias"):
+    with pytest.raises(DivergenceError, match=r"action_net.weight"):
         start()
     assert not folder.model.exists()
     assert folder.best_model.exists()

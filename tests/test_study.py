@@ -503,11 +503,9 @@ def test_another_definition_is_refused_with_the_differences(tmp_path: Path) -> N
     optuna.create_study(storage=storage, study_name="stranger")
     with pytest.raises(ConfigError, match="was not created by pgzoo"):
         open_study(small(name="stranger"), REGISTRY, storage)
-    for name, add in {
-        "trials": lambda study: study.enqueue_trial({}),
-        "attributes": lambda study: study.set_user_attr("theirs", 1),
-    }.items():
-        add(optuna.create_study(storage=storage, study_name=name, direction="maximize"))
+    optuna.create_study(storage=storage, study_name="trials", direction="maximize").enqueue_trial({})
+    optuna.create_study(storage=storage, study_name="attributes", direction="maximize").set_user_attr("theirs", 1)
+    for name in ("trials", "attributes"):
         with pytest.raises(ConfigError, match="was not created by pgzoo"):
             open_study(small(name=name), REGISTRY, storage)
 
@@ -517,9 +515,10 @@ def test_numbers_out_of_range_are_refused() -> None:
     for changes in ({"n_seeds": 0}, {"seed": -1}, {"seed": 2**32}, {"n_timesteps": 0.5}, {"eval_episodes": True}):
         with pytest.raises(ConfigError, match=f"{next(iter(changes))} must be a whole number from"):
             small(**changes).check()
-    for name, value in {"n_total": 0, "n_jobs": 0, "heartbeat": 0.5, "n_fresh": 1, "command_limit": 0}.items():
+    wrong: dict[str, Any] = {"n_total": 0, "n_jobs": 0, "heartbeat": 0.5, "n_fresh": 1, "command_limit": 0}
+    for name, value in wrong.items():
         with pytest.raises(ConfigError, match=f"{name} must be a whole number from"):
-            replace(TuneConfig(storage="a.db", n_total=1), **{name: value}).check()
+            TuneConfig(**{"storage": "a.db", "n_total": 1, name: value}).check()
     for timeout in (float("nan"), float("inf"), -1.0):
         with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
             TuneConfig(storage="a.db", n_total=1, timeout=timeout).check()

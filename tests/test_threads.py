@@ -99,7 +99,7 @@ def test_the_plain_path_leaves_them(make: Callable[..., PolicyGradient]) -> None
 
 
 def test_they_come_back_after_an_error(make: Callable[..., PolicyGradient]) -> None:
-    with pytest.raises(PluginError, match="failing_spy.* raised ZeroDivisionError"):
+    with pytest.raises(PluginError, match=r"failing_spy.* raised ZeroDivisionError"):
         make(FailingSpy, n_steps=8).learn(32)
     assert torch.get_num_threads() == 2
     with pytest.raises(ZeroDivisionError), blas_threads_for(TINY + 1):

@@ -103,7 +103,7 @@ def unlock(folder: Path) -> None:
 
 def kills(every: int) -> pytest.MarkDecorator:
     """Parametrize over which steps to die at: one in `every`, and in the slow tests more of them."""
-    return pytest.mark.parametrize("every", [every, pytest.param(max(every // 7, 1), marks=pytest.mark.slow)])
+    return pytest.mark.parametrize("every", [every, pytest.param(max(every // 3, 1), marks=pytest.mark.slow)])
 
 
 @kills(29)

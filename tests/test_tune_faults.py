@@ -147,8 +147,10 @@ def test_the_owner_of_an_error_may_be_its_cause() -> None:
     caused.__cause__ = BrokenPipeError(errno.EPIPE, "Broken pipe")
     assert machine_fault(caused) is None
     assert process_died(caused)
-    given = MachineError("cannot write x: full")
-    assert machine_fault(given) is given
+    wrong_path = MachineError("cannot write x: Not a directory")
+    wrong_path.exit_status = 2  # a path that somebody typed; in a worker nobody did
+    fault = machine_fault(wrong_path)
+    assert (str(fault), fault.exit_status if fault else 0) == ("cannot write x: Not a directory", 1)
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,6 @@ class PolicyGradient(SavableAlgorithm):
         with part_errors(), distribution_errors():
             with backend.update_threads():
                 loss = self._gradient_descent(backend, metrics)
-            backend.check_parameters()
             self._update_part_states(backend, metrics)
         self._log_update(metrics, loss)
 
@@ -270,4 +269,5 @@ class PolicyGradient(SavableAlgorithm):
             progress_bar,
         )
         compute_deferred(self.logger)
+        self.backend.check_parameters()
         return self

@@ -29,7 +29,8 @@ class Backend(ABC):
 
     A rollout calls `begin_rollout`, `act` once per step, `evaluate_rollout`, `predict_values` and
     `predict_terminal_values`, in this order. An update calls `begin_update`, then `evaluate_actions` and `step` per
-    minibatch, and `check_parameters` at its end. Call `begin_evaluation` before `evaluate_actions` outside an update.
+    minibatch. `check_parameters` follows the last update. Call `begin_evaluation` before `evaluate_actions` outside an
+    update.
 
     If the policy's output is not finite, `act`, `evaluate_rollout` and `evaluate_actions` raise EnvironmentFailure if
     an observation is not finite, and DivergenceError otherwise.

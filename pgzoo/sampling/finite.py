@@ -20,7 +20,7 @@ REMEDY = "lower learning_rate, or set max_grad_norm"
 
 
 def is_finite(x: Array) -> bool:
-    """Whether all numbers of a small array are finite. One dot product nearly always answers it."""
+    """Whether all numbers of an array are finite. One dot product nearly always answers it, faster than `isfinite`."""
     if x.dtype.kind != "f":
         return True
     flat = x.ravel()
@@ -71,10 +71,10 @@ def check_environment(
     source = "VecNormalize" if normalized else "the environment"
     mask, step = record.mask, record.step
     for leaf in observation_leaves(buffer.observations) if observations else ():
-        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all() and (bad := _first(leaf, np.array(mask))):
+        if not is_finite(leaf) and (bad := _first(leaf, np.array(mask))):
             t, n, value = bad
             raise EnvironmentFailure(_bad_observation(n, value, step[t][n], source))
-    if not np.isfinite(buffer.rewards).all() and (bad := _first(buffer.rewards, np.array(mask))):
+    if not is_finite(buffer.rewards) and (bad := _first(buffer.rewards, np.array(mask))):
         t, n, value = bad
         raise EnvironmentFailure(_bad_reward(n, value, step[t][n], source))
     if not observations:
@@ -83,7 +83,7 @@ def check_environment(
         t, n = index
         raise EnvironmentFailure(_bad_observation(n, math.nan, step[t][n] + 1, source, "terminal observation"))
     for leaf in map(np.asarray, observation_leaves(last_observations)):
-        if leaf.dtype.kind == "f" and not np.isfinite(leaf).all() and (bad := _first(leaf[None], mask[-1][None])):
+        if not is_finite(leaf) and (bad := _first(leaf[None], mask[-1][None])):
             _, n, value = bad
             raise EnvironmentFailure(_bad_observation(n, value, step[-1][n] + 1, source))
 
@@ -94,10 +94,10 @@ def check_policy(log_probs: Array, values: Array | None, next_values: Array | No
     Raises:
         DivergenceError: log π or V is not finite.
     """
-    if not np.isfinite(log_probs).all() and _first(log_probs, mask):
+    if not is_finite(log_probs) and _first(log_probs, mask):
         raise DivergenceError(f"training diverged: log π of the sampled actions is not finite; {REMEDY}")
     for array in (values, next_values):
-        if array is not None and not np.isfinite(array).all() and (bad := _first(array, mask)):
+        if array is not None and not is_finite(array) and (bad := _first(array, mask)):
             t, n, value = bad
             raise DivergenceError(
                 f"the critic diverged: V is {value} at step {step[t, n]} of an episode of environment {n}; lower "
@@ -145,11 +145,10 @@ def _first_row(x: Array) -> tuple[int, float]:
 
 
 def _not_finite_terminal(terminal_observations: Mapping[tuple[int, int], Any]) -> tuple[int, int] | None:
-    leaves = {index: [np.ravel(x) for x in observation_leaves(o)] for index, o in terminal_observations.items()}
-    floats = [x for xs in leaves.values() for x in xs if x.dtype.kind == "f"]
-    if not floats or np.isfinite(np.concatenate(floats)).all():
-        return None
-    return next(index for index, xs in leaves.items() if not all(np.isfinite(x).all() for x in xs))
+    for index, observation in terminal_observations.items():
+        if not all(is_finite(np.asarray(leaf)) for leaf in observation_leaves(observation)):
+            return index
+    return None
 
 
 def _bad_reward(n: int, value: float, step: int, source: str = "the environment") -> str:

@@ -40,14 +40,15 @@ def to_samples(
         weights: (M,) weights of the objective's aggregate; None for the plain mean.
         progress_remaining: the argument of schedules.
     """
-    device = policy.device
+    actions = policy_actions(policy, rollout.flat(rollout.actions))
+    device = actions.device  # SB3's `policy.device` searches the modules at every call
 
     def tensor(x: Array) -> torch.Tensor:
         return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=device)
 
     return Samples(
         observations=rollout.tensors(rollout.observations, observation_device(rollout.observations, device)),
-        actions=policy_actions(policy, rollout.flat(rollout.actions)),
+        actions=actions,
         advantages=tensor(advantages),
         returns=tensor(critic_targets),
         old_values=tensor(np.zeros(rollout.shape) if old_values is None else old_values),

@@ -59,8 +59,12 @@ def _read_only(array: Array) -> Array:
 
 def _frozen(x: Result) -> Result:
     """Return a read-only view of an array or a dict of arrays, and anything else unchanged."""
-    frozen: Result = map_observations(_read_only, x) if isinstance(x, (np.ndarray, dict)) else x
-    return frozen
+    frozen: Any = x
+    if isinstance(x, np.ndarray):
+        frozen = _read_only(x)
+    elif isinstance(x, dict):
+        frozen = map_observations(_read_only, x)
+    return frozen  # type: ignore[no-any-return]
 
 
 def frozen_property(method: Callable[[Any], Result]) -> cached_property[Result]:

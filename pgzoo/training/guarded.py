@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import warnings
@@ -42,23 +43,35 @@ class GuardedVecEnv(VecEnvWrapper):
 
     def reset(self) -> Any:
         """Reset all environments."""
-        with self._border("reset"):
+        try:
             observations = self.venv.reset()
             self.reset_infos = self.venv.reset_infos
+        except PgzooError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._owned(error, "reset") from error
         self._starts[:] = self._n_steps
         self._check_observations(observations, "reset")
         return observations
 
     def step_async(self, actions: Array) -> None:
         """Begin a step."""
-        with self._border("step"):
+        try:
             self.venv.step_async(actions)
+        except PgzooError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._owned(error, "step") from error
 
     def step_wait(self) -> tuple[Any, Any, Any, Any]:
         """Finish a step."""
         self._n_steps += 1
-        with self._border("step"):
+        try:
             observations, rewards, dones, infos = self.venv.step_wait()
+        except PgzooError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise self._owned(error, "step") from error
         if not _all_finite(rewards):
             n = int(np.flatnonzero(~np.isfinite(np.asarray(rewards, dtype=float)))[0])
             raise self._failure(n, f"returned the reward {np.asarray(rewards).flat[n]}")
@@ -93,16 +106,11 @@ class GuardedVecEnv(VecEnvWrapper):
             shapes = f"{np.shape(observation)}, not {self.observation_space.shape},"
             raise self._failure(n, f"ended an episode with an observation of shape {shapes}")
 
-    @contextmanager
-    def _border(self, when: str) -> Iterator[None]:
-        try:
-            yield
-        except PgzooError:
-            raise
-        except (Exception, SystemExit) as error:
-            if is_machine_fault(error):
-                raise MachineError(f"{self.name}: {describe(error)}") from error
-            raise self._failure(failing_environment(error), f"raised {describe(error)}", when) from error
+    def _owned(self, error: BaseException, when: str) -> PgzooError:
+        """Return the error of its owner: the machine or the environment."""
+        if is_machine_fault(error):
+            return MachineError(f"{self.name}: {describe(error)}")
+        return self._failure(failing_environment(error), f"raised {describe(error)}", when)
 
     def _failure(self, n: int | None, what: str, when: str = "step") -> EnvironmentFailure:
         name = self.name if n is None or self.num_envs == 1 else f"{self.name}, environment {n},"
@@ -117,7 +125,7 @@ def _all_finite(x: Any) -> bool:
     if x.dtype.kind != "f":
         return x.dtype.kind != "O" or bool(np.isfinite(x.astype(float)).all())
     flat = x.ravel()
-    return bool(np.isfinite(np.dot(flat, flat)) or np.isfinite(x).all())
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
 
 
 def _shortened(observation: Any) -> str:

@@ -5,7 +5,7 @@ Every exception has an owner, and is made at the border where the owner is known
     ConfigError           the user: a value, a name, a file or a combination of parts
     PluginError           a plugin: it is missing, broken, breaks the interface, or raises
     EnvironmentFailure    an environment: it raises, dies, or returns something that is not allowed
-    DivergenceError       training: V, the loss, a gradient or a parameter is no longer finite
+    DivergenceError       training: V, the loss, a gradient or a parameter is not finite
     MachineError          the machine: a full disk, a missing permission, too little memory
 
 Any other exception is a bug of pgzoo.

@@ -15,6 +15,7 @@ import torch
 from envs import AnySpaces, Clock
 from gymnasium import spaces
 from parts import ValueAndSuccessors
+from same import assert_same
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -414,21 +415,6 @@ def test_save_and_load(plugin: str, tmp_path: Path) -> None:
         one.learn(100, reset_num_timesteps=False)
     assert model.num_timesteps == loaded.num_timesteps
     assert_same(model.get_parameters(), loaded.get_parameters())
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def test_what_plugins_learned_survives(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import cloudpickle  # type: ignore[import-untyped]  # it has no annotations
 import numpy as np
 import pytest
 import torch
+from same import assert_same
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -375,20 +376,6 @@ def test_a_copy_learns_as_the_original_does(plugin: str, fast: Any, copied: Any)
             assert_same(model.get_parameters(), before)
     assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
     assert twin.parts == model.parts
-
-
-def assert_same(a: Any, b: Any) -> None:
-    if isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, torch.Tensor):
-        assert torch.equal(a, b)
-    elif isinstance(a, list):
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b
 
 
 def test_copies_in_the_middle_of_learning_and_before_it() -> None:

@@ -306,7 +306,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         It takes effect at the next step, minibatch or rollout, whichever reads it.
 
         Raises:
-            ConfigError: the value is wrong, does not go with the other settings, or cannot change any more.
+            ConfigError: the value is wrong, contradicts other settings, or is fixed once the model is built.
         """
         before = self.combination
         self._adopt(changed(before, name, value))

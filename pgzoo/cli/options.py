@@ -40,7 +40,7 @@ SEED = click.IntRange(min=0, max=2**32 - 1)
 SEED_OR_RANDOM = click.IntRange(min=-1, max=2**32 - 1)
 """A seed, or -1 for a random one, as in RL Zoo."""
 NUM_THREADS = click.IntRange(min=1, max=max(64, 4 * (os.cpu_count() or 1)))
-"""The number of threads. Torch crashes without a message if the machine cannot start as many as it is told.
+"""The number of threads. If the machine cannot start that many, torch crashes without a message.
 
 More than four threads per core never help. 64 are always allowed, so that a script for a larger machine also runs on a
 laptop.

@@ -158,7 +158,7 @@ class GymnasiumVecEnv(VecEnv):
         """Call a method of each environment and return the results.
 
         Raises:
-            AttributeError: there are no separate environments, or they do not have the method.
+            AttributeError: the environments are not separate objects, or lack the method.
         """
         env_indices = list(self._get_indices(indices))
         vector_env: Any = self.vector_env.unwrapped
@@ -171,7 +171,7 @@ class GymnasiumVecEnv(VecEnv):
         )
 
     def env_is_wrapped(self, wrapper_class: type[Any], indices: Any = None) -> list[bool]:
-        """Return which environments have the wrapper; False for each if there are no separate environments."""
+        """Return which environments have the wrapper. None has it if they are stepped as arrays."""
         env_indices = list(self._get_indices(indices))
         if wrapper_class is Monitor or not isinstance(self.vector_env.unwrapped, SyncVectorEnv):
             return [False] * len(env_indices)

@@ -15,7 +15,6 @@ from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
 from pgzoo.training.yaml_files import YamlError, parse_yaml_mapping, read_text
-from pgzoo.training.yaml_files import read_yaml_mapping as read_yaml_mapping
 
 
 @dataclass(frozen=True, kw_only=True)

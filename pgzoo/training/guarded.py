@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import warnings
@@ -18,6 +17,7 @@ from pgzoo._sb3 import failing_environment
 from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, describe, is_machine_fault
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array
+from pgzoo.sampling.finite import is_finite
 
 CLOSE_SECONDS = 5.0
 """How long an environment may take to close."""
@@ -72,7 +72,7 @@ class GuardedVecEnv(VecEnvWrapper):
             raise
         except (Exception, SystemExit) as error:
             raise self._owned(error, "step") from error
-        if not _all_finite(rewards):
+        if not is_finite(np.asarray(rewards)):
             n = int(np.flatnonzero(~np.isfinite(np.asarray(rewards, dtype=float)))[0])
             raise self._failure(n, f"returned the reward {np.asarray(rewards).flat[n]}")
         self._check_observations(observations, "step")
@@ -92,7 +92,7 @@ class GuardedVecEnv(VecEnvWrapper):
 
     def _check_observations(self, observations: Any, when: str) -> None:
         for leaf in observation_leaves(observations):
-            if not _all_finite(leaf):
+            if not is_finite(np.asarray(leaf)):
                 n = int(np.argwhere(~np.isfinite(leaf))[0][0])
                 raise self._failure(n, f"returned the observation {_shortened(leaf[n])}", when)
 
@@ -100,7 +100,7 @@ class GuardedVecEnv(VecEnvWrapper):
         observation = info.get("terminal_observation")
         if observation is None:
             return
-        if not all(_all_finite(x) for x in observation_leaves(observation)):
+        if not all(is_finite(np.asarray(x)) for x in observation_leaves(observation)):
             raise self._failure(n, f"ended an episode with the observation {_shortened(observation)}")
         if isinstance(self.observation_space, spaces.Box) and np.shape(observation) != self.observation_space.shape:
             shapes = f"{np.shape(observation)}, not {self.observation_space.shape},"
@@ -117,15 +117,6 @@ class GuardedVecEnv(VecEnvWrapper):
         steps = self._n_steps if n is None else self._n_steps - int(self._starts[n])
         place = f"at step {steps}" + (" of its episode" if n is not None else "") if when == "step" else "in reset()"
         return EnvironmentFailure(f"{name} {what} {place}")
-
-
-def _all_finite(x: Any) -> bool:
-    """Whether all numbers are finite. A dot product decides nearly always, at a third of the cost of `isfinite`."""
-    x = np.asarray(x)
-    if x.dtype.kind != "f":
-        return x.dtype.kind != "O" or bool(np.isfinite(x.astype(float)).all())
-    flat = x.ravel()
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
 
 
 def _shortened(observation: Any) -> str:

@@ -1,17 +1,14 @@
-"""Who is to blame for an error in a trial: the machine, a process that died, or the trial itself."""
+"""The cause of an error in a trial: the machine, a process that died, or the trial itself."""
 
 from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
 
+from pgzoo import errors
 from pgzoo.errors import MachineError, describe
 
-MACHINE_ERRNOS = frozenset(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EACCES", "EPERM")
-    if hasattr(errno, name)
-)
+MACHINE_ERRNOS = errors.MACHINE_ERRNOS | {errno.EACCES, errno.EPERM}
 """A full disk, a limit, a missing permission. Other numbers, such as ENOENT, are mostly mistakes of a program."""
 
 DEAD_PROCESS = (EOFError, BrokenPipeError, ConnectionResetError)

@@ -9,7 +9,8 @@ from typing import Any
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Search
-from pgzoo.training.config import parse_pairs, read_yaml_mapping
+from pgzoo.training.config import parse_pairs
+from pgzoo.training.yaml_files import read_yaml_mapping
 
 FORM = "low..high, low..high:log, or values separated by commas"
 SCALES = ("log", "linear")

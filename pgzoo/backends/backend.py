@@ -137,8 +137,12 @@ class Backend(ABC):
 
 def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
     """Convert actions (M, A) of a rollout buffer to the format of the policy's `evaluate_actions`, (M, …)."""
-    tensor = torch.as_tensor(actions.astype("float32", copy=False), device=policy.device)
-    return tensor.long().flatten() if isinstance(policy.action_space, spaces.Discrete) else tensor
+    if isinstance(policy.action_space, spaces.Discrete):
+        converted = actions.astype("int64").ravel()
+    else:
+        converted = actions.astype("float32", copy=False)
+    # SB3's `policy.device` searches all modules for the first parameter
+    return torch.as_tensor(converted, device=next(policy.parameters()).device)
 
 
 def to_device(x: Any, device: torch.device) -> Any:

@@ -14,7 +14,7 @@ the parameters of each group in one flat tensor, and runs the same kind of optim
     policy.optimizer.state[W₁]["exp_avg"], …                         views of it
 
 Code that reads the policy or its optimizer, such as saving, therefore sees current values. If a tensor is replaced, for
-example by loading, `is_stale` detects the new address or state, and the backend makes a new `FlatOptimizer`.
+example by loading, `addresses` or `is_stale` differ, and the backend makes a new `FlatOptimizer`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,24 +66,17 @@ class FlatOptimizer:
         self._shared_options = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
         self._join_states()
         self._parameters = [p for group in self.groups for p in group]
-        self._addresses, self._states = self._current_addresses(), self._current_states()
+        self._states = self._current_states()
 
     def is_stale(self, optimizer: torch.optim.Optimizer) -> bool:
-        """Whether a parameter, a gradient or the optimizer's state was replaced, for example by loading."""
-        return (
-            optimizer is not self.policy_optimizer
-            or self._current_addresses() != self._addresses
-            or not same_objects(self._current_states(), self._states)
-        )
-
-    def _current_addresses(self) -> list[int]:
-        tensors = [x for p in self._parameters for x in (p, p.grad)]
-        return [0 if x is None else x.data_ptr() for x in tensors]
+        """Whether the optimizer or its state was replaced, for example by loading."""
+        return optimizer is not self.policy_optimizer or not same_objects(self._current_states(), self._states)
 
     def _current_states(self) -> list[Any]:
         """Return the state of each parameter and its tensors."""
-        states = map(self.policy_optimizer.state.get, self._parameters)
-        return [x for state in states for x in (state, *(state or {}).values()) if not isinstance(x, int)]
+        states = list(map(self.policy_optimizer.state.get, self._parameters))
+        entries = chain.from_iterable(map(dict.values, filter(None, states)))
+        return [*states, *(x for x in entries if not isinstance(x, int))]
 
     def _join_states(self) -> None:
         """Join the states of each group's parameters, and replace them by views of the joint state."""
@@ -135,6 +129,15 @@ class FlatOptimizer:
         elif step is not None:
             for p in group:
                 self.policy_optimizer.state[p]["step"] = step
+
+
+def addresses(parameters: list[torch.nn.Parameter]) -> list[int]:
+    """Return the addresses of the parameters and of their gradients; 0 for a gradient that is absent."""
+    gradients = [p.grad for p in parameters]
+    return [*map(_data_ptr, parameters), *(0 if x is None else _data_ptr(x) for x in gradients)]
+
+
+_data_ptr = torch.Tensor.data_ptr
 
 
 def _views(flat: torch.Tensor, group: list[torch.nn.Parameter]) -> list[torch.Tensor]:

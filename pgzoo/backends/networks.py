@@ -37,19 +37,13 @@ class Network:
         self.parameters = [p for layer in layers for p in layer.parameters()]  # weight, bias, weight, …
         self.tanh = any(isinstance(layer, torch.nn.Tanh) for layer in body)
         self._largest = max(p.numel() for p in self.parameters)
-        self._addresses: list[int] = []
         self._buffers: dict[tuple[str, int], Array] = {}
 
     def sync_views(self) -> None:
         """View the weights, and the gradients if there are any, at their current addresses."""
-        gradients = [p.grad for p in self.parameters]
-        addresses = [x.data_ptr() for x in (*self.parameters, *gradients) if x is not None]
-        if addresses == self._addresses:
-            return
-        self._addresses = addresses
         arrays = [p.detach().numpy() for p in self.parameters]
         self._weights = [(weight.T, bias) for weight, bias in _pairs(arrays)]
-        self._gradients = _pairs([x.numpy() for x in gradients if x is not None])
+        self._gradients = _pairs([p.grad.numpy() for p in self.parameters if p.grad is not None])
 
     def __call__(self, x: Array, activations: list[Array] | None = None) -> Array:
         """Return y (B, …) for x (B, D). The input of every layer is appended to `activations`."""

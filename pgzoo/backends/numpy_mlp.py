@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, diverged, raise_if_not_finite
 from pgzoo.backends.distributions import VJP, make_head
-from pgzoo.backends.flat_optimizer import FlatOptimizer
+from pgzoo.backends.flat_optimizer import FlatOptimizer, addresses
 from pgzoo.backends.networks import Network
 from pgzoo.backends.threads import torch_on_one_thread
 from pgzoo.interface.batch import Batch, Samples
@@ -40,7 +40,10 @@ class NumpyMlpBackend(Backend):
         self.critic = Network(modules.mlp_extractor.value_net, modules.value_net)
         self.head = make_head(policy.action_space)
         self.log_std: torch.nn.Parameter | None = getattr(policy, "log_std", None)
+        self._parameters = list(policy.parameters())
+        self._addresses: list[int] = []
         self._flat: FlatOptimizer | None = None
+        self._flat_addresses: list[int] = []
         self._separate_critic = False
         self._log_std: Array | None = None
         self._log_std_gradient: Array | None = None
@@ -57,6 +60,10 @@ class NumpyMlpBackend(Backend):
 
     def begin_evaluation(self) -> None:
         """Update the views of the weights. The training mode has no effect on these networks."""
+        current = addresses(self._parameters)
+        if current == self._addresses:
+            return
+        self._addresses = current
         self.actor.sync_views()
         self.critic.sync_views()
         if self.log_std is not None:
@@ -116,7 +123,8 @@ class NumpyMlpBackend(Backend):
     def begin_update(self) -> None:
         """Update the views of the weights, and discard the flat optimizer if something that it joins was replaced."""
         self.begin_evaluation()
-        if self._flat is not None and self._flat.is_stale(self.policy.optimizer):
+        moved = self._addresses != self._flat_addresses
+        if self._flat is not None and (moved or self._flat.is_stale(self.policy.optimizer)):
             self._flat = None
 
     def update_threads(self) -> AbstractContextManager[None]:
@@ -209,6 +217,7 @@ class NumpyMlpBackend(Backend):
                 groups = [parameters]
         flat = FlatOptimizer(groups, self.policy.optimizer)
         self.begin_evaluation()
+        self._flat_addresses = self._addresses
         return flat
 
 

@@ -30,8 +30,12 @@ if TYPE_CHECKING:
     from pgzoo.interface.parts import Baseline as Baseline
     from pgzoo.interface.parts import Estimator as Estimator
     from pgzoo.interface.parts import Objective as Objective
+    from pgzoo.interface.parts import Part as Part
     from pgzoo.interface.parts import Recipe as Recipe
+    from pgzoo.interface.parts import Sampling as Sampling
+    from pgzoo.interface.parts import Scale as Scale
     from pgzoo.interface.parts import Spaces as Spaces
+    from pgzoo.interface.parts import Update as Update
     from pgzoo.interface.reference_policy import ReferencePolicy as ReferencePolicy
     from pgzoo.interface.rollout import Rollout as Rollout
     from pgzoo.interface.rollout import reverse_scan as reverse_scan
@@ -60,6 +64,10 @@ _HOME = {
     "Metrics": "interface.types",
     "Need": "interface.types",
     "Objective": "interface.parts",
+    "Part": "interface.parts",
+    "Sampling": "interface.parts",
+    "Scale": "interface.parts",
+    "Update": "interface.parts",
     "Recipe": "interface.parts",
     "Spaces": "interface.parts",
     "State": "interface.types",

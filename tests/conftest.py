@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from pgzoo import Recipe, Registry, hookimpl
+from pgzoo import Registry, hookimpl
 from pgzoo.registry.plugins import Source
 
 torch.set_num_threads(1)
@@ -22,8 +22,7 @@ def registry_with() -> Callable[..., Registry]:
     def make(*items: Any) -> Registry:
         registry = Registry.discover()
         for item in items:
-            hook = "pgzoo_recipes" if isinstance(item, Recipe) else f"pgzoo_{item.kind}s"
-            module = SimpleNamespace(**{hook: hookimpl(_returning(item))})
+            module = SimpleNamespace(pgzoo_plugins=hookimpl(_returning(item)))
             registry.register(module, Source(f"test_{item.name}", "tests", "file"))
         assert not registry.failures
         return registry

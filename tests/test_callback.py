@@ -189,7 +189,7 @@ class Drawing(Baseline):
 
 class FurtherBaselines:
     @hookimpl
-    def pgzoo_baselines(self) -> list[type[Baseline]]:
+    def pgzoo_plugins(self) -> list[type[Baseline]]:
         return [Raising, RaisingLater, Drawing]
 
 

@@ -12,14 +12,14 @@ from pgzoo_plugins.policy_gradient import PolicyGradientLoss
 from pgzoo_plugins.vtrace import VTrace
 
 from pgzoo import ConfigError, Need, Recipe, Registry
-from pgzoo.registry.combination import Combination, resolve
+from pgzoo.registry.combination import NAMED_KINDS, Combination, resolve
 
 REGISTRY = Registry.discover()
 MINE = Recipe("mine", "", {"name": "lambda_return", "gae_lambda": 0.7}, defaults={"gamma": 0.8})
 
 
 def names(combination: Combination) -> list[str]:
-    return [part.name for part in combination.parts.values()]
+    return [combination.parts[kind].name for kind in NAMED_KINDS]
 
 
 def test_limits_that_may_be_infinite() -> None:
@@ -141,7 +141,7 @@ GROUPS, CRITIC = {"group_size", "group_options"}, {"vf_coef", "n_critic_updates"
 def test_sampling_and_the_settings_without_effect(plugin: str, sampling: str, unused: set[str]) -> None:
     """The tuner does not search them. Finds one that matters and is left out, or the reverse."""
     combination = resolve(REGISTRY, plugin)
-    assert combination.sampling == sampling
+    assert combination.sampling.name == sampling
     assert set(combination.unused) == unused
 
 

@@ -20,10 +20,10 @@ from pgzoo.lab.conformance import checks
 from pgzoo.lab.conformance.kit import assert_conforms, check
 from pgzoo.lab.conformance.probe import Finding
 from pgzoo.lab.measure.bias import entries, hotelling, label, measure, variants
-from pgzoo.registry.plugins import PART_TYPES
+from pgzoo.registry.combination import NAMED_KINDS
 
 REGISTRY = Registry.discover()
-BUILT_IN = [REGISTRY.part(kind, name) for kind in PART_TYPES for name in REGISTRY.names(kind)]
+BUILT_IN = [REGISTRY.part(kind, name) for kind in NAMED_KINDS for name in REGISTRY.names(kind)]
 ADVANTAGE_PARTS = [cls for cls in BUILT_IN if cls.kind != "objective"]
 
 
@@ -196,7 +196,7 @@ def test_a_fault_ends_with_status_1(tmp_path: Path) -> None:
         "    def __call__(self, rollout, returns, state=None):\n"
         "        return rollout.mean(returns), 1.0\n\n\n"
         "@hookimpl\n"
-        "def pgzoo_baselines():\n"
+        "def pgzoo_plugins():\n"
         "    return [Own]\n"
     )
     options = ["--plugin-file", str(file), "--episodes", "1600", "--mdps", "noise", "--json"]

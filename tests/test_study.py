@@ -158,7 +158,7 @@ class Broken(Baseline):
         raise ZeroDivisionError("the author's mistake")
 
 @hookimpl
-def pgzoo_baselines():
+def pgzoo_plugins():
     return [Broken]
 '''
 

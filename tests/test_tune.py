@@ -282,7 +282,7 @@ class Shrunk(Baseline):
         return self.shrink * float(np.mean(returns[rollout.mask])), 1.0
 
 @hookimpl
-def pgzoo_baselines():
+def pgzoo_plugins():
     return [Shrunk]
 '''
 

@@ -181,7 +181,7 @@ class Bad(Baseline):
         {code}
 
 @hookimpl
-def pgzoo_baselines():
+def pgzoo_plugins():
     return [Bad]
 '''
 

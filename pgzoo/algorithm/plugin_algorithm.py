@@ -36,7 +36,7 @@ from pgzoo.backends.backend import Backend
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
 from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
-from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Spaces
+from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Sampling, Scale, Spaces, Update
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
@@ -72,7 +72,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         registry: where the plugins come from; not saved.
         plugin: what the user chose, a recipe or `estimator+baseline[+objective]`.
         combination: the parts and settings, checked; not saved.
-        estimator, baseline, objective: the parts of the combination; not saved.
+        estimator, baseline, objective, scale, update, sampling: the parts of the combination; not saved.
         has_critic: whether V is trained; not saved.
         parts: name, distribution and fields of each part by kind, in plain data.
         part_states: what the parts learned.
@@ -90,6 +90,9 @@ class PluginAlgorithm(SamplingAlgorithm):
     estimator: Estimator
     baseline: Baseline
     objective: Objective
+    scale: Scale
+    update: Update
+    sampling: Sampling
     has_critic: bool
     parts: dict[Kind, dict[str, Any]]
     part_states: PartStates
@@ -126,9 +129,11 @@ class PluginAlgorithm(SamplingAlgorithm):
         estimator: PartSpec | Estimator | None = None,
         baseline: PartSpec | Baseline | None = None,
         objective: PartSpec | Objective | None = None,
+        scale: PartSpec | Scale | None = None,
+        update: PartSpec | Update | None = None,
+        sampling: PartSpec | Sampling | None = None,
         plugin_kwargs: Mapping[str, Any] | None = None,
         registry: Registry | None = None,
-        sampling: str = UNSET,
         n_steps: int = UNSET,
         n_episodes: int | None = UNSET,
         group_size: int = UNSET,
@@ -177,6 +182,9 @@ class PluginAlgorithm(SamplingAlgorithm):
             estimator=estimator,
             baseline=baseline,
             objective=objective,
+            scale=scale,
+            update=update,
+            sampling=sampling,
             overrides=merged(arguments, plugin_kwargs),
         )
         config = combination.algorithm
@@ -278,11 +286,8 @@ class PluginAlgorithm(SamplingAlgorithm):
         """Adopt a combination, and describe it by plain attributes, which are saved."""
         self.combination = combination
         self.plugin = combination.plugin
-        self.estimator, self.baseline, self.objective = (
-            combination.estimator,
-            combination.baseline,
-            combination.objective,
-        )
+        for kind, part in combination.parts.items():
+            setattr(self, kind, part)
         self._current_parts.update(combination.parts)
         self.has_critic = Need.VALUES in combination.needs
         attributes = {**plain_fields(combination.algorithm), **part_attributes(combination)}
@@ -329,7 +334,11 @@ class PluginAlgorithm(SamplingAlgorithm):
     def _setup_model(self) -> None:
         self._group_seeds = GroupSeeds(self.group_seed, self.groups_drawn)
         self.sampling_mode, self._next_sampling_mode = self._make_sampling_mode(), None
-        if self.combination.sampling == "groups" and self.group_size == 1 and Need.GROUPS in self.combination.needs:
+        if (
+            self.combination.sampling.name == "groups"
+            and self.group_size == 1
+            and Need.GROUPS in self.combination.needs
+        ):
             warnings.warn(f"with group_size=1, {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
         with converted("cannot build the policy"):

@@ -20,7 +20,8 @@ from pgzoo.algorithm.settings import PART_KEYWORDS
 from pgzoo.errors import ConfigError, PluginError, unknown
 from pgzoo.files import atomic_write
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.registry.combination import Combination, resolve
+from pgzoo.registry.combination import AUTO, NAMED_KINDS, Combination, resolve
+from pgzoo.registry.plugins import PART_TYPES
 from pgzoo.registry.settings import AlgorithmConfig
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
@@ -29,7 +30,7 @@ SB3_LOAD_ARGUMENTS = ("custom_objects", "print_system_info", "force_reset", "pol
 """Arguments of SB3's `load`. The others are attributes, which SB3 sets without a check."""
 
 NOT_SAVED = (
-    "registry", "combination", "estimator", "baseline", "objective", "has_critic", "part_states", "rollout", "returns",
+    "registry", "combination", *PART_TYPES, "has_critic", "part_states", "rollout", "returns",
     "sampling_mode", "_next_sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
     "_current_parts",
 )  # fmt: skip
@@ -135,7 +136,7 @@ class SavableAlgorithm(PluginAlgorithm):
             PluginError: the model uses a plugin that is not installed. The message names its distribution.
             ConfigError: the file was saved by another algorithm, or a keyword is unknown or has a wrong value.
         """
-        for name in ("plugin", "estimator", "baseline", "objective", "policy"):
+        for name in ("plugin", *PART_TYPES, "policy"):
             if name in kwargs:
                 raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
         for_sb3 = {name: kwargs.pop(name) for name in SB3_LOAD_ARGUMENTS if name in kwargs}
@@ -181,13 +182,15 @@ class SavableAlgorithm(PluginAlgorithm):
                 "or begin a run with it: pgzoo train -i path"
             )
         parts: dict[str, Any] = {}
+        if "sampling" not in self.parts:  # a model that was saved when the sampling was a setting
+            parts["sampling"] = self.__dict__.pop("sampling", AUTO)
         for kind, part in self.parts.items():
             if part["name"] not in self.registry.names(kind):
                 raise PluginError(
                     f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
                 )
             parts[kind] = {"name": part["name"], **part["fields"]}
-        names = "+".join(part["name"] for part in self.parts.values())
+        names = "+".join(self.parts[kind]["name"] for kind in NAMED_KINDS)
         settings = {
             f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig) if name not in changes
         }

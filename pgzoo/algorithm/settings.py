@@ -14,7 +14,7 @@ from pgzoo.registry.settings import AlgorithmConfig
 PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
 """Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo."""
 
-SAMPLING = frozenset({"sampling", "n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
+SAMPLING = frozenset({"n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
 """Settings that the sampling mode reads. A change takes effect at the next rollout."""
 
 BUILT_IN = {

@@ -28,9 +28,10 @@ def command() -> None:
 @command.command("list")
 @options.plugin_files
 def list_(plugin_files: tuple[Path, ...]) -> None:
-    """List all recipes, estimators, baselines and objectives, with the distribution or file of each."""
+    """List all recipes and parts, with the distribution or file of each."""
     from rich.console import Console
 
+    from pgzoo.registry.combination import NAMED_KINDS
     from pgzoo.registry.plugins import PART_TYPES
 
     registry = options.find_registry(plugin_files)
@@ -38,7 +39,7 @@ def list_(plugin_files: tuple[Path, ...]) -> None:
     recipes = _table("recipes", "name", "estimator+baseline+objective", "from")
     for name in registry.recipes():
         recipe = registry.recipe(name)
-        parts = [_part_name(getattr(recipe, kind)) for kind in PART_TYPES]
+        parts = [_part_name(getattr(recipe, kind)) for kind in NAMED_KINDS]
         recipes.add_row(name, "+".join(parts), str(registry.source("recipe", name)))
     console.print(recipes)
     for kind in PART_TYPES:
@@ -129,17 +130,16 @@ def check(ctx: click.Context, /, **params: Any) -> None:
 def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
     """Return the parts with these names and the parts of the recipes with these names, each once."""
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry.combination import resolve
-    from pgzoo.registry.plugins import PART_TYPES
+    from pgzoo.registry.combination import NAMED_KINDS, resolve
 
-    entries = [(name, registry.part(kind, name)) for kind in PART_TYPES for name in registry.names(kind)]
+    entries = [(name, registry.part(kind, name)) for kind in NAMED_KINDS for name in registry.names(kind)]
     if names == ("all",):
         return [part for _, part in entries]
     parts: list[type[Part]] = []
     for name in names:
         named = [part for part_name, part in entries if part_name == name]
         if name in registry.recipes():
-            named += [type(part) for part in resolve(registry, name).parts.values()]
+            named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in NAMED_KINDS]
         if not named:
             raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in entries)]))
         parts += named
@@ -176,7 +176,6 @@ def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     for kind, part in combination.parts.items():
         console.print(f"{kind}: {part.name} – {_headline(part)}")
         _add_params(table, type(part), part, f"{kind}.")
-    console.print(f"sampling: {combination.sampling}")
     _add_params(table, AlgorithmConfig, combination.algorithm, "", without=combination.unused)
     console.print(table)
 

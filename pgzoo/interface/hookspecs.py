@@ -1,15 +1,14 @@
-"""The hooks by which a plugin module registers its parts and recipes. Mark an implementation with `@pgzoo.hookimpl`.
+"""The hook by which a module registers its plugins. Mark an implementation with `@pgzoo.hookimpl`.
 
-A package names its module in the entry-point group `pgzoo`:
+A distribution names its module in the entry-point group `pgzoo`:
 
     [project.entry-points.pgzoo]
-    my_baseline = "my_package.my_baseline"
+    my_plugins = "my_package"
 
-A file that is passed with `--plugin-file` needs no entry point. A module may implement any of the hooks. They take no
-arguments, and each is called once when a registry loads the module.
+A file that is passed with `--plugin-file` needs no entry point.
 
-If a hook raises, or returns something that breaks the interface, nothing from it is registered and `Registry.failures`
-holds the error. A name that is already taken raises PluginError.
+If the hook raises, or returns something that breaks the interface, nothing from it is registered and
+`Registry.failures` holds the error. A name that is already taken raises PluginError.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from collections.abc import Iterable
 
 import pluggy
 
-from pgzoo.interface.parts import Baseline, Estimator, Objective, Recipe
+from pgzoo.interface.parts import Part, Recipe
 
 PROJECT = "pgzoo"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -26,42 +25,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
-    """Register estimators. Called first, after the module is imported.
-
-    Returns:
-        The estimator classes (not instances) of this module. Their `name` must be unique among estimators.
-    """
-    return ()
-
-
-@hookspec
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Register baselines. Called after `pgzoo_estimators`.
-
-    Returns:
-        The baseline classes (not instances) of this module. Their `name` must be unique among baselines.
-    """
-    return ()
-
-
-@hookspec
-def pgzoo_objectives() -> Iterable[type[Objective]]:
-    """Register objectives. Called after `pgzoo_baselines`.
-
-    Returns:
-        The objective classes (not instances) of this module. Their `name` must be unique among objectives.
-    """
-    return ()
-
-
-@hookspec
-def pgzoo_recipes() -> Iterable[Recipe]:
-    """Register recipes. Called after `pgzoo_objectives`.
+def pgzoo_plugins() -> Iterable[type[Part] | Recipe]:
+    """Register parts and recipes. Called once, after the module is imported.
 
     The parts of a recipe are looked up when the recipe is used. They may come from other plugins.
 
     Returns:
-        The recipes of this module. Their `name` must be unique among recipes.
+        Classes of parts (not instances) and recipes. Their `name` must be unique among those of their kind.
     """
     return ()

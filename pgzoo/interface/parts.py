@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pgzoo.interface.batch import Batch
     from pgzoo.interface.rollout import Rollout
 
-PLUGIN_API = "1.0"
+PLUGIN_API = "2.0"
 """The version of this interface, major.minor. A plugin for another major version is refused by name."""
 
 
@@ -51,17 +51,17 @@ class Spaces:
 
 
 class Part(ABC):
-    """The base class of estimators, baselines and objectives.
+    """The base class of samplings, estimators, baselines, scales, objectives and updates.
 
     Attributes:
-        kind: "estimator", "baseline" or "objective".
+        kind: "sampling", "estimator", "baseline", "scale", "objective" or "update".
         name: the name by which users choose the part.
         plugin_api: the `pgzoo.PLUGIN_API` for which the part was written.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
-    plugin_api: ClassVar[str] = "1.0"
+    plugin_api: ClassVar[str] = PLUGIN_API
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -102,7 +102,7 @@ class Part(ABC):
 
 
 class AdvantagePart(Part):
-    """The base class of estimators and baselines, the parts that make up Ψ_t and can bias the gradient.
+    """The base class of estimators, baselines and scales, which make up Ψ_t and can bias the gradient.
 
     Attributes:
         unbiased: whether this part keeps the expectation of the gradient equal to the true gradient. The claim is
@@ -172,6 +172,12 @@ class Baseline(AdvantagePart):
         """
 
 
+class Scale(AdvantagePart):
+    """Answers: by what is R̂_t − b_t divided, c_t?"""
+
+    kind = "scale"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Objective(Part):
     """Answers: what loss do the advantages make, and how far may one update go?
@@ -210,6 +216,23 @@ class Objective(Part):
         return F.mse_loss(batch.returns, batch.values)
 
 
+class Update(Part):
+    """Answers: how do the parameters move?"""
+
+    kind = "update"
+
+
+class Sampling(Part):
+    """Answers: which steps or episodes make up a rollout?
+
+    Attributes:
+        provides: the needs that this sampling meets.
+    """
+
+    kind = "sampling"
+    provides: ClassVar[frozenset[Need]] = frozenset()
+
+
 PartSpec: TypeAlias = "str | Mapping[str, Any]"
 """A part by name, or by name and fields: `{"name": "lambda_return", "gae_lambda": 0.9}`."""
 
@@ -224,6 +247,9 @@ class Recipe:
         estimator: a name, or a mapping of `name` and fields.
         baseline: as estimator.
         objective: as estimator.
+        scale: as estimator.
+        update: as estimator.
+        sampling: as estimator; "auto": steps, episodes or groups, whichever the other parts need.
         defaults: arguments of `PolicyGradient` that differ from its own defaults.
         plugin_api: the `pgzoo.PLUGIN_API` for which the recipe was written.
     """
@@ -233,5 +259,8 @@ class Recipe:
     estimator: PartSpec
     baseline: PartSpec = "none"
     objective: PartSpec = "policy_gradient"
+    scale: PartSpec = "none"
+    update: PartSpec = "gradient_descent"
+    sampling: PartSpec = "auto"
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    plugin_api: str = "1.0"
+    plugin_api: str = PLUGIN_API

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
-from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe
+from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
 from pgzoo.registry.settings import AlgorithmConfig
@@ -19,20 +20,28 @@ DEFAULT_EPISODES = 8
 """The minimum number of episodes per update if `n_episodes` is None."""
 DEFAULT_GROUPS = 4
 """The number of groups per update if `n_episodes` is None."""
+NAMED_KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective")
+"""The kinds of the parts in `estimator+baseline+objective`."""
+AUTO = "auto"
+"""The sampling that is chosen by what the other parts need: the first of AUTO_SAMPLINGS that provides it."""
+AUTO_SAMPLINGS = ("steps", "episodes", "groups")
 ALGORITHM = "algorithm"
 """The owner of the algorithm's hyperparameters: `algorithm.gamma` is γ even if a part has a field `gamma`."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """Three parts and the algorithm's settings. They are checked once, when the object is created.
+    """One part of each kind, and the algorithm's settings. They are checked once, when the object is created.
 
     Attributes:
         plugin: what the user chose, a recipe or `estimator+baseline[+objective]`.
         estimator: gives R̂.
-        baseline: gives b and c.
+        baseline: gives b.
         objective: gives the loss.
-        algorithm: how to sample, optimise and log.
+        scale: gives c.
+        update: moves the parameters.
+        sampling: says which steps make up a rollout.
+        algorithm: how to discount, optimise and log.
 
     Raises:
         ConfigError: the parts contradict each other or the settings.
@@ -42,6 +51,9 @@ class Combination:
     estimator: Estimator
     baseline: Baseline
     objective: Objective
+    scale: Scale
+    update: Update
+    sampling: Sampling
     algorithm: AlgorithmConfig
 
     def __post_init__(self) -> None:
@@ -51,27 +63,18 @@ class Combination:
 
     @property
     def parts(self) -> dict[Kind, Part]:
-        """The three parts by kind."""
-        return {"estimator": self.estimator, "baseline": self.baseline, "objective": self.objective}
+        """The parts by kind."""
+        return {kind: getattr(self, kind) for kind in PART_TYPES}
 
     @property
     def needs(self) -> frozenset[Need]:
         """What the parts need. An estimator that is recomputed needs next observations to evaluate the current V."""
-        needs = self.estimator.needs | self.baseline.needs | self.objective.needs
+        needs = frozenset(chain.from_iterable(part.needs for part in self.parts.values()))
         return needs | {Need.NEXT_OBSERVATIONS} if self.estimator.recompute == "epoch" else needs
 
     def part_that_needs(self, need: Need) -> Part | None:
         """Return the first part that declares a need, or None."""
         return next((part for part in self.parts.values() if need in part.needs), None)
-
-    @property
-    def sampling(self) -> str:
-        """`steps`, `episodes` or `groups`: the setting, or what the parts need if it is `auto`."""
-        if self.algorithm.sampling != "auto":
-            return self.algorithm.sampling
-        if Need.GROUPS in self.needs:
-            return "groups"
-        return "episodes" if Need.COMPLETE_EPISODES in self.needs else "steps"
 
     @property
     def allows_epochs(self) -> bool:
@@ -81,8 +84,8 @@ class Combination:
     @property
     def unused(self) -> frozenset[str]:
         """The algorithm's settings that have no effect on this combination."""
-        unused = {"n_episodes"} if self.sampling == "steps" else {"n_steps"}
-        if self.sampling != "groups":
+        unused = {"n_episodes"} if self.sampling.name == "steps" else {"n_steps"}
+        if self.sampling.name != "groups":
             unused |= {"group_size", "group_options"}
         if not self.allows_epochs:
             unused |= {"n_epochs"}
@@ -98,7 +101,7 @@ class Combination:
         Raises:
             ConfigError: the setting `n_episodes` is not such a multiple.
         """
-        if self.sampling == "groups":
+        if self.sampling.name == "groups":
             name, unit, reason = "group_size", self.algorithm.group_size, "every group must be complete"
             default = DEFAULT_GROUPS * unit
         else:
@@ -123,6 +126,9 @@ def resolve(
     estimator: PartSpec | Estimator | None = None,
     baseline: PartSpec | Baseline | None = None,
     objective: PartSpec | Objective | None = None,
+    scale: PartSpec | Scale | None = None,
+    update: PartSpec | Update | None = None,
+    sampling: PartSpec | Sampling | None = None,
     overrides: Mapping[str, Any] | None = None,
 ) -> Combination:
     """Return the combination of a recipe, with some of its parts and values replaced.
@@ -134,7 +140,11 @@ def resolve(
             name changes fields of the recipe's estimator.
         baseline: as estimator.
         objective: as estimator.
-        overrides: values by field, of a part or of `AlgorithmConfig`: `gae_lambda` or `estimator.gae_lambda`.
+        scale: as estimator.
+        update: as estimator.
+        sampling: as estimator; "auto": steps, episodes or groups, whichever the other parts need.
+        overrides: values by field, of a part or of `AlgorithmConfig`: `gae_lambda` or `estimator.gae_lambda`. A kind of
+            part is replaced as by the argument of that name.
 
     Raises:
         PluginError: an unknown recipe or part.
@@ -144,16 +154,26 @@ def resolve(
         raise ConfigError(f"registry must be a Registry, such as Registry.discover(), not {shown(registry)}")
     if not isinstance(overrides, (Mapping, type(None))):
         raise ConfigError(f"hyperparameters must be a mapping from names to values, not {shown(overrides)}")
-    replacements: dict[Kind, Any] = {"estimator": estimator, "baseline": baseline, "objective": objective}
+    replacements: dict[Kind, Any] = {
+        "estimator": estimator,
+        "baseline": baseline,
+        "objective": objective,
+        "scale": scale,
+        "update": update,
+        "sampling": sampling,
+    }
     if isinstance(plugin, Combination):
         if overrides or any(replacements.values()):
             raise ConfigError("a Combination already has its parts and hyperparameters; pass them to resolve() instead")
         return plugin
-    recipe = _recipe(registry, plugin)
-    owners = {ALGORITHM: _Owner(AlgorithmConfig, dict(recipe.defaults))}
+    overrides = dict(overrides or {})
     for kind in PART_TYPES:
-        owners[kind] = _choose_part(registry, kind, getattr(recipe, kind), replacements[kind])
-    _assign(owners, overrides or {})
+        if kind in overrides:
+            if replacements[kind] is not None:
+                raise ConfigError(f"{kind} is given twice, as an argument and as a hyperparameter")
+            replacements[kind] = overrides.pop(kind)
+    owners = _choose_parts(registry, _recipe(registry, plugin), replacements, overrides)
+    _assign(owners, overrides)
     return Combination(plugin, **{name: owner.build(name) for name, owner in owners.items()})
 
 
@@ -184,16 +204,31 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
     if "+" not in plugin:
         return registry.recipe(plugin)
     names = plugin.split("+")
-    if len(names) > len(PART_TYPES):
+    if len(names) > len(NAMED_KINDS):
         raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
-    parts: dict[str, Any] = dict(zip(PART_TYPES, names, strict=False))
+    parts: dict[str, Any] = dict(zip(NAMED_KINDS, names, strict=False))
     return Recipe(plugin, "", **parts)
 
 
-def _choose_part(registry: Registry, kind: Kind, default: PartSpec, replacement: PartSpec | Part | None) -> _Owner:
-    """Return the replacement if there is one, else the recipe's part."""
+def _choose_parts(
+    registry: Registry, recipe: Recipe, replacements: Mapping[Kind, Any], overrides: Mapping[str, Any]
+) -> dict[str, _Owner]:
+    """Return the class and the fields of each part, and the recipe's defaults of the algorithm's settings."""
+    owners = {ALGORITHM: _Owner(AlgorithmConfig, dict(recipe.defaults))}
+    for kind in PART_TYPES:
+        name, values, cls = _choose_part(kind, getattr(recipe, kind), replacements[kind])
+        if kind == "sampling" and name == AUTO:
+            name = _needed_sampling(registry, owners, overrides)
+        owners[kind] = _Owner(cls or registry.part(kind, name), values)
+    return owners
+
+
+def _choose_part(
+    kind: Kind, default: PartSpec, replacement: PartSpec | Part | None
+) -> tuple[str, dict[str, Any], type[Part] | None]:
+    """Return the name, the fields and, if it is an instance, the class of the replacement, or of the recipe's part."""
     if isinstance(replacement, PART_TYPES[kind]):
-        return _Owner(type(replacement), plain_fields(replacement))
+        return replacement.name, plain_fields(replacement), type(replacement)
     name, values = _name_and_fields(kind, default)
     if replacement is not None:
         if not isinstance(replacement, (str, Mapping)):
@@ -203,7 +238,25 @@ def _choose_part(registry: Registry, kind: Kind, default: PartSpec, replacement:
             values = {**values, **new_values}
         else:
             name, values = new_name, new_values
-    return _Owner(registry.part(kind, name), values)
+    return name, values, None
+
+
+def _needed_sampling(registry: Registry, owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> str:
+    """Return the name of the first of AUTO_SAMPLINGS that provides what the other parts need."""
+    needs: set[Need] = set()
+    for kind, owner in owners.items():
+        if kind != ALGORITHM:
+            values = {name: value for key, value in overrides.items() if (name := _field_of(key, kind)) in owner.params}
+            needs |= _Owner(owner.cls, {**owner.values, **values}).build(kind).needs
+    provided = {name: registry.part("sampling", name).provides for name in AUTO_SAMPLINGS}  # type: ignore[attr-defined]
+    needs &= frozenset().union(*provided.values())
+    return next(name for name, provides in provided.items() if needs <= provides)
+
+
+def _field_of(key: str, kind: str) -> str:
+    """Return the field of this kind of part that an override may mean; empty if it has another owner."""
+    owner, _, field = str(key).rpartition(".")
+    return field if owner in ("", kind) else ""
 
 
 def _name_and_fields(kind: Kind, spec: PartSpec) -> tuple[str, dict[str, Any]]:
@@ -252,18 +305,18 @@ def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
 
 
 def _check_sampling(combination: Combination) -> None:
-    requested, sampling = combination.algorithm.sampling, combination.sampling
-    if requested not in ("auto", "groups") and (part := combination.part_that_needs(Need.GROUPS)):
+    sampling, provides = combination.sampling.name, combination.sampling.provides
+    if Need.GROUPS not in provides and (part := combination.part_that_needs(Need.GROUPS)):
         raise ConfigError(
             f"{part.kind} {part.name!r} compares episodes from the same initial state, which "
-            f"sampling={requested!r} does not provide; use sampling='groups' or 'auto'"
+            f"sampling={sampling!r} does not provide; use sampling='groups' or 'auto'"
         )
-    if requested == "steps" and (part := combination.part_that_needs(Need.COMPLETE_EPISODES)):
+    if Need.COMPLETE_EPISODES not in provides and (part := combination.part_that_needs(Need.COMPLETE_EPISODES)):
         raise ConfigError(
-            f"{part.kind} {part.name!r} needs complete episodes, which sampling='steps' cuts; "
+            f"{part.kind} {part.name!r} needs complete episodes, which sampling={sampling!r} cuts; "
             "use sampling='episodes' or 'auto'"
         )
-    if sampling == "groups":
+    if Need.GROUPS in provides:
         return
     if combination.algorithm.group_options is not None:
         raise ConfigError(

@@ -19,7 +19,17 @@ import pluggy
 from pgzoo.errors import ConfigError, PluginError, unknown
 from pgzoo.interface import hookspecs
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.interface.parts import PLUGIN_API, Baseline, Estimator, Objective, Part, Recipe
+from pgzoo.interface.parts import (
+    PLUGIN_API,
+    Baseline,
+    Estimator,
+    Objective,
+    Part,
+    Recipe,
+    Sampling,
+    Scale,
+    Update,
+)
 
 ENTRY_POINT_GROUP: Final = "pgzoo"
 NOT_HYPERPARAMETERS: Final = frozenset(
@@ -27,13 +37,16 @@ NOT_HYPERPARAMETERS: Final = frozenset(
 )
 """Attributes of a part that must be written without a type annotation, which would make them fields."""
 
-Kind: TypeAlias = Literal["estimator", "baseline", "objective"]
+Kind: TypeAlias = Literal["estimator", "baseline", "objective", "scale", "update", "sampling"]
 PART_TYPES: Final[Mapping[Kind, type[Part]]] = {
     "estimator": Estimator,
     "baseline": Baseline,
     "objective": Objective,
+    "scale": Scale,
+    "update": Update,
+    "sampling": Sampling,
 }
-"""The base class of each kind of part, in the order of `estimator+baseline+objective`."""
+"""The base class of each kind of part. The first three are written `estimator+baseline+objective`."""
 
 
 @dataclass(frozen=True)
@@ -160,15 +173,9 @@ class Registry:
             self._manager.unregister(name=source.entry)
             self._fail(source, error)
             return
-        for hook in (
-            self._manager.hook.pgzoo_estimators,
-            self._manager.hook.pgzoo_baselines,
-            self._manager.hook.pgzoo_objectives,
-            self._manager.hook.pgzoo_recipes,
-        ):
-            for implementation in hook.get_hookimpls():
-                if implementation.plugin_name == source.entry:
-                    self._call(implementation.function, source)
+        for implementation in self._manager.hook.pgzoo_plugins.get_hookimpls():
+            if implementation.plugin_name == source.entry:
+                self._call(implementation.function, source)
 
     def part(self, kind: Kind, name: str) -> type[Part]:
         """Return the class of a part.
@@ -296,7 +303,8 @@ def _check(item: Any) -> None:
 
 def _check_part(cls: Any) -> None:
     if not (isinstance(cls, type) and issubclass(cls, tuple(PART_TYPES.values()))):
-        raise PluginError(f"{cls!r} is not an Estimator, Baseline, Objective or Recipe")
+        kinds = ", ".join(base.__name__ for base in PART_TYPES.values())
+        raise PluginError(f"{cls!r} is none of {kinds} and Recipe")
     if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # typeshed
         raise PluginError(f"{cls.__name__} must be decorated with @dataclass(frozen=True)")
     if not isinstance(getattr(cls, "name", None), str):

@@ -140,7 +140,7 @@ class $cls(Baseline):
 
 
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
+def pgzoo_plugins() -> Iterable[type[Baseline]]:
     """Register the baseline."""
     return [$cls]
 '''
@@ -183,7 +183,7 @@ class $cls(Estimator):
 
 
 @hookimpl
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
+def pgzoo_plugins() -> Iterable[type[Estimator]]:
     """Register the estimator."""
     return [$cls]
 '''
@@ -219,7 +219,7 @@ class $cls(Objective):
 
 
 @hookimpl
-def pgzoo_objectives() -> Iterable[type[Objective]]:
+def pgzoo_plugins() -> Iterable[type[Objective]]:
     """Register the objective."""
     return [$cls]
 '''

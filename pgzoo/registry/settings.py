@@ -15,9 +15,6 @@ from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 class AlgorithmConfig:
     """How to sample, optimise and log. The defaults of a recipe replace those of this class."""
 
-    sampling: Annotated[
-        Literal["auto", "steps", "episodes", "groups"], "what a rollout consists of; auto: what the parts need"
-    ] = "auto"
     n_steps: Annotated[
         int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
     ] = 128

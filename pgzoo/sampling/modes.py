@@ -316,10 +316,10 @@ def make_sampling_mode(
         ConfigError: n_episodes is not a multiple of n_envs, or of group_size.
     """
     config = combination.algorithm
-    if combination.sampling == "steps":
+    if combination.sampling.name == "steps":
         return Steps(n_steps)
     n_episodes = combination.n_episodes(n_envs)
-    if combination.sampling == "episodes":
+    if combination.sampling.name == "episodes":
         return Episodes(n_episodes, config.episode_bound)
     return Groups(
         n_episodes // config.group_size,

@@ -97,9 +97,9 @@ def _why_unused(name: str, plugin: str, combination: Combination) -> str:
     if "n_epochs" in name:
         return f"objective {combination.objective.name!r} takes one pass over a rollout"
     instead = {"steps": "n_steps", "episodes": "n_episodes", "groups": "n_episodes and group_size"}[
-        combination.sampling
+        combination.sampling.name
     ]
-    return f"{plugin!r} samples {combination.sampling}, set by {instead}"
+    return f"{plugin!r} samples {combination.sampling.name}, set by {instead}"
 
 
 def _overridden(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
-from pgzoo.registry.combination import ALGORITHM, Combination
-from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
+from pgzoo.registry.plugins import Registry
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.training.config import ExperimentConfig, load_config
 
@@ -190,7 +190,7 @@ def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search 
     if name != "n_episodes":
         return search
     size = base.run.n_envs
-    if base.combination.sampling == "groups":
+    if base.combination.sampling.name == "groups":
         sizes = declared(AlgorithmConfig)["group_size"].search
         assert sizes is not None
         size = max(sizes.choices)
@@ -225,10 +225,10 @@ def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) 
     """
     kinds = tuple(kinds)
     for kind in kinds:
-        if kind not in PART_TYPES:
-            raise ConfigError(unknown("kind of part", kind, PART_TYPES))
+        if kind not in NAMED_KINDS:
+            raise ConfigError(unknown("kind of part", kind, NAMED_KINDS))
     base_parts = load_config(registry, base, env).combination.parts
-    names = [registry.names(kind) if kind in kinds else [base_parts[kind].name] for kind in PART_TYPES]
+    names = [registry.names(kind) if kind in kinds else [base_parts[kind].name] for kind in NAMED_KINDS]
     valid = []
     for parts in itertools.product(*names):
         combination = "+".join(parts)

@@ -23,6 +23,6 @@ class BatchMean(Baseline):
 
 
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
+def pgzoo_plugins() -> Iterable[type[Baseline]]:
     """Register the baseline."""
     return [BatchMean]

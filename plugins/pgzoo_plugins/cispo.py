@@ -35,6 +35,6 @@ class CISPO(Objective):
 
 
 @hookimpl
-def pgzoo_objectives() -> Iterable[type[Objective]]:
+def pgzoo_plugins() -> Iterable[type[Objective]]:
     """Register the objective."""
     return [CISPO]

@@ -48,6 +48,6 @@ class DrGRPO(Objective):
 
 
 @hookimpl
-def pgzoo_objectives() -> Iterable[type[Objective]]:
+def pgzoo_plugins() -> Iterable[type[Objective]]:
     """Register the objective."""
     return [DrGRPO]

@@ -90,6 +90,6 @@ def _batch_sums(x: Array) -> Array:
 
 
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
+def pgzoo_plugins() -> Iterable[type[Baseline]]:
     """Register the baseline."""
     return [Group]

@@ -16,7 +16,7 @@ RECIPES = (
         "full_return",
         "leave_one_out",
         {"name": "policy_gradient", "aggregate": "episode_sum"},
-        defaults={"sampling": "groups"},
+        sampling="groups",
     ),
     Recipe(
         "grpo",
@@ -62,6 +62,6 @@ RECIPES = (
 
 
 @hookimpl
-def pgzoo_recipes() -> Iterable[Recipe]:
+def pgzoo_plugins() -> Iterable[Recipe]:
     """Register the recipes."""
     return RECIPES

@@ -40,6 +40,6 @@ class GSPO(Objective):
 
 
 @hookimpl
-def pgzoo_objectives() -> Iterable[type[Objective]]:
+def pgzoo_plugins() -> Iterable[type[Objective]]:
     """Register the objective."""
     return [GSPO]

@@ -36,6 +36,6 @@ class LambdaReturn(Estimator):
 
 
 @hookimpl
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
+def pgzoo_plugins() -> Iterable[type[Estimator]]:
     """Register the estimator."""
     return [LambdaReturn]

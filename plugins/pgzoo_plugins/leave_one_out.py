@@ -32,6 +32,6 @@ class LeaveOneOut(Baseline):
 
 
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
+def pgzoo_plugins() -> Iterable[type[Baseline]]:
     """Register the baseline."""
     return [LeaveOneOut]

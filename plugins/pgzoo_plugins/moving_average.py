@@ -46,6 +46,6 @@ class MovingAverage(Baseline):
 
 
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
+def pgzoo_plugins() -> Iterable[type[Baseline]]:
     """Register the baseline."""
     return [MovingAverage]

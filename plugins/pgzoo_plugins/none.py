@@ -1,11 +1,11 @@
-"""No baseline."""
+"""No baseline, and no scale."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from pgzoo import Array, Baseline, Rollout, State, hookimpl
+from pgzoo import Array, Baseline, Part, Rollout, Scale, State, hookimpl
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,16 @@ class NoBaseline(Baseline):
         return 0.0, 1.0
 
 
+@dataclass(frozen=True)
+class NoScale(Scale):
+    """c_t = 1."""
+
+    name = "none"
+    unbiased = True
+    per_episode = True
+
+
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
-    """Register the baseline."""
-    return [NoBaseline]
+def pgzoo_plugins() -> Iterable[type[Part]]:
+    """Register the baseline and the scale."""
+    return [NoBaseline, NoScale]

@@ -25,6 +25,6 @@ class PolicyGradientLoss(Objective):
 
 
 @hookimpl
-def pgzoo_objectives() -> Iterable[type[Objective]]:
+def pgzoo_plugins() -> Iterable[type[Objective]]:
     """Register the objective."""
     return [PolicyGradientLoss]

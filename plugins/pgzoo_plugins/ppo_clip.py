@@ -49,6 +49,6 @@ class PPOClip(Objective):
 
 
 @hookimpl
-def pgzoo_objectives() -> Iterable[type[Objective]]:
+def pgzoo_plugins() -> Iterable[type[Objective]]:
     """Register the objective."""
     return [PPOClip]

@@ -52,7 +52,7 @@ class QValue(Estimator):
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:
         """Return the network Q_φ."""
-        from pgzoo_plugins.q_network import QNetwork
+        from pgzoo_plugins._q_network import QNetwork
 
         return QNetwork(spaces)
 
@@ -103,6 +103,6 @@ def _select(x: Any, index: torch.Tensor) -> Any:
 
 
 @hookimpl
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
+def pgzoo_plugins() -> Iterable[type[Estimator]]:
     """Register the estimator."""
     return [QValue]

@@ -115,6 +115,6 @@ RECIPES = (
 
 
 @hookimpl
-def pgzoo_recipes() -> Iterable[Recipe]:
+def pgzoo_plugins() -> Iterable[Recipe]:
     """Register the recipes."""
     return RECIPES

@@ -45,6 +45,6 @@ class RewardToGo(Estimator):
 
 
 @hookimpl
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
+def pgzoo_plugins() -> Iterable[type[Estimator]]:
     """Register the estimator."""
     return [RewardToGo]

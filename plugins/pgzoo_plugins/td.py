@@ -25,6 +25,6 @@ class TD(Estimator):
 
 
 @hookimpl
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
+def pgzoo_plugins() -> Iterable[type[Estimator]]:
     """Register the estimator."""
     return [TD]

@@ -25,6 +25,6 @@ class Value(Baseline):
 
 
 @hookimpl
-def pgzoo_baselines() -> Iterable[type[Baseline]]:
+def pgzoo_plugins() -> Iterable[type[Baseline]]:
     """Register the baseline."""
     return [Value]

@@ -54,6 +54,6 @@ class VTrace(Estimator):
 
 
 @hookimpl
-def pgzoo_estimators() -> Iterable[type[Estimator]]:
+def pgzoo_plugins() -> Iterable[type[Estimator]]:
     """Register the estimator."""
     return [VTrace]

@@ -21,6 +21,6 @@ class Median(Baseline):
 
 
 @hookimpl
-def pgzoo_baselines():
+def pgzoo_plugins():
     """Register the baseline."""
     return [Median]

@@ -146,7 +146,7 @@ class GradientNoise(BaseCallback):
         n_steps, n_envs = rollout.shape
         model = self.model
         if model.sampling_mode.whole_episodes:
-            in_groups = model.combination.sampling == "groups" and model.group_size > 1
+            in_groups = model.combination.sampling.name == "groups" and model.group_size > 1
             unit = rollout.group if in_groups else rollout.episode
             _, numbers = np.unique(unit[rollout.mask], return_inverse=True)
             number = np.full(rollout.shape, -1)
@@ -167,7 +167,7 @@ class GradientNoise(BaseCallback):
         provided.add(Need.EPISODE_ADVANTAGES if model.estimator.per_episode else Need.STEP_RETURNS)
         if model.sampling_mode.whole_episodes:
             provided.add(Need.COMPLETE_EPISODES)
-        if model.combination.sampling == "groups":
+        if model.combination.sampling.name == "groups":
             provided.add(Need.GROUPS)
         baseline = model.registry.part("baseline", name)()
         assert isinstance(baseline, Baseline)

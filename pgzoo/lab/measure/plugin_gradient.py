@@ -44,7 +44,7 @@ class PluginGradient:
     @property
     def grouped(self) -> bool:
         """Whether it needs episodes in groups."""
-        return self.combination.sampling == "groups"
+        return self.combination.sampling.name == "groups"
 
     def learn(self, rollout: Rollout) -> None:
         """Let the parts learn from a rollout."""

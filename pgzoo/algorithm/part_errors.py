@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from pgzoo.errors import DivergenceError, PgzooError, PluginError, describe
+from pgzoo.errors import DivergenceError, MachineError, PgzooError, PluginError, describe, is_machine_fault
 from pgzoo.interface.batch import Batch
 from pgzoo.interface.parts import Objective, Part
 
@@ -28,7 +28,8 @@ def part_errors() -> Iterator[None]:
     except Exception as error:
         if (part := part_that_raised(error)) is None:
             raise
-        raise PluginError(f"{part.kind} {part.name!r} raised {describe(error)}") from error
+        owner = MachineError if is_machine_fault(error) else PluginError
+        raise owner(f"{part.kind} {part.name!r} raised {describe(error)}") from error
 
 
 def part_that_raised(error: BaseException) -> Part | None:
@@ -43,14 +44,14 @@ def part_that_raised(error: BaseException) -> Part | None:
 
 def objective_error(
     error: Exception, objective: Objective, batch: Batch, policy_loss: Any, value_loss: Any
-) -> Exception:
-    """Return PluginError if an optimizer step failed because of the objective's loss, else the error itself.
+) -> PluginError | None:
+    """Return PluginError if an optimizer step failed because of the objective's loss, else None.
 
     The objective is to blame if its loss is not finite although everything that it was computed from is.
     """
     if not isinstance(error, DivergenceError):
         if isinstance(policy_loss, torch.Tensor) and policy_loss.requires_grad:
-            return error
+            return None
         return PluginError(f"objective {objective.name!r} returned a loss that does not depend on the policy")
     inputs = (batch.log_probs, batch.old_log_probs, batch.ratio, batch.advantages, batch.values, batch.returns)
     if all(bool(x.isfinite().all()) for x in inputs):
@@ -61,4 +62,4 @@ def objective_error(
                     f"objective {objective.name!r} returned the {name} {number}, although log-probs, advantages and "
                     "values are finite"
                 )
-    return error
+    return None

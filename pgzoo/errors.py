@@ -58,6 +58,20 @@ class MachineError(PgzooError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class RemoteError(Exception):
+    """What happened to an environment in another process. It has no owner yet.
+
+    Attributes:
+        number: the number of the environment.
+        what: what happened: "raised KeyError: 'x'".
+        machine: whether the machine caused it.
+    """
+
+    def __init__(self, number: int, what: str, *, machine: bool = False) -> None:
+        super().__init__(f"environment {number} {what}")
+        self.number, self.what, self.machine = number, what, machine
+
+
 MACHINE_ERRNOS = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EFBIG")
@@ -68,6 +82,8 @@ MACHINE_ERRNOS = frozenset(
 
 def is_machine_fault(error: BaseException) -> bool:
     """Whether the machine caused an exception: its disk is full or broken, or memory, files or processes run out."""
+    if isinstance(error, RemoteError):
+        return error.machine
     return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS)
 
 
@@ -103,6 +119,8 @@ LONGEST = 500
 
 def describe(error: BaseException) -> str:
     """Return an error's type, its first line, and the file and line that raised it."""
+    if isinstance(error, RemoteError):
+        return str(error)
     try:
         lines = str(error).strip().splitlines() or [""]
     except Exception:  # the exception's own code fails

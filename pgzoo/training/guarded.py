@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pgzoo._sb3 import failing_environment
-from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, describe, is_machine_fault
+from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, RemoteError, describe, is_machine_fault
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array
 from pgzoo.sampling.conventions import converted_observations, converted_reset, converted_step
@@ -26,9 +27,8 @@ CLOSE_SECONDS = 5.0
 class GuardedVecEnv(VecEnvWrapper):
     """A VecEnv whose exceptions become `EnvironmentFailure`.
 
-    It lies directly around the environments, and around each of the user's wrappers of the VecEnv. NaN and infinite
-    numbers are therefore noticed before VecNormalize adds them to its statistics, from where they would reach every
-    environment.
+    One guard wraps the environments, and one wraps each of the user's VecEnv wrappers. NaN and infinity are thus found
+    before VecNormalize adds them to its statistics, which all environments share.
 
     Args:
         venv: the environments, or a wrapper of them.
@@ -75,14 +75,17 @@ class GuardedVecEnv(VecEnvWrapper):
         except (Exception, SystemExit) as error:
             raise self._owned(error, "step") from error
         observations, rewards, dones, infos = self._converted(converted_step, result)
+        for info in infos:
+            if "episode" in info and not isinstance(info["episode"], Mapping):
+                del info["episode"]  # it is not Monitor's, which SB3 and callbacks expect under this name
         if not is_finite(rewards):
             n = int(np.flatnonzero(~np.isfinite(rewards))[0])
             raise self._failure(n, f"returned the reward {rewards[n]}")
-        self._check_observations(observations, "step")
-        if np.count_nonzero(dones):
-            for n in np.flatnonzero(dones).tolist():
-                self._check_terminal(infos[n], n)
-            self._starts[dones] = self._n_steps
+        ended = np.flatnonzero(dones).tolist() if np.count_nonzero(dones) else ()
+        for n in ended:
+            self._check_terminal(infos[n], n)
+        self._check_observations(observations, "step", ended)
+        self._starts[dones] = self._n_steps
         return observations, rewards, dones, infos
 
     def close(self) -> None:
@@ -100,10 +103,11 @@ class GuardedVecEnv(VecEnvWrapper):
         except EnvironmentFailure as error:
             raise EnvironmentFailure(f"{self.name}: {error}") from error
 
-    def _check_observations(self, observations: Any, when: str) -> None:
+    def _check_observations(self, observations: Any, when: str, just_reset: Sequence[int] = ()) -> None:
         for leaf in observation_leaves(observations):
             if not is_finite(leaf):
                 n = int(np.argwhere(~np.isfinite(leaf))[0][0])
+                when = "reset" if n in just_reset else when
                 raise self._failure(n, f"returned the observation {_shortened(leaf[n])}", when)
 
     def _check_terminal(self, info: dict[str, Any], n: int) -> None:
@@ -122,6 +126,8 @@ class GuardedVecEnv(VecEnvWrapper):
         """Return the error of its owner: the machine or the environment."""
         if is_machine_fault(error):
             return MachineError(f"{self.name}: {describe(error)}")
+        if isinstance(error, RemoteError):
+            return self._failure(error.number, error.what, when)
         return self._failure(failing_environment(error), f"raised {describe(error)}", when)
 
     def _failure(self, n: int | None, what: str, when: str = "step") -> EnvironmentFailure:
@@ -138,7 +144,10 @@ def _shortened(observation: Any) -> str:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after a number of seconds. Signals exist in the main thread of Unix only."""
+    """Raise TimeoutError in the block after a number of seconds, or after those of a limit around it if that is sooner.
+
+    Signals exist in the main thread of Unix only.
+    """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -147,9 +156,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"it did not return within {seconds:g} s")
 
     previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    start = time.monotonic()
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    if 0 < outer < seconds:
+        signal.setitimer(signal.ITIMER_REAL, outer)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGALRM, previous if previous is not None else signal.SIG_DFL)
+        if outer:  # a limit around this one goes on
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - start), 0.001))

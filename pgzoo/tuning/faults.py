@@ -12,7 +12,7 @@ MACHINE_ERRNOS = errors.MACHINE_ERRNOS | {errno.EACCES, errno.EPERM}
 """A full disk, a limit, a missing permission. Other numbers, such as ENOENT, are mostly mistakes of a program."""
 
 DEAD_PROCESS = (EOFError, BrokenPipeError, ConnectionResetError)
-"""What a program gets whose other end of a pipe or socket died."""
+"""Raised by reading or writing a pipe or socket whose other process has died."""
 
 
 def machine_fault(error: BaseException) -> MachineError | None:

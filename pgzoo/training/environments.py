@@ -24,7 +24,7 @@ from pgzoo.errors import ConfigError, converted
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.evaluation import copy_statistics
 from pgzoo.training.guarded import GuardedVecEnv
-from pgzoo.training.imports import build, load_object, named
+from pgzoo.training.imports import build, imported, load_object, named
 from pgzoo.training.keyword_arguments import check_norm_obs_keys
 from pgzoo.training.processes import ProcessVecEnv
 from pgzoo.training.vec_envs import make_envpool, make_vector_env
@@ -113,7 +113,7 @@ def _separate_envs(
         return env
 
     # A worker process may not have registered the environment, so it gets the spec instead of the name.
-    spec = gym.registry[config.env.rpartition(":")[2]]
+    spec = gym.spec(imported(config.env))
     venv = make_vec_env(
         lambda **kwargs: gym.make(spec, **kwargs),
         n_envs=n_envs,

@@ -32,7 +32,7 @@ class OwnMean(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.mean(returns), 1.0
+        return rollout.mean(returns)
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class SeesTheAction(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.3 * rollout.actions[..., 0], 1.0
+        return 0.3 * rollout.actions[..., 0]
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ class InPlace(Baseline):
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         returns -= 1.0
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class CountsPadding(Baseline):
     bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return np.where(rollout.mask, returns, 0).mean(), 1.0
+        return np.where(rollout.mask, returns, 0).mean()
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ class SeesTheFuture(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.next_values, 1.0
+        return rollout.next_values
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class SeesTheLength(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.1 * rollout.lengths[rollout.episode].astype(float), 1.0
+        return 0.1 * rollout.lengths[rollout.episode].astype(float)
 
 
 class _PlainAttribute(torch.nn.Module):
@@ -211,7 +211,7 @@ class NotSaved(Baseline):
         return _PlainAttribute()
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return state.total, 1.0
+        return state.total
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         state.total = 0.9 * state.total + 0.1 * rollout.mean(returns)
@@ -232,7 +232,7 @@ class LearnsWhileItPredicts(Baseline):
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         state.total.mul_(0.5).add_(0.5 * rollout.mean(returns))
-        return float(state.total), 1.0
+        return float(state.total)
 
 
 MEMORY: dict[str, float] = {"total": 0.0}
@@ -246,7 +246,7 @@ class Global(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return MEMORY["total"], 1.0
+        return MEMORY["total"]
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         MEMORY["total"] += rollout.mean(returns)
@@ -271,7 +271,7 @@ class UndeclaredValues(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.values, 1.0
+        return rollout.values
 
 
 @dataclass(frozen=True)
@@ -282,7 +282,7 @@ class UndeclaredNextObservations(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.0, 1.0
+        return 0.0
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         return {"mean_successor": float(np.mean(np.asarray(rollout.next_observations)))}
@@ -311,7 +311,7 @@ class UndeclaredScores(Baseline):
     bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.mean(rollout.score_sq_norms * returns) / rollout.mean(rollout.score_sq_norms), 1.0
+        return rollout.mean(rollout.score_sq_norms * returns) / rollout.mean(rollout.score_sq_norms)
 
 
 @dataclass(frozen=True)
@@ -334,7 +334,7 @@ class WrongShape(Baseline):
     bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return returns.mean(axis=1), 1.0
+        return returns.mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ class BadSearch(Baseline):
     level: Annotated[float, Range(0, 1), Search(0.0, 2.0)] = 0.5
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return self.level, 1.0
+        return self.level
 
 
 @dataclass(frozen=True)
@@ -478,7 +478,7 @@ class WritesToTheCache(Baseline):
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         lengths = rollout.lengths
         lengths += 1
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True)

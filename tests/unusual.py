@@ -79,7 +79,7 @@ class _OneKindOfActions(Baseline):
         return None
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class NeedsTwoFields(Baseline):
             raise ConfigError("form=scaled needs a factor")
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return self.factor or 0.0, 1.0
+        return self.factor or 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from pgzoo.interface.parts import Part, PartSpec, Recipe
     from pgzoo.registry.plugins import Kind, Registry
+
+
+CHECKED_KINDS: Final[tuple[Kind, ...]] = ("estimator", "baseline", "objective", "scale")
+"""The kinds that `pgzoo plugins check` can check."""
 
 
 @click.group("plugins", short_help="List, show, create and check plugins.")
@@ -130,16 +134,16 @@ def check(ctx: click.Context, /, **params: Any) -> None:
 def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
     """Return the parts with these names and the parts of the recipes with these names, each once."""
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry.combination import NAMED_KINDS, resolve
+    from pgzoo.registry.combination import resolve
 
-    entries = [(name, registry.part(kind, name)) for kind in NAMED_KINDS for name in registry.names(kind)]
+    entries = [(name, registry.part(kind, name)) for kind in CHECKED_KINDS for name in registry.names(kind)]
     if names == ("all",):
         return [part for _, part in entries]
     parts: list[type[Part]] = []
     for name in names:
         named = [part for part_name, part in entries if part_name == name]
         if name in registry.recipes():
-            named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in NAMED_KINDS]
+            named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in CHECKED_KINDS]
         if not named:
             raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in entries)]))
         parts += named
@@ -148,7 +152,7 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
 
 @command.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective"]), required=True,
+@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective", "scale"]), required=True,
               help="Kind of the plugin.")  # fmt: skip
 @click.option(
     "--folder",

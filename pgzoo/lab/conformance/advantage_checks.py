@@ -216,7 +216,7 @@ def rescaled(probe: Probe) -> None:
     scale = probe.part
     assert isinstance(scale, Scale)
     random = torch.as_tensor(np.random.default_rng(0).normal(size=64), dtype=torch.float32)
-    cases = {"64 random Ψ": random, "64 equal Ψ": torch.full((64,), 0.3), "one Ψ": torch.ones(1)}
+    cases = {"64 random Ψ": random, "64 equal Ψ": torch.full((64,), 0.25), "one Ψ": torch.ones(1)}
     overs: tuple[Literal["rollout", "minibatch"], ...] = ("rollout", "minibatch")
     for description, advantages in cases.items():
         for over in overs:

@@ -173,7 +173,7 @@ class SavableAlgorithm(PluginAlgorithm):
         changes = {name: arguments.pop(name) for name in PART_KEYWORDS if name in arguments}
         changes = merged(changes, arguments.pop("plugin_kwargs", None))
         self.__dict__.update(arguments)
-        fields = {name for part in self.parts.values() for name in part["fields"]} | {NORMALIZE_ADVANTAGE.label}
+        fields = {name for part in self.parts.values() for name in part["fields"]} | {NORMALIZE_ADVANTAGE.name}
         return {**{name: value for name, value in loading.custom.items() if name in fields}, **changes}
 
     def _saved_combination(self, changes: Mapping[str, Any]) -> Combination:
@@ -196,8 +196,8 @@ class SavableAlgorithm(PluginAlgorithm):
             f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig) if name not in changes
         }
         if "scale" not in parts:  # a model that was saved when the scale was a setting
-            settings[NORMALIZE_ADVANTAGE.key] = self.__dict__.pop(NORMALIZE_ADVANTAGE.label)
-            changes = {NORMALIZE_ADVANTAGE.key if k == NORMALIZE_ADVANTAGE.label else k: v for k, v in changes.items()}
+            settings[NORMALIZE_ADVANTAGE.key] = self.__dict__.pop(NORMALIZE_ADVANTAGE.name)
+            changes = {NORMALIZE_ADVANTAGE.key if k == NORMALIZE_ADVANTAGE.name else k: v for k, v in changes.items()}
         return resolve(self.registry, Recipe(self.plugin, "", **parts), overrides={**settings, **changes})
 
 

@@ -13,7 +13,7 @@ from pgzoo.registry.plugins import Registry
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, normalization, with_normalization
 
-PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", NORMALIZE_ADVANTAGE.label)
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", NORMALIZE_ADVANTAGE.name)
 """Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo, or choose one."""
 
 SAMPLING = frozenset({"n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
@@ -66,7 +66,7 @@ def changed(registry: Registry, combination: Combination, name: str, value: Any)
     Raises:
         ConfigError: no part or several parts have it, the value is wrong, or it cannot change.
     """
-    if name == NORMALIZE_ADVANTAGE.label:
+    if name == NORMALIZE_ADVANTAGE.name:
         return replace(combination, scale=with_normalization(registry, combination.scale, value))
     owner = owner_of(combination, name)
     holder: Any = getattr(combination, owner)
@@ -99,7 +99,7 @@ def part_attributes(combination: Combination) -> dict[str, Any]:
 
     gae_lambda is always present, because SB3's buffer needs it, and normalize_advantage, because it means a scale.
     """
-    normalize = {NORMALIZE_ADVANTAGE.label: normalization(combination.scale)}
+    normalize = {NORMALIZE_ADVANTAGE.name: normalization(combination.scale)}
     attributes: dict[str, Any] = {"gae_lambda": 1.0, **normalize}
     for part in combination.parts.values():
         for name in PART_KEYWORDS:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pgzoo.interface.hyperparameters import Param
     from pgzoo.interface.parts import Part, PartSpec, Recipe
     from pgzoo.registry.plugins import Kind, Registry
 
@@ -172,6 +173,7 @@ def new(name: str, kind: str, folder: Path | None) -> None:
 def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     from pgzoo.registry.combination import resolve
     from pgzoo.registry.settings import AlgorithmConfig
+    from pgzoo.registry.spellings import spellings_for
 
     console.print(f"recipe {recipe.name} ({registry.source('recipe', recipe.name)})", style="bold")
     console.print(recipe.doc)
@@ -180,6 +182,8 @@ def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     for kind, part in combination.parts.items():
         console.print(f"{kind}: {part.name} – {_headline(part)}")
         _add_params(table, type(part), part, f"{kind}.")
+    for spelling in spellings_for(combination.baseline, combination.scale):
+        _add_param(table, spelling.name, spelling.param, spelling.value(combination.scale))
     _add_params(table, AlgorithmConfig, combination.algorithm, "", without=combination.unused)
     console.print(table)
 
@@ -203,23 +207,26 @@ def _params_table() -> Table:
 
 
 def _add_params(table: Table, cls: type, values: object, prefix: str, *, without: Collection[str] = ()) -> None:
-    """Add one row per hyperparameter that the class declares, except those that have no effect.
-
-    The value is shown as the default. The allowed values and the search range are below the meaning, which fits 80
-    columns.
-    """
-    from rich.text import Text
-
+    """Add one row per hyperparameter that the class declares, except those that have no effect."""
     from pgzoo.interface.hyperparameters import declared
 
     for param in declared(cls).values():
-        if param.name in without:
-            continue
-        limits = f"{param.type_name} {param.range or ''}".strip()
-        if param.search is not None:
-            limits += f", searched in {param.search}"
-        meaning = Text(f"{param.doc}\n" if param.doc else "").append(limits, style="dim")
-        table.add_row(prefix + param.name, _as_written(getattr(values, param.name)), meaning)
+        if param.name not in without:
+            _add_param(table, prefix + param.name, param, getattr(values, param.name))
+
+
+def _add_param(table: Table, name: str, param: Param, value: Any) -> None:
+    """Add a row with a value as the default.
+
+    The allowed values and the search range are below the meaning, which fits 80 columns.
+    """
+    from rich.text import Text
+
+    limits = f"{param.type_name} {param.range or ''}".strip()
+    if param.search is not None:
+        limits += f", searched in {param.search}"
+    meaning = Text(f"{param.doc}\n" if param.doc else "").append(limits, style="dim")
+    table.add_row(name, _as_written(value), meaning)
 
 
 def _as_written(value: Any) -> str:

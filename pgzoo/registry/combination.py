@@ -307,7 +307,7 @@ def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
         qualified = " or ".join(f"{name}.{field}" for name in candidates)
         raise ConfigError(f"{field} belongs to {' and '.join(candidates)}; write {qualified}")
     if not candidates:
-        known = {param for owner in owners.values() for param in owner.params} | {NORMALIZE_ADVANTAGE.label}
+        known = {param for owner in owners.values() for param in owner.params} | {NORMALIZE_ADVANTAGE.name}
         parts = ", ".join(f"{kind} {owners[kind].cls.name!r}" for kind in PART_TYPES)
         raise ConfigError(f"{unknown('hyperparameter', field, known)} (of the algorithm, {parts})")
     return candidates[0], field

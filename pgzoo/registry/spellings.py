@@ -29,12 +29,12 @@ class _Declarations:
     normalize_advantage: Annotated[
         bool | Literal["rollout", "minibatch"],
         Search(choices=(False, True)),
-        "to mean 0 and standard deviation 1; true: per minibatch, as in SB3",
+        "Ψ to mean 0 and standard deviation 1, a scale; true: minibatch_std, as in SB3",
     ] = False
     scale: Annotated[
         Literal["group", "batch", "none"],
         Search(choices=("group", "batch", "none")),
-        "whose standard deviation Ψ is divided by",
+        "whose standard deviation Ψ is divided by, a scale",
     ] = "group"
 
 
@@ -53,9 +53,9 @@ class Spelling:
     scales: Mapping[Any, str]
 
     @property
-    def owner(self) -> str:
-        """The owner in error messages, `baseline.`; empty for the algorithm."""
-        return "" if self.key.startswith("algorithm.") else f"{self.key.partition('.')[0]}."
+    def name(self) -> str:
+        """The hyperparameter as users write it, without the owner `algorithm`."""
+        return self.key.removeprefix("algorithm.")
 
     @property
     def param(self) -> Param:
@@ -172,7 +172,7 @@ def _check_same(name: str, normalize: Any, group_scale: str | None) -> None:
 
 def superseded(overrides: Mapping[str, Any], values: Mapping[str, Any]) -> set[str]:
     """Return the names in an entry's values that overrides of the scale replace."""
-    label, key = NORMALIZE_ADVANTAGE.label, NORMALIZE_ADVANTAGE.key
+    label, key = NORMALIZE_ADVANTAGE.name, NORMALIZE_ADVANTAGE.key
     if "scale" in overrides:
         return {label}
     normalize = overrides.get(label, overrides.get(key))
@@ -193,7 +193,8 @@ def _taken(spelling: Spelling, values: dict[str, Any], *names: str) -> Any:
     for other in others:
         if other != first:
             raise ConfigError(f"{next(iter(chosen))} is given twice, as {shown(first)} and {shown(other)}")
-    return spelling.param.validate(first, spelling.owner) if chosen else None
+    where = spelling.name.removesuffix(spelling.param.name)
+    return spelling.param.validate(first, where) if chosen else None
 
 
 def _name(part: PartSpec | Part) -> str:

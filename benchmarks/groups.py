@@ -93,18 +93,17 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
     from stable_baselines3 import PPO
 
     from pgzoo.interface.schedules import as_schedule
+    from pgzoo.registry.spellings import normalization
 
     combination, settings = config.combination, config.combination.algorithm
-    shared = (
-        "n_steps batch_size n_epochs gamma normalize_advantage ent_coef vf_coef max_grad_norm target_kl use_sde "
-        "sde_sample_freq"
-    )
+    shared = "n_steps batch_size n_epochs gamma ent_coef vf_coef max_grad_norm target_kl use_sde sde_sample_freq"
     return PPO(
         "MlpPolicy",
         venv,
         learning_rate=as_schedule(settings.learning_rate),
         gae_lambda=combination.estimator.gae_lambda,
         clip_range=as_schedule(combination.objective.clip_range),
+        normalize_advantage=bool(normalization(combination.scale)),
         policy_kwargs=dict(config.run.policy_kwargs or {}),
         seed=seed,
         device="cpu",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,10 +18,19 @@ from pgzoo import (
     Objective,
     Range,
     Rollout,
+    Scale,
     Search,
     Spaces,
     State,
 )
+
+
+class _PlainAttribute(torch.nn.Module):
+    """A plain attribute, which is not in the state_dict."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class OwnMean(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.mean(returns), 1.0
+        return rollout.mean(returns)
 
 
 @dataclass(frozen=True)
@@ -105,18 +114,160 @@ class TruncationIsTheEnd(Estimator):
 
 
 @dataclass(frozen=True)
-class NotANumber(Baseline):
-    """Division by the standard deviation of a group, which can be 0."""
+class NotANumber(Scale):
+    """The standard deviation of a group, which can be 0."""
 
     name = "not_a_number"
     needs = frozenset({Need.GROUPS})
-    bias = "it includes the episode itself"
+    bias = "it reweights the groups"
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
         means = rollout.episode_means(returns)
         squares = rollout.group_sums(means**2) / rollout.group_sums(np.ones_like(means))
         mean = rollout.group_sums(means) / rollout.group_sums(np.ones_like(means))
-        return mean[rollout.episode], np.sqrt(np.maximum(squares - mean**2, 0))[rollout.episode]
+        return np.sqrt(np.maximum(squares - mean**2, 0))[rollout.episode]
+
+
+@dataclass(frozen=True)
+class Negative(Scale):
+    """A number below 0, which turns the gradient around."""
+
+    name = "negative"
+    bias = "it depends on the batch"
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        return -1.0
+
+
+@dataclass(frozen=True)
+class PerColumn(Scale):
+    """One number per environment, (N,)."""
+
+    name = "per_column"
+    bias = "it depends on the batch"
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        return 1.0 + np.abs(deviations).mean(axis=0)
+
+
+@dataclass(frozen=True)
+class DividesInPlace(Scale):
+    """It divides the deviations in place."""
+
+    name = "divides_in_place"
+    bias = "it depends on the batch"
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        deviations /= 2.0
+        return 1.0
+
+
+@dataclass(frozen=True)
+class OwnReturn(Scale):
+    """It depends on the return that it divides."""
+
+    name = "own_return"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        return 1.0 + 0.3 * np.abs(returns)
+
+
+@dataclass(frozen=True)
+class Halves(Scale):
+    """It halves every advantage, and therefore the gradient."""
+
+    name = "halves"
+    unbiased = True
+    per_episode = True
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        return 2.0
+
+
+@dataclass(frozen=True)
+class CentresSamples(Scale):
+    """It subtracts the mean of the samples, which contains each of them."""
+
+    name = "centres_samples"
+    unbiased = True
+
+    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+        return advantages - advantages.mean()
+
+
+@dataclass(frozen=True)
+class PerStepScale(Scale):
+    """Its number grows with the step, although it declares one number per episode."""
+
+    name = "per_step_scale"
+    bias = "later steps count less"
+    per_episode = True
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        return 1.0 + rollout.step
+
+
+@dataclass(frozen=True)
+class NormalizesInPlace(Scale):
+    """It normalises the samples in place."""
+
+    name = "normalizes_in_place"
+    bias = "it depends on the batch"
+
+    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+        return advantages.sub_(advantages.mean())
+
+
+@dataclass(frozen=True)
+class NoEpsilon(Scale):
+    """It divides by a standard deviation of 0 if all advantages are equal."""
+
+    name = "no_epsilon"
+    bias = "it depends on the batch"
+
+    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+        return (advantages - advantages.mean()) / advantages.std(unbiased=False)
+
+
+@dataclass(frozen=True)
+class Summed(Scale):
+    """It returns the sum over a minibatch."""
+
+    name = "summed"
+    bias = "it depends on the batch"
+
+    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+        return advantages.sum()
+
+
+@dataclass(frozen=True)
+class RunsAway(Scale):
+    """A running standard deviation that a saved model forgets."""
+
+    name = "runs_away"
+    bias = "its scale is random"
+
+    def make_state(self, spaces: Spaces) -> torch.nn.Module:
+        return _PlainAttribute()
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Any:
+        return 1.0 + state.total
+
+    def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
+        state.total = 0.9 * state.total + 0.1 * float(np.std(returns))
+        return {}
+
+
+@dataclass(frozen=True)
+class ReturnsC(Baseline):
+    """It returns b and c, as for plugin API 1."""
+
+    name = "returns_c"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return 0.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -127,7 +278,7 @@ class SeesTheAction(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.3 * rollout.actions[..., 0], 1.0
+        return 0.3 * rollout.actions[..., 0]
 
 
 @dataclass(frozen=True)
@@ -139,7 +290,7 @@ class InPlace(Baseline):
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         returns -= 1.0
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +316,7 @@ class CountsPadding(Baseline):
     bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return np.where(rollout.mask, returns, 0).mean(), 1.0
+        return np.where(rollout.mask, returns, 0).mean()
 
 
 @dataclass(frozen=True)
@@ -177,7 +328,7 @@ class SeesTheFuture(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.next_values, 1.0
+        return rollout.next_values
 
 
 @dataclass(frozen=True)
@@ -189,15 +340,7 @@ class SeesTheLength(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.1 * rollout.lengths[rollout.episode].astype(float), 1.0
-
-
-class _PlainAttribute(torch.nn.Module):
-    """A plain attribute, which is not in the state_dict."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0.0
+        return 0.1 * rollout.lengths[rollout.episode].astype(float)
 
 
 @dataclass(frozen=True)
@@ -211,7 +354,7 @@ class NotSaved(Baseline):
         return _PlainAttribute()
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return state.total, 1.0
+        return state.total
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         state.total = 0.9 * state.total + 0.1 * rollout.mean(returns)
@@ -232,7 +375,7 @@ class LearnsWhileItPredicts(Baseline):
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         state.total.mul_(0.5).add_(0.5 * rollout.mean(returns))
-        return float(state.total), 1.0
+        return float(state.total)
 
 
 MEMORY: dict[str, float] = {"total": 0.0}
@@ -246,7 +389,7 @@ class Global(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return MEMORY["total"], 1.0
+        return MEMORY["total"]
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         MEMORY["total"] += rollout.mean(returns)
@@ -271,7 +414,7 @@ class UndeclaredValues(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.values, 1.0
+        return rollout.values
 
 
 @dataclass(frozen=True)
@@ -282,7 +425,7 @@ class UndeclaredNextObservations(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.0, 1.0
+        return 0.0
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         return {"mean_successor": float(np.mean(np.asarray(rollout.next_observations)))}
@@ -311,7 +454,7 @@ class UndeclaredScores(Baseline):
     bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return rollout.mean(rollout.score_sq_norms * returns) / rollout.mean(rollout.score_sq_norms), 1.0
+        return rollout.mean(rollout.score_sq_norms * returns) / rollout.mean(rollout.score_sq_norms)
 
 
 @dataclass(frozen=True)
@@ -334,7 +477,7 @@ class WrongShape(Baseline):
     bias = "it includes the episode itself"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return returns.mean(axis=1), 1.0
+        return returns.mean(axis=1)
 
 
 @dataclass(frozen=True)
@@ -346,7 +489,7 @@ class BadSearch(Baseline):
     level: Annotated[float, Range(0, 1), Search(0.0, 2.0)] = 0.5
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return self.level, 1.0
+        return self.level
 
 
 @dataclass(frozen=True)
@@ -478,7 +621,7 @@ class WritesToTheCache(Baseline):
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         lengths = rollout.lengths
         lengths += 1
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -507,14 +650,27 @@ class Exits(Baseline):
 
 # The plugin, the check that fails, and a part of its message.
 FAULTS: list[tuple[Any, str, str]] = [
-    (OwnMean, "causality", "declares unbiased = True, but b_t or c_t depends on the return of its own episode"),
+    (OwnMean, "causality", "declares unbiased = True, but b_t depends on the return of its own episode"),
     (OwnMean, "unbiased", "on lengths the mean gradient of full_return + own_mean in groups differs from ∇J by"),
     (OffByOne, "unbiased", "mean gradient of off_by_one + none differs from ∇J by"),
     (WrongPower, "unbiased", "mean gradient of wrong_power + none differs from ∇J by"),
     (Leaking, "boundaries", "the rewards of the next episode in the same environment: stop the sum at rollout.last"),
     (TerminalValue, "boundaries", "V of the next episode in the same environment: at the end of an episode use"),
     (TruncationIsTheEnd, "truncation", "it treats truncation as termination"),
-    (NotANumber, "finite", "if all rewards are 0: baseline 'not_a_number'"),
+    (NotANumber, "finite", "if all rewards are 0: scale 'not_a_number': c is 0.0 at step 0"),
+    (Negative, "shapes", "c is -1.0 at step 0 of environment 0, but it must be positive"),
+    (PerColumn, "shapes", "c has shape (6,); it must be a number or (12, 6)"),
+    (DividesInPlace, "no mutation", "it changes its input in place: work on a copy"),
+    (OwnReturn, "causality", "declares unbiased = True, but c_t depends on the return of its own episode"),
+    (OwnReturn, "unbiased", "differs from ∇J by"),
+    (Halves, "unbiased", "differs from ∇J by"),
+    (CentresSamples, "unbiased", "differs from ∇J by"),
+    (PerStepScale, "per episode", "gives the steps of an episode different numbers"),
+    (NormalizesInPlace, "rescaled", "it changes its input in place: work on a copy"),
+    (NoEpsilon, "rescaled", "for 64 equal Ψ of a rollout, rescaled returns numbers that are not finite"),
+    (Summed, "rescaled", "must return a tensor of shape (64,)"),
+    (RunsAway, "state", "after saving and loading, the output differs"),
+    (ReturnsC, "shapes", "since plugin API 2.0, c comes from a part of its own, a Scale"),
     (SeesTheAction, "causality", "depends on the action a_t"),
     (SeesTheAction, "unbiased", "differs from ∇J by"),
     (InPlace, "no mutation", "it changes its input in place: work on a copy"),

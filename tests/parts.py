@@ -16,4 +16,4 @@ class ValueAndSuccessors(Baseline):
     needs = frozenset({Need.VALUES, Need.NEXT_OBSERVATIONS, Need.RATIOS})
 
     def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-        return rollout.values, 1.0
+        return rollout.values

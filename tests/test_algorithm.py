@@ -492,7 +492,7 @@ def test_a_part_may_have_a_field_named_like_a_setting(registry_with: Any) -> Non
         gamma: float = 0.5
 
         def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-            return 0.0, 1.0
+            return 0.0
 
     def model(**options: Any) -> PolicyGradient:
         plugin, registry = "reward_to_go+own_gamma", registry_with(Own)

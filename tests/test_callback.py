@@ -164,7 +164,7 @@ class Raising(Baseline):
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         if self.when == "call":
             raise ZeroDivisionError("planted")
-        return np.random.random(), 1.0
+        return np.random.random()
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         raise ZeroDivisionError("planted")
@@ -184,7 +184,7 @@ class Drawing(Baseline):
     unbiased = True
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return np.random.random() + random.random() + torch.rand(()).item(), 1.0
+        return np.random.random() + random.random() + torch.rand(()).item()
 
 
 class FurtherBaselines:

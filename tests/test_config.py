@@ -29,8 +29,6 @@ def registry() -> Registry:
         ("learning_rate", "lin_3e-4", {"schedule": "linear", "initial": 3e-4}),
         ("batch_size", "none", None),
         ("use_rms_prop", "False", False),
-        ("normalize_advantage", "rollout", "rollout"),
-        ("normalize_advantage", "true", True),
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: Any, expected: Any) -> None:
@@ -49,7 +47,6 @@ def test_values_are_read_as_people_write_them(name: str, value: Any, expected: A
         ("gamma", float("nan"), "not nan"),
         ("gamma", 1.01, r"gamma must lie in \[0, 1\], not 1.01"),
         ("use_rms_prop", 1, "use_rms_prop must be bool, not 1"),
-        ("normalize_advantage", "batch", "unknown value of normalize_advantage 'batch'"),
         ("learning_rate", {"schedule": "linear"}, "a schedule is written"),
         ("learning_rate", {"schedule": "linear", "initial": 1, "finl": 0}, "did you mean 'final'"),
         ("learning_rate", {"schedule": "linear", "initial": "x"}, "learning_rate.initial must be a number"),

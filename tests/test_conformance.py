@@ -20,10 +20,11 @@ from pgzoo.lab.conformance import checks
 from pgzoo.lab.conformance.kit import assert_conforms, check
 from pgzoo.lab.conformance.probe import Finding
 from pgzoo.lab.measure.bias import entries, hotelling, label, measure, variants
-from pgzoo.registry.combination import NAMED_KINDS
+from pgzoo.registry.plugins import Kind
 
 REGISTRY = Registry.discover()
-BUILT_IN = [REGISTRY.part(kind, name) for kind in NAMED_KINDS for name in REGISTRY.names(kind)]
+KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective", "scale")
+BUILT_IN = [REGISTRY.part(kind, name) for kind in KINDS for name in REGISTRY.names(kind)]
 ADVANTAGE_PARTS = [cls for cls in BUILT_IN if cls.kind != "objective"]
 
 
@@ -94,7 +95,7 @@ def test_built_in_plugins_are_as_unbiased_as_they_declare() -> None:
     assert min(bias.n_episodes for bias in tested) == 200_000
     # In closed form: the mean of G = 4 returns includes 1/4 of the return itself, so the gradient is 3/4 of ∇J.
     (group,) = [result for result in results if result.name == "group"]
-    centred = [b for b in group.biases if b.entry.label == "full_return + group(scale=none) in groups"]
+    centred = [b for b in group.biases if b.entry.label == "full_return + group in groups"]
     assert len(centred) == 2
     assert all(bias.scale.low <= 0.75 <= bias.scale.high for bias in centred)
     # With the exact V, estimators whose bias comes from the critic have none. `noise` has no horizon.
@@ -140,10 +141,19 @@ def test_variants_and_entries() -> None:
     time_mean: Any = REGISTRY.part("baseline", "time_mean")
     assert [label(part) for part in variants(time_mean)] == ["time_mean", "time_mean(leave_one_out=True)"]
     group: Any = REGISTRY.part("baseline", "group")
-    assert len(variants(group)) == 4  # the default, one other form, two other scales
+    assert [label(part) for part in variants(group)] == ["group", "group(form=process)"]
     labels = [entry.label for entry in entries(REGISTRY, variants(group))]
     assert "reward_to_go + group(form=process) in groups" in labels
     assert "full_return + group(form=process) in groups" not in labels  # the two contradict each other
+    group_std: Any = REGISTRY.part("scale", "group_std")
+    assert [entry.label for entry in entries(REGISTRY, [group_std()])] == [
+        "reward_to_go + group_std in groups",
+        "full_return + group_std in groups",
+    ]
+    assert {entry.combination.scale for entry in entries(REGISTRY, [group(), group_std()])} == {
+        REGISTRY.part("scale", "none")(),
+        group_std(),
+    }
 
 
 def test_a_measurement_depends_only_on_the_seed() -> None:

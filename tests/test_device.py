@@ -10,6 +10,7 @@ import pytest
 import torch
 from envs import AnySpaces
 from gymnasium import spaces
+from pgzoo_plugins.minibatch_std import MinibatchStd
 from rollouts import make_rollout
 from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -124,7 +125,7 @@ def test_no_sample_leaves_the_device_in_an_update(whole_episodes: bool, monkeypa
         monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.arange(len(self)) // 6)
     backend = SB3Backend(policy, has_critic=True)
     with Transfers() as transfers:
-        order = {"whole_episodes": whole_episodes, "normalize": True, "shuffle_whole": True}
+        order: dict[str, Any] = {"whole_episodes": whole_episodes, "scale": MinibatchStd(), "shuffle_whole": True}
         for minibatch in minibatches(samples, 4, **order):
             batch = backend.evaluate_actions(minibatch)
             loss = batch.aggregate(batch.ratio * batch.advantages) + batch.values.mean()

@@ -114,8 +114,8 @@ class SeesTheAction(Baseline):
     name = "sees_the_action"
     unbiased = True
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        return 0.3 * rollout.actions[..., 0], 1.0
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        return 0.3 * rollout.actions[..., 0]
 
 
 @pytest.mark.parametrize("wrong", ["action", "batch_mean", "group", "no discount_states", "full_return with γ^t"])

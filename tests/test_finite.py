@@ -173,7 +173,7 @@ class RaisingBaseline(Baseline):
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
         self.fail("call")
-        return 0.0, 1.0
+        return 0.0
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         self.fail("update")

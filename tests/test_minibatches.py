@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from pgzoo_plugins.minibatch_std import MinibatchStd
+from pgzoo_plugins.none import NoScale
 from rollouts import RAGGED, make_rollout
 from stable_baselines3.common.policies import ActorCriticPolicy
 
@@ -61,7 +63,7 @@ def test_samples_are_ordered_by_environment_and_have_no_padding() -> None:
 
 
 def take(samples: Samples, batch_size: int | None, **options: Any) -> list[Samples]:
-    options = {"whole_episodes": False, "normalize": False, "shuffle_whole": False, **options}
+    options = {"whole_episodes": False, "scale": NoScale(), "shuffle_whole": False, **options}
     return list(minibatches(samples, batch_size, **options))
 
 
@@ -128,9 +130,9 @@ def test_each_minibatch_is_normalised_by_itself() -> None:
     """
     samples = samples_of(make_rollout([1, 3, 4]), make_policy())
     pair, single = samples.select(torch.tensor([0, 1]), 2 / 3), samples.select(torch.tensor([2]), 1 / 3)
-    close(take(pair, None, normalize=True)[0].advantages, [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
-    assert take(single, None, normalize=True)[0].advantages.tolist() == [4]
-    two, one = take(samples, 2, normalize=True)
+    close(take(pair, None, scale=MinibatchStd())[0].advantages, [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
+    assert take(single, None, scale=MinibatchStd())[0].advantages.tolist() == [4]
+    two, one = take(samples, 2, scale=MinibatchStd())
     close(sorted(two.advantages), [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
     assert one.advantages.tolist() == (-one.returns).tolist()
     assert samples.advantages.tolist() == [1, 3, 4]

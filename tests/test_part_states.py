@@ -33,7 +33,7 @@ class Line(Baseline):
         return torch.optim.SGD(state.parameters(), lr=self.rate, momentum=0.5)
 
     def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-        return float(state.w), 1.0
+        return float(state.w)
 
     def update(self, rollout: Any, returns: Any, state: Any, optimizer: Any) -> Any:
         (trained,) = optimizer.param_groups[0]["params"]

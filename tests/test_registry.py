@@ -29,7 +29,7 @@ class HalfValue(Baseline):
     needs = frozenset({Need.VALUES})
     share: float = 0.5
     def __call__(self, rollout, returns, state=None):
-        return self.share * rollout.values, 1.0
+        return self.share * rollout.values
 
 @hookimpl
 def pgzoo_plugins():
@@ -46,7 +46,7 @@ BUILT_IN = {
     "estimator": ["full_return", "lambda_return", "n_step", "q_value", "reward_to_go", "td", "vtrace"],
     "baseline": ["batch_mean", "group", "leave_one_out", "moving_average", "none", "optimal", "time_mean", "value"],
     "objective": ["cispo", "dapo", "dr_grpo", "grpo", "gspo", "policy_gradient", "ppo_clip", "ppo_kl"],
-    "scale": ["none"],
+    "scale": ["batch_std", "group_mean", "group_std", "minibatch_std", "none", "rollout_std"],
     "update": ["gradient_descent"],
     "sampling": ["episodes", "groups", "steps"],
 }
@@ -84,7 +84,7 @@ class ZeroBaseline(Baseline):
     name = "new"
 
     def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +230,7 @@ def test_a_field_of_two_parts_must_be_qualified(registry_with: Any) -> None:
         gae_lambda: Annotated[float, Range(0, 1), "a field that the estimator has, too"] = 0.1
 
         def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-            return 0.0, 1.0
+            return 0.0
 
     registry = registry_with(Shared)
     with pytest.raises(

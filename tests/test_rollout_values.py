@@ -32,7 +32,7 @@ class ReadsLate(Baseline):
     needs = frozenset(NEEDS)
 
     def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-        return 0.0, 1.0
+        return 0.0
 
     def update(self, rollout: Any, returns: Any, state: Any, optimizer: Any) -> Any:
         Seen.rollouts.append(rollout)

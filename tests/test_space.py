@@ -113,8 +113,8 @@ class Shrunk(Baseline):
     name = "shrunk"
     shrink: Annotated[float, Range(0, 1), Search(0.25, 0.75), "how far"] = 0.5
 
-    def __call__(self, rollout: Any, returns: Any, state: Any = None) -> tuple[float, float]:
-        return self.shrink * float(np.mean(returns)), 1.0
+    def __call__(self, rollout: Any, returns: Any, state: Any = None) -> float:
+        return self.shrink * float(np.mean(returns))
 
 
 def test_a_third_party_plugin_is_searched_by_its_declaration(registry_with: Any) -> None:

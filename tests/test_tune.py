@@ -279,7 +279,7 @@ class Shrunk(Baseline):
     bias = "the mean contains the action's own episode"
     shrink: Annotated[float, Range(0, 1), Search(0.25, 0.75), "how far"] = 0.5
     def __call__(self, rollout, returns, state=None):
-        return self.shrink * float(np.mean(returns[rollout.mask])), 1.0
+        return self.shrink * float(np.mean(returns[rollout.mask]))
 
 @hookimpl
 def pgzoo_plugins():

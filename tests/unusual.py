@@ -19,6 +19,7 @@ from pgzoo import (
     Objective,
     PluginError,
     Rollout,
+    Scale,
     Spaces,
     State,
 )
@@ -79,7 +80,7 @@ class _OneKindOfActions(Baseline):
         return None
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return 0.0, 1.0
+        return 0.0
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,33 @@ class NeedsTwoFields(Baseline):
             raise ConfigError("form=scaled needs a factor")
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
-        return self.factor or 0.0, 1.0
+        return self.factor or 0.0
+
+
+@dataclass(frozen=True)
+class Ranks(Scale):
+    """Ψ is replaced by its rank in the rollout, between −1 and 1."""
+
+    name = "ranks"
+    bias = "ranks have another expectation than returns"
+    per_episode = True
+
+    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+        if over == "minibatch" or len(advantages) < 2:
+            return advantages
+        return 2 * advantages.argsort().argsort().to(advantages) / (len(advantages) - 1) - 1
+
+
+@dataclass(frozen=True)
+class SeparatesEnvironments(Scale):
+    """c is the largest deviation of each environment plus 1, (T, N)."""
+
+    name = "separates_environments"
+    bias = "it depends on the deviations that it divides"
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Array:
+        largest = np.where(rollout.mask, np.abs(deviations), 0.0).max(axis=0)
+        return np.broadcast_to(1.0 + largest, rollout.shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +172,8 @@ UNUSUAL: list[tuple[Any, str, str, str]] = [
     (ContinuousOnly, "shapes", "note", "it does not support discrete actions"),
     (ContinuousOnly, "unbiased", "skipped", "the lab's MDPs have discrete actions"),
     (NeedsTwoFields, "unbiased", "note", "4 measurements"),
+    (Ranks, "rescaled", "ok", ""),
+    (SeparatesEnvironments, "causality", "note", "c_t depends on the return of its own episode, so it is biased"),
     (AdvantageWeighted, "direction", "ok", ""),
     (NormalizesItself, "aggregate", "ok", ""),
 ]

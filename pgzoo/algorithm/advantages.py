@@ -1,4 +1,4 @@
-"""Ψ_t = (R̂_t − b_t) / c_t, computed from a rollout by an estimator and a baseline."""
+"""Ψ_t = (R̂_t − b_t) / c_t, computed from a rollout by an estimator, a baseline and a scale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from pgzoo.errors import DivergenceError, PluginError
-from pgzoo.interface.parts import Baseline, Estimator
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Scale
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 
@@ -17,7 +17,7 @@ class StateByKind(Protocol):
     """The states of the parts: `PartStates`, or a mapping."""
 
     def __getitem__(self, kind: str) -> Any:
-        """Return the state of "estimator" or "baseline", or None."""
+        """Return the state of "estimator", "baseline" or "scale", or None."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,15 +36,22 @@ class Advantages:
 
 
 def compute_advantages(
-    estimator: Estimator, baseline: Baseline, rollout: Rollout, states: StateByKind, *, discount_states: bool = False
+    estimator: Estimator,
+    baseline: Baseline,
+    scale: Scale,
+    rollout: Rollout,
+    states: StateByKind,
+    *,
+    discount_states: bool = False,
 ) -> Advantages:
     """Return R̂ and Ψ = (R̂ − b) / c.
 
     Args:
         estimator: gives R̂.
-        baseline: gives b and c.
+        baseline: gives b.
+        scale: gives c.
         rollout: what was sampled.
-        states: what the two parts learned.
+        states: what the three parts learned.
         discount_states: multiply Ψ_t by γ^t, unless the estimator already discounts from the start of the episode.
 
     Raises:
@@ -54,19 +61,22 @@ def compute_advantages(
     """
     returns = np.asarray(estimator(rollout, states["estimator"]), dtype=np.float64)
     _check(estimator, "R̂", returns, rollout)
-    returns = returns.view()
-    returns.flags.writeable = False
-    b_and_c = baseline(rollout, returns, states["baseline"])
-    if not isinstance(b_and_c, tuple) or len(b_and_c) != 2:
-        raise PluginError(f"baseline {baseline.name!r} must return (b, c), not {type(b_and_c).__name__}")
-    b, c = b_and_c
-    for symbol, x in (("b", b), ("c", c)):
-        if np.shape(x) not in ((), rollout.shape):
-            raise PluginError(
-                f"baseline {baseline.name!r}: {symbol} has shape {np.shape(x)}; it must be a number or {rollout.shape}"
-            )
-    advantages = np.asarray((returns - b) / c, dtype=np.float64)
-    _check(baseline, "(R̂ − b) / c", advantages, rollout)
+    returns = _read_only(returns)
+    b = baseline(rollout, returns, states["baseline"])
+    if isinstance(b, tuple):
+        raise PluginError(
+            f"baseline {baseline.name!r} must return b alone, not a tuple: since plugin API 2.0, c comes from a part "
+            "of its own, a Scale"
+        )
+    _check_shape(baseline, "b", b, rollout)
+    advantages = np.asarray(returns - b, dtype=np.float64)
+    _check(baseline, "R̂ − b", advantages, rollout)
+    c = scale(rollout, returns, _read_only(advantages), states["scale"])
+    if not (isinstance(c, float) and c == 1.0):
+        _check_shape(scale, "c", c, rollout)
+        _check_positive(scale, c, rollout)
+        advantages = np.asarray(advantages / c, dtype=np.float64)
+        _check(scale, "(R̂ − b) / c", advantages, rollout)
     if discount_states and estimator.discounted_from == "step":
         advantages = advantages * rollout.gamma**rollout.step
     return Advantages(returns, advantages, c)
@@ -85,7 +95,32 @@ class FixedReturns(Estimator):
         return self._returns
 
 
-def _check(part: Estimator | Baseline, symbol: str, x: Array, rollout: Rollout) -> None:
+def _read_only(x: Array) -> Array:
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
+def _check_shape(part: AdvantagePart, symbol: str, x: Array | float, rollout: Rollout) -> None:
+    if np.shape(x) not in ((), rollout.shape):
+        raise PluginError(
+            f"{part.kind} {part.name!r}: {symbol} has shape {np.shape(x)}; it must be a number or {rollout.shape}"
+        )
+
+
+def _check_positive(scale: Scale, c: Array | float, rollout: Rollout) -> None:
+    """Refuse c ≤ 0 and nan. An infinite c is allowed."""
+    refused = ~(np.broadcast_to(c, rollout.shape) > 0) & rollout.mask
+    if refused.any():
+        _check_values(rollout)
+        t, n = np.argwhere(refused)[0]
+        number = np.broadcast_to(c, rollout.shape)[t, n]
+        raise PluginError(
+            f"scale {scale.name!r}: c is {number} at step {t} of environment {n}, but it must be positive"
+        )
+
+
+def _check(part: AdvantagePart, symbol: str, x: Array, rollout: Rollout) -> None:
     if x.shape != rollout.shape:
         raise PluginError(f"{part.kind} {part.name!r}: {symbol} has shape {x.shape}, not {rollout.shape}")
     not_finite = ~np.isfinite(x) & rollout.mask

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.backends.backend import STEPS_TOGETHER, Backend, policy_actions, to_device
+from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.observations import map_observations, observation_leaves
+from pgzoo.interface.parts import Scale
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Observations
 
@@ -73,7 +76,7 @@ def observation_device(observations: Observations, device: torch.device) -> torc
 
 
 def minibatches(
-    samples: Samples, batch_size: int | None, *, whole_episodes: bool, normalize: bool, shuffle_whole: bool
+    samples: Samples, batch_size: int | None, *, whole_episodes: bool, scale: Scale, shuffle_whole: bool
 ) -> Iterator[Samples]:
     """Yield the steps in random order, in minibatches.
 
@@ -81,16 +84,30 @@ def minibatches(
         samples: the steps of a rollout.
         batch_size: steps per minibatch; None for all of them.
         whole_episodes: whether each minibatch consists of whole episodes, with about `batch_size` steps.
-        normalize: whether to normalise the advantages of each minibatch.
+        scale: rescales the advantages of each minibatch.
         shuffle_whole: whether to shuffle the steps, as SB3 does, even if one minibatch has all of them.
     """
     size = batch_size or len(samples)
-    if whole_episodes:
-        unnormalized = _episode_minibatches(samples, size)
-    else:
-        unnormalized = _step_minibatches(samples, size, shuffle_whole)
-    for minibatch in unnormalized:
-        yield minibatch.normalized() if normalize else minibatch
+    parts = _episode_minibatches(samples, size) if whole_episodes else _step_minibatches(samples, size, shuffle_whole)
+    for minibatch in parts:
+        yield rescaled(minibatch, scale, "minibatch")
+
+
+def rescaled(samples: Samples, scale: Scale, over: Literal["rollout", "minibatch"]) -> Samples:
+    """Return the steps with the advantages that a scale gives them, see `Scale.rescaled`.
+
+    Raises:
+        PluginError: the scale returned another number of advantages.
+    """
+    advantages = scale.rescaled(samples.advantages, over)
+    if advantages is samples.advantages:
+        return samples
+    if advantages.shape != samples.advantages.shape:
+        raise PluginError(
+            f"scale {scale.name!r}: rescaled returned the shape {tuple(advantages.shape)}; "
+            f"it must be {tuple(samples.advantages.shape)}"
+        )
+    return replace(samples, advantages=advantages)
 
 
 def _step_minibatches(samples: Samples, size: int, shuffle_whole: bool) -> Iterator[Samples]:

@@ -324,7 +324,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             ConfigError: the value is wrong, contradicts other settings, or is fixed once the model is built.
         """
         before = self.combination
-        self._adopt(changed(before, name, value))
+        self._adopt(changed(self.registry, before, name, value))
         if name == "learning_rate":
             self._setup_lr_schedule()
         if name in SAMPLING and "sampling_mode" in self.__dict__:

@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.metrics import UpdateMetrics, approx_kl, compute_deferred, entropy_loss
-from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, to_samples
+from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 from pgzoo.algorithm.part_errors import objective_error, part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
@@ -41,7 +41,7 @@ class PolicyGradient(SavableAlgorithm):
 
         g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
 
-    (Schulman et al. 2016, eq. 1). The estimator gives R̂, the baseline b and c, the objective the loss.
+    (Schulman et al. 2016, eq. 1). The estimator gives R̂, the baseline b, the scale c, the objective the loss.
 
     The arguments from `sampling` to `log_interval` default to the recipe's values. Arguments that SB3's A2C or PPO
     also have mean the same here.
@@ -53,6 +53,7 @@ class PolicyGradient(SavableAlgorithm):
         estimator: replaces the recipe's: a name, a mapping of name and fields, or an instance.
         baseline: as estimator.
         objective: as estimator.
+        scale: as estimator.
         plugin_kwargs: hyperparameters by name, `{"gae_lambda": 0.9, "baseline.decay": 0.5}`.
         registry: the plugins to choose from; None for the installed ones.
         sampling: "steps", "episodes", "groups", or "auto" for what the parts need.
@@ -72,7 +73,7 @@ class PolicyGradient(SavableAlgorithm):
         gae_lambda: λ of the part that has this field, such as the estimator lambda_return.
         clip_range: ε of the part that has this field, such as the objective ppo_clip; may be a schedule.
         clip_range_vf: the clip range of the values in the same part; None: do not clip.
-        normalize_advantage: normalise Ψ over the "rollout" or over each "minibatch" (True); False: do not.
+        normalize_advantage: "rollout" chooses the scale rollout_std, "minibatch" or True minibatch_std, False neither.
         ent_coef: weight of the entropy bonus, which is aggregated over steps as the objective's loss is.
         vf_coef: weight of the critic's loss, if there is a critic.
         max_grad_norm: clip the gradient to this norm; None: do not clip.
@@ -125,7 +126,7 @@ class PolicyGradient(SavableAlgorithm):
     def _compute_advantages(self, rollout: Rollout) -> None:
         """Write Ψ_t = (R̂_t − b_t) / c_t into SB3's buffer, where callbacks may change it."""
         computed = compute_advantages(
-            self.estimator, self.baseline, rollout, self.part_states, discount_states=self.discount_states
+            self.estimator, self.baseline, self.scale, rollout, self.part_states, discount_states=self.discount_states
         )
         advantages = computed.advantages
         if not self.objective.multi_epoch:
@@ -210,14 +211,14 @@ class PolicyGradient(SavableAlgorithm):
             weights=self.objective.weights(rollout),
             progress_remaining=self._current_progress_remaining,
         )
-        return samples.normalized() if self.normalize_advantage == "rollout" else samples
+        return rescaled(samples, self.scale, "rollout")
 
     def _minibatches(self, samples: Samples, shuffle_whole: bool = False) -> Iterator[Samples]:
         return minibatches(
             samples,
             self.batch_size,
             whole_episodes=self.objective.whole_episodes,
-            normalize=self.normalize_advantage in (True, "minibatch"),
+            scale=self.scale,
             shuffle_whole=shuffle_whole,
         )
 

@@ -6,7 +6,7 @@ import inspect
 import io
 import pathlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
@@ -20,9 +20,11 @@ from pgzoo.algorithm.settings import PART_KEYWORDS
 from pgzoo.errors import ConfigError, PluginError, converted, unknown
 from pgzoo.files import atomic_write, writing
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.registry.combination import AUTO, NAMED_KINDS, Combination, resolve
+from pgzoo.interface.parts import Recipe
+from pgzoo.registry.combination import AUTO, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES
 from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
 
@@ -178,7 +180,7 @@ class SavableAlgorithm(PluginAlgorithm):
         changes = {name: arguments.pop(name) for name in PART_KEYWORDS if name in arguments}
         changes = merged(changes, arguments.pop("plugin_kwargs", None))
         self.__dict__.update(arguments)
-        fields = {name for part in self.parts.values() for name in part["fields"]}
+        fields = {name for part in self.parts.values() for name in part["fields"]} | {NORMALIZE_ADVANTAGE.name}
         return {**{name: value for name, value in loading.custom.items() if name in fields}, **changes}
 
     def _saved_combination(self, changes: Mapping[str, Any]) -> Combination:
@@ -197,12 +199,13 @@ class SavableAlgorithm(PluginAlgorithm):
                     f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
                 )
             parts[kind] = {"name": part["name"], **part["fields"]}
-        names = "+".join(self.parts[kind]["name"] for kind in NAMED_KINDS)
         settings = {
             f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig) if name not in changes
         }
-        combination = resolve(self.registry, names, overrides={**settings, **changes}, **parts)
-        return replace(combination, plugin=self.plugin)
+        if "scale" not in parts:  # a model that was saved when the scale was a setting
+            settings[NORMALIZE_ADVANTAGE.key] = self.__dict__.pop(NORMALIZE_ADVANTAGE.name)
+            changes = {NORMALIZE_ADVANTAGE.key if k == NORMALIZE_ADVANTAGE.name else k: v for k, v in changes.items()}
+        return resolve(self.registry, Recipe(self.plugin, "", **parts), overrides={**settings, **changes})
 
 
 def saved_arrays(data: Mapping[str, Any]) -> Mapping[str, Any]:

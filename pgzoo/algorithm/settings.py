@@ -11,10 +11,12 @@ from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule, value_at
 from pgzoo.registry.combination import Combination
+from pgzoo.registry.plugins import Registry
 from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, normalization, with_normalization
 
-PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo."""
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", NORMALIZE_ADVANTAGE.name)
+"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo, or choose one."""
 
 SAMPLING = frozenset({"n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
 """Settings that the sampling mode reads. A change takes effect at the next rollout."""
@@ -60,12 +62,14 @@ def hyperparameter_names() -> list[str]:
     return [*declared(AlgorithmConfig), *PART_KEYWORDS]
 
 
-def changed(combination: Combination, name: str, value: Any) -> Combination:
+def changed(registry: Registry, combination: Combination, name: str, value: Any) -> Combination:
     """Return a combination with another value of one hyperparameter.
 
     Raises:
         ConfigError: no part or several parts have it, the value is wrong, or it cannot change.
     """
+    if name == NORMALIZE_ADVANTAGE.name:
+        return replace(combination, scale=with_normalization(registry, combination.scale, value))
     owner = owner_of(combination, name)
     holder: Any = getattr(combination, owner)
     holder_type: Any = type(holder)
@@ -107,9 +111,10 @@ def owner_of(combination: Combination, name: str) -> str:
 def part_attributes(combination: Combination) -> dict[str, Any]:
     """Return the hyperparameters of the parts that are attributes, in SB3's form: a schedule is a function.
 
-    gae_lambda is always present, because SB3's buffer needs it.
+    gae_lambda is always present, because SB3's buffer needs it, and normalize_advantage, because it means a scale.
     """
-    attributes: dict[str, Any] = {"gae_lambda": 1.0}
+    normalize = {NORMALIZE_ADVANTAGE.name: normalization(combination.scale)}
+    attributes: dict[str, Any] = {"gae_lambda": 1.0, **normalize}
     for part in combination.parts.values():
         for name in PART_KEYWORDS:
             if name in (params := declared(type(part))):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from pgzoo.interface.hyperparameters import Param
     from pgzoo.interface.parts import Part, PartSpec, Recipe
     from pgzoo.registry.plugins import Kind, Registry
+
+
+CHECKED_KINDS: Final[tuple[Kind, ...]] = ("estimator", "baseline", "objective", "scale")
+"""The kinds that `pgzoo plugins check` can check."""
 
 
 @click.group("plugins", short_help="List, show, create and check plugins.")
@@ -130,16 +135,16 @@ def check(ctx: click.Context, /, **params: Any) -> None:
 def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
     """Return the parts with these names and the parts of the recipes with these names, each once."""
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry.combination import NAMED_KINDS, resolve
+    from pgzoo.registry.combination import resolve
 
-    entries = [(name, registry.part(kind, name)) for kind in NAMED_KINDS for name in registry.names(kind)]
+    entries = [(name, registry.part(kind, name)) for kind in CHECKED_KINDS for name in registry.names(kind)]
     if names == ("all",):
         return [part for _, part in entries]
     parts: list[type[Part]] = []
     for name in names:
         named = [part for part_name, part in entries if part_name == name]
         if name in registry.recipes():
-            named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in NAMED_KINDS]
+            named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in CHECKED_KINDS]
         if not named:
             raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in entries)]))
         parts += named
@@ -148,7 +153,7 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
 
 @command.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective"]), required=True,
+@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective", "scale"]), required=True,
               help="Kind of the plugin.")  # fmt: skip
 @click.option(
     "--folder",
@@ -168,6 +173,7 @@ def new(name: str, kind: str, folder: Path | None) -> None:
 def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     from pgzoo.registry.combination import resolve
     from pgzoo.registry.settings import AlgorithmConfig
+    from pgzoo.registry.spellings import spellings_for
 
     console.print(f"recipe {recipe.name} ({registry.source('recipe', recipe.name)})", style="bold")
     console.print(recipe.doc)
@@ -176,6 +182,8 @@ def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     for kind, part in combination.parts.items():
         console.print(f"{kind}: {part.name} – {_headline(part)}")
         _add_params(table, type(part), part, f"{kind}.")
+    for spelling in spellings_for(combination.baseline, combination.scale):
+        _add_param(table, spelling.name, spelling.param, spelling.value(combination.scale))
     _add_params(table, AlgorithmConfig, combination.algorithm, "", without=combination.unused)
     console.print(table)
 
@@ -199,23 +207,26 @@ def _params_table() -> Table:
 
 
 def _add_params(table: Table, cls: type, values: object, prefix: str, *, without: Collection[str] = ()) -> None:
-    """Add one row per hyperparameter that the class declares, except those that have no effect.
-
-    The value is shown as the default. The allowed values and the search range are below the meaning, which fits 80
-    columns.
-    """
-    from rich.text import Text
-
+    """Add one row per hyperparameter that the class declares, except those that have no effect."""
     from pgzoo.interface.hyperparameters import declared
 
     for param in declared(cls).values():
-        if param.name in without:
-            continue
-        limits = f"{param.type_name} {param.range or ''}".strip()
-        if param.search is not None:
-            limits += f", searched in {param.search}"
-        meaning = Text(f"{param.doc}\n" if param.doc else "").append(limits, style="dim")
-        table.add_row(prefix + param.name, _as_written(getattr(values, param.name)), meaning)
+        if param.name not in without:
+            _add_param(table, prefix + param.name, param, getattr(values, param.name))
+
+
+def _add_param(table: Table, name: str, param: Param, value: Any) -> None:
+    """Add a row with a value as the default.
+
+    The allowed values and the search range are below the meaning, which fits 80 columns.
+    """
+    from rich.text import Text
+
+    limits = f"{param.type_name} {param.range or ''}".strip()
+    if param.search is not None:
+        limits += f", searched in {param.search}"
+    meaning = Text(f"{param.doc}\n" if param.doc else "").append(limits, style="dim")
+    table.add_row(name, _as_written(value), meaning)
 
 
 def _as_written(value: Any) -> str:

@@ -12,9 +12,6 @@ if TYPE_CHECKING:
 
     Tensor: TypeAlias = torch.Tensor
 
-FLOAT_EPS = 1e-8
-"""SB3 adds this to the standard deviation when it normalises advantages."""
-
 
 @dataclass(frozen=True, eq=False)
 class Samples:
@@ -55,13 +52,6 @@ class Samples:
             weights=weights,
             **{name: index_rows(getattr(self, name), index) for name in _PER_STEP},
         )
-
-    def normalized(self) -> Samples:
-        """Return the steps with advantages of mean 0 and sample standard deviation 1, as SB3 does."""
-        if len(self) < 2:
-            return self
-        advantages = (self.advantages - self.advantages.mean()) / (self.advantages.std() + FLOAT_EPS)
-        return replace(self, advantages=advantages)
 
 
 _PER_STEP = ("actions", "advantages", "returns", "old_values", "old_log_probs", "episode")

@@ -3,7 +3,7 @@
     g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
 
 (Schulman et al. 2016, "High-Dimensional Continuous Control Using Generalized Advantage Estimation", eq. 1). The
-estimator gives R̂, the baseline gives b and c, and the objective turns Ψ into a loss.
+estimator gives R̂, the baseline b and the scale c, and the objective turns Ψ into a loss.
 
 A part is a frozen dataclass. Its fields are its hyperparameters, and it holds no state. A part that learns returns a
 torch module from `make_state`. The algorithm owns that module: it optimises, moves, saves and loads it. Import torch
@@ -106,7 +106,7 @@ class AdvantagePart(Part):
 
     Attributes:
         unbiased: whether this part keeps the expectation of the gradient equal to the true gradient. The claim is
-            about the loss summed over each episode, without normalised advantages. `pgzoo plugins check` tests it.
+            about the loss summed over each episode. `pgzoo plugins check` tests it.
         bias: the reason, as a phrase, if `unbiased` is False.
         per_episode: whether all steps of an episode get the same number, as `Need.EPISODE_ADVANTAGES` requires.
     """
@@ -156,26 +156,54 @@ class Estimator(AdvantagePart):
 
 
 class Baseline(AdvantagePart):
-    """Answers: with what is R̂_t compared (b_t), and on what scale (c_t)?
+    """Answers: with what is R̂_t compared, b_t?
 
     A baseline predicts before it learns: b_t comes from the state before the update. A baseline that uses the batch
-    itself is unbiased only if b_t excludes the return of its own episode and c_t is constant.
+    itself is unbiased only if b_t excludes the return of its own episode.
     """
 
     kind = "baseline"
 
     @abstractmethod
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array | float, Array | float]:
-        """Return (b, c), each a number or (T, N), where `returns` is R̂ (T, N), read-only.
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array | float:
+        """Return b, a number or (T, N), where `returns` is R̂ (T, N), read-only.
 
-        Values on padding are ignored. (R̂ − b) / c must be finite everywhere else.
+        Values on padding are ignored. b must be finite everywhere else.
         """
 
 
 class Scale(AdvantagePart):
-    """Answers: by what is R̂_t − b_t divided, c_t?"""
+    """Answers: on what scale is R̂_t − b_t measured, c_t?
+
+    Override `__call__` to give c_t from the rollout. Override `rescaled` instead if the scale depends on the samples of
+    an update, whose numbers a callback may have changed, or on those of a minibatch.
+    """
 
     kind = "scale"
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Array | float:
+        """Return c, a number or (T, N). The default is 1.
+
+        Values on padding are ignored. c must be positive everywhere else. An infinite c_t makes Ψ_t 0.
+
+        Args:
+            rollout: what was sampled.
+            returns: R̂ (T, N), read-only.
+            deviations: R̂ − b (T, N), read-only.
+            state: the module from `make_state`.
+        """
+        return 1.0
+
+    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+        """Return the advantages of an update on another scale. The default returns them unchanged.
+
+        It is called with the advantages of all samples of a rollout, and again with those of each minibatch.
+
+        Args:
+            advantages: Ψ (M,) or (B,), float32, which must not be changed in place.
+            over: what the advantages are those of.
+        """
+        return advantages
 
 
 @dataclass(frozen=True, kw_only=True)

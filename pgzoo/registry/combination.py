@@ -14,6 +14,7 @@ from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
 from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled_scale
 
 DEFAULT_RECIPE = "rtg_value"
 DEFAULT_EPISODES = 8
@@ -121,7 +122,7 @@ class Combination:
 
 def resolve(
     registry: Registry,
-    plugin: str | Combination = DEFAULT_RECIPE,
+    plugin: str | Recipe | Combination = DEFAULT_RECIPE,
     *,
     estimator: PartSpec | Estimator | None = None,
     baseline: PartSpec | Baseline | None = None,
@@ -135,7 +136,7 @@ def resolve(
 
     Args:
         registry: the plugins to choose from.
-        plugin: a recipe, `estimator+baseline[+objective]`, or a combination, which is returned unchanged.
+        plugin: a recipe or its name, `estimator+baseline[+objective]`, or a combination, which is returned unchanged.
         estimator: replaces the recipe's: a name, a mapping of `name` and fields, or an instance. A mapping without a
             name changes fields of the recipe's estimator.
         baseline: as estimator.
@@ -172,9 +173,10 @@ def resolve(
             if replacements[kind] is not None:
                 raise ConfigError(f"{kind} is given twice, as an argument and as a hyperparameter")
             replacements[kind] = overrides.pop(kind)
-    owners = _choose_parts(registry, _recipe(registry, plugin), replacements, overrides)
+    recipe = plugin if isinstance(plugin, Recipe) else _recipe(registry, plugin)
+    owners = _choose_parts(registry, recipe, replacements, overrides)
     _assign(owners, overrides)
-    return Combination(plugin, **{name: owner.build(name) for name, owner in owners.items()})
+    return Combination(recipe.name, **{name: owner.build(name) for name, owner in owners.items()})
 
 
 @dataclass(frozen=True)
@@ -207,16 +209,23 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
     if len(names) > len(NAMED_KINDS):
         raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
     parts: dict[str, Any] = dict(zip(NAMED_KINDS, names, strict=False))
-    return Recipe(plugin, "", **parts)
+    return Recipe(plugin, "", scale=default_scale(parts["baseline"]), **parts)
 
 
 def _choose_parts(
-    registry: Registry, recipe: Recipe, replacements: Mapping[Kind, Any], overrides: Mapping[str, Any]
+    registry: Registry, recipe: Recipe, replacements: Mapping[Kind, Any], overrides: dict[str, Any]
 ) -> dict[str, _Owner]:
-    """Return the class and the fields of each part, and the recipe's defaults of the algorithm's settings."""
+    """Return the class and the fields of each part, and the recipe's defaults of the algorithm's settings.
+
+    Other spellings of the scale are removed from `overrides`.
+    """
     owners = {ALGORITHM: _Owner(AlgorithmConfig, dict(recipe.defaults))}
     for kind in PART_TYPES:
-        name, values, cls = _choose_part(kind, getattr(recipe, kind), replacements[kind])
+        replacement = replacements[kind]
+        if kind == "scale":
+            baseline = owners["baseline"]
+            replacement = spelled_scale(recipe, replacement, baseline.cls, baseline.values, overrides)
+        name, values, cls = _choose_part(kind, getattr(recipe, kind), replacement)
         if kind == "sampling" and name == AUTO:
             name = _needed_sampling(registry, owners, overrides)
         owners[kind] = _Owner(cls or registry.part(kind, name), values)
@@ -298,7 +307,7 @@ def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
         qualified = " or ".join(f"{name}.{field}" for name in candidates)
         raise ConfigError(f"{field} belongs to {' and '.join(candidates)}; write {qualified}")
     if not candidates:
-        known = {param for owner in owners.values() for param in owner.params}
+        known = {param for owner in owners.values() for param in owner.params} | {NORMALIZE_ADVANTAGE.name}
         parts = ", ".join(f"{kind} {owners[kind].cls.name!r}" for kind in PART_TYPES)
         raise ConfigError(f"{unknown('hyperparameter', field, known)} (of the algorithm, {parts})")
     return candidates[0], field
@@ -330,14 +339,14 @@ def _check_sampling(combination: Combination) -> None:
 
 
 def _check_advantages(combination: Combination) -> None:
-    estimator, baseline = combination.estimator, combination.baseline
+    estimator = combination.estimator
     if estimator.per_episode and (part := combination.part_that_needs(Need.STEP_RETURNS)):
         raise ConfigError(
             f"{part.kind} {part.name!r} needs one return per step with these settings, but estimator "
             f"{estimator.name!r} gives all steps of an episode the same return; use reward_to_go"
         )
     if consumer := combination.part_that_needs(Need.EPISODE_ADVANTAGES):
-        for advantage_part in (estimator, baseline):
+        for advantage_part in (estimator, combination.baseline, combination.scale):
             if not advantage_part.per_episode:
                 raise ConfigError(
                     f"{consumer.kind} {consumer.name!r} needs one advantage per episode, but {advantage_part.kind} "
@@ -356,5 +365,5 @@ def _check_update(combination: Combination) -> None:
         raise ConfigError(
             f"n_critic_updates trains V, which no part of {combination.plugin!r} reads; leave n_critic_updates at 0"
         )
-    if config.batch_size == 1 and config.normalize_advantage in (True, "minibatch"):
-        raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")
+    if config.batch_size == 1 and combination.scale.name == "minibatch_std":
+        raise ConfigError("scale 'minibatch_std' (normalize_advantage: true) needs a batch_size above 1")

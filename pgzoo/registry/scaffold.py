@@ -41,7 +41,8 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
         "module": f"pgzoo_{name}",
         "version": __version__,
         "api": PLUGIN_API,
-        "train": COMBINATIONS[kind].format(name),
+        "arguments": f'"{COMBINATIONS[kind].format(name)}"' + (f', scale="{name}"' if kind == "scale" else ""),
+        "flags": COMBINATIONS[kind].format(name) + (f" -P scale:{name}" if kind == "scale" else ""),
     }
     files = {
         "pyproject.toml": PYPROJECT,
@@ -68,8 +69,9 @@ COMBINATIONS: Final = {
     "estimator": "{}+none",
     "baseline": "reward_to_go+{}",
     "objective": "lambda_return+value+{}",
+    "scale": "reward_to_go+value",
 }
-"""The combination in which the package's test trains the new plugin."""
+"""The combination in which the package's test trains the new plugin. A scale is added to it."""
 
 PYPROJECT: Final = """\
 [build-system]
@@ -104,7 +106,7 @@ The $kind `$name` for pgzoo. Describe here what it does, and name the paper it c
 pip install -e '.[test]'
 pytest                                   # the conformance kit, and a short training run
 pgzoo plugins check $name                # the same checks on more MDPs, and a badge for this page
-pgzoo train --plugin $train --env CartPole-v1
+pgzoo train --env CartPole-v1 --plugin $flags
 ```
 """
 
@@ -132,11 +134,11 @@ class $cls(Baseline):
     per_episode = True
     share: Annotated[float, Range(0, 1), Search(0.5, 1.0), "the share of the mean that is subtracted"] = 1.0
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N) and c = 1. `returns` is R̂ (T, N)."""
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return b (T, N). `returns` is R̂ (T, N)."""
         means = rollout.episode_means(returns)  # (n_episodes,)
         means_of_others = (means.sum() - means) / max(len(means) - 1, 1)
-        return np.where(rollout.mask, self.share * means_of_others[rollout.episode], 0.0), 1.0
+        return np.where(rollout.mask, self.share * means_of_others[rollout.episode], 0.0)
 
 
 @hookimpl
@@ -224,6 +226,41 @@ def pgzoo_plugins() -> Iterable[type[Objective]]:
     return [$cls]
 '''
 
+SCALE: Final = '''\
+"""The scale $name: describe here in one line what advantages are divided by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from pgzoo import Array, Range, Rollout, Scale, Search, State, hookimpl
+
+
+@dataclass(frozen=True)
+class $cls(Scale):
+    """c = σ^power, where σ is the root mean square of R̂ − b. Replace this by your equation and its source."""
+
+    name = "$name"
+    plugin_api = "$api"
+    unbiased = False
+    bias = "it depends on the advantages that it divides"
+    per_episode = True
+    power: Annotated[float, Range(0, 1), Search(0.5, 1.0), "0 keeps the advantages, 1 standardises them"] = 1.0
+
+    def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> float:
+        """Return c, a positive number. `returns` is R̂ (T, N), and `deviations` is R̂ − b (T, N)."""
+        return float(np.sqrt(rollout.mean(deviations**2)) + 1e-8) ** self.power
+
+
+@hookimpl
+def pgzoo_plugins() -> Iterable[type[Scale]]:
+    """Register the scale."""
+    return [$cls]
+'''
+
 TESTS: Final = '''\
 """$name conforms to pgzoo's interface, is as unbiased as it declares, and trains."""
 
@@ -238,9 +275,9 @@ def test_conformance() -> None:
 
 
 def test_training() -> None:
-    model = PolicyGradient("MlpPolicy", "CartPole-v1", "$train", seed=0)
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", $arguments, seed=0)
     model.learn(500)
     assert model.$kind == $cls()
 '''
 
-PLUGINS: Final = {"baseline": BASELINE, "estimator": ESTIMATOR, "objective": OBJECTIVE}
+PLUGINS: Final = {"baseline": BASELINE, "estimator": ESTIMATOR, "objective": OBJECTIVE, "scale": SCALE}

@@ -49,11 +49,6 @@ class AlgorithmConfig:
     max_grad_norm: Annotated[
         float | None, Positive, Search(0.3, 5.0, log=True), "largest norm of the gradient; none: do not clip"
     ] = 0.5
-    normalize_advantage: Annotated[
-        bool | Literal["rollout", "minibatch"],
-        Search(choices=(False, True)),
-        "to mean 0 and standard deviation 1; true: per minibatch, as in SB3",
-    ] = False
     target_kl: Annotated[
         float | None, Positive, "stop an update's epochs when the KL exceeds 1.5 times this; none: do not stop"
     ] = None

@@ -12,6 +12,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
 from pgzoo.training.yaml_files import YamlError, parse_yaml_mapping, read_text
@@ -107,11 +108,11 @@ def _overridden(
 ) -> dict[str, Any]:
     """Return the file's values with overrides.
 
-    An override of `gae_lambda` also replaces `estimator.gae_lambda`, and the other way round. If an override replaces a
-    whole part, the file's values for the old part are dropped. To find the old part, the file's entry is resolved
-    without the overrides, which is not done otherwise.
+    An override of `gae_lambda` also replaces `estimator.gae_lambda`, and the other way round. An override of the scale
+    replaces its other spellings. If an override replaces a whole part, the file's values for the old part are dropped.
+    To find the old part, the file's entry is resolved without the overrides, which is not done otherwise.
     """
-    dropped = {name.rpartition(".")[2] for name in overrides}
+    dropped = {name.rpartition(".")[2] for name in overrides} | superseded(overrides, file_entry.values)
     if replaced_kinds := [kind for kind in PART_TYPES if kind in overrides]:
         old_parts = _build(registry, plugin, env, file_entry.values, file_entry.source).combination.parts
         for kind in replaced_kinds:

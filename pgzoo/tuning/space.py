@@ -12,6 +12,7 @@ from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
 from pgzoo.registry.plugins import Registry
 from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.spellings import SPELLINGS, spellings_for
 from pgzoo.training.config import ExperimentConfig, load_config
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ class Space:
         params: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
         for dimension in self.dimensions[plugin]:
             kind, _, name = dimension.key.partition(".")
-            value = getattr(owners[kind], name)
+            spelling = SPELLINGS.get(dimension.key)
+            value = spelling.value(combination.scale) if spelling else getattr(owners[kind], name)
             if dimension.holds(value):
                 params[dimension.name] = value
         return params
@@ -153,6 +155,10 @@ def _dimensions(
         if name not in _ignored(combination):
             search = _valid_choices(param.search, name, base) if param.search else None
             dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, search, ranges, fixed)
+    if "scale" not in fixed:
+        for spelling in spellings_for(combination.baseline, combination.scale):
+            param = spelling.param
+            dimensions += _dimension(spelling.label, spelling.key, param, param.search, ranges, fixed)
     for kind, part in combination.parts.items():
         for name, param in declared(type(part)).items():
             dimensions += _dimension(f"{part.name}.{name}", f"{kind}.{name}", param, param.search, ranges, fixed)

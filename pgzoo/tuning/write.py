@@ -14,6 +14,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write
 from pgzoo.formatting import format_number
 from pgzoo.interface.hyperparameters import plain_fields
+from pgzoo.interface.parts import Part
 from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.training.config import config_from_entry, load_config
 from pgzoo.tuning.results import count, metrics_of
@@ -116,11 +117,15 @@ def _trailing_comment(entry: Any) -> Any:
     return entry.ca.items.get(list(entry)[-1]) if entry else None
 
 
+def _described(part: Part) -> tuple[str, dict[str, Any]]:
+    return part.name, plain_fields(part)
+
+
 def _check(registry: Registry, partial: Path, file: Path, env: str, plugin: str, trained: Mapping[str, Any]) -> None:
     """Raise ConfigError unless the new file describes the configuration that the trial trained."""
     written = load_config(registry, plugin, env, file=partial)
     expected = config_from_entry(registry, plugin, env, trained)
     same_settings = written.run == expected.run and written.combination.algorithm == expected.combination.algorithm
     parts, expected_parts = written.combination.parts, expected.combination.parts
-    if not same_settings or any(plain_fields(parts[kind]) != plain_fields(expected_parts[kind]) for kind in PART_TYPES):
+    if not same_settings or any(_described(parts[kind]) != _described(expected_parts[kind]) for kind in PART_TYPES):
         raise ConfigError(f"{file} is unchanged: its new entry would not describe what the trial trained")

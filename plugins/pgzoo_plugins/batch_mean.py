@@ -17,9 +17,9 @@ class BatchMean(Baseline):
     per_episode = True
     bias = "the mean includes the return it is compared with"
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
-        """Return b, a number, and c = 1."""
-        return rollout.mean(returns), 1.0
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> float:
+        """Return b, a number."""
+        return rollout.mean(returns)
 
 
 @hookimpl

@@ -19,7 +19,7 @@ class DrGRPO(Objective):
     """L = −(1/E) Σ_e (1/L) Σ_t min(ρ Ψ, clip(ρ, 1−ε, 1+ε) Ψ) (Liu et al. 2025).
 
     E is the number of episodes and L a constant. GRPO divides by the length T_e of each episode instead, which gives
-    more weight to short good episodes and less to long bad ones. Use it with the baseline `group` and `scale` "none".
+    more weight to short good episodes and less to long bad ones. Use it with the baseline `group` and the scale `none`.
     """
 
     name = "dr_grpo"

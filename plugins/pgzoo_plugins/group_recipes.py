@@ -24,13 +24,14 @@ RECIPES = (
         "full_return",
         "group",
         "grpo",
+        "group_std",
         defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
         "dr_grpo",
         "GRPO without division by the standard deviation or by the episode's length (Liu et al. 2025)",
         "full_return",
-        {"name": "group", "scale": "none"},
+        "group",
         "dr_grpo",
         defaults=SEVERAL_EPOCHS,
     ),
@@ -40,6 +41,7 @@ RECIPES = (
         "full_return",
         "group",
         "dapo",
+        "group_std",
         defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
@@ -48,6 +50,7 @@ RECIPES = (
         "full_return",
         "group",
         "gspo",
+        "group_std",
         defaults=SEVERAL_EPOCHS,
     ),
     Recipe(
@@ -56,6 +59,7 @@ RECIPES = (
         "full_return",
         "group",
         "cispo",
+        "group_std",
         defaults=SEVERAL_EPOCHS,
     ),
 )

@@ -23,12 +23,12 @@ class LeaveOneOut(Baseline):
     unbiased = True
     per_episode = True
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N), constant within an episode, and c = 1."""
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return b (T, N), constant within an episode."""
         means = rollout.episode_means(returns)
         n_others = rollout.group_sums(np.ones_like(means)) - 1
-        b = np.where(n_others > 0, rollout.group_sums(means) - means, 0.0) / np.maximum(n_others, 1)
-        return b[rollout.episode], 1.0
+        b: Array = np.where(n_others > 0, rollout.group_sums(means) - means, 0.0) / np.maximum(n_others, 1)
+        return b[rollout.episode]
 
 
 @hookimpl

@@ -34,9 +34,9 @@ class MovingAverage(Baseline):
         state.register_buffer("weight", torch.zeros(()))
         return state
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
-        """Return b, a number, and c = 1."""
-        return (float(state.total / state.weight) if state.weight > 0 else 0.0), 1.0
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> float:
+        """Return b, a number."""
+        return float(state.total / state.weight) if state.weight > 0 else 0.0
 
     def update(self, rollout: Rollout, returns: Array, state: State, optimizer: Any) -> Metrics:
         """Add the mean return of this batch."""

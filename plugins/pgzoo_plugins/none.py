@@ -16,14 +16,14 @@ class NoBaseline(Baseline):
     unbiased = True
     per_episode = True
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[float, float]:
-        """Return b = 0 and c = 1."""
-        return 0.0, 1.0
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> float:
+        """Return b = 0."""
+        return 0.0
 
 
 @dataclass(frozen=True)
 class NoScale(Scale):
-    """c_t = 1."""
+    """c_t = 1: advantages keep the units of the rewards."""
 
     name = "none"
     unbiased = True

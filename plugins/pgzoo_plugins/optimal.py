@@ -24,15 +24,15 @@ class Optimal(Baseline):
     unbiased = True
     per_episode = True
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N), constant within an episode, and c = 1."""
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return b (T, N), constant within an episode."""
         weights = rollout.episode_sums(rollout.score_sq_norms)
         weighted = rollout.episode_sums(rollout.score_sq_norms * returns)
         denominator = rollout.group_sums(weights) - weights
         numerator = rollout.group_sums(weighted) - weighted
         has_others = rollout.group_sums(np.ones_like(weights)) > 1
-        b = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=(denominator > 0) & has_others)
-        return b[rollout.episode], 1.0
+        b: Array = np.divide(numerator, denominator, out=np.zeros_like(numerator), where=(denominator > 0) & has_others)
+        return b[rollout.episode]
 
 
 @hookimpl

@@ -11,7 +11,6 @@ PPO_DEFAULTS = {
     "n_steps": 2048,
     "batch_size": 64,
     "n_epochs": 10,
-    "normalize_advantage": True,
     "max_grad_norm": 0.5,
 }
 
@@ -94,6 +93,7 @@ RECIPES = (
         "lambda_return",
         "value",
         "ppo_clip",
+        "minibatch_std",
         defaults=PPO_DEFAULTS,
     ),
     Recipe(
@@ -102,6 +102,7 @@ RECIPES = (
         "lambda_return",
         "value",
         "ppo_kl",
+        "minibatch_std",
         defaults=PPO_DEFAULTS,
     ),
     Recipe(

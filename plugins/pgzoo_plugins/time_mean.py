@@ -32,14 +32,14 @@ class TimeMean(Baseline):
         """Why it is biased without `leave_one_out`."""
         return "" if self.leave_one_out else "the mean includes the return it is compared with"
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b (T, N), and c = 1."""
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return b (T, N)."""
         steps = rollout.flat(rollout.step)
         count = np.bincount(steps)[rollout.step]
         total = np.bincount(steps, rollout.flat(returns))[rollout.step]
         if self.leave_one_out:
-            return np.where(count > 1, total - returns, 0.0) / np.maximum(count - 1, 1), 1.0
-        return total / np.maximum(count, 1), 1.0
+            return np.where(count > 1, total - returns, 0.0) / np.maximum(count - 1, 1)
+        return total / np.maximum(count, 1)
 
 
 @hookimpl

@@ -19,9 +19,9 @@ class Value(Baseline):
     needs = frozenset({Need.VALUES})
     unbiased = True
 
-    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> tuple[Array, float]:
-        """Return b = V(s_t) (T, N), and c = 1."""
-        return rollout.values, 1.0
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
+        """Return b = V(s_t) (T, N)."""
+        return rollout.values
 
 
 @hookimpl

@@ -17,7 +17,7 @@ class Median(Baseline):
 
     def __call__(self, rollout, returns, state=None):
         """Return b, a number, and c = 1."""
-        return float(np.median(returns[rollout.mask])), 1.0
+        return float(np.median(returns[rollout.mask]))
 
 
 @hookimpl

@@ -1,14 +1,16 @@
-"""Checks that apply only to estimators, or only to baselines."""
+"""Checks that apply only to estimators, or only to baselines and scales."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
+import torch
 
+from pgzoo.interface.parts import Scale
 from pgzoo.interface.types import Array, Need
-from pgzoo.lab.conformance.probe import SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
+from pgzoo.lab.conformance.probe import CHANGES_INPUT, SEEDS, TOLERANCE, Fault, NotApplicable, Note, Probe, differs
 from pgzoo.lab.conformance.synthetic_rollout import N_ACTIONS, SyntheticRollout
 
 Checks: TypeAlias = Mapping[str, Callable[[Probe], None]]
@@ -128,16 +130,17 @@ def discount(probe: Probe) -> None:
     raise Note(message)
 
 
-# ---------------------------------------------------------------- baselines
+# ---------------------------------------------------------------- baselines and scales
 
 
 def causality(probe: Probe) -> None:
-    """Within their own episode, b_t and c_t of an unbiased baseline depend only on what precedes the action a_t."""
+    """Within its own episode, an unbiased b_t or c_t depends only on what precedes the action a_t."""
     cause = _first_dependence(probe)
+    symbol = "c_t" if isinstance(probe.part, Scale) else "b_t"
     if cause and probe.part.unbiased:
-        raise Fault(f"it declares unbiased = True, but b_t or c_t depends on {cause}")
+        raise Fault(f"it declares unbiased = True, but {symbol} depends on {cause}")
     if cause:
-        raise Note(f"b_t or c_t depends on {cause}, so it is biased, as declared")
+        raise Note(f"{symbol} depends on {cause}, so it is biased, as declared")
 
 
 def _first_dependence(probe: Probe) -> str:
@@ -205,6 +208,31 @@ def _shortened(synthetic: SyntheticRollout, t: int, n: int) -> SyntheticRollout 
     return SyntheticRollout({**synthetic.arrays, "mask": mask & ~later, "terminated": terminated})
 
 
+# ---------------------------------------------------------------- scales
+
+
+def rescaled(probe: Probe) -> None:
+    """`rescaled` gives as many finite numbers as it gets, keeps its input, and repeats itself, also for equal Ψ."""
+    scale = probe.part
+    assert isinstance(scale, Scale)
+    random = torch.as_tensor(np.random.default_rng(0).normal(size=64), dtype=torch.float32)
+    cases = {"64 random Ψ": random, "64 equal Ψ": torch.full((64,), 0.25), "one Ψ": torch.ones(1)}
+    overs: tuple[Literal["rollout", "minibatch"], ...] = ("rollout", "minibatch")
+    for description, advantages in cases.items():
+        for over in overs:
+            before = advantages.clone()
+            output = scale.rescaled(advantages, over)
+            where = f"for {description} of a {over}, rescaled"
+            if not isinstance(output, torch.Tensor) or output.shape != before.shape:
+                raise Fault(f"{where} must return a tensor of shape {tuple(before.shape)}")
+            if not bool(output.isfinite().all()):
+                raise Fault(f"{where} returns numbers that are not finite")
+            if not torch.equal(advantages, before):
+                raise Fault(CHANGES_INPUT)
+            if not torch.equal(scale.rescaled(advantages, over), output):
+                raise Fault(f"{where} gives different numbers in two calls")
+
+
 ESTIMATOR: Checks = {
     "boundaries": boundaries,
     "discount": discount,
@@ -212,3 +240,4 @@ ESTIMATOR: Checks = {
     "agrees with V": consistency,
 }
 BASELINE: Checks = {"causality": causality}
+SCALE: Checks = {"causality": causality, "rescaled": rescaled}

@@ -1,4 +1,4 @@
-"""Checks that every estimator and baseline must pass. Each changes one thing and compares the outputs."""
+"""Checks that every estimator, baseline and scale must pass. Each changes one thing and compares the outputs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from pgzoo.algorithm.advantages import FixedReturns, compute_advantages
 from pgzoo.errors import PgzooError
-from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part, Scale
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 from pgzoo.lab.conformance import advantage_checks
@@ -22,6 +22,7 @@ from pgzoo.lab.conformance.probe import (
     SEEDS,
     STATE_NOT_SAVED,
     STATE_SHARED,
+    TOLERANCE,
     Fault,
     Finding,
     NotApplicable,
@@ -35,7 +36,7 @@ from pgzoo.lab.conformance.probe import (
     run_check,
     search_samples,
 )
-from pgzoo.lab.conformance.synthetic_rollout import GROUP_SIZE, SyntheticRollout
+from pgzoo.lab.conformance.synthetic_rollout import GROUP_SIZE, SyntheticRollout, synthetic_rollout
 
 
 def declared_needs(probe: Probe) -> None:
@@ -68,15 +69,17 @@ def _compute_advantages(probe: Probe, synthetic: SyntheticRollout) -> None:
     """Compute advantages as training does, which checks shapes and finiteness."""
     rollout = synthetic.rollout(probe.part)
     if isinstance(probe.part, Estimator):
-        compute_advantages(probe.part, _Zero(), rollout, probe.part_states)
+        compute_advantages(probe.part, _Zero(), Scale(), rollout, probe.part_states)
         returns = probe.part(rollout, probe.part_states["estimator"])
         if not isinstance(returns, np.ndarray):
             raise Fault(f"R̂ is a {type(returns).__name__}; it must be a NumPy array (T, N)")
         if returns.dtype != np.float64:
             raise Fault(f"R̂ is {returns.dtype}; it must be float64: convert the rewards first")
+    elif isinstance(probe.part, Baseline):
+        compute_advantages(FixedReturns(synthetic.returns()), probe.part, Scale(), rollout, probe.part_states)
     else:
-        assert isinstance(probe.part, Baseline)
-        compute_advantages(FixedReturns(synthetic.returns()), probe.part, rollout, probe.part_states)
+        assert isinstance(probe.part, Scale)
+        compute_advantages(FixedReturns(synthetic.returns()), _Mean(), probe.part, rollout, probe.part_states)
 
 
 def finite(probe: Probe) -> None:
@@ -159,6 +162,19 @@ def padding(probe: Probe) -> None:
             raise Fault("more padding changes the output: leave out steps where rollout.mask is False")
 
 
+def per_episode(probe: Probe) -> None:
+    """If the part declares `per_episode`, all steps of an episode get the same number, given the same R̂."""
+    if not probe.part.per_episode:
+        raise NotApplicable("it does not declare per_episode")
+    for seed in SEEDS:
+        synthetic = synthetic_rollout(seed, whole_episodes=True, continuous=probe.continuous)
+        output, episode = probe(synthetic, synthetic.returns(per_episode=True)), synthetic.episode()
+        for index in range(episode.max() + 1):
+            numbers = output[episode == index]
+            if not np.allclose(numbers, numbers[0], rtol=TOLERANCE, atol=TOLERANCE):
+                raise Fault("it declares per_episode = True, but gives the steps of an episode different numbers")
+
+
 # ---------------------------------------------------------------- state and hyperparameters
 
 
@@ -220,9 +236,19 @@ class _Zero(Baseline):
 
     name = "zero"
 
-    def __call__(self, rollout: Rollout, returns: Array, state: Any = None) -> tuple[float, float]:
-        """Return b = 0 and c = 1."""
-        return 0.0, 1.0
+    def __call__(self, rollout: Rollout, returns: Array, state: Any = None) -> float:
+        """Return b = 0."""
+        return 0.0
+
+
+class _Mean(Baseline):
+    """b = the mean of the batch, for computing the advantages of a scale."""
+
+    name = "mean"
+
+    def __call__(self, rollout: Rollout, returns: Array, state: Any = None) -> float:
+        """Return b, a number."""
+        return rollout.mean(returns)
 
 
 CALL: Checks = {
@@ -232,17 +258,19 @@ CALL: Checks = {
     "determinism": determinism,
     "no mutation": mutation,
     "padding": padding,
+    "per episode": per_episode,
 }
 FIELDS: Checks = {"state": state, "search space": search_space, "plain fields": plain_fields}
 CHECKS: Mapping[str, Checks] = {
     "estimator": {**CALL, **advantage_checks.ESTIMATOR, **FIELDS},
     "baseline": {**CALL, **advantage_checks.BASELINE, **FIELDS},
+    "scale": {**CALL, **advantage_checks.SCALE, **FIELDS},
 }
 """The checks by kind and name, in the order of the report."""
 
 
 def run(part: AdvantagePart) -> list[Finding]:
-    """Return the finding of every check of an estimator or baseline."""
+    """Return the finding of every check of an estimator, baseline or scale."""
     try:
         probe = probe_of(part)
     except PgzooError as error:

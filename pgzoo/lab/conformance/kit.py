@@ -40,7 +40,7 @@ class Conformance:
     """The result for one part.
 
     Attributes:
-        kind: "estimator", "baseline" or "objective".
+        kind: "estimator", "baseline", "scale" or "objective".
         name: of the part.
         findings: of all checks, in order.
         biases: the measured biases; empty if a call of the part fails.
@@ -98,7 +98,7 @@ def check(
 
     Args:
         registry: the plugins that the parts are combined with.
-        parts: classes of estimators, baselines and objectives.
+        parts: classes of estimators, baselines, scales and objectives.
         mdps: names of the lab's MDPs on which bias is measured.
         n_episodes: episodes per MDP, for each combination that is declared unbiased.
         seed: of the measurement.

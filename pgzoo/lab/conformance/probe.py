@@ -13,7 +13,7 @@ from pgzoo import errors
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import Param, declared
-from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part, Spaces
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part, Scale, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_spaces, synthetic_rollout
@@ -90,10 +90,10 @@ def is_read_only_error(error: BaseException) -> bool:
 
 
 class Probe:
-    """An estimator or baseline that can be called on synthetic rollouts.
+    """An estimator, baseline or scale that can be called on synthetic rollouts.
 
     Args:
-        part: the estimator or baseline.
+        part: the estimator, baseline or scale.
         continuous: whether actions are continuous.
         n_updates: the number of rollouts that its state first learns from.
     """
@@ -126,11 +126,11 @@ class Probe:
             part_states.update(synthetic.rollout(self.part), returns)
 
     def __call__(self, synthetic: SyntheticRollout, returns: Array | None = None, **changes: Array) -> Array:
-        """Return R̂ (T, N) of an estimator, or b and c (2, T, N) of a baseline, in float64; 0 on padding.
+        """Return R̂ of an estimator, b of a baseline, or c of a scale, (T, N), in float64; 0 on padding.
 
         Args:
             synthetic: the rollout.
-            returns: R̂ for a baseline; by default the reward-to-go.
+            returns: R̂ for a baseline or scale; by default the reward-to-go.
             **changes: arrays that replace those of the rollout.
         """
         rollout = synthetic.rollout(self.part, **changes)
@@ -142,18 +142,25 @@ class Probe:
         if isinstance(self.part, Estimator):
             output: Any = np.asarray(self.part(rollout, state), dtype=np.float64)
         else:
-            assert isinstance(self.part, Baseline)
-            returns = returns.view()
-            returns.flags.writeable = False
-            b, c = self.part(rollout, returns, state)
-            output = np.stack([np.broadcast_to(np.asarray(x, dtype=np.float64), rollout.shape) for x in (b, c)])
+            returns = _read_only(returns)
+            if isinstance(self.part, Baseline):
+                b_or_c = self.part(rollout, returns, state)
+            else:
+                assert isinstance(self.part, Scale)
+                b_or_c = self.part(rollout, returns, _read_only(returns - rollout.mean(returns)), state)
+            output = np.broadcast_to(np.asarray(b_or_c, dtype=np.float64), rollout.shape)
         return np.where(rollout.mask, output, 0.0)
 
 
+def _read_only(x: Array) -> Array:
+    view = x.view()
+    view.flags.writeable = False
+    return view
+
+
 def differs(a: Array, b: Array, where: Array) -> bool:
-    """Whether a and b (…, T, N) differ by more than rounding where `where` (T, N) is True."""
-    scale = 1 + np.abs(a)
-    return bool((np.abs(a - b) > TOLERANCE * scale)[..., where].any())
+    """Whether a and b (T, N) differ by more than rounding where `where` (T, N) is True."""
+    return not np.allclose(b[where], a[where], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def probe_of(part: AdvantagePart) -> Probe:

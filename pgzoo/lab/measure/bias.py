@@ -24,7 +24,7 @@ from scipy import stats
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Spaces
+from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Scale, Spaces
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.exact import TabularMDP, exact_gradient, exact_values
 from pgzoo.lab.measure.mdps import make_mdp
@@ -140,8 +140,8 @@ def variants(cls: type[AdvantagePart]) -> list[AdvantagePart]:
 def entries(registry: Registry, parts: Iterable[AdvantagePart]) -> list[Entry]:
     """Return the combinations in which these parts are measured.
 
-    An estimator is measured without a baseline, with a wrong critic and with the exact one. A baseline is measured
-    with reward-to-go in single episodes, and with the full return in groups.
+    An estimator is measured without a baseline, with a wrong critic and with the exact one. A baseline or a scale is
+    measured with reward-to-go in single episodes, and with the full return in groups.
     """
     result = []
     for part in parts:
@@ -151,10 +151,11 @@ def entries(registry: Registry, parts: Iterable[AdvantagePart]) -> list[Entry]:
             result.append(Entry(part, f"{label(part)} + none", combination, grouped))
             if Need.VALUES in part.needs and not part.unbiased:
                 result.append(Entry(part, f"{label(part)} + none, exact V", combination, grouped, exact_critic=True))
-        elif isinstance(part, Baseline):
+        else:
             for estimator, grouped in (("reward_to_go", Need.GROUPS in part.needs), ("full_return", True)):
+                replaced: dict[str, Any] = {part.kind: part, "scale": part if isinstance(part, Scale) else "none"}
                 try:
-                    combination = resolve(registry, f"{estimator}+none", baseline=part, overrides=_sampling(grouped))
+                    combination = resolve(registry, f"{estimator}+none", **replaced, overrides=_sampling(grouped))
                 except ConfigError:  # the two contradict each other
                     continue
                 suffix = " in groups" if grouped else ""
@@ -261,7 +262,10 @@ class _Run:
             if isinstance(entry.part, Baseline)
         }
         self._without_baseline = list(without_baseline)
-        self._plugin_gradients = [PluginGradient(entry.label, entry.combination, spaces) for entry in entries]
+        self._plugin_gradients = [
+            PluginGradient(entry.label, entry.combination, spaces, rescaled=isinstance(entry.part, Scale))
+            for entry in entries
+        ]
         self._plugin_gradients += [PluginGradient(name, c, spaces) for name, c in without_baseline.items()]
         self._scores = TableScores(mdp, policy)
 

@@ -19,7 +19,7 @@ from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.errors import PluginError
-from pgzoo.interface.parts import Baseline, Spaces
+from pgzoo.interface.parts import Baseline, Scale, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.score_gradients import PolicyScores
@@ -40,8 +40,8 @@ class GradientNoise(BaseCallback):
 
     A single rollout says little. The mean over many rollouts shows which baseline has the least variance.
 
-    A baseline is compared if the rollout contains what it needs, and if neither it nor the trained baseline changes the
-    scale (c = 1). One that raises is dropped with a warning. The parts are slightly dependent if a baseline uses the
+    A baseline is compared if the rollout contains what it needs, and if the trained scale is c = 1. One that raises is
+    dropped with a warning. The parts are slightly dependent if a baseline uses the
     whole batch, or if they are stretches of one environment's time.
 
     Each part consists of ⌊n/k⌋ of the rollout's n groups, episodes, environments or rows. The remainder is left out,
@@ -109,7 +109,7 @@ class GradientNoise(BaseCallback):
         """Return the Ψ (T, N) that each candidate would have given."""
         model = self.model
         fixed_returns = FixedReturns(returns, model.estimator.discounted_from)
-        trained = compute_advantages(fixed_returns, model.baseline, rollout, model.part_states)
+        trained = compute_advantages(fixed_returns, model.baseline, model.scale, rollout, model.part_states)
         if not np.all(trained.scale == 1.0):  # the variances would be on different scales
             return {}
         advantages = {}
@@ -195,11 +195,9 @@ class _Candidate:
     baseline: Baseline
     part_states: PartStates
 
-    def advantages(self, rollout: Rollout, returns: FixedReturns, discount_states: bool) -> Array | None:
-        """Return Ψ (T, N), or None if the baseline changes the scale."""
+    def advantages(self, rollout: Rollout, returns: FixedReturns, discount_states: bool) -> Array:
+        """Return Ψ = R̂ − b (T, N)."""
         computed = compute_advantages(
-            returns, self.baseline, rollout, self.part_states, discount_states=discount_states
+            returns, self.baseline, Scale(), rollout, self.part_states, discount_states=discount_states
         )
-        if not np.all(computed.scale == 1.0):
-            return None
         return np.where(rollout.mask, computed.advantages, 0.0)

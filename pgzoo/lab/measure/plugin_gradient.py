@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.part_states import PartStates
-from pgzoo.interface.batch import Batch, Samples
-from pgzoo.interface.parts import Objective, Spaces
+from pgzoo.interface.batch import Batch
+from pgzoo.interface.parts import Objective, Scale, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 from pgzoo.lab.measure.score_gradients import policy_inputs
@@ -24,8 +26,9 @@ class PluginGradient:
         combination: the parts.
         spaces: passed to the parts' `make_state`.
         discount_states: multiply Ψ_t by γ^t, which the gradient of the discounted J requires.
-        own_loss: measure the first gradient of the combination's own objective, including its aggregate and normalised
-            advantages. Otherwise measure the sum over each episode, which the declaration `unbiased` is about.
+        own_loss: measure the first gradient of the combination's own objective, including its aggregate and
+            `Scale.rescaled`. Otherwise measure the sum over each episode, which the declaration `unbiased` is about.
+        rescaled: include `Scale.rescaled`, which the declaration of a scale is also about.
     """
 
     def __init__(
@@ -36,9 +39,10 @@ class PluginGradient:
         *,
         discount_states: bool = True,
         own_loss: bool = False,
+        rescaled: bool = False,
     ) -> None:
         self.name, self.combination, self.spaces = name, combination, spaces
-        self.discount_states, self.own_loss = discount_states, own_loss
+        self.discount_states, self.own_loss, self.rescaled = discount_states, own_loss, rescaled
         self.part_states = PartStates(combination.parts, spaces, spaces.policy.device)
 
     @property
@@ -48,28 +52,34 @@ class PluginGradient:
 
     def learn(self, rollout: Rollout) -> None:
         """Let the parts learn from a rollout."""
-        computed = compute_advantages(self.combination.estimator, self.combination.baseline, rollout, self.part_states)
+        c = self.combination
+        computed = compute_advantages(c.estimator, c.baseline, c.scale, rollout, self.part_states)
         self.part_states.update(rollout, np.where(rollout.mask, computed.returns, 0.0))
 
     def weights(self, rollout: Rollout) -> Array:
         """Return w (T, N) such that Σ w ∇ log π is this plugin's gradient; 0 on padding."""
-        combination = self.combination
+        c = self.combination
         advantages = compute_advantages(
-            combination.estimator, combination.baseline, rollout, self.part_states, discount_states=self.discount_states
+            c.estimator, c.baseline, c.scale, rollout, self.part_states, discount_states=self.discount_states
         ).advantages
         if self.own_loss:
             return self._objective_weights(rollout, advantages)
+        if self.rescaled:
+            advantages = rollout.scatter(rescaled(c.scale, torch.as_tensor(rollout.flat(advantages))))
         return np.where(rollout.mask, advantages, 0.0) / rollout.n_episodes
 
     def _objective_weights(self, rollout: Rollout, advantages: Array) -> Array:
         """Return −∂loss/∂log π (T, N) at the policy that sampled. The loss depends on the policy only through log π."""
-        batch: Samples = sampled_batch(self.combination.objective, self.spaces.policy, rollout, advantages)
-        if self.combination.algorithm.normalize_advantage:
-            batch = batch.normalized()
-        assert isinstance(batch, Batch)
+        batch = sampled_batch(self.combination.objective, self.spaces.policy, rollout, advantages)
+        batch = replace(batch, advantages=rescaled(self.combination.scale, batch.advantages))
         loss, _ = self.combination.objective(batch, self.part_states["objective"])
         (gradient,) = torch.autograd.grad(loss, batch.log_probs)
         return -rollout.scatter(gradient)
+
+
+def rescaled(scale: Scale, advantages: torch.Tensor) -> torch.Tensor:
+    """Return Ψ (M,) as the scale gives them to an update of a single minibatch."""
+    return scale.rescaled(scale.rescaled(advantages, "rollout"), "minibatch")
 
 
 def sampled_batch(objective: Objective, policy: ActorCriticPolicy, rollout: Rollout, advantages: Array) -> Batch:

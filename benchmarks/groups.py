@@ -95,10 +95,8 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
     from pgzoo.interface.schedules import as_schedule
 
     combination, settings = config.combination, config.combination.algorithm
-    shared = (
-        "n_steps batch_size n_epochs gamma normalize_advantage ent_coef vf_coef max_grad_norm target_kl use_sde "
-        "sde_sample_freq"
-    )
+    shared = "n_steps gamma normalize_advantage use_sde sde_sample_freq"
+    of_update = "batch_size n_epochs ent_coef vf_coef max_grad_norm target_kl"
     return PPO(
         "MlpPolicy",
         venv,
@@ -109,6 +107,7 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
         seed=seed,
         device="cpu",
         **{name: getattr(settings, name) for name in shared.split()},
+        **{name: getattr(combination.update, name) for name in of_update.split()},
     )
 
 

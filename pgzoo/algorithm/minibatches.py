@@ -73,7 +73,13 @@ def observation_device(observations: Observations, device: torch.device) -> torc
 
 
 def minibatches(
-    samples: Samples, batch_size: int | None, *, whole_episodes: bool, normalize: bool, shuffle_whole: bool
+    samples: Samples,
+    batch_size: int | None,
+    *,
+    whole_episodes: bool,
+    normalize: bool,
+    shuffle_whole: bool,
+    stride: int = 1,
 ) -> Iterator[Samples]:
     """Yield the steps in random order, in minibatches.
 
@@ -83,37 +89,36 @@ def minibatches(
         whole_episodes: whether each minibatch consists of whole episodes, with about `batch_size` steps.
         normalize: whether to normalise the advantages of each minibatch.
         shuffle_whole: whether to shuffle the steps, as SB3 does, even if one minibatch has all of them.
+        stride: use every stride-th step, or whole episode, of the random order.
     """
     size = batch_size or len(samples)
     if whole_episodes:
-        unnormalized = _episode_minibatches(samples, size)
+        unnormalized = _episode_minibatches(samples, size, stride)
     else:
-        unnormalized = _step_minibatches(samples, size, shuffle_whole)
+        unnormalized = _step_minibatches(samples, size, shuffle_whole or stride > 1, stride)
     for minibatch in unnormalized:
         yield minibatch.normalized() if normalize else minibatch
 
 
-def _step_minibatches(samples: Samples, size: int, shuffle_whole: bool) -> Iterator[Samples]:
-    n = len(samples)
-    if size >= n and not shuffle_whole:
+def _step_minibatches(samples: Samples, size: int, shuffle_whole: bool, stride: int) -> Iterator[Samples]:
+    if size >= len(samples) and not shuffle_whole:
         yield samples
         return
-    order = torch.as_tensor(np.random.permutation(n), device=samples.advantages.device)
-    for start in range(0, n, size):
-        index = order[start : start + size]
-        yield samples.select(index, len(index) / n)
+    order = torch.as_tensor(np.random.permutation(len(samples))[::stride], device=samples.advantages.device)
+    for index in torch.split(order, size):
+        yield samples.select(index, len(index) / len(samples))
 
 
-def _episode_minibatches(samples: Samples, size: int) -> Iterator[Samples]:
+def _episode_minibatches(samples: Samples, size: int, stride: int) -> Iterator[Samples]:
     episode = samples.episode.cpu().numpy()
     lengths = np.bincount(episode)
-    order = np.random.permutation(len(lengths))
+    order = np.random.permutation(len(lengths))[::stride]
     first_step = np.cumsum(lengths[order]) - lengths[order]
     minibatch_episodes = np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1)
     indices = [np.flatnonzero(np.isin(episode, episodes)) for episodes in minibatch_episodes]
     on_device = torch.as_tensor(np.concatenate(indices), device=samples.episode.device)
     for index, episodes in zip(torch.split(on_device, list(map(len, indices))), minibatch_episodes, strict=True):
-        yield samples.select(index, len(episodes) / len(order))
+        yield samples.select(index, len(episodes) / len(lengths))
 
 
 def current_ratios(rollout: Rollout, samples: Samples, backend: Backend) -> Array:

@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from pgzoo_plugins.gradient_descent import GradientDescent
 from pgzoo_plugins.group import Group
 from pgzoo_plugins.lambda_return import LambdaReturn
 from pgzoo_plugins.policy_gradient import PolicyGradientLoss
@@ -34,8 +35,8 @@ def test_names() -> None:
     assert names(resolve(REGISTRY, "td+none+ppo_clip")) == ["td", "none", "ppo_clip"]
     ppo = resolve(REGISTRY, "ppo")
     same_parts = resolve(REGISTRY, "lambda_return+value+ppo_clip")
-    assert same_parts.parts == ppo.parts
-    assert (ppo.algorithm.n_epochs, same_parts.algorithm.n_epochs) == (10, 1)
+    assert {**same_parts.parts, "update": None} == {**ppo.parts, "update": None}
+    assert (ppo.update, same_parts.update) == (GradientDescent(batch_size=64, n_epochs=10), GradientDescent())
     assert resolve(REGISTRY, ppo) is ppo
 
 

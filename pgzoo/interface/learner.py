@@ -20,17 +20,15 @@ class Learner(Protocol):
 
     Each evaluated batch allows one step. The learner reports losses and gradients that are not finite, with the part
     that is to blame.
-
-    Attributes:
-        samples: the M steps of the rollout, with Ψ_t.
-        has_critic: whether V is trained.
     """
 
     @property
-    def samples(self) -> Samples: ...
+    def samples(self) -> Samples:
+        """The M steps of the rollout, with Ψ_t."""
 
     @property
-    def has_critic(self) -> bool: ...
+    def has_critic(self) -> bool:
+        """Whether V is trained."""
 
     def epochs(self, n_epochs: int) -> Iterator[Samples]:
         """Yield the samples once per pass over the rollout, and count the passes.

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 
 from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 
-
 UPDATE_FIELDS = ("n_epochs", "batch_size", "n_critic_updates", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
 """Arguments of SB3's algorithms that are hyperparameters of the update.
 
@@ -20,7 +19,7 @@ They are written without `update.` in YAML and in studies. `algorithm.n_epochs`,
 
 
 def short_name(key: str) -> str:
-    """Return a hyperparameter as it is written in YAML: `n_epochs` for `update.n_epochs`, `gamma` for `algorithm.gamma`."""
+    """Return a hyperparameter's name in YAML: `n_epochs` for `update.n_epochs`, `gamma` for `algorithm.gamma`."""
     owner, _, field = key.rpartition(".")
     return field if owner == "algorithm" or (owner == "update" and field in UPDATE_FIELDS) else key
 

@@ -15,8 +15,8 @@ from pgzoo_plugins._natural import natural_direction, train_critic
 class NaturalGradient(Update):
     """One step θ ← θ − α (F + damping I)⁻¹ ∇loss, with the Fisher information F (Kakade 2001).
 
-    With `target_kl` = δ, α = √(2δ / sᵀFs) for the direction s, so the KL of the step is about δ (Rajeswaran et al. 2017,
-    eq. 5).
+    With `target_kl` = δ and the direction s, α = √(2δ / sᵀFs). The KL of the step is then about δ (Rajeswaran et al.
+    2017, eq. 5).
     """
 
     name = "natural_gradient"

@@ -50,8 +50,8 @@ class TRPO(Update):
             actor, loss, self._kl(actor, samples), damping=self.cg_damping, max_steps=self.cg_max_steps,
             tolerance=1e-10, noise=1e-4,
         )  # fmt: skip
-        longest = math.sqrt(2 * self.target_kl / curvature) * direction if curvature > 0 else 0 * direction
-        metrics = self._search(learner, actor, samples, loss.detach(), longest)
+        length = math.sqrt(2 * self.target_kl / curvature) if curvature > 0 else 0.0
+        metrics = self._search(learner, actor, samples, loss.detach(), length * direction)
         train_critic(learner, self.n_critic_updates, self.batch_size)
         return metrics
 

@@ -51,8 +51,9 @@ BUILT_IN = {
     "sampling": ["episodes", "groups", "steps"],
 }
 RECIPES = [
-    "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "npg", "ppo", "ppo_kl", "reinforce",
-    "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "trpo", "vtrace",
+    "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "npg", "ppo", "ppo_kl",
+    "reinforce", "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "trpo",
+    "vtrace",
 ]  # fmt: skip
 
 

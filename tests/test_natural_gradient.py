@@ -54,7 +54,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, tolerance: float) -> 
 
 @pytest.mark.parametrize("fast", ["auto", False])
 def test_a_softmax_policy_on_a_small_mdp(fast: Any) -> None:
-    """F = mean over the visited s of Σ_a π(a|s) ∇log π(a|s) ∇log π(a|s)ᵀ, where ∇_{z_b} log π(a|s) = 1[b = a] − π(b|s)."""
+    """F = mean over visited s of Σ_a π(a|s) ∇log π(a|s) ∇log π(a|s)ᵀ, with ∂ log π(a|s) / ∂z_b = 1[b = a] − π(b|s)."""
     model, before = updated(TabularVecEnv(small_mdp(), 8, seed=3), fast, cg_damping=0.1)
     model.learn(1)
     weight, bias = before["action_net.weight"], before["action_net.bias"]  # (A, S), (A,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,13 +19,6 @@ from pgzoo.interface.parts import Objective, Update
 from pgzoo.interface.types import Metrics
 
 
-class Split(Protocol):
-    """Splits samples into minibatches."""
-
-    def __call__(self, samples: Samples, batch_size: int | None, stride: int) -> Iterator[Samples]:
-        """Yield minibatches of batch_size steps, from every stride-th step."""
-
-
 @dataclass
 class UpdateLearner:
     """Everything that an update works with, and nothing of the model.
@@ -36,7 +29,7 @@ class UpdateLearner:
         objective: gives the losses.
         state: what the objective learned.
         metrics: collects the metrics of minibatches.
-        split: splits the samples.
+        split: yields minibatches of some samples, given the batch size and the stride.
         recompute: gives the samples of a later pass; None if they stay the same.
         verbose: whether to print why an update stops.
         n_passes: the passes that `epochs` has begun.
@@ -47,7 +40,7 @@ class UpdateLearner:
     objective: Objective
     state: Any
     metrics: UpdateMetrics
-    split: Split
+    split: Callable[[Samples, int | None, int], Iterator[Samples]]
     recompute: Callable[[Samples], Samples] | None = None
     verbose: bool = False
     n_passes: int = 0

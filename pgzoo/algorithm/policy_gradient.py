@@ -64,7 +64,8 @@ class PolicyGradient(SavableAlgorithm):
         missing_terminal_observation: what to do if the environment reports a time limit without terminal observation:
             "error" stops, "terminate" treats it as a termination, "last_observation" uses the observation before.
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
-        batch_size: steps per minibatch; None for the whole rollout.
+        batch_size: steps per minibatch; None for the whole rollout. A field of the update, such as gradient_descent, as
+            are n_epochs, n_critic_updates, ent_coef, vf_coef, max_grad_norm and target_kl.
         n_epochs: passes over a rollout.
         n_critic_updates: additional passes over a rollout that train only the critic, as in sb3-contrib's TRPO.
         gamma: discount factor γ.

@@ -76,7 +76,7 @@ class PolicyActor:
         if theta.shape != (sum(sizes),):
             raise PluginError(f"actor.parameters has shape {(sum(sizes),)}, not {tuple(theta.shape)}")
         with torch.no_grad():
-            for p, x in zip(self.parameter_list, theta.split(sizes), strict=True):
+            for p, x in zip(self.parameter_list, torch.split(theta, sizes), strict=True):
                 p.copy_(x.view_as(p))
 
     def gradient(self, x: torch.Tensor, *, differentiable: bool = False) -> torch.Tensor:

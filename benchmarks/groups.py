@@ -96,7 +96,8 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
     from pgzoo.registry.spellings import normalization
 
     combination, settings = config.combination, config.combination.algorithm
-    shared = "n_steps batch_size n_epochs gamma ent_coef vf_coef max_grad_norm target_kl use_sde sde_sample_freq"
+    shared = "n_steps gamma use_sde sde_sample_freq"
+    of_update = "batch_size n_epochs ent_coef vf_coef max_grad_norm target_kl"
     return PPO(
         "MlpPolicy",
         venv,
@@ -108,6 +109,7 @@ def sb3_ppo(config: Any, venv: Any, seed: int) -> Any:
         seed=seed,
         device="cpu",
         **{name: getattr(settings, name) for name in shared.split()},
+        **{name: getattr(combination.update, name) for name in of_update.split()},
     )
 
 

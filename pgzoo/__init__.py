@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
     from pgzoo.interface.batch import Batch as Batch
+    from pgzoo.interface.batch import Samples as Samples
     from pgzoo.interface.hookspecs import hookimpl as hookimpl
     from pgzoo.interface.hyperparameters import Positive as Positive
     from pgzoo.interface.hyperparameters import Range as Range
     from pgzoo.interface.hyperparameters import Schedule as Schedule
     from pgzoo.interface.hyperparameters import Search as Search
+    from pgzoo.interface.learner import Actor as Actor
+    from pgzoo.interface.learner import Learner as Learner
     from pgzoo.interface.observations import map_observations as map_observations
     from pgzoo.interface.parts import PLUGIN_API as PLUGIN_API
     from pgzoo.interface.parts import Baseline as Baseline
@@ -77,7 +80,10 @@ _HOME = {
     "Search": "interface.hyperparameters",
     "ReferencePolicy": "interface.reference_policy",
     "Registry": "registry.plugins",
+    "Actor": "interface.learner",
+    "Learner": "interface.learner",
     "Batch": "interface.batch",
+    "Samples": "interface.batch",
     "Rollout": "interface.rollout",
     "map_observations": "interface.observations",
     "reverse_scan": "interface.rollout",

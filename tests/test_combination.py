@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import pytest
+from pgzoo_plugins.gradient_descent import GradientDescent
 from pgzoo_plugins.group import Group
 from pgzoo_plugins.lambda_return import LambdaReturn
 from pgzoo_plugins.policy_gradient import PolicyGradientLoss
@@ -35,7 +36,7 @@ def test_names() -> None:
     ppo = resolve(REGISTRY, "ppo")
     same_parts = resolve(REGISTRY, "lambda_return+value+ppo_clip")
     assert all(same_parts.parts[kind] == ppo.parts[kind] for kind in NAMED_KINDS)
-    assert (ppo.algorithm.n_epochs, same_parts.algorithm.n_epochs) == (10, 1)
+    assert (ppo.update, same_parts.update) == (GradientDescent(batch_size=64, n_epochs=10), GradientDescent())
     assert resolve(REGISTRY, ppo) is ppo
 
 

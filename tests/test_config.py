@@ -27,7 +27,7 @@ def registry() -> Registry:
         ("learning_rate", "3e-4", 3e-4),
         ("learning_rate", 1, 1.0),
         ("learning_rate", "lin_3e-4", {"schedule": "linear", "initial": 3e-4}),
-        ("batch_size", "none", None),
+        ("group_options", "none", None),
         ("use_rms_prop", "False", False),
     ],
 )

@@ -124,7 +124,7 @@ def test_a_metric_of_the_whole_update_replaces_that_of_the_minibatches() -> None
     logger, metrics = Logger(None, []), UpdateMetrics("own")
     for value in (1.0, 3.0):
         metrics.add({"approx_kl": value, "other": value})
-    metrics.set({"approx_kl": 7.0})
+    metrics.set({"approx_kl": 7.0}, "baseline 'own'")
     metrics.write(logger)
     assert dict(logger.name_to_value) == {"train/approx_kl": 7.0, "train/other": 2.0}
 

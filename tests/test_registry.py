@@ -45,14 +45,15 @@ def write(path: Path, text: str) -> Path:
 BUILT_IN = {
     "estimator": ["full_return", "lambda_return", "n_step", "q_value", "reward_to_go", "td", "vtrace"],
     "baseline": ["batch_mean", "group", "leave_one_out", "moving_average", "none", "optimal", "time_mean", "value"],
-    "objective": ["cispo", "dapo", "dr_grpo", "grpo", "gspo", "policy_gradient", "ppo_clip", "ppo_kl"],
+    "objective": ["cispo", "dapo", "dr_grpo", "grpo", "gspo", "policy_gradient", "ppo_clip", "ppo_kl", "surrogate"],
     "scale": ["batch_std", "group_mean", "group_std", "minibatch_std", "none", "rollout_std"],
-    "update": ["gradient_descent"],
+    "update": ["gradient_descent", "natural_gradient", "trpo"],
     "sampling": ["episodes", "groups", "steps"],
 }
 RECIPES = [
-    "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "ppo", "ppo_kl", "reinforce",
-    "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "vtrace",
+    "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "npg", "ppo", "ppo_kl",
+    "reinforce", "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "trpo",
+    "vtrace",
 ]  # fmt: skip
 
 
@@ -263,7 +264,7 @@ def test_a_part_learns_if_it_overrides_update() -> None:
 def test_a_combination_is_checked_when_it_is_made() -> None:
     combination = resolve(Registry.discover(), "reward_to_go+none")
     with pytest.raises(ConfigError, match="correct for one epoch only"):
-        replace(combination, algorithm=replace(combination.algorithm, n_epochs=2))
+        replace(combination, update=replace(combination.update, n_epochs=2))  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize(

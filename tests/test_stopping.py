@@ -63,7 +63,7 @@ BEFORE_AN_UPDATE = {
 AFTER_AN_UPDATE = {
     "a later rollout": (GuardedVecEnv, "step_wait", 2 * N_STEPS + 3),
     "computing advantages": (PolicyGradient, "_compute_advantages", 2),
-    "an update": (PolicyGradient, "_gradient_descent", 3),
+    "an update": (PolicyGradient, "_update_parameters", 3),
     "learning of the parts": (PolicyGradient, "_update_part_states", 2),
     "evaluating": (callbacks, "evaluate", 1),
     "saving a checkpoint or the best model": (callbacks, "save", 2),
@@ -206,18 +206,17 @@ def test_a_model_that_cannot_be_saved_is_reported_and_the_first_error_stays(
 
 def test_nan_parameters_are_never_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, start = run(tmp_path)
-    update = PolicyGradient._gradient_descent
+    update = PolicyGradient._update_parameters
     n_updates = 0
 
-    def diverged(self: PolicyGradient, *args: Any) -> Any:
+    def diverged(self: PolicyGradient, *args: Any) -> None:
         nonlocal n_updates
-        loss = update(self, *args)
+        update(self, *args)
         n_updates += 1
         if n_updates == 6:
             next(self.policy.action_net.parameters()).data[0] = float("nan")
-        return loss
 
-    monkeypatch.setattr(PolicyGradient, "_gradient_descent", diverged)
+    monkeypatch.setattr(PolicyGradient, "_update_parameters", diverged)
     with pytest.raises(DivergenceError, match=r"action_net.weight"):
         start()
     assert not folder.model.exists()

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.logger import Logger
 
 from pgzoo.errors import PluginError, converted
-from pgzoo.interface.batch import Batch
+from pgzoo.interface.batch import Batch, approx_kl
 from pgzoo.interface.types import Metrics
 
 
@@ -87,11 +87,11 @@ class UpdateMetrics:
     def __init__(self, objective: str) -> None:
         self._objective = objective
         self._values: dict[str, list[Any]] = {}
-        self._of_updates: set[str] = set()
+        self._sources: dict[str, str] = {}
 
     def begin_epoch(self) -> None:
         """Discard the approximate KL of earlier epochs. As in SB3, only that of the last epoch is logged."""
-        self._values["approx_kl"] = []
+        self._values.pop("approx_kl", None)
 
     def add(self, metrics: Metrics) -> None:
         """Add the metrics of a minibatch: numbers, tensors with one element, or functions that return a number.
@@ -102,15 +102,20 @@ class UpdateMetrics:
         for name, value in metrics.items():
             self._values.setdefault(name, []).append(_checked(name, value))
 
-    def set(self, metrics: Metrics) -> None:
-        """Set metrics of the whole update, instead of any that minibatches have added under the same names."""
-        self._of_updates.update(metrics)
+    def set(self, metrics: Metrics, source: str) -> None:
+        """Set metrics of the whole update, instead of any that minibatches have added under the same names.
+
+        Args:
+            metrics: as `add` takes them.
+            source: what they come from, for error messages.
+        """
+        self._sources.update(dict.fromkeys(metrics, source))
         self._values.update({name: [_checked(name, value)] for name, value in metrics.items()})
 
     def write(self, logger: Logger, **metrics: Callable[[], float]) -> None:
         """Log the mean of every metric, and the given additional metrics, under `train/`."""
         functions: dict[str, Callable[[], float]] = {
-            name: partial(_mean, values, name, "the update of a part" if name in self._of_updates else self._objective)
+            name: partial(_mean, values, name, self._sources.get(name, self._objective))
             for name, values in self._values.items()
         }
         for name, function in {**functions, **metrics}.items():
@@ -121,20 +126,13 @@ class UpdateMetrics:
                 logger.name_to_excluded[f"train/{name}"] = logger.to_tuple(None)
 
 
-def approx_kl(batch: Batch) -> Callable[[], float]:
-    """Return a function that computes the mean of (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π) (Schulman 2020)."""
-    return partial(_approx_kl, batch.log_probs.detach(), batch.old_log_probs)
-
-
-def _approx_kl(log_probs: torch.Tensor, old_log_probs: torch.Tensor) -> float:
-    log_ratio = log_probs.cpu().numpy() - old_log_probs.cpu().numpy()
-    return float(np.mean((np.exp(log_ratio) - 1) - log_ratio))
-
-
-def entropy_loss(batch: Batch) -> Callable[[], float]:
-    """Return a function that computes minus the mean entropy, which SB3 logs."""
+def sb3_metrics(batch: Batch) -> dict[str, Callable[[], float]]:
+    """Return functions that compute what SB3 logs of a minibatch. They hold no graph."""
     entropy = batch.entropy.detach()
-    return lambda: -entropy.mean().item()
+    return {
+        "entropy_loss": lambda: -entropy.mean().item(),
+        "approx_kl": partial(approx_kl, batch.log_probs.detach(), batch.old_log_probs),
+    }
 
 
 def _mean(values: list[Any], name: str, source: str) -> float:

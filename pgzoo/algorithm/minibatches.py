@@ -76,7 +76,13 @@ def observation_device(observations: Observations, device: torch.device) -> torc
 
 
 def minibatches(
-    samples: Samples, batch_size: int | None, *, whole_episodes: bool, scale: Scale, shuffle_whole: bool
+    samples: Samples,
+    batch_size: int | None,
+    *,
+    whole_episodes: bool,
+    scale: Scale,
+    shuffle_whole: bool,
+    stride: int = 1,
 ) -> Iterator[Samples]:
     """Yield the steps in random order, in minibatches.
 
@@ -86,9 +92,13 @@ def minibatches(
         whole_episodes: whether each minibatch consists of whole episodes, with about `batch_size` steps.
         scale: rescales the advantages of each minibatch.
         shuffle_whole: whether to shuffle the steps, as SB3 does, even if one minibatch has all of them.
+        stride: use every stride-th step, or whole episode, of the random order.
     """
     size = batch_size or len(samples)
-    parts = _episode_minibatches(samples, size) if whole_episodes else _step_minibatches(samples, size, shuffle_whole)
+    if whole_episodes:
+        parts = _episode_minibatches(samples, size, stride)
+    else:
+        parts = _step_minibatches(samples, size, shuffle_whole or stride > 1, stride)
     for minibatch in parts:
         yield rescaled(minibatch, scale, "minibatch")
 
@@ -110,27 +120,25 @@ def rescaled(samples: Samples, scale: Scale, over: Literal["rollout", "minibatch
     return replace(samples, advantages=advantages)
 
 
-def _step_minibatches(samples: Samples, size: int, shuffle_whole: bool) -> Iterator[Samples]:
-    n = len(samples)
-    if size >= n and not shuffle_whole:
+def _step_minibatches(samples: Samples, size: int, shuffle_whole: bool, stride: int) -> Iterator[Samples]:
+    if size >= len(samples) and not shuffle_whole:
         yield samples
         return
-    order = torch.as_tensor(np.random.permutation(n), device=samples.advantages.device)
-    for start in range(0, n, size):
-        index = order[start : start + size]
-        yield samples.select(index, len(index) / n)
+    order = torch.as_tensor(np.random.permutation(len(samples))[::stride], device=samples.advantages.device)
+    for index in torch.split(order, size):
+        yield samples.select(index, len(index) / len(samples))
 
 
-def _episode_minibatches(samples: Samples, size: int) -> Iterator[Samples]:
+def _episode_minibatches(samples: Samples, size: int, stride: int) -> Iterator[Samples]:
     episode = samples.episode.cpu().numpy()
     lengths = np.bincount(episode)
-    order = np.random.permutation(len(lengths))
+    order = np.random.permutation(len(lengths))[::stride]
     first_step = np.cumsum(lengths[order]) - lengths[order]
     minibatch_episodes = np.split(order, np.flatnonzero(np.diff(first_step // size)) + 1)
     indices = [np.flatnonzero(np.isin(episode, episodes)) for episodes in minibatch_episodes]
     on_device = torch.as_tensor(np.concatenate(indices), device=samples.episode.device)
     for index, episodes in zip(torch.split(on_device, list(map(len, indices))), minibatch_episodes, strict=True):
-        yield samples.select(index, len(episodes) / len(order))
+        yield samples.select(index, len(episodes) / len(lengths))
 
 
 def current_ratios(rollout: Rollout, samples: Samples, backend: Backend) -> Array:

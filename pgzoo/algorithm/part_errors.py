@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from pgzoo.backends.actor import PolicyActor
+from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, MachineError, PgzooError, PluginError, describe, is_machine_fault
 from pgzoo.interface.batch import Batch
 from pgzoo.interface.parts import Objective, Part
@@ -39,6 +41,8 @@ def part_that_raised(error: BaseException) -> Part | None:
         owner = frame.f_locals.get("self")
         if isinstance(owner, Part):
             part = owner
+        elif isinstance(owner, (Backend, PolicyActor)):  # an update does not answer for the policy that it steps
+            part = None
     return part
 
 
@@ -48,15 +52,22 @@ def objective_error(
     """Return PluginError if an optimizer step failed because of the objective's loss, else None.
 
     The objective is to blame if its loss is not finite although everything that it was computed from is.
+
+    Args:
+        error: what the step raised.
+        objective: gave the losses.
+        batch: what they were computed from.
+        policy_loss: a scalar; None if it was not computed.
+        value_loss: as policy_loss.
     """
     if not isinstance(error, DivergenceError):
-        if isinstance(policy_loss, torch.Tensor) and policy_loss.requires_grad:
+        if policy_loss is None or (isinstance(policy_loss, torch.Tensor) and policy_loss.requires_grad):
             return None
         return PluginError(f"objective {objective.name!r} returned a loss that does not depend on the policy")
     inputs = (batch.log_probs, batch.old_log_probs, batch.ratio, batch.advantages, batch.values, batch.returns)
     if all(bool(x.isfinite().all()) for x in inputs):
         for name, loss in (("loss", policy_loss), ("value_loss", value_loss)):
-            number = float(torch.as_tensor(loss).detach())
+            number = 0.0 if loss is None else float(torch.as_tensor(loss).detach())
             if math.isnan(number) or (name == "loss" and math.isinf(number)):
                 return PluginError(
                     f"objective {objective.name!r} returned the {name} {number}, although log-probs, advantages and "

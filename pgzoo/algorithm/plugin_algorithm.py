@@ -50,7 +50,7 @@ from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
 from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
 from pgzoo.registry.plugins import Kind, Registry, default_registry
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
 from pgzoo.sampling.finite import REMEDY, distribution_errors, is_finite, raise_for_action
 from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
@@ -181,6 +181,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         passed = {name: value for name, value in locals().items() if value is not UNSET}
         arguments = {f"algorithm.{name}": passed[name] for name in declared(AlgorithmConfig) if name in passed}
         arguments.update({name: passed[name] for name in PART_KEYWORDS if name in passed})
+        arguments.update({f"update.{name}": passed[name] for name in UPDATE_FIELDS if name in passed})
         check_policy_class(policy, self.policy_aliases)
         check_arguments(plugin_kwargs, registry, seed, fast)
         check_sb3_arguments(stats_window_size, tensorboard_log, rollout_buffer_class)
@@ -206,9 +207,9 @@ class PluginAlgorithm(SamplingAlgorithm):
                 n_steps=config.n_steps,
                 gamma=config.gamma,
                 gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
-                ent_coef=config.ent_coef,
-                vf_coef=config.vf_coef,
-                max_grad_norm=config.max_grad_norm,  # type: ignore[arg-type]
+                ent_coef=getattr(combination.update, "ent_coef", 0.0),
+                vf_coef=getattr(combination.update, "vf_coef", 1.0),
+                max_grad_norm=getattr(combination.update, "max_grad_norm", None),  # type: ignore[arg-type]
                 use_sde=config.use_sde,
                 sde_sample_freq=config.sde_sample_freq,
                 rollout_buffer_class=rollout_buffer_class,

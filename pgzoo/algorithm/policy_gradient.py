@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -14,15 +15,16 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.advantages import compute_advantages
-from pgzoo.algorithm.metrics import UpdateMetrics, approx_kl, compute_deferred, entropy_loss
+from pgzoo.algorithm.learner import UpdateLearner
+from pgzoo.algorithm.metrics import UpdateMetrics, compute_deferred
 from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
-from pgzoo.algorithm.part_errors import objective_error, part_errors
+from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
 from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.algorithm.settings import check_schedules
 from pgzoo.backends.backend import Backend
-from pgzoo.errors import ConfigError, DivergenceError
+from pgzoo.errors import ConfigError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.rollout import Rollout
@@ -66,7 +68,8 @@ class PolicyGradient(SavableAlgorithm):
         missing_terminal_observation: what to do if the environment reports a time limit without terminal observation:
             "error" stops, "terminate" treats it as a termination, "last_observation" uses the observation before.
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
-        batch_size: steps per minibatch; None for the whole rollout.
+        batch_size: steps per minibatch; None for the whole rollout. A field of the update, such as gradient_descent, as
+            are n_epochs, n_critic_updates, ent_coef, vf_coef, max_grad_norm and target_kl.
         n_epochs: passes over a rollout.
         n_critic_updates: additional passes over a rollout that train only the critic, as in sb3-contrib's TRPO.
         gamma: discount factor γ.
@@ -155,49 +158,29 @@ class PolicyGradient(SavableAlgorithm):
         metrics = UpdateMetrics(f"objective {self.objective.name!r}")
         with part_errors():
             with backend.update_threads():
-                loss = self._gradient_descent(backend, metrics)
+                self._update_parameters(backend, metrics)
             self._update_part_states(backend, metrics)
-        self._log_update(metrics, loss)
+        self._log_update(metrics)
 
-    def _gradient_descent(self, backend: Backend, metrics: UpdateMetrics) -> torch.Tensor:
-        """Take one optimizer step per minibatch, for several epochs. Return the last loss."""
-        samples = self._samples()
-        continue_training = True
-        for epoch in range(self.n_epochs):
-            if epoch > 0 and self.estimator.recompute == "epoch":
-                self._compute_advantages(reevaluated(self.rollout, samples, backend))
-                samples = self._samples()
-            metrics.begin_epoch()
-            for minibatch in self._minibatches(samples, shuffle_whole=backend.bitwise_sb3):
-                batch = backend.evaluate_actions(minibatch)
-                policy_loss, policy_metrics = self.objective(batch, self.part_states["objective"])
-                value_loss = self.objective.value_loss(batch) if self.has_critic else 0.0
-                entropy = batch.aggregate(batch.entropy) if self.ent_coef else 0.0
-                loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+    def _update_parameters(self, backend: Backend, metrics: UpdateMetrics) -> None:
+        """Let the update move the policy's parameters."""
+        learner = UpdateLearner(
+            self._samples(),
+            backend,
+            self.objective,
+            self.part_states["objective"],
+            metrics,
+            split=partial(self._minibatches, shuffle_whole=backend.bitwise_sb3),
+            recompute=partial(self._recomputed, backend) if self.estimator.recompute == "epoch" else None,
+            verbose=self.verbose >= 1,
+        )
+        metrics.set(learner.apply(self.update, self.part_states["update"]), f"update {self.update.name!r}")
+        self._n_updates += max(learner.n_passes, 1)
 
-                kl = approx_kl(batch)
-                critic_metrics = {"value_loss": value_loss} if self.has_critic else {}
-                metrics.add({"entropy_loss": entropy_loss(batch), "approx_kl": kl, **policy_metrics, **critic_metrics})
-                if self.target_kl is not None and kl() > 1.5 * self.target_kl:
-                    continue_training = False
-                    if self.verbose >= 1:
-                        print(f"Early stopping at epoch {epoch} due to reaching max kl: {kl():.2f}")
-                    break
-                try:
-                    backend.step(loss, self.max_grad_norm)
-                except (DivergenceError, RuntimeError) as error:
-                    if blamed := objective_error(error, self.objective, batch, policy_loss, value_loss):
-                        raise blamed from error
-                    raise
-            self._n_updates += 1
-            if not continue_training:
-                break
-
-        for _ in range(self.n_critic_updates):
-            for minibatch in self._minibatches(samples, shuffle_whole=backend.bitwise_sb3):
-                batch = backend.evaluate_actions(minibatch)
-                backend.step(self.vf_coef * self.objective.value_loss(batch), self.max_grad_norm)
-        return loss.detach()
+    def _recomputed(self, backend: Backend, samples: Samples) -> Samples:
+        """Return the samples with the advantages that the current policy gives them."""
+        self._compute_advantages(reevaluated(self.rollout, samples, backend))
+        return self._samples()
 
     def _samples(self) -> Samples:
         """Return the rollout's steps with the advantages of SB3's buffer."""
@@ -213,25 +196,27 @@ class PolicyGradient(SavableAlgorithm):
         )
         return rescaled(samples, self.scale, "rollout")
 
-    def _minibatches(self, samples: Samples, shuffle_whole: bool = False) -> Iterator[Samples]:
+    def _minibatches(
+        self, samples: Samples, batch_size: int | None, stride: int = 1, *, shuffle_whole: bool
+    ) -> Iterator[Samples]:
         return minibatches(
             samples,
-            self.batch_size,
+            batch_size,
             whole_episodes=self.objective.whole_episodes,
             scale=self.scale,
             shuffle_whole=shuffle_whole,
+            stride=stride,
         )
 
     def _update_part_states(self, backend: Backend, metrics: UpdateMetrics) -> None:
         rollout = self.rollout
         if any(Need.RATIOS in part.needs and part.learns for part in self.combination.parts.values()):
             rollout = rollout.replace(ratios=current_ratios(rollout, self._samples(), backend))
-        metrics.set(self.part_states.update(rollout, self.returns))
+        metrics.set(self.part_states.update(rollout, self.returns), "the update of a part")
 
-    def _log_update(self, metrics: UpdateMetrics, loss: torch.Tensor) -> None:
+    def _log_update(self, metrics: UpdateMetrics) -> None:
         mask, advantages, targets = self.rollout.mask, self.rollout_buffer.advantages, self.rollout_buffer.returns
         extra: dict[str, Callable[[], float]] = {
-            "loss": loss.item,
             "advantage_std": lambda: float(np.std(advantages[mask])),
         }
         if self.has_critic:

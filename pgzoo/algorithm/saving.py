@@ -23,7 +23,7 @@ from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Recipe
 from pgzoo.registry.combination import AUTO, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
@@ -144,7 +144,7 @@ class SavableAlgorithm(PluginAlgorithm):
                 raise ConfigError(f"{name} cannot change on load; make a new model and call set_parameters(path)")
         for_sb3 = {name: kwargs.pop(name) for name in SB3_LOAD_ARGUMENTS if name in kwargs}
         custom_objects = for_sb3.get("custom_objects") or {}
-        custom = {name: custom_objects[name] for name in PART_KEYWORDS if name in custom_objects}
+        custom = {name: custom_objects[name] for name in (*PART_KEYWORDS, *UPDATE_FIELDS) if name in custom_objects}
         try:
             with converted(f"cannot load {path}"):
                 return super().load(path, env, device, _loading=_Loading(kwargs, custom), **for_sb3)
@@ -161,10 +161,13 @@ class SavableAlgorithm(PluginAlgorithm):
         super()._setup_model()
 
     def _update_old_names(self) -> None:
-        """Rename the attributes of models that earlier versions saved."""
+        """Convert the attributes of models that earlier versions saved."""
         for old, new in (("learner_arrays", "part_state_arrays"), ("max_episode_steps", "episode_bound")):
             if old in self.__dict__:
                 self.__dict__[new] = self.__dict__.pop(old)
+        if "update" not in self.parts:  # its fields were settings of the algorithm
+            fields = {name: self.__dict__[name] for name in UPDATE_FIELDS if name in self.__dict__}
+            self.parts["update"] = {"name": "gradient_descent", "distribution": "pgzoo", "fields": fields}
 
     def _loaded_changes(self, loading: _Loading) -> dict[str, Any]:
         """Set the attributes that were passed to `load`, and return the hyperparameters of parts among them."""
@@ -178,6 +181,7 @@ class SavableAlgorithm(PluginAlgorithm):
         if "stats_window_size" in arguments:
             arguments["_stats_window_size"] = arguments.pop("stats_window_size")
         changes = {name: arguments.pop(name) for name in PART_KEYWORDS if name in arguments}
+        changes |= {f"update.{name}": arguments.pop(name) for name in UPDATE_FIELDS if name in arguments}
         changes = merged(changes, arguments.pop("plugin_kwargs", None))
         self.__dict__.update(arguments)
         fields = {name for part in self.parts.values() for name in part["fields"]} | {NORMALIZE_ADVANTAGE.name}

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.hyperparameters import declared
+from pgzoo.interface.hyperparameters import declared, plain_fields
 from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule, value_at
 from pgzoo.registry.combination import Combination
 from pgzoo.registry.plugins import Registry
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, normalization, with_normalization
 
 PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", NORMALIZE_ADVANTAGE.name)
@@ -59,7 +59,7 @@ class Hyperparameter:
 
 def hyperparameter_names() -> list[str]:
     """Return the names of all hyperparameters that are attributes of a model."""
-    return [*declared(AlgorithmConfig), *PART_KEYWORDS]
+    return [*declared(AlgorithmConfig), *PART_KEYWORDS, *UPDATE_FIELDS]
 
 
 def changed(registry: Registry, combination: Combination, name: str, value: Any) -> Combination:
@@ -93,13 +93,15 @@ def check_schedules(parts: Iterable[Part], progress_remaining: float) -> None:
 
 
 def owner_of(combination: Combination, name: str) -> str:
-    """Return "algorithm", "estimator", "baseline" or "objective".
+    """Return "algorithm", or the kind of the part that has a hyperparameter.
 
     Raises:
         ConfigError: no part or several parts have a hyperparameter of that name.
     """
     if name in declared(AlgorithmConfig):
         return "algorithm"
+    if name in UPDATE_FIELDS and name in declared(type(combination.update)):
+        return "update"
     owners = [kind for kind, part in combination.parts.items() if name in declared(type(part))]
     if not owners:
         raise ConfigError(_absent(name, combination.plugin))
@@ -120,6 +122,8 @@ def part_attributes(combination: Combination) -> dict[str, Any]:
             if name in (params := declared(type(part))):
                 value = getattr(part, name)
                 attributes[name] = as_schedule(value) if params[name].schedule and value is not None else value
+    update = plain_fields(combination.update)
+    attributes.update({name: update[name] for name in UPDATE_FIELDS if name in update})
     return attributes
 
 

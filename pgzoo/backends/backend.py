@@ -106,14 +106,21 @@ class Backend(ABC):
             entropy=-log_probs if entropy is None else entropy,
         )
 
-    def step(self, loss: torch.Tensor, max_grad_norm: float | None) -> None:
+    def step(self, loss: torch.Tensor, max_grad_norm: float | None, *, keep: Sequence[torch.nn.Parameter] = ()) -> None:
         """Take one optimizer step on a loss that was computed from the last batch of `evaluate_actions`.
+
+        Args:
+            loss: a scalar.
+            max_grad_norm: clip the gradient to this norm; None: do not clip.
+            keep: parameters that stay as they are.
 
         Raises:
             DivergenceError: the gradient is not finite. The parameters have not changed.
         """
         self.policy.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
+        for p in keep:
+            p.grad = None
         if max_grad_norm is None:
             gradients = [p.grad for p in self.policy.parameters() if p.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)

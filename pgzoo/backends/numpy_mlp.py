@@ -140,8 +140,10 @@ class NumpyMlpBackend(Backend):
         values = self._leaves[2] if self.has_critic else torch.zeros(len(x))
         return Batch(**vars(samples), log_probs=self._leaves[0], values=values, entropy=self._leaves[1])
 
-    def step(self, loss: torch.Tensor, max_grad_norm: float | None) -> None:
+    def step(self, loss: torch.Tensor, max_grad_norm: float | None, *, keep: Sequence[torch.nn.Parameter] = ()) -> None:
         """Take one optimizer step: autograd from the loss to the leaves, NumPy from there to the parameters.
+
+        `keep` has no effect, because actor and critic share no parameters.
 
         Raises:
             DivergenceError: the gradient is not finite. The parameters have not changed.

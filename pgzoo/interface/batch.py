@@ -84,6 +84,10 @@ class Batch(Samples):
         """
         return x.mean() if self.weights is None else (x * self.weights).sum()
 
+    def approx_kl(self) -> float:
+        """Return the mean of (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π) (Schulman 2020)."""
+        return approx_kl(self.log_probs.detach(), self.old_log_probs)
+
     def clipped_surrogate(self, low: Any, high: Any, ratio: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return min(ρ Ψ, clip(ρ, 1 − low, 1 + high) Ψ) (B,), and the fraction of ρ that was clipped.
 
@@ -112,6 +116,14 @@ class Batch(Samples):
         from pgzoo.interface.schedules import as_schedule
 
         return float(as_schedule(value)(self.progress_remaining))
+
+
+def approx_kl(log_probs: Tensor, old_log_probs: Tensor) -> float:
+    """Return the mean of (ρ − 1) − log ρ, where both arguments are (B,) without a graph."""
+    import numpy as np
+
+    log_ratio = log_probs.cpu().numpy() - old_log_probs.cpu().numpy()
+    return float(np.mean((np.exp(log_ratio) - 1) - log_ratio))
 
 
 def index_rows(x: Any, index: Tensor) -> Any:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.policies import ActorCriticPolicy
 
     from pgzoo.interface.batch import Batch
+    from pgzoo.interface.learner import Learner
     from pgzoo.interface.rollout import Rollout
 
 PLUGIN_API = "2.0"
@@ -245,9 +246,25 @@ class Objective(Part):
 
 
 class Update(Part):
-    """Answers: how do the parameters move?"""
+    """Answers: how do the parameters move?
+
+    An update with a field `n_epochs` above 1 needs an objective or an estimator that allows several epochs.
+
+    Attributes:
+        critic_fields: the fields that have no effect without a critic.
+    """
 
     kind = "update"
+    critic_fields: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        """Move the parameters, and return numbers of the whole update to log under `train/`.
+
+        Args:
+            learner: gives the samples and the losses, and takes the steps.
+            state: the module from `make_state`.
+        """
 
 
 class Sampling(Part):

@@ -48,5 +48,7 @@ class Need(Enum):
     """Whole episodes, `group_size` of them from each of several initial states. `rollout.group` numbers the groups."""
     EPISODE_ADVANTAGES = "one advantage per episode"
     """The estimator and the baseline give all steps of an episode the same number."""
+    DISTRIBUTION = "action distribution"
+    """`learner.actor` gives an update the exact KL of the action distributions, and the actor's parameters."""
     STEP_RETURNS = "one return per step"
     """The estimator gives each step its own return."""

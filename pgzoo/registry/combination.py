@@ -13,7 +13,7 @@ from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled_scale
 
 DEFAULT_RECIPE = "rtg_value"
@@ -84,14 +84,14 @@ class Combination:
 
     @property
     def unused(self) -> frozenset[str]:
-        """The algorithm's settings that have no effect on this combination."""
+        """The settings of the algorithm and the update that have no effect on this combination."""
         unused = {"n_episodes"} if self.sampling.name == "steps" else {"n_steps"}
         if self.sampling.name != "groups":
             unused |= {"group_size", "group_options"}
         if not self.allows_epochs:
             unused |= {"n_epochs"}
         if Need.VALUES not in self.needs:
-            unused |= {"vf_coef", "n_critic_updates"}
+            unused |= self.update.critic_fields
         return frozenset(unused)
 
     def n_episodes(self, n_envs: int) -> int:
@@ -219,13 +219,17 @@ def _choose_parts(
 
     Other spellings of the scale are removed from `overrides`.
     """
-    owners = {ALGORITHM: _Owner(AlgorithmConfig, dict(recipe.defaults))}
+    update_defaults = {name: value for name, value in recipe.defaults.items() if name in UPDATE_FIELDS}
+    defaults = {name: value for name, value in recipe.defaults.items() if name not in UPDATE_FIELDS}
+    owners = {ALGORITHM: _Owner(AlgorithmConfig, defaults)}
     for kind in PART_TYPES:
         replacement = replacements[kind]
         if kind == "scale":
             baseline = owners["baseline"]
             replacement = spelled_scale(recipe, replacement, baseline.cls, baseline.values, overrides)
-        name, values, cls = _choose_part(kind, getattr(recipe, kind), replacement)
+        name, values, cls = _choose_part(
+            kind, getattr(recipe, kind), replacement, update_defaults if kind == "update" else {}
+        )
         if kind == "sampling" and name == AUTO:
             name = _needed_sampling(registry, owners, overrides)
         owners[kind] = _Owner(cls or registry.part(kind, name), values)
@@ -233,12 +237,16 @@ def _choose_parts(
 
 
 def _choose_part(
-    kind: Kind, default: PartSpec, replacement: PartSpec | Part | None
+    kind: Kind, default: PartSpec, replacement: PartSpec | Part | None, defaults: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any], type[Part] | None]:
-    """Return the name, the fields and, if it is an instance, the class of the replacement, or of the recipe's part."""
+    """Return the name, the fields and, if it is an instance, the class of the replacement, or of the recipe's part.
+
+    `defaults` are fields of the recipe's part that the recipe does not mention in the part itself.
+    """
     if isinstance(replacement, PART_TYPES[kind]):
         return replacement.name, plain_fields(replacement), type(replacement)
     name, values = _name_and_fields(kind, default)
+    values = {**defaults, **values}
     if replacement is not None:
         if not isinstance(replacement, (str, Mapping)):
             raise ConfigError(f"{kind} must be a name, a mapping or an instance, not {shown(replacement)}")
@@ -292,6 +300,8 @@ def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
 def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
     """Return the owner and the field that `field` or `owner.field` means."""
     owner, dot, field = key.rpartition(".")
+    if owner == ALGORITHM and field in UPDATE_FIELDS:
+        owner = "update"
     if dot and not (owner and field):
         raise ConfigError(
             f"a hyperparameter is written name or owner.name, such as gamma or algorithm.gamma, not {key!r}"
@@ -355,15 +365,17 @@ def _check_advantages(combination: Combination) -> None:
 
 
 def _check_update(combination: Combination) -> None:
-    config, objective = combination.algorithm, combination.objective
-    if config.n_epochs > 1 and not combination.allows_epochs:
+    objective = combination.objective
+    update, fields = combination.update, declared(type(combination.update))
+    n_epochs, name = getattr(update, "n_epochs", 1), "n_critic_updates"
+    if n_epochs > 1 and not combination.allows_epochs:
         raise ConfigError(
             f"objective {objective.name!r} is correct for one epoch only, because the policy moves away from the one "
-            f"that sampled; n_epochs={config.n_epochs} needs an objective such as 'ppo_clip'"
+            f"that sampled; n_epochs={n_epochs} needs an objective such as 'ppo_clip'"
         )
-    if config.n_critic_updates and Need.VALUES not in combination.needs:
+    if Need.VALUES not in combination.needs and name in fields and getattr(update, name) != fields[name].default:
         raise ConfigError(
-            f"n_critic_updates trains V, which no part of {combination.plugin!r} reads; leave n_critic_updates at 0"
+            f"{name} trains V, which no part of {combination.plugin!r} reads; leave {name} at {fields[name].default}"
         )
-    if config.batch_size == 1 and combination.scale.name == "minibatch_std":
+    if getattr(update, "batch_size", None) == 1 and combination.scale.name == "minibatch_std":
         raise ConfigError("scale 'minibatch_std' (normalize_advantage: true) needs a batch_size above 1")

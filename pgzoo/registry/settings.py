@@ -10,10 +10,23 @@ from typing import Annotated, Any, Literal
 
 from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 
+UPDATE_FIELDS = ("n_epochs", "batch_size", "n_critic_updates", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
+"""Arguments of SB3's algorithms that are hyperparameters of the update.
+
+They are written without `update.` in YAML and in studies. `algorithm.n_epochs`, as older files and models say, means
+`update.n_epochs`.
+"""
+
+
+def short_name(key: str) -> str:
+    """Return a hyperparameter's name in YAML: `n_epochs` for `update.n_epochs`, `gamma` for `algorithm.gamma`."""
+    owner, _, field = key.rpartition(".")
+    return field if owner == "algorithm" or (owner == "update" and field in UPDATE_FIELDS) else key
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """How to sample, optimise and log. The defaults of a recipe replace those of this class."""
+    """How to sample, discount and log. The defaults of a recipe replace those of this class."""
 
     n_steps: Annotated[
         int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
@@ -31,27 +44,9 @@ class AlgorithmConfig:
     learning_rate: Annotated[float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"] = (
         7e-4
     )
-    batch_size: Annotated[
-        int | None, Range(1), Search(choices=(32, 64, 128, 256)), "steps per minibatch; none: the whole rollout"
-    ] = None
-    n_epochs: Annotated[int, Range(1, 10_000), Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
-    n_critic_updates: Annotated[
-        int,
-        Range(0, 10_000),
-        Search(choices=(0, 5, 10, 20)),
-        "further passes over a rollout that train the critic alone",
-    ] = 0
     gamma: Annotated[
         float, Range(0, 1), Search(choices=(0.9, 0.95, 0.98, 0.99, 0.995, 0.999)), "γ, discount factor"
     ] = 0.99
-    ent_coef: Annotated[float, Range(0), Search(1e-5, 0.1, log=True), "weight of the entropy bonus"] = 0.0
-    vf_coef: Annotated[float, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
-    max_grad_norm: Annotated[
-        float | None, Positive, Search(0.3, 5.0, log=True), "largest norm of the gradient; none: do not clip"
-    ] = 0.5
-    target_kl: Annotated[
-        float | None, Positive, "stop an update's epochs when the KL exceeds 1.5 times this; none: do not stop"
-    ] = None
     discount_states: Annotated[bool, "multiply Ψ_t by γ^t, as the discounted objective requires"] = False
     use_rms_prop: Annotated[bool, "RMSprop instead of Adam"] = False
     rms_prop_eps: Annotated[float, Positive, "ε of RMSprop"] = 1e-5

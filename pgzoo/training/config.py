@@ -12,6 +12,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.registry.settings import short_name
 from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
@@ -87,13 +88,13 @@ def load_config(
         _check_entry(registry, plugin, env, file_entry)
         raise
     for name in overrides or ():
-        if name.removeprefix("algorithm.") in config.combination.unused:
+        if short_name(name) in config.combination.unused:
             raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.combination)}")
     return config
 
 
 def _why_unused(name: str, plugin: str, combination: Combination) -> str:
-    if "vf_coef" in name or "critic" in name:
+    if short_name(name) in combination.update.critic_fields:
         return f"{plugin!r} has no critic"
     if "n_epochs" in name:
         return f"objective {combination.objective.name!r} takes one pass over a rollout"

@@ -11,7 +11,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
 from pgzoo.registry.plugins import Registry
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import AlgorithmConfig, short_name
 from pgzoo.registry.spellings import SPELLINGS, spellings_for
 from pgzoo.training.config import ExperimentConfig, load_config
 
@@ -161,7 +161,11 @@ def _dimensions(
             dimensions += _dimension(spelling.label, spelling.key, param, param.search, ranges, fixed)
     for kind, part in combination.parts.items():
         for name, param in declared(type(part)).items():
-            dimensions += _dimension(f"{part.name}.{name}", f"{kind}.{name}", param, param.search, ranges, fixed)
+            key = f"{kind}.{name}"
+            short = short_name(key)
+            if short not in _ignored(combination):
+                dimension_name = f"{part.name}.{name}" if short == key else short
+                dimensions += _dimension(dimension_name, key, param, param.search, ranges, fixed)
     return tuple(dimensions)
 
 
@@ -188,7 +192,8 @@ def _dimension(
 
 def _ignored(combination: Combination) -> frozenset[str]:
     """Return the settings not to search: those without effect, and batch_size if the objective takes a single pass."""
-    return combination.unused if combination.objective.multi_epoch else combination.unused | {"batch_size"}
+    single_pass = combination.update.name == "gradient_descent" and not combination.objective.multi_epoch
+    return combination.unused | {"batch_size"} if single_pass else combination.unused
 
 
 def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search | None:

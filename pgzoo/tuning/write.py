@@ -16,6 +16,7 @@ from pgzoo.formatting import format_number
 from pgzoo.interface.hyperparameters import plain_fields
 from pgzoo.interface.parts import Part
 from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.registry.settings import short_name
 from pgzoo.training.config import config_from_entry, load_config
 from pgzoo.tuning.results import count, metrics_of
 from pgzoo.tuning.retrained import Retrained, find_retrained, result_row, winner
@@ -75,7 +76,7 @@ def provenance(study: optuna.Study, best: Retrained, retrained: Iterable[Retrain
 
 def _entry(attributes: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trial's entry as in files: names of the algorithm have no prefix, names of parts have theirs."""
-    return {key.removeprefix("algorithm."): value for key, value in attributes["entry"].items()}
+    return {short_name(key): value for key, value in attributes["entry"].items()}
 
 
 def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> str:

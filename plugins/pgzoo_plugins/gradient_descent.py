@@ -4,15 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
-from pgzoo import Update, hookimpl
+from pgzoo import Learner, Metrics, Positive, Range, Search, State, Update, hookimpl
 
 
 @dataclass(frozen=True)
 class GradientDescent(Update):
-    """One optimizer step per minibatch, for several epochs over a rollout (Schulman et al. 2017, algorithm 1)."""
+    """One optimizer step per minibatch, for several epochs over a rollout (Schulman et al. 2017, algorithm 1).
+
+    With the defaults it takes one step on the whole rollout, as A2C does.
+    """
 
     name = "gradient_descent"
+    critic_fields = frozenset({"vf_coef", "n_critic_updates"})
+    batch_size: Annotated[
+        int | None, Range(1), Search(choices=(32, 64, 128, 256)), "steps per minibatch; none: the whole rollout"
+    ] = None
+    n_epochs: Annotated[int, Range(1, 10_000), Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
+    n_critic_updates: Annotated[
+        int,
+        Range(0, 10_000),
+        Search(choices=(0, 5, 10, 20)),
+        "further passes over a rollout that train only the critic",
+    ] = 0
+    ent_coef: Annotated[float, Range(0), Search(1e-5, 0.1, log=True), "weight of the entropy bonus"] = 0.0
+    vf_coef: Annotated[float, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
+    max_grad_norm: Annotated[
+        float | None, Positive, Search(0.3, 5.0, log=True), "largest norm of the gradient; none: do not clip"
+    ] = 0.5
+    target_kl: Annotated[
+        float | None, Positive, "stop an update's epochs when the KL exceeds 1.5 times this; none: do not stop"
+    ] = None
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        """Return the last loss."""
+        for samples in learner.epochs(self.n_epochs):
+            for minibatch in learner.minibatches(samples, self.batch_size):
+                batch = learner.evaluate(minibatch)
+                policy_loss, metrics = learner.policy_loss(batch)
+                value_loss = learner.value_loss(batch) if learner.has_critic else 0.0
+                entropy = batch.aggregate(batch.entropy) if self.ent_coef else 0.0
+                loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+                learner.record({**metrics, "value_loss": value_loss} if learner.has_critic else metrics)
+                if self.target_kl is not None and (kl := batch.approx_kl()) > 1.5 * self.target_kl:
+                    learner.stop(f"reaching max kl: {kl:.2f}")
+                    break
+                learner.step(loss, self.max_grad_norm)
+        for _ in range(self.n_critic_updates):
+            for minibatch in learner.minibatches(learner.samples, self.batch_size):
+                value_loss = learner.value_loss(learner.evaluate(minibatch))
+                learner.step(self.vf_coef * value_loss, self.max_grad_norm)
+        return {"loss": loss}
 
 
 @hookimpl

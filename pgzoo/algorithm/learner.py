@@ -1,0 +1,134 @@
+"""What an update works with, see `Learner` of the interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pgzoo.algorithm.metrics import UpdateMetrics, sb3_metrics
+from pgzoo.algorithm.part_errors import objective_error
+from pgzoo.backends.actor import PolicyActor, parameters_behind
+from pgzoo.backends.backend import Backend
+from pgzoo.errors import DivergenceError, PluginError
+from pgzoo.interface.batch import Batch, Samples
+from pgzoo.interface.parts import Objective, Update
+from pgzoo.interface.types import Metrics
+
+
+@dataclass
+class UpdateLearner:
+    """Everything that an update works with, and nothing of the model.
+
+    Attributes:
+        samples: the rollout's steps, with the advantages of the current pass.
+        backend: evaluates and steps the policy.
+        objective: gives the losses.
+        state: what the objective learned.
+        metrics: collects the metrics of minibatches.
+        split: yields minibatches of some samples, given the batch size and the stride.
+        recompute: gives the samples of a later pass; None if they stay the same.
+        verbose: whether to print why an update stops.
+        n_passes: the passes that `epochs` has begun.
+    """
+
+    samples: Samples
+    backend: Backend
+    objective: Objective
+    state: Any
+    metrics: UpdateMetrics
+    split: Callable[[Samples, int | None, int], Iterator[Samples]]
+    recompute: Callable[[Samples], Samples] | None = None
+    verbose: bool = False
+    n_passes: int = 0
+
+    def __post_init__(self) -> None:
+        self._stopped = False
+        self._batch: Batch | None = None
+        self._policy_loss: Any = None
+        self._value_loss: Any = None
+        self._kept: list[torch.nn.Parameter] | None = None
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether V is trained."""
+        return self.backend.has_critic
+
+    def apply(self, update: Update, state: Any) -> Metrics:
+        """Call an update, and return its metrics. An error that the objective caused names the objective."""
+        with self._objective_errors():
+            metrics = update(self, state)
+        if not isinstance(metrics, Mapping):
+            raise PluginError(f"update {update.name!r} must return a mapping of metrics, not {metrics!r}")
+        return metrics
+
+    def epochs(self, n_epochs: int) -> Iterator[Samples]:
+        """Yield the samples once per pass."""
+        for epoch in range(n_epochs):
+            if epoch > 0 and self.recompute is not None:
+                self.samples = self.recompute(self.samples)
+            self.metrics.begin_epoch()
+            self.n_passes += 1
+            yield self.samples
+            if self._stopped:
+                return
+
+    def stop(self, reason: str) -> None:
+        """End `epochs` after the current pass."""
+        self._stopped = True
+        if self.verbose:
+            print(f"Early stopping at epoch {self.n_passes - 1} due to {reason}")
+
+    def minibatches(self, samples: Samples, batch_size: int | None, *, stride: int = 1) -> Iterator[Samples]:
+        """Yield the steps in random order, in minibatches."""
+        return self.split(samples, batch_size, stride)
+
+    def evaluate(self, samples: Samples) -> Batch:
+        """Return the steps as the current policy evaluates them."""
+        self._policy_loss = self._value_loss = None
+        self._batch = batch = self.backend.evaluate_actions(samples)
+        return batch
+
+    def policy_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
+        """Return the objective's loss and metrics."""
+        self._batch = batch
+        self._policy_loss, metrics = self.objective(batch, self.state)
+        return self._policy_loss, {**sb3_metrics(batch), **metrics}
+
+    def value_loss(self, batch: Batch) -> torch.Tensor:
+        """Return the loss of the critic."""
+        self._value_loss = loss = self.objective.value_loss(batch)
+        return loss
+
+    def record(self, metrics: Metrics) -> None:
+        """Add the metrics of a minibatch."""
+        self.metrics.add(metrics)
+
+    def step(self, loss: torch.Tensor, max_grad_norm: float | None = None, *, keep_actor: bool = False) -> None:
+        """Take one optimizer step."""
+        self.backend.step(loss, max_grad_norm, keep=self._actor_parameters() if keep_actor else ())
+
+    def actor(self, samples: Samples) -> PolicyActor:
+        """Return the actor on some of the steps."""
+        return PolicyActor(self.backend.policy, samples)
+
+    def _actor_parameters(self) -> list[torch.nn.Parameter]:
+        """Return the parameters behind log π. The numpy backend shares none, and its batch has no graph to them."""
+        if self._kept is None:
+            assert self._batch is not None
+            self._kept = parameters_behind(self.backend.policy, self._batch.log_probs)
+        return self._kept
+
+    @contextmanager
+    def _objective_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (DivergenceError, RuntimeError) as error:
+            if self._batch is None:
+                raise
+            if blamed := objective_error(error, self.objective, self._batch, self._policy_loss, self._value_loss):
+                raise blamed from error
+            raise

@@ -44,7 +44,12 @@ if TYPE_CHECKING:
     from pgzoo.interface.types import Metrics as Metrics
     from pgzoo.interface.types import Need as Need
     from pgzoo.interface.types import State as State
+    from pgzoo.registry.decorators import baseline as baseline
+    from pgzoo.registry.decorators import estimator as estimator
+    from pgzoo.registry.decorators import objective as objective
+    from pgzoo.registry.decorators import scale as scale
     from pgzoo.registry.plugins import Registry as Registry
+    from pgzoo.registry.plugins import register as register
 
 
 _HOME = {
@@ -77,6 +82,11 @@ _HOME = {
     "Search": "interface.hyperparameters",
     "ReferencePolicy": "interface.reference_policy",
     "Registry": "registry.plugins",
+    "register": "registry.plugins",
+    "baseline": "registry.decorators",
+    "estimator": "registry.decorators",
+    "objective": "registry.decorators",
+    "scale": "registry.decorators",
     "Batch": "interface.batch",
     "Rollout": "interface.rollout",
     "map_observations": "interface.observations",

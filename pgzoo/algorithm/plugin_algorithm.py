@@ -74,7 +74,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         combination: the parts and settings, checked; not saved.
         estimator, baseline, objective, scale, update, sampling: the parts of the combination; not saved.
         has_critic: whether V is trained; not saved.
-        parts: name, distribution and fields of each part by kind, in plain data.
+        parts: name, distribution, class (if that is not of a distribution) and fields of each part by kind.
         part_states: what the parts learned.
         part_state_arrays: the same as plain arrays, at the last save or load.
         rollout: the last rollout; not saved.
@@ -300,6 +300,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             kind: {
                 "name": part.name,
                 "distribution": self.registry.origin(type(part)),
+                "class": self.registry.class_path(type(part)),
                 "fields": plain_fields(part),
             }
             for kind, part in combination.parts.items()

@@ -12,7 +12,7 @@ from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
 from pgzoo.interface.types import Need
-from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
+from pgzoo.registry.plugins import PART_TYPES, Kind, Registry, check_plugin
 from pgzoo.registry.settings import AlgorithmConfig
 
 DEFAULT_RECIPE = "rtg_value"
@@ -136,8 +136,8 @@ def resolve(
     Args:
         registry: the plugins to choose from.
         plugin: a recipe, `estimator+baseline[+objective]`, or a combination, which is returned unchanged.
-        estimator: replaces the recipe's: a name, a mapping of `name` and fields, or an instance. A mapping without a
-            name changes fields of the recipe's estimator.
+        estimator: replaces the recipe's: a name, a mapping of `name` and fields, a class or an instance. A mapping
+            without a name changes fields of the recipe's estimator.
         baseline: as estimator.
         objective: as estimator.
         scale: as estimator.
@@ -226,8 +226,12 @@ def _choose_parts(
 def _choose_part(
     kind: Kind, default: PartSpec, replacement: PartSpec | Part | None
 ) -> tuple[str, dict[str, Any], type[Part] | None]:
-    """Return the name, the fields and, if it is an instance, the class of the replacement, or of the recipe's part."""
+    """Return the name, the fields and, if it is not chosen by name, the class of the replacement, or the recipe's."""
+    if isinstance(replacement, type) and issubclass(replacement, PART_TYPES[kind]):
+        check_plugin(replacement)
+        return replacement.name, {}, replacement
     if isinstance(replacement, PART_TYPES[kind]):
+        check_plugin(type(replacement))
         return replacement.name, plain_fields(replacement), type(replacement)
     name, values = _name_and_fields(kind, default)
     if replacement is not None:

@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from pgzoo.registry.decorators import scale as scale
     from pgzoo.registry.plugins import Registry as Registry
     from pgzoo.registry.plugins import register as register
+    from pgzoo.training.finished_runs import evaluate as evaluate
+    from pgzoo.training.runs import train as train
+    from pgzoo.tuning.studies import tune as tune
 
 
 _HOME = {
@@ -83,6 +86,9 @@ _HOME = {
     "ReferencePolicy": "interface.reference_policy",
     "Registry": "registry.plugins",
     "register": "registry.plugins",
+    "train": "training.runs",
+    "tune": "tuning.studies",
+    "evaluate": "training.finished_runs",
     "baseline": "registry.decorators",
     "estimator": "registry.decorators",
     "objective": "registry.decorators",

@@ -74,6 +74,7 @@ class Result:
     """The results of a run.
 
     Attributes:
+        model: the final model. Its environments are closed: `set_env` gives it new ones.
         folder: where the run was saved.
         n_timesteps: environment steps of training.
         seconds: wall time of training.
@@ -83,6 +84,7 @@ class Result:
         backend: the backend, the reason if it is not the fastest, and the device, such as "numpy on cpu".
     """
 
+    model: PolicyGradient
     folder: RunFolder
     n_timesteps: int
     seconds: float
@@ -144,7 +146,7 @@ def train(
                     raise
             signals.hold()
         backend = f"{model.backend} on {model.device}"
-        return Result(folder, model.num_timesteps, seconds, stopped_by, _training(model), final, backend)
+        return Result(model, folder, model.num_timesteps, seconds, stopped_by, _training(model), final, backend)
 
 
 def _learn(
@@ -232,7 +234,12 @@ def _discard(folder: RunFolder) -> None:
 
 
 def make_model(
-    config: ExperimentConfig, registry: Registry, env: VecEnv, options: TrainConfig, start: Start | None = None
+    config: ExperimentConfig,
+    registry: Registry,
+    env: VecEnv,
+    options: TrainConfig,
+    start: Start | None = None,
+    algorithm: type[PolicyGradient] = PolicyGradient,
 ) -> PolicyGradient:
     """Return the run's model, initialised from a saved model if `start` is given.
 
@@ -250,7 +257,7 @@ def make_model(
     else:
         policy = load_policy(config.run.policy)
     with converted("cannot build the model"):
-        model = PolicyGradient.from_combination(
+        model = algorithm.from_combination(
             config.combination,
             policy,
             env,

@@ -31,6 +31,10 @@ class RunFolder:
     path: Path
     env: str
 
+    def __fspath__(self) -> str:
+        """Return the folder's path, so that it can be passed wherever a path can."""
+        return str(self.path)
+
     @property
     def model(self) -> Path:
         """The final model."""

@@ -214,6 +214,25 @@ def test_the_environment_names_files_and_folders(tmp_path: Path, monkeypatch: py
         Registry.discover()
 
 
+def code_of(page: str, after: str) -> str:
+    """Return the first block of Python code of a page of the docs, after some text."""
+    text = (Path(__file__).parent.parent / "docs" / page).read_text(encoding="utf-8")
+    return text[text.index(after) :].split("```python\n")[1].split("```")[0]
+
+
+def test_the_examples_of_the_docs(tmp_path: Path) -> None:
+    """The median of 1, 2 and 6 is 2."""
+    rollout: Any = SimpleNamespace(mask=np.full((3, 1), True))
+    returns = np.array([[1.0], [6.0], [2.0]])
+    exec(code_of("write-a-plugin.md", "## In a notebook"), {"__name__": "notebook"})  # annotations are text, as here
+    median: Any = default_registry().part("baseline", "median")
+    assert median(share=0.5)(rollout, returns) == 1.0
+    file = tmp_path / "ported.py"
+    file.write_text(code_of("migration.md", "in 2.0:").replace('"median"', '"ported"'))
+    ported: Any = Registry.discover([file]).part("baseline", "ported")
+    assert ported()(rollout, returns) == 2.0
+
+
 @pytest.mark.parametrize("base", [Baseline, Objective])
 def test_reserved_names_are_the_attributes_of_the_base_classes(base: type[Part]) -> None:
     names = reserved_names(base)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import types
+import typing
 from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar, overload
 
@@ -86,7 +87,7 @@ def _make_class(base: type[P], function: Callable[..., Any], attributes: dict[st
     namespace = {
         **attributes,
         **{name: parameter.default for name, parameter in hyperparameters.items()},
-        "__annotations__": {name: parameter.annotation for name, parameter in hyperparameters.items()},
+        "__annotations__": _types(function, hyperparameters),
         "__doc__": function.__doc__,
         "__module__": function.__module__,
         "__qualname__": function.__qualname__,
@@ -122,6 +123,15 @@ def _hyperparameters(base: type[Part], function: Callable[..., Any]) -> dict[str
         if parameter.annotation is parameter.empty:
             raise PluginError(f"{function.__name__}: the hyperparameter {name} needs a type, such as {name}: float")
     return hyperparameters
+
+
+def _types(function: Callable[..., Any], hyperparameters: dict[str, inspect.Parameter]) -> dict[str, Any]:
+    """Return the annotations of hyperparameters as types. Text is evaluated where the function was defined.
+
+    Other annotations are not looked at: they may name what is imported for type checkers only.
+    """
+    annotated = types.SimpleNamespace(__annotations__={name: p.annotation for name, p in hyperparameters.items()})
+    return typing.get_type_hints(annotated, function.__globals__, include_extras=True)
 
 
 baseline: Final = FunctionPlugin(Baseline)  # type: ignore[type-abstract]  # it only makes subclasses

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from stable_baselines3.common.vec_env import VecNormalize, unwrap_vec_normalize
 
 import pgzoo
 from pgzoo import ConfigError, PluginError, PolicyGradient
+from pgzoo.registry.combination import DEFAULT_RECIPE, resolve
+from pgzoo.registry.plugins import default_registry
+from pgzoo.training.config import load_config
 
 SMALL: dict[str, Any] = {
     "n_timesteps": 512,
@@ -157,3 +161,17 @@ def test_a_notebook(tmp_path: Path) -> None:
     (tmp_path / "definition.py").rename(tmp_path / "plugin.py")
     pgzoo_eval = ["eval", "logs/reward_to_go+median/CartPole-v1_1", "-n", "1", "--plugin-file", "plugin.py", "--json"]
     assert json.loads(command(*pgzoo_eval, cwd=tmp_path).stdout)["n_episodes"] == 1
+
+
+def test_one_default_recipe_for_every_door() -> None:
+    """On an environment without an entry of its own, the tuned settings are those of the constructor."""
+    from pgzoo.cli import eval as eval_command
+    from pgzoo.cli import train, tune
+
+    functions = [PolicyGradient, PolicyGradient.from_zoo, pgzoo.train, pgzoo.evaluate, pgzoo.tune]
+    defaults = [inspect.signature(function).parameters["plugin"].default for function in functions]
+    for its_command in (train.command, tune.command, eval_command.command):
+        defaults += [option.default for option in its_command.params if option.name == "plugin"]
+    assert defaults == [DEFAULT_RECIPE] * 8
+    registry = default_registry()
+    assert load_config(registry, DEFAULT_RECIPE, "Unknown-v0").combination == resolve(registry)

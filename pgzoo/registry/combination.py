@@ -15,7 +15,8 @@ from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry, check_plugin
 from pgzoo.registry.settings import AlgorithmConfig
 
-DEFAULT_RECIPE = "rtg_value"
+DEFAULT_RECIPE = "ppo"
+"""The recipe of every command and function that is not told another one. It solves all classic tasks."""
 DEFAULT_EPISODES = 8
 """The minimum number of episodes per update if `n_episodes` is None."""
 DEFAULT_GROUPS = 4

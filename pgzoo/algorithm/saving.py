@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import io
 import pathlib
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
@@ -19,12 +17,13 @@ from pgzoo import __version__
 from pgzoo.algorithm.part_states import map_nested
 from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged
 from pgzoo.algorithm.settings import PART_KEYWORDS
-from pgzoo.errors import ConfigError, PluginError, converted, unknown
+from pgzoo.errors import ConfigError, unknown
 from pgzoo.files import atomic_write
-from pgzoo.interface.hyperparameters import declared, shown
+from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import Part
 from pgzoo.registry.combination import AUTO, NAMED_KINDS, Combination, resolve
-from pgzoo.registry.plugins import PART_TYPES, PLUGIN_PATH, Kind, Registry, class_path, living_part
+from pgzoo.registry.plugins import PART_TYPES
+from pgzoo.registry.saved_parts import passed_classes, saved_classes
 from pgzoo.registry.settings import AlgorithmConfig
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
@@ -158,7 +157,7 @@ class SavableAlgorithm(PluginAlgorithm):
         for_sb3 = {name: kwargs.pop(name) for name in SB3_LOAD_ARGUMENTS if name in kwargs}
         custom_objects = for_sb3.get("custom_objects") or {}
         custom = {name: custom_objects[name] for name in PART_KEYWORDS if name in custom_objects}
-        loading = _Loading(kwargs, custom, _classes(plugins))
+        loading = _Loading(kwargs, custom, passed_classes(plugins))
         return super().load(path, env, device, _loading=loading, **for_sb3)
 
     def _setup_model(self) -> None:
@@ -166,7 +165,7 @@ class SavableAlgorithm(PluginAlgorithm):
         if loading is not None:
             self._update_old_names()
             changes = self._loaded_changes(loading)
-            self.registry = self.registry.including(*_saved_classes(self.registry, self.parts, loading.classes))
+            self.registry = self.registry.including(*saved_classes(self.registry, self.parts, loading.classes))
             self._adopt(self._saved_combination(changes))
         super()._setup_model()
 
@@ -211,72 +210,6 @@ class SavableAlgorithm(PluginAlgorithm):
         }
         combination = resolve(self.registry, names, overrides={**settings, **changes}, **parts)
         return replace(combination, plugin=self.plugin)
-
-
-def _classes(plugins: Iterable[type[Part] | str]) -> list[type[Part]]:
-    """Return the classes of parts in the argument `plugins` of `load`. Modules are imported.
-
-    Raises:
-        PluginError: a module cannot be imported, or an item is neither a class of a part nor a name.
-    """
-    classes: list[type[Part]] = []
-    for item in [plugins] if isinstance(plugins, (str, type)) else plugins:
-        if isinstance(item, str):
-            with converted(f"plugins={item!r}: cannot import the module", PluginError):
-                members = vars(importlib.import_module(item)).values()
-            classes += [member for member in members if _is_part(member) and member.__module__ == item]
-        elif _is_part(item):
-            classes.append(item)
-        else:
-            raise PluginError(f"plugins must contain classes of parts and names of modules, not {shown(item)}")
-    return classes
-
-
-def _is_part(item: Any) -> bool:
-    """Whether an object is the class of a part that can be used: it has a name."""
-    return isinstance(item, type) and issubclass(item, Part) and isinstance(getattr(item, "name", None), str)
-
-
-def _saved_classes(
-    registry: Registry, parts: Mapping[Kind, Mapping[str, Any]], classes: Sequence[type[Part]]
-) -> list[type[Part]]:
-    """Return the classes of a saved model's parts.
-
-    Raises:
-        PluginError: a class is not found.
-    """
-    passed = {(cls.kind, cls.name): cls for cls in classes}
-    found: list[type[Part]] = []
-    for kind, part in parts.items():
-        name, path = part["name"], part.get("class", "")  # the first models did not save the class
-        registered = registry.part(kind, name) if name in registry.names(kind) else None
-        if registered is not None and path in ("", class_path(registered)):
-            cls: type[Part] | None = registered
-        else:
-            cls = living_part(kind, name, path)
-        cls = passed.get((kind, name), cls)
-        if cls is None and registered is not None:
-            warnings.warn(
-                f"this model was saved with the {kind} {name!r} of {part['distribution']}; now it uses that of "
-                f"{registry.source(kind, name)}",
-                stacklevel=2,
-            )
-            cls = registered
-        if cls is None:
-            raise PluginError(_not_found(kind, name, part["distribution"]))
-        found.append(cls)
-    return found
-
-
-def _not_found(kind: Kind, name: str, source: str) -> str:
-    """Return the message for a part that is not found, with what makes it known."""
-    where, _, path = source.partition(" ")
-    remedies = {
-        "module": f"Import {path}, or pass plugins=[{path!r}] or the class itself to load.",
-        "file": f"Pass --plugin-file {path}, or set {PLUGIN_PATH}.",
-    }
-    message = f"this model uses the {kind} {name!r} of {source}, which is not installed"
-    return f"{message}\n{remedies[where]}" if where in remedies else message
 
 
 def saved_arrays(data: Mapping[str, Any]) -> Mapping[str, Any]:

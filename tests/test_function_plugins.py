@@ -74,6 +74,19 @@ def test_a_function_becomes_an_estimator_and_an_objective() -> None:
     assert (combination.estimator.factor, combination.objective.name) == (3.0, "plain")
 
 
+def test_a_function_becomes_a_scale() -> None:
+    """c = floor + the largest |R̂ − b|, 0.5 + 3."""
+
+    @pgzoo.scale(bias="it depends on the returns", per_episode=True)
+    def largest(rollout: Any, returns: Any, deviations: Any, *, floor: Annotated[float, "added"] = 0.5) -> Any:
+        """c = floor + max |R̂ − b|."""
+        return floor + abs(deviations).max()
+
+    assert largest()(None, None, np.array([1.0, -3.0])) == 3.5  # type: ignore[operator]
+    combination = resolve(Registry.discover(), "ppo", scale={"name": "largest", "floor": 1.0})
+    assert combination.scale == largest(floor=1.0)  # type: ignore[call-arg]
+
+
 def two_arguments(rollout: Any, returns: Any) -> Any:
     return 0.0
 

@@ -9,8 +9,8 @@ export OMP_NUM_THREADS ?= 1
 .PHONY: demo test test-slow test-lowest coverage check bench peers clean
 
 demo: $(VENV)/.installed
-	$(BIN)/pgzoo train --plugin rtg_value --env CartPole-v1 --seed 0 --log-folder logs/demo
-	$(BIN)/pgzoo eval --plugin rtg_value --env CartPole-v1 --log-folder logs/demo --n-episodes 20
+	$(BIN)/pgzoo train --env CartPole-v1 --seed 0 --log-folder logs/demo
+	$(BIN)/pgzoo eval --env CartPole-v1 --log-folder logs/demo --n-episodes 20
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -m "not slow" -n 2 --dist worksteal

@@ -47,7 +47,15 @@ if TYPE_CHECKING:
     from pgzoo.interface.types import Metrics as Metrics
     from pgzoo.interface.types import Need as Need
     from pgzoo.interface.types import State as State
+    from pgzoo.registry.decorators import baseline as baseline
+    from pgzoo.registry.decorators import estimator as estimator
+    from pgzoo.registry.decorators import objective as objective
+    from pgzoo.registry.decorators import scale as scale
     from pgzoo.registry.plugins import Registry as Registry
+    from pgzoo.registry.plugins import register as register
+    from pgzoo.training.finished_runs import evaluate as evaluate
+    from pgzoo.training.runs import train as train
+    from pgzoo.tuning.studies import tune as tune
 
 
 _HOME = {
@@ -82,6 +90,14 @@ _HOME = {
     "Registry": "registry.plugins",
     "Actor": "interface.learner",
     "Learner": "interface.learner",
+    "register": "registry.plugins",
+    "train": "training.runs",
+    "tune": "tuning.studies",
+    "evaluate": "training.finished_runs",
+    "baseline": "registry.decorators",
+    "estimator": "registry.decorators",
+    "objective": "registry.decorators",
+    "scale": "registry.decorators",
     "Batch": "interface.batch",
     "Samples": "interface.batch",
     "Rollout": "interface.rollout",

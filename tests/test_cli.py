@@ -29,12 +29,12 @@ SHORT = ["-n", "600", "--no-progress", "--eval-freq", "300", "--eval-episodes", 
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with one short run that uses VecNormalize."""
     path = tmp_path_factory.mktemp("run")
-    pgzoo("train", *SHORT, "-P", "normalize:true", "-P", "n_episodes:8", "--save-freq", "200", cwd=path)
+    pgzoo("train", *SHORT, "-P", "normalize:true", "-P", "n_steps:16", "--save-freq", "200", cwd=path)
     return path
 
 
 def test_a_run_folder_has_rl_zoos_files(run: Path) -> None:
-    folder = run / "logs" / "rtg_value" / "CartPole-v1_1"
+    folder = run / "logs" / "ppo" / "CartPole-v1_1"
     names = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {
         "CartPole-v1.zip", "best_model.zip", "evaluations.npz", "progress.csv", "0.monitor.csv", "7.monitor.csv",
@@ -44,7 +44,7 @@ def test_a_run_folder_has_rl_zoos_files(run: Path) -> None:
     assert not [name for name in names if Path(name).name.startswith(".")]  # temporary files
     config = YAML(typ="safe").load((folder / "CartPole-v1" / "config.yml").read_text())
     assert config["normalize"] is True
-    assert config["estimator"] == {"name": "reward_to_go", "bootstrap": False}
+    assert config["estimator"] == {"name": "lambda_return", "gae_lambda": 0.9014}
     assert "train -n 600" in (folder / "CartPole-v1" / "command.txt").read_text()
     versions = YAML(typ="safe").load((folder / "CartPole-v1" / "versions.yml").read_text())
     assert versions["plugins"] == [f"pgzoo {versions['pgzoo']}"]
@@ -57,9 +57,9 @@ def test_eval_and_enjoy(run: Path) -> None:
     low, high = result["interval_95"]
     assert low <= result["mean_return"] <= high
     assert low < high or result["std_return"] == 0
-    again = json.loads(pgzoo("eval", "logs/rtg_value/CartPole-v1_1", "-n", "3", "--json", cwd=run).stdout)
+    again = json.loads(pgzoo("eval", "logs/ppo/CartPole-v1_1", "-n", "3", "--json", cwd=run).stdout)
     assert again == result
-    pgzoo("eval", "logs/rtg_value/CartPole-v1_1/best_model.zip", "-n", "1", cwd=run)
+    pgzoo("eval", "logs/ppo/CartPole-v1_1/best_model.zip", "-n", "1", cwd=run)
     assert "95 % interval" in pgzoo("eval", "--load-best", "-n", "2", "--stochastic", cwd=run).stdout
     lines = pgzoo("enjoy", "--no-render", "-n", "2", cwd=run).stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["episode 1", "episode 2"]
@@ -108,7 +108,7 @@ def test_training_starts_from_a_saved_model(run: Path, tmp_path: Path) -> None:
         tmp_path / "ppo"
     )
     A2C("MlpPolicy", "CartPole-v1", seed=0).learn(20).save(tmp_path / "a2c")
-    pgzoos = str(run / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip")
+    pgzoos = str(run / "logs" / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip")
     plain = [*SHORT, "-P", "normalize:false"]
     for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip")):
         pgzoo("train", "--plugin", plugin, "-i", start, *plain, "-P", "learning_rate:0", cwd=tmp_path)
@@ -170,8 +170,8 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "--vec-env", "threads"], "'threads' is not one of 'dummy', 'subproc'"),
     (["train", "--n-timesteps", "0"], "0 is not in the range"),
     (["train", "--device", "gpu7"], "--device gpu7"),
-    (["train", "-P", "sampling:steps"], "needs complete episodes"),
-    (["train", "-P", "n_episodes:7"], "n_episodes must be a multiple of n_envs=8"),
+    (["train", "--plugin", "rtg_value", "-P", "sampling:steps"], "needs complete episodes"),
+    (["train", "--plugin", "rtg_value", "-P", "n_episodes:7"], "n_episodes must be a multiple of n_envs=8"),
     (["train", "-P", "policy_kwargs:{activation_fn: Rellu}"], "unknown activation_fn 'Rellu'; did you mean 'ReLU'"),
     (["train", "-P", "policy_kwargs:{net_arc: [8]}"], "policy_kwargs: unknown argument 'net_arc'; did you mean"),
     (["train", "-P", "policy:MlpPolice"], "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),
@@ -183,7 +183,10 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-P", "estimator:{name: 3}"], "estimator.name must be a name, not 3"),
     (["train", "--tensorboard-log", "/proc/nowhere"], "cannot write to --tensorboard-log"),
     (["train", "--gym-packages", ".relative"], "--gym-packages '.relative'"),
-    (["train", "-P", "n_steps:64"], "n_steps has no effect here: 'rtg_value' samples episodes, set by n_episodes"),
+    (
+        ["train", "--plugin", "rtg_value", "-P", "n_steps:64"],
+        "n_steps has no effect here: 'rtg_value' samples episodes, set by n_episodes",
+    ),
     (["train", "--plugin", "ppo", "-P", "n_episodes:8"], "n_episodes has no effect here: 'ppo' samples steps"),
     (["train", "--plugin", "reinforce", "-P", "vf_coef:1"], "vf_coef has no effect here: 'reinforce' has no critic"),
     (["train", "--plugin", "grpo", "-P", "n_episodes:12"], "n_episodes must be a multiple of group_size=8"),
@@ -205,7 +208,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "-i", "half.zip"], "half.zip is not a saved model"),
     (["train", "-f", "type.yml"], "is a file"),
     (["train", "-f", "/proc/nowhere"], "cannot write to the log folder /proc/nowhere"),
-    (["eval"], "no run of rtg_value on CartPole-v1 in logs"),
+    (["eval"], "no run of ppo on CartPole-v1 in logs"),
     (["eval", "absent"], "'absent' does not exist"),
     (["eval", "type.yml"], "is not the folder of a run"),
     (["eval", "--n-episodes", "0"], "0 is not in the range"),
@@ -282,7 +285,7 @@ def test_a_full_disk_is_the_machines_fault(tmp_path: Path) -> None:
     assert result.returncode == 1, result.stderr
     assert "Traceback" not in result.stderr
     first, second = result.stderr.splitlines()
-    assert first.startswith("Error: cannot write logs/rtg_value/CartPole-v1_1/best_model.zip: File too large"), first
+    assert first.startswith("Error: cannot write logs/ppo/CartPole-v1_1/best_model.zip: File too large"), first
     assert second.startswith("The model after ")
     assert "could not be saved: cannot write" in second
     assert not list(tmp_path.rglob("*.zip"))
@@ -314,7 +317,7 @@ def init(**kwargs):
     pgzoo("train", *SHORT, "--track", cwd=tmp_path, in_process=False)
     called = json.loads((tmp_path / "init.json").read_text())
     assert called["sync_tensorboard"] is True
-    assert called["name"] == "rtg_value__CartPole-v1_1__1"
+    assert called["name"] == "ppo__CartPole-v1_1__1"
     assert called["config"]["seed"] == 1
     assert list((tmp_path / "runs").rglob("events.out.tfevents*"))
 
@@ -350,7 +353,7 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     result: dict[str, Any] = json.loads(pgzoo("eval", *common, "-n", "4", "--json", cwd=tmp_path).stdout)
     assert result["success_rate"] == 0.5
     assert "50 %" in pgzoo("eval", *common, "-n", "4", cwd=tmp_path).stdout
-    folder = "logs/rtg_value/Clock-v0_1"  # the run folder has the name of the package
+    folder = "logs/ppo/Clock-v0_1"  # the run folder has the name of the package
     assert json.loads(pgzoo("eval", folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
     assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
 
@@ -361,13 +364,13 @@ def test_an_environment_is_named_by_module_and_name(tmp_path: Path) -> None:
         "gymnasium.register('Own-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
     )
     pgzoo("train", "--env", "own:Own-v0", *SHORT, cwd=tmp_path)
-    result = pgzoo("eval", "logs/rtg_value/Own-v0_1", "-n", "2", "--json", cwd=tmp_path)
+    result = pgzoo("eval", "logs/ppo/Own-v0_1", "-n", "2", "--json", cwd=tmp_path)
     assert json.loads(result.stdout)["mean_return"] == 9
 
 
 def test_eval_loads_the_given_file_and_its_statistics(run: Path) -> None:
     """A checkpoint differs from the final model, and has its own VecNormalize statistics."""
-    folder = run / "logs" / "rtg_value" / "CartPole-v1_1"
+    folder = run / "logs" / "ppo" / "CartPole-v1_1"
     counts, steps = [], []
     for path in (folder / "rl_model_200_steps.zip", folder):
         arguments = RunArguments(
@@ -386,7 +389,7 @@ def test_eval_loads_the_given_file_and_its_statistics(run: Path) -> None:
 
 def test_a_damaged_model_is_refused(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run / "logs", tmp_path / "logs")
-    model = tmp_path / "logs" / "rtg_value" / "CartPole-v1_1" / "CartPole-v1.zip"
+    model = tmp_path / "logs" / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip"
     model.write_bytes(model.read_bytes()[:500])
     assert "is not a saved model" in pgzoo("eval", cwd=tmp_path, status=2).stderr
     model.unlink()

@@ -257,10 +257,10 @@ def test_classes_in_a_file_next_to_the_user(tmp_path: Path) -> None:
 def test_lists_reach_monitor(tmp_path: Path) -> None:
     """`info_keywords` is a list in YAML, and Monitor adds it to a tuple."""
     gym.register("Informed-v0", f"{__name__}:Informed")
-    pairs = ["-P", "monitor_kwargs:{info_keywords: [height]}", "-P", "n_envs:1", "-P", "n_episodes:1"]
+    pairs = ["-P", "monitor_kwargs:{info_keywords: [height]}", "-P", "n_envs:1", "-P", "n_steps:8"]
     common = ["--env", "Informed-v0", "-n", "20", "--eval-episodes", "1", "--eval-freq", "-1", "--no-progress"]
     pgzoo("train", *common, *pairs, cwd=tmp_path)
-    lines = (tmp_path / "logs/rtg_value/Informed-v0_1/0.monitor.csv").read_text().splitlines()
+    lines = (tmp_path / "logs/ppo/Informed-v0_1/0.monitor.csv").read_text().splitlines()
     assert lines[1] == "r,l,t,height"
     assert lines[2].endswith(",7")
 

@@ -109,7 +109,7 @@ def test_the_wheel(tmp_path: Path) -> None:
     assert str(tmp_path / "env") in place
     assert "rtg_value" in run(python, "-m", "pgzoo", "plugins", "list", cwd=tmp_path)
     out = run(python, "-m", "pgzoo", "train", "-n", "300", "--no-progress", "--eval-episodes", "1", cwd=tmp_path)
-    assert "hyperparams/rtg_value.yml, CartPole-v1" in out
+    assert "hyperparams/ppo.yml, CartPole-v1" in out
 
 
 @pytest.mark.slow

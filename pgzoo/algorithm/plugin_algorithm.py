@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import warnings
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         combination: the parts and settings, checked; not saved.
         estimator, baseline, objective, scale, update, sampling: the parts of the combination; not saved.
         has_critic: whether V is trained; not saved.
-        parts: name, distribution and fields of each part by kind, in plain data.
+        parts: name, distribution, class (if that is not of a distribution) and fields of each part by kind.
         part_states: what the parts learned.
         part_state_arrays: the same as plain arrays, at the last save or load.
         rollout: the last rollout; not saved.
@@ -90,6 +91,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         group_seed, groups_drawn: the state of the stream of group seeds.
         fast: "auto", True or False, see `PolicyGradient`.
         saved_by: pgzoo's name and version at the last save; empty before.
+        n_timesteps: the steps of training of the entry that `from_zoo` took; None for other models.
     """
 
     registry: Registry
@@ -111,6 +113,7 @@ class PluginAlgorithm(SamplingAlgorithm):
     groups_drawn: int
     fast: Fast = "auto"
     saved_by: str
+    n_timesteps: int | None = None
     n_epochs: int
     n_critic_updates: int
     batch_size: int | None
@@ -293,6 +296,46 @@ class PluginAlgorithm(SamplingAlgorithm):
         """
         return cls(policy, env, combination, **arguments)
 
+    @classmethod
+    def from_zoo(
+        cls: type[Self],
+        plugin: str = DEFAULT_RECIPE,
+        env: str = "CartPole-v1",
+        *,
+        vec_env: str = "dummy",
+        registry: Registry | None = None,
+        seed: int | None = None,
+        device: str = "auto",
+        fast: bool | None = None,
+        verbose: int = 0,
+        **changes: Any,
+    ) -> Self:
+        """Return a model with the tuned settings of `hyperparams/`, and with the environments of `pgzoo train`.
+
+            model = PolicyGradient.from_zoo("ppo", "Acrobot-v1", gamma=0.98)
+            model.learn(model.n_timesteps)
+
+        Args:
+            plugin: a recipe or combination.
+            env: the name of a registered environment.
+            vec_env: "dummy", "subproc", "vector" or "envpool".
+            registry: the plugins to choose from; None for the installed ones.
+            seed: the seed of the model and of the first environment; None: a random one.
+            device: as in the constructor.
+            fast: as in the constructor; None: "auto".
+            verbose: as in the constructor.
+            **changes: keys of the entry, such as `gamma`, `n_envs` or `normalize`; `{"estimator.gae_lambda": 0.9}`.
+
+        Raises:
+            PgzooError: an unknown name, or a wrong value.
+        """
+        runs = importlib.import_module("pgzoo.training.runs")  # by name, because it is built on this class
+        model: Self = runs.zoo_model(
+            cls, plugin, env, vec_env=vec_env, registry=registry, seed=seed, device=device, fast=fast, verbose=verbose,
+            overrides=changes,
+        )  # fmt: skip
+        return model
+
     def _adopt(self, combination: Combination) -> None:
         """Adopt a combination, and describe it by plain attributes, which are saved."""
         self.combination = combination
@@ -311,6 +354,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             kind: {
                 "name": part.name,
                 "distribution": self.registry.origin(type(part)),
+                "class": self.registry.class_path(type(part)),
                 "fields": plain_fields(part),
             }
             for kind, part in combination.parts.items()

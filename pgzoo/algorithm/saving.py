@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import io
 import pathlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,12 +17,13 @@ from pgzoo import __version__
 from pgzoo.algorithm.part_states import map_nested
 from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged
 from pgzoo.algorithm.settings import PART_KEYWORDS
-from pgzoo.errors import ConfigError, PluginError, converted, unknown
+from pgzoo.errors import ConfigError, converted, unknown
 from pgzoo.files import atomic_write, writing
 from pgzoo.interface.hyperparameters import declared
-from pgzoo.interface.parts import Recipe
+from pgzoo.interface.parts import Part, Recipe
 from pgzoo.registry.combination import AUTO, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES
+from pgzoo.registry.saved_parts import passed_classes, saved_classes
 from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE
 
@@ -46,10 +47,12 @@ class _Loading:
     Attributes:
         arguments: attributes by name.
         custom: hyperparameters of parts from `custom_objects`. As in SB3, those that the model lacks are ignored.
+        classes: parts that the model may use although they are not registered.
     """
 
     arguments: Mapping[str, Any]
     custom: Mapping[str, Any]
+    classes: Sequence[type[Part]]
 
 
 class SavableAlgorithm(PluginAlgorithm):
@@ -131,12 +134,23 @@ class SavableAlgorithm(PluginAlgorithm):
         path: str | pathlib.Path | io.BufferedIOBase,
         env: GymEnv | None = None,
         device: torch.device | str = "auto",
+        plugins: Iterable[type[Part] | str] = (),
         **kwargs: Any,
     ) -> Self:
         """Load as SB3 does. Keywords of the constructor, and other attributes, replace what was saved.
 
+        A part of the model is looked for among `plugins`, then in the registry, then among the classes that exist in
+        this process. A file cannot cause an import: a module is imported only if `plugins` names it.
+
+        Args:
+            path: the file.
+            env: the environments, as in the constructor; None: set them later.
+            device: a torch device.
+            plugins: classes of parts that the model may use, or names of modules that define them.
+            **kwargs: what replaces saved attributes, and arguments of SB3's `load`.
+
         Raises:
-            PluginError: the model uses a plugin that is not installed. The message names its distribution.
+            PluginError: the model uses a plugin that is not found. The message says where it came from.
             ConfigError: the file was saved by another algorithm, or a keyword is unknown or has a wrong value.
         """
         for name in ("plugin", *PART_TYPES, "policy"):
@@ -145,9 +159,10 @@ class SavableAlgorithm(PluginAlgorithm):
         for_sb3 = {name: kwargs.pop(name) for name in SB3_LOAD_ARGUMENTS if name in kwargs}
         custom_objects = for_sb3.get("custom_objects") or {}
         custom = {name: custom_objects[name] for name in (*PART_KEYWORDS, *UPDATE_FIELDS) if name in custom_objects}
+        loading = _Loading(kwargs, custom, passed_classes(plugins))
         try:
             with converted(f"cannot load {path}"):
-                return super().load(path, env, device, _loading=_Loading(kwargs, custom), **for_sb3)
+                return super().load(path, env, device, _loading=loading, **for_sb3)
         except ConfigError as error:
             if isinstance(error.__cause__, FileNotFoundError):  # as SB3 raises it
                 raise error.__cause__ from None
@@ -157,7 +172,9 @@ class SavableAlgorithm(PluginAlgorithm):
         loading: _Loading | None = self.__dict__.pop("_loading", None)  # set by `load`, which then calls `_setup_model`
         if loading is not None:
             self._update_old_names()
-            self._adopt(self._saved_combination(self._loaded_changes(loading)))
+            changes = self._loaded_changes(loading)
+            self.registry = self.registry.including(*saved_classes(self.registry, self.parts, loading.classes))
+            self._adopt(self._saved_combination(changes))
         super()._setup_model()
 
     def _update_old_names(self) -> None:
@@ -198,10 +215,6 @@ class SavableAlgorithm(PluginAlgorithm):
         if "sampling" not in self.parts:  # a model that was saved when the sampling was a setting
             parts["sampling"] = self.__dict__.pop("sampling", AUTO)
         for kind, part in self.parts.items():
-            if part["name"] not in self.registry.names(kind):
-                raise PluginError(
-                    f"this model uses the {kind} {part['name']!r} of {part['distribution']}, which is not installed"
-                )
             parts[kind] = {"name": part["name"], **part["fields"]}
         settings = {
             f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig) if name not in changes

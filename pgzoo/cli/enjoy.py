@@ -32,15 +32,7 @@ def command(**params: Any) -> None:
 
     arguments = EnjoyArguments(**params)
     with open_run(arguments, n_envs=1, render_mode=None if arguments.no_render else "human") as run:
-        from pgzoo.training.evaluation import evaluate
-
         for episode in range(1, arguments.n_episodes + 1):
-            result = evaluate(
-                run.model,
-                run.env,
-                1,
-                deterministic=not arguments.stochastic,
-                episode_bound=run.config.combination.algorithm.episode_bound,
-            )
+            result = run.evaluate(1, stochastic=arguments.stochastic)
             success = "" if result.success_rate is None else f", {'success' if result.success_rate else 'failure'}"
             click.echo(f"episode {episode}: return {format_number(result.mean)}, {result.lengths[0]} steps{success}")

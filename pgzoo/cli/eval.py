@@ -35,15 +35,7 @@ def command(**params: Any) -> None:
 
     arguments = EvalArguments(**params)
     with open_run(arguments, n_envs=arguments.n_envs) as run:
-        from pgzoo.training.evaluation import evaluate
-
-        evaluation = evaluate(
-            run.model,
-            run.env,
-            arguments.n_episodes,
-            deterministic=not arguments.stochastic,
-            episode_bound=run.config.combination.algorithm.episode_bound,
-        )
+        evaluation = run.evaluate(arguments.n_episodes, stochastic=arguments.stochastic)
     if arguments.as_json:
         click.echo(json.dumps({"model": str(run.folder.path), **evaluation.summary()}))
         return

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.training.finished_runs import EVALUATION_SEED
+from pgzoo.training.finished_runs import RunArguments as RunArguments
 
 if TYPE_CHECKING:
     from pgzoo.registry.plugins import Registry
@@ -58,24 +59,6 @@ log_folder = click.option(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunArguments:
-    """The arguments that `run_options` adds: which finished run to open, and how."""
-
-    path: Path | None
-    plugin: str
-    env: str
-    exp_id: int
-    log_folder: Path
-    load_best: bool
-    stochastic: bool
-    seed: int
-    device: str
-    num_threads: int | None
-    gym_packages: tuple[str, ...]
-    plugin_files: tuple[Path, ...]
-
-
 def run_options(function: F) -> F:
     """Add the options that choose a finished run, see `RunArguments`."""
     for option in reversed(
@@ -89,7 +72,7 @@ def run_options(function: F) -> F:
             log_folder,
             click.option("--load-best", is_flag=True, help="Load the best model of training, not the final one."),
             click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the most likely ones."),
-            click.option("--seed", type=SEED, default=2_000_000, help="Seed of the environments."),
+            click.option("--seed", type=SEED, default=EVALUATION_SEED, help="Seed of the environments."),
             device,
             num_threads,
             gym_packages,
@@ -98,11 +81,6 @@ def run_options(function: F) -> F:
     ):
         function = option(function)
     return function
-
-
-def storage_url(storage: str | None, log_folder: Path) -> str:
-    """Return the storage of studies, by default studies.db in the log folder."""
-    return str(log_folder / "studies.db") if storage is None else storage
 
 
 def find_registry(files: tuple[Path, ...]) -> Registry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,49 +14,14 @@ import click
 
 from pgzoo.cli import options
 from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.training.runs import VEC_ENVS, Run, TrainArguments, prepare
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
 
     from pgzoo.registry.plugins import Registry
     from pgzoo.training.config import ExperimentConfig
-    from pgzoo.training.experiment import Result, TrainConfig
-    from pgzoo.training.run_folder import RunFolder
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainArguments:
-    """The arguments of `pgzoo train`, which args.yml saves under the same names."""
-
-    plugin: str
-    trial: str | None
-    storage: str | None
-    env: str
-    n_timesteps: int | None
-    n_envs: int | None
-    vec_env: str
-    seed: int | None
-    pairs: tuple[str, ...]
-    conf_file: Path | None
-    eval_freq: int
-    eval_episodes: int
-    n_eval_envs: int
-    save_freq: int
-    log_folder: Path
-    trained_agent: Path | None
-    device: str
-    fast: bool | None
-    tensorboard_log: str | None
-    num_threads: int | None
-    track: bool
-    wandb_project_name: str
-    wandb_entity: str | None
-    env_kwargs: tuple[str, ...]
-    log_gradient_noise: bool
-    gym_packages: tuple[str, ...]
-    plugin_files: tuple[Path, ...]
-    progress: bool
-    verbose: int
+    from pgzoo.training.experiment import Result
 
 
 @click.command("train", short_help="Train a model, evaluate and save it.")
@@ -68,7 +33,7 @@ class TrainArguments:
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
 @click.option("-n", "--n-timesteps", type=click.IntRange(min=1), help="Steps of training, over all environments.")
 @click.option("--n-envs", type=click.IntRange(min=1), help="Parallel environments.")
-@click.option("--vec-env", type=click.Choice(["dummy", "subproc", "vector", "envpool"]), default="dummy",
+@click.option("--vec-env", type=click.Choice(VEC_ENVS), default="dummy",
               show_default=True, help="vector, envpool: one vector environment, stepped as arrays.")  # fmt: skip
 @click.option(
     "--seed", type=options.SEED_OR_RANDOM, default=None, help="By default a random seed, which is printed and saved."
@@ -105,34 +70,30 @@ class TrainArguments:
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Train a model, evaluate and save it.
 
-    Without options, this trains rtg_value on CartPole-v1.
+    Without options, this trains the default recipe on CartPole-v1.
     """
-    from pgzoo.training.config import check_environment, load_config, parse_pairs, register_packages
+    from pgzoo.training.config import parse_pairs, register_packages
 
     arguments = TrainArguments(**params)
     registry = options.find_registry(arguments.plugin_files)
     register_packages(arguments.gym_packages)
-    overrides = parse_pairs(arguments.pairs, "-P")
-    if arguments.n_timesteps is not None:
-        overrides["n_timesteps"] = arguments.n_timesteps
-    if arguments.n_envs is not None:
-        overrides["n_envs"] = arguments.n_envs
-    if env_kwargs := parse_pairs(arguments.env_kwargs, "--env-kwargs"):
-        overrides["env_kwargs"] = env_kwargs
+    pairs, env_kwargs = parse_pairs(arguments.pairs, "-P"), parse_pairs(arguments.env_kwargs, "--env-kwargs")
+    overrides = arguments.overrides(pairs, env_kwargs)
     if arguments.trial is not None:
         config, arguments = _trial(ctx, registry, arguments, arguments.trial, overrides)
     else:
-        if "+" not in arguments.plugin:
-            registry.recipe(arguments.plugin)  # an unknown recipe is refused before an unknown environment
-        check_environment(arguments.env)
-        config = load_config(registry, arguments.plugin, arguments.env, file=arguments.conf_file, overrides=overrides)
-    from pgzoo.training.experiment import train  # imports torch, which refusals do not need
-
-    run = _prepare(config, arguments)
-    with _tracked(arguments, run.args, run.folder):
-        result = train(
-            config, registry, run.config, run.folder, args=run.args, callback=run.callback, progress=run.progress
-        )
+        config = arguments.configuration(registry, overrides)
+    options.set_threads(arguments.num_threads)  # imports torch, which refusals do not need
+    options.check_device(arguments.device)
+    if arguments.track:
+        _import_wandb()  # raises before a folder is created
+    run = prepare(config, arguments, registry)
+    click.echo(
+        f"{config.combination.plugin} on {config.env}, seed {run.train_config.seed}, "
+        f"hyperparameters from {config.source}"
+    )
+    with _tracked(run):
+        result = _start(run)
     _show(result)
     if result.stopped_by is not None:
         ctx.exit(128 + result.stopped_by)  # as shells expect it
@@ -148,6 +109,7 @@ def _trial(
     """
     from pgzoo.training.config import check_environment
     from pgzoo.tuning.results import trial_config
+    from pgzoo.tuning.studies import storage_url
 
     from_command_line = click.core.ParameterSource.COMMANDLINE
     for name in ("plugin", "env", "conf_file", "trained_agent"):
@@ -155,7 +117,7 @@ def _trial(
             raise click.UsageError(f"--trial brings its own --{name.replace('_', '-')}", ctx)
     if overrides:
         raise click.UsageError(f"--trial repeats a trial exactly; {next(iter(overrides))} cannot be replaced", ctx)
-    config, seed = trial_config(registry, options.storage_url(arguments.storage, arguments.log_folder), trial)
+    config, seed = trial_config(registry, storage_url(arguments.storage, arguments.log_folder), trial)
     check_environment(config.env)
     device_was_given = ctx.get_parameter_source("device") == from_command_line
     return config, replace(
@@ -168,47 +130,12 @@ def _trial(
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A training run that is ready to start: configuration, new folder, arguments to save, and progress display."""
-
-    config: TrainConfig
-    folder: RunFolder
-    args: dict[str, Any]
-    callback: BaseCallback
-    progress: AbstractContextManager[Any]
-
-
-def _prepare(config: ExperimentConfig, arguments: TrainArguments) -> _Run:
-    """Check the command line, create the run folder, and print what is trained."""
+def _start(run: Run) -> Result:
+    """Train with a progress bar."""
     from pgzoo.cli.progress import Progress
-    from pgzoo.training.experiment import TrainConfig, seed_or_random
-    from pgzoo.training.run_folder import new_folder, plain
 
-    options.set_threads(arguments.num_threads)
-    options.check_device(arguments.device)
-    seed = seed_or_random(arguments.seed)
-    arguments = replace(arguments, seed=seed)  # args.yml and Weights & Biases have the seed that was drawn
-    if arguments.track:
-        _import_wandb()  # raises before a folder is created
-    train_config = TrainConfig(
-        seed=seed,
-        vec_env=arguments.vec_env,
-        device=arguments.device,
-        fast="auto" if arguments.fast is None else arguments.fast,
-        eval_freq=arguments.eval_freq,
-        eval_episodes=arguments.eval_episodes,
-        n_eval_envs=arguments.n_eval_envs,
-        save_freq=arguments.save_freq,
-        trained_agent=arguments.trained_agent,
-        tensorboard_log=arguments.tensorboard_log or ("runs" if arguments.track else None),  # wandb reads these files
-        verbose=arguments.verbose,
-    )
-    folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
-    click.echo(f"{config.combination.plugin} on {config.env}, seed {seed}, hyperparameters from {config.source}")
-    progress = Progress(config.run.n_timesteps, shown=arguments.progress and not arguments.verbose)
-    callback = _callbacks(progress.callback, arguments.log_gradient_noise)
-    return _Run(train_config, folder, plain(asdict(arguments)), callback, progress)
+    progress = Progress(run.config.run.n_timesteps, shown=run.arguments.progress and not run.arguments.verbose)
+    return run.start(_callbacks(progress.callback, run.arguments.log_gradient_noise), progress)
 
 
 def _callbacks(progress: BaseCallback, gradient_noise: bool) -> BaseCallback:
@@ -221,8 +148,9 @@ def _callbacks(progress: BaseCallback, gradient_noise: bool) -> BaseCallback:
     return CallbackList([progress, GradientNoise()])
 
 
-def _tracked(arguments: TrainArguments, args: Mapping[str, Any], folder: RunFolder) -> AbstractContextManager[Any]:
+def _tracked(run: Run) -> AbstractContextManager[Any]:
     """Return a run of Weights & Biases; without --track, a context that does nothing."""
+    arguments = run.arguments
     if not arguments.track:
         return nullcontext()
     from pgzoo.errors import PgzooError, converted
@@ -230,17 +158,17 @@ def _tracked(arguments: TrainArguments, args: Mapping[str, Any], folder: RunFold
 
     try:
         with converted("--track"):
-            run: AbstractContextManager[Any] = _import_wandb().init(
+            tracked: AbstractContextManager[Any] = _import_wandb().init(
                 project=arguments.wandb_project_name,
                 entity=arguments.wandb_entity,
-                name=f"{arguments.plugin}__{folder.path.name}__{arguments.seed}",
-                config=args,
+                name=f"{arguments.plugin}__{run.folder.path.name}__{arguments.seed}",
+                config=run.args,
                 sync_tensorboard=True,
             )
     except PgzooError:
-        discard(folder)
+        discard(run.folder)
         raise
-    return run
+    return tracked
 
 
 def _import_wandb() -> ModuleType:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgzoo.cli import options
+from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.tuning.studies import TuneArguments, check_outputs, storage_url, write_outputs
 
 if TYPE_CHECKING:
-    import optuna
-
     from pgzoo.registry.plugins import Registry
     from pgzoo.tuning.config import StudyConfig, TuneConfig
-
-DEFAULT_TRIALS = 50
-MAX_DEFAULT_NAME = 120
-"""A longer default name of a study, from many plugins, is shortened."""
 
 write_option = click.option(
     "--write", type=click.Path(path_type=Path), help="Write the winner into this hyperparameter file."
@@ -27,45 +21,6 @@ write_option = click.option(
 report_option = click.option(
     "--report", type=click.Path(path_type=Path), help="Write figures and an HTML report to this folder."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TuneArguments:
-    """The options of `pgzoo tune`, as click parses them."""
-
-    plugin: str
-    plugins: str | None
-    search: str | None
-    env: str
-    n_timesteps: int | None
-    n_trials: int | None
-    max_total_trials: int | None
-    timeout: float | None
-    n_jobs: int
-    executor: str
-    ray_address: str | None
-    metrics: tuple[str, ...]
-    n_seeds: int
-    seed: int
-    sampler: str
-    pruner: str | None
-    defaults: bool
-    n_startup_trials: int
-    n_evaluations: int
-    eval_episodes: int
-    space: Path | None
-    ranges: tuple[str, ...]
-    fixed: tuple[str, ...]
-    n_best: int
-    n_fresh: int
-    study_name: str | None
-    storage: str | None
-    heartbeat: int
-    write: Path | None
-    report: Path | None
-    log_folder: Path
-    gym_packages: tuple[str, ...]
-    plugin_files: tuple[Path, ...]
 
 
 class _GroupWithShow(click.Group):
@@ -84,7 +39,7 @@ class _GroupWithShow(click.Group):
 
 @click.group("tune", cls=_GroupWithShow, invoke_without_command=True, subcommand_metavar="[show STUDY]",
              short_help="Search hyperparameters and plugins.")  # fmt: skip
-@click.option("--plugin", "--algo", default="rtg_value", show_default=True, help="A recipe or combination.")
+@click.option("--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="A recipe or combination.")
 @click.option("--plugins", help="Several recipes separated by commas, or 'all': the recipe is searched too.")
 @click.option("--search", help="Kinds of part to search, separated by commas: estimator,baseline,objective.")
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
@@ -140,112 +95,19 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     """
     if ctx.invoked_subcommand is not None:
         return
-    from pgzoo.training.config import check_environment, register_packages
+    from pgzoo.training.config import parse_pairs, register_packages
+    from pgzoo.tuning.ranges import parse_ranges
 
     arguments = TuneArguments(**params)
-    _check_outputs(arguments.report, arguments.write)
+    check_outputs(arguments.report, arguments.write)
     registry = options.find_registry(arguments.plugin_files)
     register_packages(arguments.gym_packages)
-    check_environment(arguments.env)
-    study_config = _study_config(registry, arguments)
-    study_config.check()
-    tune_config = _tune_config(study_config, arguments)
-    tune_config.check()
-    _run(study_config, tune_config, registry, arguments)
-
-
-def _check_outputs(report: Path | None, write: Path | None) -> None:
-    """Refuse paths that cannot be written before hours of training, not after them."""
-    from pgzoo.errors import ConfigError
-
-    if report is not None and report.exists() and not report.is_dir():
-        raise ConfigError(f"--report {report} is not a folder")
-    if write is not None and not write.is_dir() and not write.parent.is_dir():
-        raise ConfigError(f"--write {write}: the folder {write.parent} does not exist")
-
-
-def _study_config(registry: Registry, arguments: TuneArguments) -> StudyConfig:
-    from pgzoo.training.config import parse_pairs
-    from pgzoo.training.run_folder import file_name
-    from pgzoo.tuning.config import StudyConfig
-    from pgzoo.tuning.ranges import parse_ranges, read_ranges
-
-    ranges = {
-        **(read_ranges(arguments.space) if arguments.space else {}),
-        **parse_ranges(arguments.ranges, "--search-range"),
-    }
-    plugins = _plugins(registry, arguments)
-    searched = plugins[0] if len(plugins) == 1 else arguments.plugins or f"{arguments.plugin}.{arguments.search}"
-    name = arguments.study_name
-    return StudyConfig(
-        name=_default_name(f"{searched}_{file_name(arguments.env)}") if name is None else name,
-        env=arguments.env,
-        plugins=tuple(plugins),
-        metrics=arguments.metrics,
-        n_timesteps=arguments.n_timesteps or _smallest_timesteps(registry, plugins, arguments.env),
-        n_seeds=arguments.n_seeds,
-        seed=arguments.seed,
-        sampler=arguments.sampler,
-        pruner=arguments.pruner or ("none" if len(arguments.metrics) > 1 else "median"),
-        defaults=arguments.defaults,
-        n_startup_trials=arguments.n_startup_trials,
-        n_evaluations=arguments.n_evaluations,
-        eval_episodes=arguments.eval_episodes,
-        ranges=ranges,
-        fixed=parse_pairs(arguments.fixed, "--fix"),
-        plugin_files=tuple(path.resolve() for path in arguments.plugin_files),
-        gym_packages=arguments.gym_packages,
+    study_config, tune_config = arguments.configs(
+        registry, parse_ranges(arguments.ranges, "--search-range"), parse_pairs(arguments.fixed, "--fix")
     )
-
-
-def _default_name(name: str) -> str:
-    """Return the name, shortened if it is long. Different names remain different."""
-    return name if len(name) <= MAX_DEFAULT_NAME else f"{name[:MAX_DEFAULT_NAME]}-{zlib.crc32(name.encode()):08x}"
-
-
-def _plugins(registry: Registry, arguments: TuneArguments) -> list[str]:
-    from pgzoo.errors import ConfigError
-    from pgzoo.tuning.space import combinations
-
-    if arguments.plugins and arguments.search:
-        raise ConfigError("--plugins searches recipes, --search searches parts: use one of them")
     if arguments.search:
-        valid = combinations(registry, arguments.env, arguments.plugin, _words(arguments.search))
-        click.echo(f"{len(valid)} combinations are valid")
-        return valid
-    if arguments.plugins == "all":
-        return list(registry.recipes())
-    if arguments.plugins is None:
-        return [arguments.plugin]
-    if not _words(arguments.plugins):
-        raise ConfigError(f"--plugins {arguments.plugins!r} does not name a recipe; separate several by commas")
-    return _words(arguments.plugins)
-
-
-def _words(text: str) -> list[str]:
-    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-
-
-def _smallest_timesteps(registry: Registry, plugins: list[str], env: str) -> int:
-    from pgzoo.training.config import load_config
-
-    return min(load_config(registry, plugin, env).run.n_timesteps for plugin in plugins)
-
-
-def _tune_config(study_config: StudyConfig, arguments: TuneArguments) -> TuneConfig:
-    from pgzoo.tuning.config import TuneConfig
-
-    return TuneConfig(
-        storage=options.storage_url(arguments.storage, arguments.log_folder),
-        n_total=arguments.max_total_trials or arguments.n_trials or DEFAULT_TRIALS,
-        command_limit=arguments.n_trials if arguments.max_total_trials else None,
-        n_jobs=arguments.n_jobs,
-        timeout=arguments.timeout,
-        heartbeat=arguments.heartbeat,
-        folder=arguments.log_folder.resolve() / "tune" / study_config.name,
-        n_best=arguments.n_best,
-        n_fresh=arguments.n_fresh,
-    )
+        click.echo(f"{len(study_config.plugins)} combinations are valid")
+    _run(study_config, tune_config, registry, arguments)
 
 
 def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry, arguments: TuneArguments) -> None:
@@ -271,7 +133,8 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
         raise
     show_result(study, tune_config.storage)
     check_completed(study)
-    _write(study, registry, arguments.report, arguments.write)
+    for sentence in write_outputs(study, registry, arguments.report, arguments.write):
+        click.echo(sentence)
 
 
 @command.command("show", short_help="Show the result of a study.")
@@ -303,8 +166,8 @@ def show(
         storage = ctx.parent.params["storage"]
     if ctx.get_parameter_source("log_folder") == click.core.ParameterSource.DEFAULT:
         log_folder = ctx.parent.params["log_folder"]
-    url = options.storage_url(storage, log_folder)
-    _check_outputs(report, write)
+    url = storage_url(storage, log_folder)
+    check_outputs(report, write)
     with storage_errors(url):
         opened = open_existing(url)
         if study is None:
@@ -312,16 +175,5 @@ def show(
             return
         existing = find_study(study, opened)
         show_json(existing) if as_json else show_result(existing, url)
-        _write(existing, options.find_registry(plugin_files), report, write)
-
-
-def _write(study: optuna.Study, registry: Registry, report: Path | None, file: Path | None) -> None:
-    """Write the report and the winner's entry, where a path is given."""
-    if report is not None:
-        from pgzoo.tuning.report import write_report
-
-        click.echo(f"Report: {write_report(study, report)}")
-    if file is not None:
-        from pgzoo.tuning.write import write_winner
-
-        click.echo(write_winner(study, registry, file))
+        for sentence in write_outputs(existing, options.find_registry(plugin_files), report, write):
+            click.echo(sentence)

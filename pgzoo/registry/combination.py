@@ -12,11 +12,12 @@ from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
 from pgzoo.interface.types import Need
-from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
+from pgzoo.registry.plugins import PART_TYPES, Kind, Registry, check_plugin
 from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled_scale
 
-DEFAULT_RECIPE = "rtg_value"
+DEFAULT_RECIPE = "ppo"
+"""The recipe of every command and function that is not told another one. It solves all classic tasks."""
 DEFAULT_EPISODES = 8
 """The minimum number of episodes per update if `n_episodes` is None."""
 DEFAULT_GROUPS = 4
@@ -137,8 +138,8 @@ def resolve(
     Args:
         registry: the plugins to choose from.
         plugin: a recipe or its name, `estimator+baseline[+objective]`, or a combination, which is returned unchanged.
-        estimator: replaces the recipe's: a name, a mapping of `name` and fields, or an instance. A mapping without a
-            name changes fields of the recipe's estimator.
+        estimator: replaces the recipe's: a name, a mapping of `name` and fields, a class or an instance. A mapping
+            without a name changes fields of the recipe's estimator.
         baseline: as estimator.
         objective: as estimator.
         scale: as estimator.
@@ -239,11 +240,15 @@ def _choose_parts(
 def _choose_part(
     kind: Kind, default: PartSpec, replacement: PartSpec | Part | None, defaults: Mapping[str, Any]
 ) -> tuple[str, dict[str, Any], type[Part] | None]:
-    """Return the name, the fields and, if it is an instance, the class of the replacement, or of the recipe's part.
+    """Return the name, the fields and, if it is not chosen by name, the class of the replacement, or the recipe's.
 
     `defaults` are fields of the recipe's part that the recipe does not mention in the part itself.
     """
+    if isinstance(replacement, type) and issubclass(replacement, PART_TYPES[kind]):
+        check_plugin(replacement)
+        return replacement.name, {}, replacement
     if isinstance(replacement, PART_TYPES[kind]):
+        check_plugin(type(replacement))
         return replacement.name, plain_fields(replacement), type(replacement)
     name, values = _name_and_fields(kind, default)
     values = {**defaults, **values}

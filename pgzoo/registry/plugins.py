@@ -1,14 +1,22 @@
-"""The registry: finds plugins by entry point or file, checks them, and explains those that fail."""
+"""The registry: finds plugins by entry point or file, checks them, and explains those that fail.
+
+`register` makes a class or a recipe known in this process. In a module that a registry is just loading, it makes it a
+plugin of that module.
+"""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
+import inspect
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,10 +40,14 @@ from pgzoo.interface.parts import (
 )
 
 ENTRY_POINT_GROUP: Final = "pgzoo"
-NOT_HYPERPARAMETERS: Final = frozenset(
-    {"name", "kind", "needs", "unbiased", "bias", "discounted_from", "multi_epoch", "plugin_api"}
-)
-"""Attributes of a part that must be written without a type annotation, which would make them fields."""
+PLUGIN_PATH: Final = "PGZOO_PLUGINS"
+"""The environment variable that names plugin files and folders of them, separated as in PATH."""
+MIGRATION: Final = "https://github.com/pgzoo/pgzoo/blob/main/docs/migration.md"
+"""What a plugin that was written for an earlier interface must change."""
+OLD_HOOKS: Final = ("pgzoo_estimators", "pgzoo_baselines", "pgzoo_objectives", "pgzoo_recipes")
+"""The hooks of plugin API 1.x."""
+MAY_BE_FIELDS: Final = frozenset({"resample_budget"})
+"""Attributes of the base classes that a part may declare as a hyperparameter."""
 
 Kind: TypeAlias = Literal["estimator", "baseline", "objective", "scale", "update", "sampling"]
 PART_TYPES: Final[Mapping[Kind, type[Part]]] = {
@@ -48,6 +60,9 @@ PART_TYPES: Final[Mapping[Kind, type[Part]]] = {
 }
 """The base class of each kind of part. The first three are written `estimator+baseline+objective`."""
 
+Plugin: TypeAlias = "type[Part] | Recipe"
+"""What a module registers: the class of a part, or a recipe."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -56,8 +71,8 @@ class Source:
     Attributes:
         entry: the name of the entry point, or the stem of the file.
         module: the module's dotted name, or the path of the file.
-        distribution: the name of the distribution, or "file".
-        version: the version of the distribution; empty for a file.
+        distribution: the name of the distribution; "file"; or "module" if `register` was called in this process.
+        version: the version of the distribution; otherwise empty.
     """
 
     entry: str
@@ -66,8 +81,8 @@ class Source:
     version: str = ""
 
     def __str__(self) -> str:
-        if self.distribution == "file":
-            return f"file {self.module}"
+        if self.distribution in ("file", "module"):
+            return f"{self.distribution} {self.module}"
         return f"{self.distribution} {self.version}"
 
 
@@ -93,21 +108,13 @@ class Registry:
 
     def __init__(self) -> None:
         self.failures: list[Failure] = []
-        self._manager = _new_manager()
         self._parts: dict[tuple[Kind, str], tuple[type[Part], Source]] = {}
         self._recipes: dict[str, tuple[Recipe, Source]] = {}
         self._entries: dict[str, Source] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Return what is copied and pickled: everything but pluggy's manager, which holds modules."""
-        return {name: value for name, value in self.__dict__.items() if name != "_manager"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _manager=_new_manager())
-
     @classmethod
     def discover(cls, files: Iterable[str | Path] = ()) -> Registry:
-        """Return a registry of all installed plugins, and of the plugins in some Python files.
+        """Return a registry of all plugins: installed, in PGZOO_PLUGINS, in some Python files, and of this process.
 
         Raises:
             PluginError: two plugins have the same name, or a file cannot be loaded.
@@ -115,20 +122,25 @@ class Registry:
         registry = cls()
         points = sorted(importlib.metadata.entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
         sources = [(point, _source(point)) for point in points]
-        for _, source in sources:  # before any import, because pluggy silently skips a second entry point of a name
+        for _, source in sources:  # before any import, because an import may register parts of its own
             registry._claim(source)
         for point, source in sources:
-            try:
-                registry.register(point.load(), source)
-            except PluginError:
-                raise
-            except (
-                Exception,
-                SystemExit,
-            ) as error:  # an import may raise anything, and the other plugins must still load
-                registry._fail(source, error)
-        for path in dict.fromkeys(Path(file) for file in files):
+            with _collecting(source) as collected:
+                try:
+                    module = point.load()
+                except (Exception, SystemExit) as error:  # an import may raise anything; the other plugins must load
+                    registry._fail(source, error)
+                    continue
+            registry.register(module, source, collected)
+        paths = [*_files_of_environment(), *(Path(file) for file in files)]
+        for path in {os.path.realpath(path): path for path in paths}.values():
             registry.load_file(path)
+        for item, source in _of_process.items():
+            try:
+                registry.add(item, source)
+            except PluginError:
+                _of_process.discard(item)  # else every later call would fail, too
+                raise
         return registry
 
     def load_file(self, path: str | Path) -> None:
@@ -148,34 +160,89 @@ class Registry:
             raise PluginError(f"plugin file {path} is not a Python file")
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # where the dataclass decorator looks up its module
-        try:
-            spec.loader.exec_module(module)
-        except (Exception, SystemExit) as error:
-            raise PluginError(f"plugin file {path} fails to import: {_reason(error)}") from error
-        n_items, n_failures = len(self._parts) + len(self._recipes), len(self.failures)
-        self.register(module, source)
+        with _collecting(source) as collected:
+            collected.clear()  # the file is executed again
+            try:
+                spec.loader.exec_module(module)
+            except (Exception, SystemExit) as error:
+                raise PluginError(f"plugin file {path} fails to import: {_reason(error)}") from error
+        n_failures = len(self.failures)
+        n_registered = self.register(module, source, collected)
         if len(self.failures) > n_failures:
             raise PluginError(str(self.failures[-1]))
-        if len(self._parts) + len(self._recipes) == n_items:
-            raise PluginError(f"plugin file {path} registers nothing: it needs a function marked @hookimpl")
+        if not n_registered:
+            raise PluginError(
+                f"plugin file {path} registers nothing: it needs a decorator such as @pgzoo.baseline, or a function "
+                "marked @hookimpl"
+            )
 
-    def register(self, module: ModuleType | object, source: Source) -> None:
-        """Register what the hooks of a module return. Errors in the module are added to `failures`.
+    def register(self, module: ModuleType | object, source: Source, collected: Iterable[Plugin] = ()) -> int:
+        """Register what the hook of a module returns, and what was collected while the module was imported.
+
+        If anything is wrong, nothing is registered, and the error is added to `failures`.
+
+        Returns:
+            The number of classes and recipes.
 
         Raises:
             PluginError: a name is already taken. The message names both sources.
         """
         self._entries.setdefault(source.entry, source)
-        self._manager.register(module, name=source.entry)
         try:
-            self._manager.check_pending()
-        except pluggy.PluginValidationError as error:
-            self._manager.unregister(name=source.entry)
+            items = [*collected, *_call_hook(module, source.entry)]
+            for item in items:
+                check_plugin(item)
+        except (Exception, SystemExit) as error:  # a hook may raise anything, and the other plugins must still load
             self._fail(source, error)
+            return 0
+        for item in items:
+            self.add(item, source)
+        return len(items)
+
+    def add(self, item: Plugin, source: Source) -> None:
+        """Add the class of a part, or a recipe. The same definition, executed again, replaces the old one.
+
+        Raises:
+            PluginError: it breaks the interface, or its name is already taken. The message names both sources.
+        """
+        check_plugin(item)
+        kind, table, key = self._place(item)
+        existing, existing_source = table.get(key, (item, source))
+        if existing is item and key in table:
             return
-        for implementation in self._manager.hook.pgzoo_plugins.get_hookimpls():
-            if implementation.plugin_name == source.entry:
-                self._call(implementation.function, source)
+        if not _is_same_definition(existing, item, existing_source, source):
+            raise PluginError(
+                f"two plugins register the {kind} {item.name!r}: {existing_source.module} from {existing_source} "
+                f"and {source.module} from {source}; uninstall or rename one"
+            )
+        table[key] = (item, source)
+
+    def including(self, *classes: type[Part]) -> Registry:
+        """Return a copy with more classes of parts, which replace those of the same kind and name.
+
+        Raises:
+            PluginError: a class breaks the interface.
+        """
+        known = {part for part, _ in self._parts.values()}
+        new = [cls for cls in classes if cls not in known]
+        if not new:
+            return self
+        registry = copy.copy(self)
+        registry._parts = dict(self._parts)
+        for cls in new:
+            check_plugin(cls)
+            _, table, key = registry._place(cls)
+            table[key] = (cls, _module_source(cls.name, cls.__module__))
+        return registry
+
+    def items(self) -> list[tuple[Plugin, Source]]:
+        """Return all classes of parts and all recipes, with their sources."""
+        return [*self._parts.values(), *self._recipes.values()]
+
+    def discard(self, item: Plugin) -> None:
+        """Remove a class or recipe, if it is registered."""
+        _, table, key = self._place(item)
+        table.pop(key, None)
 
     def part(self, kind: Kind, name: str) -> type[Part]:
         """Return the class of a part.
@@ -224,6 +291,10 @@ class Registry:
                 return str(source)
         return f"module {cls.__module__}"
 
+    def class_path(self, cls: type[Part]) -> str:
+        """Return the module and name by which the class of a part is found again; empty if its name is enough."""
+        return class_path(cls) if self.origin(cls).startswith("module ") else ""
+
     def _claim(self, source: Source) -> None:
         existing = self._entries.get(source.entry)
         if existing is not None and existing != source:
@@ -233,23 +304,11 @@ class Registry:
             )
         self._entries[source.entry] = source
 
-    def _call(self, hook: Any, source: Source) -> None:
-        """Call a hook, and register everything that it returns. If anything is wrong, register nothing."""
-        try:
-            items = list(hook())
-            for item in items:
-                _check(item)
-        except (Exception, SystemExit) as error:  # a hook may raise anything, and the other plugins must still load
-            self._fail(source, error)
-            return
-        for item in items:
-            if isinstance(item, Recipe):
-                _refuse_clash("recipe", item.name, self._recipes.get(item.name), source)
-                self._recipes[item.name] = (item, source)
-            else:
-                key = (item.kind, item.name)
-                _refuse_clash(item.kind, item.name, self._parts.get(key), source)
-                self._parts[key] = (item, source)
+    def _place(self, item: Plugin) -> tuple[str, dict[Any, tuple[Any, Source]], Any]:
+        """Return the kind of an item, the table that it belongs to, and its key there."""
+        if isinstance(item, Recipe):
+            return "recipe", self._recipes, item.name
+        return item.kind, self._parts, (item.kind, item.name)
 
     def _fail(self, source: Source, error: BaseException) -> None:
         self.failures.append(Failure(source, _reason(error)))
@@ -265,10 +324,126 @@ def default_registry() -> Registry:
     return Registry.discover()
 
 
-def _new_manager() -> pluggy.PluginManager:
+_of_process = Registry()
+"""What `register` made known in this process."""
+_of_sources: dict[Source, list[Plugin]] = {}
+"""What modules registered by `register` while they were imported. A module is imported once, but found often."""
+_collected: ContextVar[list[Plugin] | None] = ContextVar("_collected", default=None)
+"""Where `register` puts plugins while a registry imports a module; None: into `_of_process`."""
+
+
+@contextmanager
+def _collecting(source: Source) -> Iterator[list[Plugin]]:
+    """Collect what `register` is called with inside the context, for the module that is imported there."""
+    items = _of_sources.setdefault(source, [])
+    token = _collected.set(items)
+    try:
+        yield items
+    finally:
+        _collected.reset(token)
+
+
+def register(*items: Plugin) -> None:
+    """Make classes of parts and recipes known by name in this process, as if they were installed.
+
+        pgzoo.register(Median)
+        PolicyGradient("MlpPolicy", "CartPole-v1", "reward_to_go+median")
+
+    The same definition executed again, such as a notebook's cell, replaces the old one. In a plugin file or in the
+    module of an entry point, what is registered belongs to that file or distribution.
+
+    Raises:
+        PluginError: an item breaks the interface, or its name is already taken. The message names both owners.
+    """
+    for item in items:
+        check_plugin(item)
+        if (collected := _collected.get()) is not None:
+            collected.append(item)
+            continue
+        source = _module_source(item.name, "__main__" if isinstance(item, Recipe) else item.__module__)
+        if default_registry.cache_info().currsize:
+            default_registry().add(item, source)
+        _of_process.add(item, source)
+
+
+def registered_in_process() -> list[Plugin]:
+    """Return what `register` made known in this process, which another process must be told."""
+    return [item for item, _ in _of_process.items()]
+
+
+def living_part(kind: Kind, name: str, path: str) -> type[Part] | None:
+    """Return the class of a part that exists in this process, registered or not; None if there is none.
+
+    Nothing is imported. Of several, the class that was defined last is returned.
+
+    Args:
+        kind: the kind of the part.
+        name: the name of the part.
+        path: its module and qualified name, see `class_path`.
+    """
+    found = None
+    waiting: list[type[Part]] = [PART_TYPES[kind]]
+    while waiting:
+        cls = waiting.pop(0)
+        waiting += cls.__subclasses__()
+        if class_path(cls) == path and getattr(cls, "name", None) == name:
+            found = cls
+    return found
+
+
+def class_path(cls: type) -> str:
+    """Return the module and the qualified name of a class, such as `my_module.Median`."""
+    module = "__main__" if cls.__module__ == "__mp_main__" else cls.__module__  # a script, in a spawned process
+    return f"{module}.{cls.__qualname__}"
+
+
+def _module_source(entry: str, module: str) -> Source:
+    return Source(entry, module, "module")
+
+
+def _is_same_definition(old: Plugin, new: Plugin, old_source: Source, new_source: Source) -> bool:
+    """Whether two plugins of one name are one definition that was executed twice."""
+    if isinstance(old, Recipe) or isinstance(new, Recipe):
+        return old == new or (old_source == new_source and new_source.distribution == "module")
+    return class_path(old) == class_path(new)
+
+
+def _files_of_environment() -> list[Path]:
+    """Return the plugin files that PGZOO_PLUGINS names. Of a folder, these are its files `[!_]*.py`.
+
+    Raises:
+        PluginError: a path does not exist.
+    """
+    files: list[Path] = []
+    for path in map(Path, filter(None, os.environ.get(PLUGIN_PATH, "").split(os.pathsep))):
+        if not os.path.exists(path):
+            raise PluginError(f"{PLUGIN_PATH} names {path}, which does not exist")
+        files += sorted(path.glob("[!_]*.py")) if path.is_dir() else [path]
+    return files
+
+
+def _call_hook(module: ModuleType | object, name: str) -> list[Plugin]:
+    """Call the hook of one module through pluggy, and return what it registers.
+
+    Each module has a plugin manager of its own, so that a hook that raises does not keep others from being called.
+
+    Raises:
+        PluginError: the module implements hooks of plugin API 1.x.
+        PluginValidationError: the module implements another unknown hook, or a hook with wrong arguments.
+    """
     manager = pluggy.PluginManager(hookspecs.PROJECT)
     manager.add_hookspecs(hookspecs)
-    return manager
+    try:
+        manager.register(module, name)
+        manager.check_pending()
+    except pluggy.PluginValidationError as error:
+        if old := next((hook for hook in OLD_HOOKS if f"{hook!r}" in str(error)), None):
+            raise PluginError(
+                f"it was written for plugin API 1.x, which had the hook {old}, but this pgzoo has {PLUGIN_API}; "
+                f"see {MIGRATION}"
+            ) from error
+        raise
+    return [item for items in manager.hook.pgzoo_plugins() for item in items]
 
 
 def _source(point: importlib.metadata.EntryPoint) -> Source:
@@ -284,36 +459,49 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text.splitlines()[0]}" if text else type(error).__name__
 
 
-def _refuse_clash(kind: str, name: str, existing: tuple[Any, Source] | None, source: Source) -> None:
-    if existing is not None:
-        raise PluginError(
-            f"two plugins register the {kind} {name!r}: {existing[1].module} from {existing[1]} "
-            f"and {source.module} from {source}; uninstall or rename one"
-        )
+def check_plugin(item: Any) -> None:
+    """Check that the class of a part, or a recipe, follows the interface.
 
-
-def _check(item: Any) -> None:
-    """Raise PluginError if a class or recipe breaks the interface."""
+    Raises:
+        PluginError: it does not.
+    """
     if not isinstance(item, Recipe):
         _check_part(item)
     api = item.plugin_api
     if api.split(".")[0] != PLUGIN_API.split(".")[0]:
-        raise PluginError(f"{item.name!r} was written for plugin API {api}, but this pgzoo has {PLUGIN_API}")
+        raise PluginError(
+            f"{item.name!r} was written for plugin API {api}, but this pgzoo has {PLUGIN_API}; see {MIGRATION}"
+        )
 
 
 def _check_part(cls: Any) -> None:
-    if not (isinstance(cls, type) and issubclass(cls, tuple(PART_TYPES.values()))):
+    bases = [base for base in PART_TYPES.values() if isinstance(cls, type) and issubclass(cls, base)]
+    if not bases:
         kinds = ", ".join(base.__name__ for base in PART_TYPES.values())
         raise PluginError(f"{cls!r} is none of {kinds} and Recipe")
-    if not (dataclasses.is_dataclass(cls) and cls.__dataclass_params__.frozen):  # type: ignore[attr-defined]  # typeshed
+    if [base.kind for base in bases] != [cls.kind]:
+        names = " and ".join(base.__name__ for base in bases)
+        raise PluginError(f"{cls.__name__} has the kind {cls.kind!r}, but is a subclass of {names}")
+    if not getattr(getattr(cls, "__dataclass_params__", None), "frozen", False):
         raise PluginError(f"{cls.__name__} must be decorated with @dataclass(frozen=True)")
     if not isinstance(getattr(cls, "name", None), str):
         raise PluginError(f"{cls.__name__} has no name")
-    if annotated := {field.name for field in dataclasses.fields(cls)} & NOT_HYPERPARAMETERS:
+    if annotated := {field.name for field in dataclasses.fields(cls)} & reserved_names(bases[0]):
         raise PluginError(f"{cls.__name__}.{min(annotated)} is not a hyperparameter: remove its type annotation")
-    if cls.__abstractmethods__:
-        raise PluginError(f"{cls.__name__} does not define {', '.join(sorted(cls.__abstractmethods__))}")
+    if abstract := getattr(cls, "__abstractmethods__", None):
+        raise PluginError(f"{cls.__name__} does not define {', '.join(sorted(abstract))}")
     try:
         declared(cls)
-    except ConfigError as error:
+    except (ConfigError, NameError) as error:  # an annotation may name something that does not exist
         raise PluginError(str(error)) from error
+
+
+def reserved_names(base: type[Part]) -> frozenset[str]:
+    """Return the public attributes and methods of a base class, which cannot be hyperparameters of its parts.
+
+    A part sets them without a type annotation, which would make them fields of the dataclass.
+    """
+    dataclass_: Any = base
+    fields = {field.name for field in dataclasses.fields(dataclass_)} if dataclasses.is_dataclass(base) else set[str]()
+    names = {name for cls in base.__mro__[:-1] for name in (*vars(cls), *inspect.get_annotations(cls))}
+    return frozenset(name for name in names if not name.startswith("_")) - fields - MAY_BE_FIELDS

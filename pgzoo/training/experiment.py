@@ -73,6 +73,7 @@ class Result:
     """The results of a run.
 
     Attributes:
+        model: the final model. Its environments are closed: `set_env` gives it new ones.
         folder: where the run was saved.
         n_timesteps: environment steps of training.
         seconds: wall time of training.
@@ -82,6 +83,7 @@ class Result:
         backend: the backend, the reason if it is not the fastest, and the device, such as "numpy on cpu".
     """
 
+    model: PolicyGradient
     folder: RunFolder
     n_timesteps: int
     seconds: float
@@ -139,7 +141,8 @@ def train(
                 error.note = f"The final model is saved in {folder.path}"
                 raise
         backend = f"{model.backend} on {model.device}"
-        return Result(folder, model.num_timesteps, seconds, signals.received, _training(model), final, backend)
+        received = signals.received
+        return Result(model, folder, model.num_timesteps, seconds, received, _training(model), final, backend)
 
 
 def _learn(
@@ -217,7 +220,12 @@ def _discarded_on_failure(folder: RunFolder) -> Iterator[None]:
 
 
 def make_model(
-    config: ExperimentConfig, registry: Registry, env: VecEnv, options: TrainConfig, start: Start | None = None
+    config: ExperimentConfig,
+    registry: Registry,
+    env: VecEnv,
+    options: TrainConfig,
+    start: Start | None = None,
+    algorithm: type[PolicyGradient] = PolicyGradient,
 ) -> PolicyGradient:
     """Return the run's model, initialised from a saved model if `start` is given.
 
@@ -235,7 +243,7 @@ def make_model(
     else:
         policy = load_policy(config.run.policy)
     with converted("cannot build the model"):
-        model = PolicyGradient.from_combination(
+        model = algorithm.from_combination(
             config.combination,
             policy,
             env,

@@ -35,6 +35,10 @@ class RunFolder:
     env: str
     new_parents: tuple[Path, ...] = field(default=(), compare=False)
 
+    def __fspath__(self) -> str:
+        """Return the folder's path, so that it can be passed wherever a path can."""
+        return str(self.path)
+
     @property
     def model(self) -> Path:
         """The final model."""

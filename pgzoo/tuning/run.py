@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
+import cloudpickle
 import optuna
 
 from pgzoo.errors import PgzooError
-from pgzoo.registry.plugins import Registry
+from pgzoo.registry.plugins import Registry, registered_in_process
 from pgzoo.training.config import resolved_entry
 from pgzoo.training.run_folder import plain
 from pgzoo.tuning._optuna import storage_of
@@ -57,7 +58,13 @@ def tune(
         deadline = time.time() + tune_config.timeout if tune_config.timeout is not None else None
         planned = study_config.planned_trials(tune_config.n_total, registry)
         job = Job(
-            study_config, tune_config.storage, tune_config.heartbeat, planned, tune_config.folder, deadline=deadline
+            study_config,
+            tune_config.storage,
+            tune_config.heartbeat,
+            planned,
+            tune_config.folder,
+            deadline=deadline,
+            registered=_registered(),
         )
         _work(study, job, tune_config.n_jobs, tune_config.command_limit, executor, on_update)
         timed_out = deadline is not None and time.time() > deadline
@@ -87,8 +94,22 @@ def retrain(
         for seed in seeds
         for candidate in candidates
     }
-    job = Job(study_config, tune_config.storage, tune_config.heartbeat, planned, tune_config.folder, retrain=True)
+    job = Job(
+        study_config,
+        tune_config.storage,
+        tune_config.heartbeat,
+        planned,
+        tune_config.folder,
+        retrain=True,
+        registered=_registered(),
+    )
     _work(retrained, job, tune_config.n_jobs, None, executor, on_update)
+
+
+def _registered() -> bytes:
+    """Return the plugins that are known in this process only, as a worker's `Job` takes them."""
+    items = registered_in_process()
+    return cloudpickle.dumps(items) if items else b""
 
 
 def choose_candidates(

@@ -9,18 +9,20 @@ import socket
 import time
 import traceback
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import cloudpickle
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from pgzoo.errors import MachineError, PgzooError
-from pgzoo.registry.plugins import Registry
+from pgzoo.registry.plugins import Plugin, Registry, register, registered_in_process
 from pgzoo.training.config import register_packages
 from pgzoo.tuning.config import StudyConfig
 from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
@@ -62,6 +64,8 @@ class Job:
         retrain: whether the planned trials belong to the study that trains the best trials again.
         deadline: the time, in seconds since the epoch, after which no further trial begins.
         parent_pid: the process whose end also ends the worker; None if it may be on another machine.
+        registered: plugins that `pgzoo.register` made known in the command's process, pickled by value if they were
+            defined in its main module, such as a notebook.
     """
 
     study_config: StudyConfig
@@ -72,6 +76,7 @@ class Job:
     retrain: bool = False
     deadline: float | None = None
     parent_pid: int | None = None
+    registered: bytes = b""
 
     @property
     def checkpoints(self) -> Path:
@@ -102,6 +107,8 @@ def work(job: Job, slots: Slots | None = None) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     stop = _StopRequest(job.parent_pid)
     register_packages(job.study_config.gym_packages)
+    if job.registered:
+        _register(cloudpickle.loads(job.registered))
     registry = Registry.discover(job.study_config.plugin_files)
     study = _load_study(job)
     make_objective = RetrainObjective if job.retrain else SearchObjective
@@ -124,6 +131,12 @@ def work(job: Job, slots: Slots | None = None) -> None:
         if not unfinished(study, job.planned):
             return
         time.sleep(POLL_SECONDS)
+
+
+def _register(items: Iterable[Plugin]) -> None:
+    """Make plugins known, except those that the script itself has registered, which a new process imports again."""
+    known = {(getattr(item, "kind", "recipe"), item.name) for item in registered_in_process()}
+    register(*(item for item in items if (getattr(item, "kind", "recipe"), item.name) not in known))
 
 
 def _load_study(job: Job) -> optuna.Study:

@@ -1,0 +1,189 @@
+"""Finished runs: opening their model, configuration and environment, and evaluating them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pgzoo.errors import ConfigError
+from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.registry.plugins import Registry
+from pgzoo.training.config import ExperimentConfig, check_environment, register_packages
+from pgzoo.training.run_folder import RunFolder, find_folder, open_folder
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from pgzoo.algorithm.policy_gradient import PolicyGradient
+    from pgzoo.training.evaluation import Evaluation
+
+EVALUATION_SEED = 2_000_000
+"""The default seed of the environments. Training and its evaluations use smaller ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunArguments:
+    """Which finished run to open, and how, under the names of the flags.
+
+    Attributes:
+        path: a run's folder or a model file; None: a run that `plugin`, `env` and `exp_id` choose.
+        plugin: the run's recipe or combination.
+        env: the run's environment.
+        exp_id: the run's number; 0: the latest.
+        log_folder: the folder of all runs.
+        load_best: whether to load the best model of training instead of the final one.
+        stochastic: whether to sample actions instead of taking the most likely ones.
+        seed: the seed of the environments.
+        device: a torch device or "auto".
+        num_threads: threads of torch and BLAS; None: they choose.
+        gym_packages: packages that register environments; empty: those of the run.
+        plugin_files: files of plugins; empty: those of the run.
+    """
+
+    path: Path | None = None
+    plugin: str = DEFAULT_RECIPE
+    env: str = "CartPole-v1"
+    exp_id: int = 0
+    log_folder: Path = Path("logs")
+    load_best: bool = False
+    stochastic: bool = False
+    seed: int = EVALUATION_SEED
+    device: str = "auto"
+    num_threads: int | None = None
+    gym_packages: tuple[str, ...] = ()
+    plugin_files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A finished run's folder, its configuration, one of its models, and a new environment."""
+
+    folder: RunFolder
+    config: ExperimentConfig
+    model: PolicyGradient
+    env: VecEnv
+
+    def evaluate(self, n_episodes: int, *, stochastic: bool) -> Evaluation:
+        """Play episodes with the model and return their results."""
+        from pgzoo.training.evaluation import evaluate
+
+        bound = self.config.combination.algorithm.episode_bound
+        return evaluate(self.model, self.env, n_episodes, deterministic=not stochastic, episode_bound=bound)
+
+
+@contextmanager
+def open_run(
+    arguments: RunArguments,
+    *,
+    n_envs: int,
+    render_mode: str | None = None,
+    discover: Callable[[Sequence[Path]], Registry] = Registry.discover,
+) -> Iterator[FinishedRun]:
+    """Open a finished run. The environment is closed at the end of the context.
+
+    Packages and plugin files that the run was trained with are loaded again, unless the arguments name others.
+
+    Args:
+        arguments: which run and model, and how to open it.
+        n_envs: number of parallel environments.
+        render_mode: the environment's render mode.
+        discover: returns the plugins, including those of some files.
+
+    Raises:
+        PgzooError: there is no such run, or it cannot be loaded or rendered.
+    """
+    path = arguments.path
+    if path is not None:
+        folder = open_folder(path)
+    else:
+        folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
+    file = _model_file(folder, arguments)
+
+    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_statistics
+
+    trained_with = read_arguments(folder)
+    register_packages(arguments.gym_packages or trained_with.gym_packages)
+    plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
+    registry = discover(arguments.plugin_files or plugin_files)
+    check_environment(trained_with.env)
+
+
+    from pgzoo.training.environments import close_all, make_env
+
+    config = read_config(folder, registry)
+    model = load_model(file, registry, device=arguments.device)
+    env = make_env(
+        config,
+        n_envs=n_envs,
+        seed=arguments.seed,
+        training=False,
+        statistics=run_statistics(config, file),
+        env_kwargs={"render_mode": render_mode} if render_mode else None,
+    )
+    try:
+        check_fit(model, env, file)
+        yield FinishedRun(folder, config, model, env)
+    finally:
+        close_all(env)
+
+
+def evaluate(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    plugin: str = DEFAULT_RECIPE,
+    env: str = "CartPole-v1",
+    exp_id: int = 0,
+    log_folder: str | os.PathLike[str] = "logs",
+    load_best: bool = False,
+    stochastic: bool = False,
+    n_episodes: int = 100,
+    n_envs: int = 1,
+    seed: int = EVALUATION_SEED,
+    device: str = "auto",
+    gym_packages: Sequence[str] = (),
+    plugin_files: Sequence[str | os.PathLike[str]] = (),
+) -> Evaluation:
+    """Evaluate a saved model, as `pgzoo eval` does.
+
+        pgzoo.evaluate(run.folder, n_episodes=20).mean
+
+    The arguments have the names of the command's flags, which `pgzoo eval --help` explains.
+
+    Args:
+        path: a run's folder or a model file; None: the run that `plugin`, `env` and `exp_id` choose.
+
+    Returns:
+        The return, the length and, if the environment reports it, the success of each episode.
+
+    Raises:
+        PgzooError: there is no such run, or it cannot be loaded.
+    """
+    arguments = RunArguments(
+        path=None if path is None else Path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=Path(log_folder),
+        load_best=load_best, stochastic=stochastic, seed=seed, device=device, gym_packages=tuple(gym_packages),
+        plugin_files=tuple(map(Path, plugin_files)),
+    )  # fmt: skip
+    with open_run(arguments, n_envs=n_envs) as run:
+        return run.evaluate(n_episodes, stochastic=stochastic)
+
+
+def _model_file(folder: RunFolder, arguments: RunArguments) -> Path:
+    """Return the model to open: the given file, or the run's best or final model.
+
+    Raises:
+        ConfigError: the run has no such model. The message names those that it has.
+    """
+    if arguments.path is not None and arguments.path.is_file():
+        return arguments.path
+    file, kind = (folder.best_model, "best") if arguments.load_best else (folder.model, "final")
+    if file.is_file():
+        return file
+    existing = [model for model in (folder.model, *folder.other_models()) if model.is_file()]
+    if not existing:
+        raise ConfigError(f"{folder.path} has no model yet: its training made no evaluation and did not finish")
+    names = ", ".join(model.name for model in existing)
+    raise ConfigError(f"{folder.path} has no {kind} model, but {names}; try: pgzoo eval {existing[-1]}")

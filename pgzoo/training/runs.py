@@ -1,0 +1,257 @@
+"""Training runs by name: what `pgzoo train`, `pgzoo.train` and `PolicyGradient.from_zoo` share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pgzoo.errors import ConfigError, unknown
+from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.registry.plugins import Registry, default_registry
+from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages
+
+if TYPE_CHECKING:
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    from pgzoo.algorithm.policy_gradient import PolicyGradient
+    from pgzoo.training.experiment import Result, TrainConfig
+    from pgzoo.training.run_folder import RunFolder
+
+FilePath: TypeAlias = "str | os.PathLike[str]"
+
+VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
+"""The kinds of vector environment that `--vec-env` chooses from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """The arguments of a run under the names of the flags, which args.yml saves.
+
+    `pairs` and `env_kwargs` are written `name:value`. The other attributes are explained by `pgzoo train --help`.
+    """
+
+    plugin: str = DEFAULT_RECIPE
+    trial: str | None = None
+    storage: str | None = None
+    env: str = "CartPole-v1"
+    n_timesteps: int | None = None
+    n_envs: int | None = None
+    vec_env: str = "dummy"
+    seed: int | None = None
+    pairs: tuple[str, ...] = ()
+    conf_file: Path | None = None
+    eval_freq: int = 10_000
+    eval_episodes: int = 10
+    n_eval_envs: int = 1
+    save_freq: int = -1
+    log_folder: Path = Path("logs")
+    trained_agent: Path | None = None
+    device: str = "auto"
+    fast: bool | None = None
+    tensorboard_log: str | None = None
+    num_threads: int | None = None
+    track: bool = False
+    wandb_project_name: str = "pgzoo"
+    wandb_entity: str | None = None
+    env_kwargs: tuple[str, ...] = ()
+    log_gradient_noise: bool = False
+    gym_packages: tuple[str, ...] = ()
+    plugin_files: tuple[Path, ...] = ()
+    progress: bool = True
+    verbose: int = 0
+
+    def overrides(self, hyperparams: Mapping[str, Any], env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return everything that replaces values of the entry in `hyperparams/`."""
+        overrides = dict(hyperparams)
+        if self.n_timesteps is not None:
+            overrides["n_timesteps"] = self.n_timesteps
+        if self.n_envs is not None:
+            overrides["n_envs"] = self.n_envs
+        if env_kwargs:
+            overrides["env_kwargs"] = dict(env_kwargs)
+        return overrides
+
+    def configuration(self, registry: Registry, overrides: Mapping[str, Any]) -> ExperimentConfig:
+        """Return the configuration of the run.
+
+        Raises:
+            PgzooError: an unknown recipe, part, environment or hyperparameter, or a wrong value.
+        """
+        if self.vec_env not in VEC_ENVS:
+            raise ConfigError(unknown("vec_env", self.vec_env, VEC_ENVS))
+        if "+" not in self.plugin:
+            registry.recipe(self.plugin)  # an unknown recipe is refused before an unknown environment
+        check_environment(self.env)
+        return load_config(registry, self.plugin, self.env, file=self.conf_file, overrides=overrides)
+
+    def train_config(self, seed: int) -> TrainConfig:
+        """Return how to carry out the run."""
+        from pgzoo.training.experiment import TrainConfig
+
+        return TrainConfig(
+            seed=seed,
+            vec_env=self.vec_env,
+            device=self.device,
+            fast="auto" if self.fast is None else self.fast,
+            eval_freq=self.eval_freq,
+            eval_episodes=self.eval_episodes,
+            n_eval_envs=self.n_eval_envs,
+            save_freq=self.save_freq,
+            trained_agent=self.trained_agent,
+            tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
+            verbose=self.verbose,
+        )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is ready to start. Its folder exists.
+
+    Attributes:
+        config: what to train.
+        arguments: how to train it, with the seed that was drawn.
+        registry: the plugins.
+        train_config: the same as `arguments`, as `experiment.train` takes it.
+        folder: the new folder.
+    """
+
+    config: ExperimentConfig
+    arguments: TrainArguments
+    registry: Registry
+    train_config: TrainConfig
+    folder: RunFolder
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """The arguments as plain data."""
+        from pgzoo.training.run_folder import plain
+
+        args: dict[str, Any] = plain(asdict(self.arguments))
+        return args
+
+    def start(
+        self, callback: BaseCallback | None = None, progress: AbstractContextManager[Any] | None = None
+    ) -> Result:
+        """Train, evaluate and save the model, see `experiment.train`."""
+        from pgzoo.training import experiment
+
+        return experiment.train(
+            self.config,
+            self.registry,
+            self.train_config,
+            self.folder,
+            args=self.args,
+            callback=callback,
+            progress=progress,
+        )
+
+
+def prepare(config: ExperimentConfig, arguments: TrainArguments, registry: Registry) -> Run:
+    """Draw the seed, create the run's folder, and return the run.
+
+    Raises:
+        MachineError: the log folder is not writable.
+    """
+    from pgzoo.training.experiment import seed_or_random
+    from pgzoo.training.run_folder import new_folder
+
+    seed = seed_or_random(arguments.seed)
+    arguments = replace(arguments, seed=seed)  # args.yml has the seed that was drawn
+    folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
+    return Run(config, arguments, registry, arguments.train_config(seed), folder)
+
+
+def train(
+    plugin: str = DEFAULT_RECIPE,
+    env: str = "CartPole-v1",
+    *,
+    n_timesteps: int | None = None,
+    n_envs: int | None = None,
+    vec_env: str = "dummy",
+    seed: int | None = None,
+    hyperparams: Mapping[str, Any] | None = None,
+    conf_file: FilePath | None = None,
+    eval_freq: int = 10_000,
+    eval_episodes: int = 10,
+    n_eval_envs: int = 1,
+    save_freq: int = -1,
+    log_folder: FilePath = "logs",
+    trained_agent: FilePath | None = None,
+    device: str = "auto",
+    fast: bool | None = None,
+    tensorboard_log: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    gym_packages: Sequence[str] = (),
+    plugin_files: Sequence[FilePath] = (),
+    verbose: int = 0,
+    callback: BaseCallback | None = None,
+) -> Result:
+    """Train a model with the tuned settings of `hyperparams/`, evaluate and save it, as `pgzoo train` does.
+
+        run = pgzoo.train("ppo", "Acrobot-v1", seed=0, hyperparams={"gamma": 0.98})
+        run.model, run.folder.path, run.final.mean
+
+    The arguments have the names of the command's flags, which `pgzoo train --help` explains. `callback` is called
+    during training, in addition to those of the entry.
+
+    Returns:
+        The model, the folder and the evaluations. The environments of the model are closed.
+
+    Raises:
+        PgzooError: an unknown name, a wrong value, a plugin or environment that fails, or a training that diverges.
+    """
+    arguments = TrainArguments(
+        plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
+        pairs=_pairs(hyperparams), conf_file=_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
+        n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=Path(log_folder), trained_agent=_path(trained_agent),
+        device=device, fast=fast, tensorboard_log=tensorboard_log, env_kwargs=_pairs(env_kwargs),
+        gym_packages=tuple(gym_packages), plugin_files=tuple(map(Path, plugin_files)), progress=False, verbose=verbose,
+    )  # fmt: skip
+    registry = Registry.discover(arguments.plugin_files)
+    register_packages(arguments.gym_packages)
+    config = arguments.configuration(registry, arguments.overrides(hyperparams or {}, env_kwargs or {}))
+    return prepare(config, arguments, registry).start(callback)
+
+
+def zoo_model(
+    cls: type[PolicyGradient],
+    plugin: str,
+    env: str,
+    *,
+    vec_env: str,
+    registry: Registry | None,
+    seed: int | None,
+    device: str,
+    fast: bool | None,
+    verbose: int,
+    overrides: Mapping[str, Any],
+) -> PolicyGradient:
+    """Return the model that `PolicyGradient.from_zoo` describes."""
+    from pgzoo.training.environments import make_env
+    from pgzoo.training.experiment import make_model, seed_or_random
+
+    registry = registry or default_registry()
+    arguments = TrainArguments(plugin=plugin, env=env, vec_env=vec_env, device=device, fast=fast, verbose=verbose)
+    config = arguments.configuration(registry, overrides)
+    options = arguments.train_config(seed_or_random(seed))
+    venv = make_env(config, n_envs=config.run.n_envs, seed=options.seed, vec_env=vec_env)
+    try:
+        model = make_model(config, registry, venv, options, algorithm=cls)
+    except BaseException:
+        venv.close()
+        raise
+    model.n_timesteps = config.run.n_timesteps
+    return model
+
+
+def _path(path: FilePath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _pairs(values: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return a mapping as the command line writes it."""
+    return tuple(f"{name}:{value}" for name, value in (values or {}).items())

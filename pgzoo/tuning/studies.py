@@ -1,0 +1,323 @@
+"""Studies by name: what `pgzoo tune` and `pgzoo.tune` share."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from pgzoo.errors import ConfigError
+from pgzoo.interface.hyperparameters import Search
+from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.registry.plugins import Registry
+from pgzoo.training.config import check_environment, load_config, register_packages
+from pgzoo.training.run_folder import file_name
+from pgzoo.tuning.config import StudyConfig, TuneConfig
+
+if TYPE_CHECKING:
+    import optuna
+
+    from pgzoo.tuning.retrained import Retrained
+
+FilePath: TypeAlias = "str | os.PathLike[str]"
+
+DEFAULT_TRIALS = 50
+MAX_DEFAULT_NAME = 120
+"""A longer default name of a study, from many plugins, is shortened."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneArguments:
+    """The arguments of a study and of how it is carried out. `pgzoo tune --help` explains them."""
+
+    plugin: str = DEFAULT_RECIPE
+    plugins: str | None = None
+    search: str | None = None
+    env: str = "CartPole-v1"
+    n_timesteps: int | None = None
+    n_trials: int | None = None
+    max_total_trials: int | None = None
+    timeout: float | None = None
+    n_jobs: int = 1
+    executor: str = "process"
+    ray_address: str | None = None
+    metrics: tuple[str, ...] = ("final",)
+    n_seeds: int = 1
+    seed: int = 0
+    sampler: str = "tpe"
+    pruner: str | None = None
+    defaults: bool = True
+    n_startup_trials: int = 10
+    n_evaluations: int = 10
+    eval_episodes: int = 10
+    space: Path | None = None
+    ranges: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    n_best: int = 3
+    n_fresh: int = 5
+    study_name: str | None = None
+    storage: str | None = None
+    heartbeat: int = 20
+    write: Path | None = None
+    report: Path | None = None
+    log_folder: Path = Path("logs")
+    gym_packages: tuple[str, ...] = ()
+    plugin_files: tuple[Path, ...] = ()
+
+    def configs(
+        self, registry: Registry, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
+    ) -> tuple[StudyConfig, TuneConfig]:
+        """Return the definition of the study, and how to carry it out, both checked.
+
+        Args:
+            registry: the plugins.
+            ranges: search ranges by name, which replace those of the file `space`.
+            fixed: values that are not searched.
+
+        Raises:
+            PgzooError: an unknown name, or a wrong value.
+        """
+        from pgzoo.tuning.ranges import read_ranges
+
+        check_outputs(self.report, self.write)
+        check_environment(self.env)
+        plugins = self._plugins(registry)
+        searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
+        name = self.study_name
+        study_config = StudyConfig(
+            name=_default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
+            env=self.env,
+            plugins=tuple(plugins),
+            metrics=self.metrics,
+            n_timesteps=self.n_timesteps or _smallest_timesteps(registry, plugins, self.env),
+            n_seeds=self.n_seeds,
+            seed=self.seed,
+            sampler=self.sampler,
+            pruner=self.pruner or ("none" if len(self.metrics) > 1 else "median"),
+            defaults=self.defaults,
+            n_startup_trials=self.n_startup_trials,
+            n_evaluations=self.n_evaluations,
+            eval_episodes=self.eval_episodes,
+            ranges={**(read_ranges(self.space) if self.space else {}), **ranges},
+            fixed=fixed,
+            plugin_files=tuple(path.resolve() for path in self.plugin_files),
+            gym_packages=self.gym_packages,
+        )
+        study_config.check()
+        tune_config = self._tune_config(study_config.name)
+        tune_config.check()
+        return study_config, tune_config
+
+    def _tune_config(self, name: str) -> TuneConfig:
+        return TuneConfig(
+            storage=storage_url(self.storage, self.log_folder),
+            n_total=self.max_total_trials or self.n_trials or DEFAULT_TRIALS,
+            command_limit=self.n_trials if self.max_total_trials else None,
+            n_jobs=self.n_jobs,
+            timeout=self.timeout,
+            heartbeat=self.heartbeat,
+            folder=self.log_folder.resolve() / "tune" / name,
+            n_best=self.n_best,
+            n_fresh=self.n_fresh,
+        )
+
+    def _plugins(self, registry: Registry) -> list[str]:
+        """Return the recipes or combinations that the study searches."""
+        from pgzoo.tuning.space import combinations
+
+        if self.plugins and self.search:
+            raise ConfigError("--plugins searches recipes, --search searches parts: use one of them")
+        if self.search:
+            return combinations(registry, self.env, self.plugin, _words(self.search))
+        if self.plugins == "all":
+            return list(registry.recipes())
+        if self.plugins is None:
+            return [self.plugin]
+        if not _words(self.plugins):
+            raise ConfigError(f"--plugins {self.plugins!r} does not name a recipe; separate several by commas")
+        return _words(self.plugins)
+
+
+@dataclass(frozen=True)
+class BestTrial:
+    """The best trial of a search.
+
+    Attributes:
+        number: its number in the study.
+        plugin: the recipe or combination that it trained.
+        values: one value per metric. They are optimistic, because the trial was chosen by them.
+        params: the hyperparameters that were searched, by name.
+    """
+
+    number: int
+    plugin: str
+    values: tuple[float, ...]
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """The results of a study.
+
+    Attributes:
+        study: Optuna's study.
+        storage: the URL or file in which it is stored.
+        best: the best trial of the search; with several metrics the first one of the Pareto front.
+        retrained: the best trials and the defaults of their plugins, trained again on fresh seeds.
+        winner: the best of these; None if none was trained on all fresh seeds.
+    """
+
+    study: optuna.Study
+    storage: str
+    best: BestTrial
+    retrained: tuple[Retrained, ...]
+    winner: Retrained | None
+
+
+def tune(
+    plugin: str = DEFAULT_RECIPE,
+    env: str = "CartPole-v1",
+    *,
+    plugins: Sequence[str] | str | None = None,
+    search: Sequence[str] | str | None = None,
+    n_timesteps: int | None = None,
+    n_trials: int | None = None,
+    max_total_trials: int | None = None,
+    timeout: float | None = None,
+    n_jobs: int = 1,
+    executor: str = "process",
+    ray_address: str | None = None,
+    metric: Sequence[str] | str = "final",
+    seeds: int = 1,
+    seed: int = 0,
+    sampler: str = "tpe",
+    pruner: str | None = None,
+    defaults: bool = True,
+    n_startup_trials: int = 10,
+    n_evaluations: int = 10,
+    eval_episodes: int = 10,
+    space: FilePath | None = None,
+    search_range: Mapping[str, Search | str] | None = None,
+    fix: Mapping[str, Any] | None = None,
+    best: int = 3,
+    fresh_seeds: int = 5,
+    study_name: str | None = None,
+    storage: str | None = None,
+    heartbeat: int = 20,
+    write: FilePath | None = None,
+    report: FilePath | None = None,
+    log_folder: FilePath = "logs",
+    gym_packages: Sequence[str] = (),
+    plugin_files: Sequence[FilePath] = (),
+) -> TuneResult:
+    """Search hyperparameters and plugins, and train the best trials again on fresh seeds, as `pgzoo tune` does.
+
+        result = pgzoo.tune("reward_to_go+median", n_trials=20, n_jobs=2, fix={"n_envs": 8})
+        result.best.params, result.winner
+
+    The arguments have the names of the command's flags, which `pgzoo tune --help` explains. The workers are processes
+    of their own. They know what `pgzoo.register` and the decorators made known in this one. In a script, call `tune`
+    below `if __name__ == "__main__":`, as Python's multiprocessing requires.
+
+    Raises:
+        PgzooError: an unknown name or a wrong value, a storage that fails, or a study in which no trial completed.
+    """
+    arguments = TuneArguments(
+        plugin=plugin, plugins=_text(plugins), search=_text(search), env=env, n_timesteps=n_timesteps,
+        n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs, executor=executor,
+        ray_address=ray_address, metrics=(metric,) if isinstance(metric, str) else tuple(metric), n_seeds=seeds,
+        seed=seed, sampler=sampler, pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials,
+        n_evaluations=n_evaluations, eval_episodes=eval_episodes, space=_path(space), n_best=best,
+        n_fresh=fresh_seeds, study_name=study_name, storage=storage, heartbeat=heartbeat, write=_path(write),
+        report=_path(report), log_folder=Path(log_folder), gym_packages=tuple(gym_packages),
+        plugin_files=tuple(map(Path, plugin_files)),
+    )  # fmt: skip
+    from pgzoo.tuning import run
+    from pgzoo.tuning.executors import make_executor
+    from pgzoo.tuning.ranges import parse_ranges
+
+    registry = Registry.discover(arguments.plugin_files)
+    register_packages(arguments.gym_packages)
+    texts = tuple(f"{name}:{text}" for name, text in (search_range or {}).items() if not isinstance(text, Search))
+    ranges = {name: search for name, search in (search_range or {}).items() if isinstance(search, Search)}
+    study_config, tune_config = arguments.configs(
+        registry, {**ranges, **parse_ranges(texts, "search_range")}, fix or {}
+    )
+    study = run.tune(study_config, registry, tune_config, make_executor(executor, ray_address))
+    result = result_of(study, tune_config.storage)
+    write_outputs(study, registry, arguments.report, arguments.write)
+    return result
+
+
+def result_of(study: optuna.Study, storage: str) -> TuneResult:
+    """Return the results of a study.
+
+    Raises:
+        NoTrialCompleted: no trial completed.
+    """
+    from pgzoo.tuning.results import best_trials, check_completed, metrics_of
+    from pgzoo.tuning.retrained import find_retrained, winner
+    from pgzoo.tuning.space import PLUGIN
+
+    check_completed(study)
+    trial = best_trials(study)[0]
+    params = {name: value for name, value in trial.params.items() if name != PLUGIN}
+    best = BestTrial(trial.number, trial.user_attrs["plugin"], tuple(trial.values), params)
+    retrained = find_retrained(study)
+    return TuneResult(study, storage, best, tuple(retrained), winner(retrained, metrics_of(study)))
+
+
+def check_outputs(report: Path | None, write: Path | None) -> None:
+    """Refuse paths that cannot be written before hours of training, not after them.
+
+    Raises:
+        ConfigError: a path cannot be written.
+    """
+    if report is not None and report.exists() and not report.is_dir():
+        raise ConfigError(f"--report {report} is not a folder")
+    if write is not None and not write.is_dir() and not write.parent.is_dir():
+        raise ConfigError(f"--write {write}: the folder {write.parent} does not exist")
+
+
+def write_outputs(study: optuna.Study, registry: Registry, report: Path | None, write: Path | None) -> list[str]:
+    """Write the report and the winner's entry, where a path is given. Return a sentence about each."""
+    sentences: list[str] = []
+    if report is not None:
+        from pgzoo.tuning.report import write_report
+
+        sentences.append(f"Report: {write_report(study, report)}")
+    if write is not None:
+        from pgzoo.tuning.write import write_winner
+
+        sentences.append(write_winner(study, registry, write))
+    return sentences
+
+
+def storage_url(storage: str | None, log_folder: Path) -> str:
+    """Return the storage of studies, by default studies.db in the log folder."""
+    return str(log_folder / "studies.db") if storage is None else storage
+
+
+def _default_name(name: str) -> str:
+    """Return the name, shortened if it is long. Different names remain different."""
+    return name if len(name) <= MAX_DEFAULT_NAME else f"{name[:MAX_DEFAULT_NAME]}-{zlib.crc32(name.encode()):08x}"
+
+
+def _words(text: str) -> list[str]:
+    return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _text(words: Sequence[str] | str | None) -> str | None:
+    """Return several names as the command line writes them."""
+    return words if words is None or isinstance(words, str) else ",".join(words)
+
+
+def _path(path: FilePath | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _smallest_timesteps(registry: Registry, plugins: Sequence[str], env: str) -> int:
+    return min(load_config(registry, plugin, env).run.n_timesteps for plugin in plugins)

@@ -13,6 +13,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
+from pgzoo.algorithm.action_distributions import rollout_distributions
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.metrics import UpdateMetrics, approx_kl, compute_deferred, entropy_loss
 from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, to_samples
@@ -109,6 +110,8 @@ class PolicyGradient(SavableAlgorithm):
             return False
         if Need.SCORES in needs:
             rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.policy, rollout))
+        if Need.DISTRIBUTION in needs:
+            rollout = rollout.replace(**rollout_distributions(self.policy, rollout))
         self.rollout = rollout
         if self.sampling_mode.whole_episodes:
             self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())

@@ -42,6 +42,14 @@ class Need(Enum):
     """`rollout.ratios` is present."""
     SCORES = "scores"
     """`rollout.score_sq_norms` is present."""
+    DISTRIBUTION = "the action distribution"
+    """`rollout.distribution` is present, and with `NEXT_OBSERVATIONS` also `rollout.next_distribution`."""
+    ACTION_VALUES = "action values"
+    """The estimator learns Q(s, a), and the part is called with the estimator's state instead of its own.
+
+    That state is a module that returns Q (B, K) for observations (B, …) and K actions of each, (B, K, action
+    dimension). An estimator with such a state has this need in its `provides`.
+    """
     COMPLETE_EPISODES = "complete episodes"
     """Every sampled episode runs from a reset to its end."""
     GROUPS = "groups"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pgzoo.errors import MachineError as MachineError
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
+    from pgzoo.interface.action_distribution import ActionDistribution as ActionDistribution
     from pgzoo.interface.batch import Batch as Batch
     from pgzoo.interface.batch import Samples as Samples
     from pgzoo.interface.hookspecs import hookimpl as hookimpl
@@ -68,6 +69,7 @@ _HOME = {
     "MachineError": "errors",
     "hookimpl": "interface.hookspecs",
     "PLUGIN_API": "interface.parts",
+    "ActionDistribution": "interface.action_distribution",
     "AggregateParam": "interface.types",
     "Array": "interface.types",
     "Baseline": "interface.parts",

@@ -458,6 +458,42 @@ class UndeclaredScores(Baseline):
 
 
 @dataclass(frozen=True)
+class UndeclaredDistribution(Baseline):
+    """It reads π(a|s) without declaring Need.DISTRIBUTION."""
+
+    name = "undeclared_distribution"
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return rollout.distribution.probs[..., 0], 1.0  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class UndeclaredNextDistribution(Baseline):
+    """It reads π(a|s') without declaring Need.NEXT_OBSERVATIONS."""
+
+    name = "undeclared_next_distribution"
+    needs = frozenset({Need.DISTRIBUTION})
+    bias = "the next state depends on the action"
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        return rollout.next_distribution.probs[..., 0], 1.0  # type: ignore[index]
+
+
+@dataclass(frozen=True)
+class QOfTheAction(Baseline):
+    """b = Q(s_t, a_t), which depends on the action."""
+
+    name = "q_of_the_action"
+    needs = frozenset({Need.ACTION_VALUES})
+    unbiased = True
+
+    def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Any:
+        actions = rollout.tensors(rollout.actions, "cpu")[:, None]
+        return rollout.scatter(state(rollout.tensors(rollout.observations, "cpu"), actions)[:, 0])
+
+
+@dataclass(frozen=True)
 class LowPrecision(Estimator):
     """R̂ in float32."""
 
@@ -687,6 +723,10 @@ FAULTS: list[tuple[Any, str, str]] = [
     (UndeclaredNextObservations, "declared needs", "must declare Need.NEXT_OBSERVATIONS"),
     (UndeclaredRatios, "declared needs", "must declare Need.RATIOS"),
     (UndeclaredScores, "declared needs", "must declare Need.SCORES"),
+    (UndeclaredDistribution, "declared needs", "must declare Need.DISTRIBUTION"),
+    (UndeclaredNextDistribution, "declared needs", "must declare Need.DISTRIBUTION and Need.NEXT_OBSERVATIONS"),
+    (QOfTheAction, "causality", "b_t or c_t depends on the action a_t"),
+    (QOfTheAction, "unbiased", "gradient of reward_to_go with a random Q + q_of_the_action"),
     (LowPrecision, "shapes", "R̂ is float32; it must be float64"),
     (WrongShape, "shapes", "b has shape (12,); it must be a number or (12, 6)"),
     (BadSearch, "search space", "the Search of level contains 2.0, which is refused"),

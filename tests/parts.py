@@ -17,3 +17,14 @@ class ValueAndSuccessors(Baseline):
 
     def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
         return rollout.values
+
+
+@dataclass(frozen=True)
+class ReadsDistributions(Baseline):
+    """b = V(s_t), and the algorithm provides the action distribution of states and successors as well."""
+
+    name = "reads_distributions"
+    needs = frozenset({Need.VALUES, Need.NEXT_OBSERVATIONS, Need.DISTRIBUTION})
+
+    def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
+        return rollout.values

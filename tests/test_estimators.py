@@ -121,13 +121,13 @@ def test_reverse_scan_with_one_discount_per_step() -> None:
 
 
 def test_the_targets_of_q_by_hand() -> None:
-    # γ = ½, Q = 10, 20, 30. The second step terminates the episode, the third is cut where V = 8.
-    rollout = make_rollout([1, 2, 3], values=[0, 0, 0], next_values=[0, 0, 8], terminated=[0, 1, 0], gamma=0.5)
-    q = np.array([[10.0], [20], [30]])
+    # γ = ½, Q = 10, 20, 30. The second step terminates the episode, the third is cut where Σ π Q = 8.
+    rollout = make_rollout([1, 2, 3], terminated=[0, 1, 0], gamma=0.5)
+    q, after_cut = np.array([[10.0], [20], [30]]), np.array([[0.0], [0], [8]])
     # λ = ½, from the end: 3 + ½·8 = 7; 2; 1 + ½[½·20 + ½·2] = 6.5.
-    close(QValue(q_lambda=0.5).targets(rollout, q)[:, 0], [6.5, 2, 7])
-    close(QValue(q_lambda=0.0).targets(rollout, q)[:, 0], [11, 2, 7])  # TD: 1 + ½·20
-    close(QValue(q_lambda=1.0).targets(rollout, q)[:, 0], [2, 2, 7])  # Monte Carlo: 1 + ½·2
+    close(QValue(q_lambda=0.5).targets(rollout, q, after_cut)[:, 0], [6.5, 2, 7])
+    close(QValue(q_lambda=0.0).targets(rollout, q, after_cut)[:, 0], [11, 2, 7])  # TD: 1 + ½·20
+    close(QValue(q_lambda=1.0).targets(rollout, q, after_cut)[:, 0], [2, 2, 7])  # Monte Carlo: 1 + ½·2
 
 
 def close_where_sampled(rollout: Rollout, estimator: Any, expected: Any, atol: float) -> None:

@@ -44,7 +44,17 @@ def write(path: Path, text: str) -> Path:
 
 BUILT_IN = {
     "estimator": ["full_return", "lambda_return", "n_step", "q_value", "reward_to_go", "td", "vtrace"],
-    "baseline": ["batch_mean", "group", "leave_one_out", "moving_average", "none", "optimal", "time_mean", "value"],
+    "baseline": [
+        "batch_mean",
+        "expected_q",
+        "group",
+        "leave_one_out",
+        "moving_average",
+        "none",
+        "optimal",
+        "time_mean",
+        "value",
+    ],
     "objective": ["cispo", "dapo", "dr_grpo", "grpo", "gspo", "policy_gradient", "ppo_clip", "ppo_kl", "surrogate"],
     "scale": ["batch_std", "group_mean", "group_std", "minibatch_std", "none", "rollout_std"],
     "update": ["gradient_descent", "natural_gradient", "trpo"],

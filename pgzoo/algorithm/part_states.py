@@ -11,14 +11,15 @@ import torch
 from pgzoo.backends.backend import move_state
 from pgzoo.interface.parts import Part, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.types import Array
+from pgzoo.interface.types import Array, Need
 from pgzoo.registry.plugins import Kind
 
 
 class PartStates:
     """The state and the optimizer of each part that has them.
 
-    `part_states["baseline"]` is the state of the baseline, or None. State dicts are named `baseline_state` and
+    `part_states["baseline"]` is what the baseline is called with: its state, or None. A part that needs
+    `Need.ACTION_VALUES` is called with the estimator's. State dicts are named `baseline_state` and
     `baseline_state.optimizer`.
 
     Args:
@@ -39,18 +40,20 @@ class PartStates:
                     self._optimizers[kind] = optimizer
 
     def __getitem__(self, kind: str) -> torch.nn.Module | None:
-        return self._states.get(kind)
+        part = self._parts.get(kind)  # type: ignore[call-overload]  # kinds are strings elsewhere
+        shared = part is not None and Need.ACTION_VALUES in part.needs
+        return self._states.get("estimator" if shared else kind)
 
     def update(self, rollout: Rollout, returns: Array) -> dict[str, Any]:
         """Let every part learn from the rollout. Return their metrics."""
         metrics: dict[str, Any] = {}
         for kind, part in self._parts.items():
-            state = self[kind]
-            if state is not None:
-                state.train()  # for dropout and batch normalisation
-            metrics.update(part.update(rollout, returns, state, self._optimizers.get(kind)))
-            if state is not None:
-                state.eval()
+            own_state = self._states.get(kind)
+            if own_state is not None:
+                own_state.train()  # for dropout and batch normalisation
+            metrics.update(part.update(rollout, returns, self[kind], self._optimizers.get(kind)))
+            if own_state is not None:
+                own_state.eval()
         return metrics
 
     def parameters(self) -> dict[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
+from pgzoo.algorithm.action_distributions import rollout_distributions
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.learner import UpdateLearner
 from pgzoo.algorithm.metrics import UpdateMetrics, compute_deferred
@@ -115,6 +116,9 @@ class PolicyGradient(SavableAlgorithm):
             return False
         if Need.SCORES in needs:
             rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.policy, rollout))
+        parts = self.combination.parts
+        if any(Need.DISTRIBUTION in part.needs for kind, part in parts.items() if kind != "update"):
+            rollout = rollout.replace(**rollout_distributions(self.policy, rollout))
         self.rollout = rollout
         if self.sampling_mode.whole_episodes:
             self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())

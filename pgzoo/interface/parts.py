@@ -137,9 +137,11 @@ class Estimator(AdvantagePart):
         recompute: "rollout" if R̂ is computed once per rollout; "epoch" if it is computed again before each later
             epoch, with the `values` and `ratios` of the current policy. Then several epochs are allowed with any
             objective.
+        provides: the needs of other parts that this estimator meets: `Need.ACTION_VALUES` if its state is a Q(s, a).
     """
 
     kind = "estimator"
+    provides: ClassVar[frozenset[Need]] = frozenset()
     discounted_from: ClassVar[Literal["step", "start"]] = "step"
     recompute: ClassVar[Literal["rollout", "epoch"]] = "rollout"
 

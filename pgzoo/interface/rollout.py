@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from pgzoo.errors import PluginError
+from pgzoo.interface.action_distribution import ActionDistribution
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.types import Aggregate, Array, Need, Observations
 
@@ -64,6 +65,8 @@ def _frozen(x: Result) -> Result:
         frozen = _read_only(x)
     elif isinstance(x, dict):
         frozen = map_observations(_read_only, x)
+    elif isinstance(x, ActionDistribution):
+        frozen = x.map(_read_only)
     return frozen  # type: ignore[no-any-return]
 
 
@@ -103,6 +106,9 @@ class Rollout:
             an update. Needs `Need.RATIOS`.
         score_sq_norms: ‖∇ log π(a_t | s_t)‖² of the policy that sampled, float64, with respect to the outputs of the
             action head, which are the logits, or the mean and the log standard deviation. Needs `Need.SCORES`.
+        distribution: π(· | s_t) of the policy that sampled. Needs `Need.DISTRIBUTION`.
+        next_distribution: π(· | s_{t+1}) of the true successor, with zeros where terminated. Needs `Need.DISTRIBUTION`
+            and `Need.NEXT_OBSERVATIONS`.
         group: the group of each step's episode: 0 where there are no groups, −1 on padding.
         bitwise_sb3: whether sums over time must be bit-identical to SB3's, see `reverse_scan`.
     """
@@ -121,6 +127,8 @@ class Rollout:
     next_values: Array = field(default_factory=_absent)
     ratios: Array = field(default_factory=_absent)
     score_sq_norms: Array = field(default_factory=_absent)
+    distribution: ActionDistribution = field(default_factory=_absent)
+    next_distribution: ActionDistribution = field(default_factory=_absent)
     group: Array = field(default_factory=_absent)  # __post_init__ fills it in
     bitwise_sb3: bool = False
 
@@ -136,7 +144,8 @@ class Rollout:
 
     def __getattr__(self, name: str) -> Any:
         if name in OPTIONAL:
-            raise AbsentError(f"rollout.{name} is absent: a part that reads it must declare Need.{OPTIONAL[name].name}")
+            needs = " and ".join(f"Need.{need.name}" for need in OPTIONAL[name])
+            raise AbsentError(f"rollout.{name} is absent: a part that reads it must declare {needs}")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def replace(self, **changes: Any) -> Self:
@@ -236,10 +245,11 @@ class Rollout:
         return x.swapaxes(0, 1)[self.mask.T]
 
     def scatter(self, x: Any) -> Array:
-        """Return (T, N) in float64 from (M,) numbers or a tensor in the order of `flat`; 0 on padding."""
-        out = np.zeros(self.shape[::-1])
-        out[self.mask.T] = x.detach().cpu().numpy() if hasattr(x, "detach") else x
-        return out.T
+        """Return (T, N, …) in float64 from an array or tensor (M, …) in the order of `flat`; 0 on padding."""
+        flat = x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
+        out = np.zeros((*self.shape[::-1], *flat.shape[1:]))
+        out[self.mask.T] = flat
+        return out.swapaxes(0, 1)
 
     def tensors(self, x: Observations, device: Any) -> Any:
         """Return `flat(x)` as a torch tensor, or as a dict of tensors."""
@@ -256,10 +266,12 @@ class Rollout:
 
 
 OPTIONAL = {
-    "next_observations": Need.NEXT_OBSERVATIONS,
-    "values": Need.VALUES,
-    "next_values": Need.VALUES,
-    "ratios": Need.RATIOS,
-    "score_sq_norms": Need.SCORES,
+    "next_observations": (Need.NEXT_OBSERVATIONS,),
+    "values": (Need.VALUES,),
+    "next_values": (Need.VALUES,),
+    "ratios": (Need.RATIOS,),
+    "score_sq_norms": (Need.SCORES,),
+    "distribution": (Need.DISTRIBUTION,),
+    "next_distribution": (Need.DISTRIBUTION, Need.NEXT_OBSERVATIONS),
 }
-"""The arrays that are present only if a part declares the need."""
+"""The fields that are present only if the parts declare all of these needs."""

@@ -42,13 +42,22 @@ class Need(Enum):
     """`rollout.ratios` is present."""
     SCORES = "scores"
     """`rollout.score_sq_norms` is present."""
+    DISTRIBUTION = "the action distribution"
+    """`rollout.distribution` is present, and with `NEXT_OBSERVATIONS` also `rollout.next_distribution`.
+
+    An update gets `learner.actor` instead, with the exact KL of the distributions and the actor's parameters.
+    """
+    ACTION_VALUES = "action values"
+    """The estimator learns Q(s, a), and the part is called with the estimator's state instead of its own.
+
+    That state is a module that returns Q (B, K) for observations (B, …) and K actions of each, (B, K, action
+    dimension). An estimator with such a state has this need in its `provides`.
+    """
     COMPLETE_EPISODES = "complete episodes"
     """Every sampled episode runs from a reset to its end."""
     GROUPS = "groups"
     """Whole episodes, `group_size` of them from each of several initial states. `rollout.group` numbers the groups."""
     EPISODE_ADVANTAGES = "one advantage per episode"
     """The estimator and the baseline give all steps of an episode the same number."""
-    DISTRIBUTION = "action distribution"
-    """`learner.actor` gives an update the exact KL of the action distributions, and the actor's parameters."""
     STEP_RETURNS = "one return per step"
     """The estimator gives each step its own return."""

@@ -355,6 +355,11 @@ def _check_sampling(combination: Combination) -> None:
 
 def _check_advantages(combination: Combination) -> None:
     estimator = combination.estimator
+    if Need.ACTION_VALUES not in estimator.provides and (part := combination.part_that_needs(Need.ACTION_VALUES)):
+        raise ConfigError(
+            f"{part.kind} {part.name!r} uses the Q(s, a) of the estimator, but estimator {estimator.name!r} has none; "
+            "use q_value"
+        )
     if estimator.per_episode and (part := combination.part_that_needs(Need.STEP_RETURNS)):
         raise ConfigError(
             f"{part.kind} {part.name!r} needs one return per step with these settings, but estimator "

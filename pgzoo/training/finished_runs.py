@@ -111,7 +111,6 @@ def open_run(
     registry = discover(arguments.plugin_files or plugin_files)
     check_environment(trained_with.env)
 
-
     from pgzoo.training.environments import close_all, make_env
 
     config = read_config(folder, registry)

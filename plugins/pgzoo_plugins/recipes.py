@@ -69,9 +69,9 @@ RECIPES = (
     ),
     Recipe(
         "advantage",
-        "the advantage Q − V from two learned critics (Sutton et al. 2000)",
+        "the advantage Q(s, a) − Σ π Q(s, ·) of one learned Q (Sutton et al. 2000)",
         "q_value",
-        "value",
+        "expected_q",
     ),
     Recipe(
         "a2c",

@@ -17,6 +17,7 @@ from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part, Scal
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_spaces, synthetic_rollout
+from pgzoo.lab.measure.random_q import RandomQ
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6
@@ -175,8 +176,10 @@ def probe_of(part: AdvantagePart) -> Probe:
 
 
 def part_states_of(part: Part, spaces: Spaces) -> PartStates:
-    """Return the state of a single part before it has learned anything."""
+    """Return the state of a single part before it has learned anything, and a random Q if the part uses one."""
     parts: Any = {part.kind: part}
+    if Need.ACTION_VALUES in part.needs:
+        parts["estimator"] = RandomQ()
     return PartStates(parts, spaces, torch.device("cpu"))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo.interface.action_distribution import ActionDistribution
 from pgzoo.interface.parts import Part, Spaces
 from pgzoo.interface.rollout import OPTIONAL, Rollout, reverse_scan
 from pgzoo.interface.types import Array
@@ -54,6 +55,8 @@ class SyntheticRollout:
             "next_observations": a["next_observations"].astype(np.float32),
             "ratios": np.where(mask, a["ratios"], 0),
             "score_sq_norms": np.where(mask, a["score_sq_norms"], 0),
+            "distribution": _distribution(a["observations"], a["actions"]),
+            "next_distribution": _distribution(a["next_observations"], a["actions"]),
         }
         return Rollout(
             rewards=np.where(mask, a["rewards"], 0).astype(np.float32),
@@ -66,7 +69,7 @@ class SyntheticRollout:
             actions=np.where(mask[..., None], a["actions"], 0),
             observations=a["observations"].astype(np.float32),
             group=a["group"].copy(),
-            **{name: array for name, array in optional.items() if OPTIONAL[name] in part.needs},
+            **{name: array for name, array in optional.items() if part.needs.issuperset(OPTIONAL[name])},
         )
 
     def returns(self, *, per_episode: bool = False, **changes: Array) -> Array:
@@ -96,6 +99,15 @@ class SyntheticRollout:
         ends = self.last(**changes).T.ravel()
         index = np.concatenate([[0], np.cumsum(ends)[:-1]]).reshape(a["mask"].T.shape).T
         return np.where(a["mask"], index, -1)
+
+
+def _distribution(observations: Array, actions: Array) -> ActionDistribution:
+    """Return a distribution that is a function of the one-hot observations."""
+    if actions.shape[2] > 1:
+        mean = observations[..., :2]
+        return ActionDistribution(mean=mean, log_std=np.full_like(mean, -0.5))
+    table = np.random.default_rng(0).dirichlet(np.ones(N_ACTIONS), N_STATES)
+    return ActionDistribution(probs=observations @ table)
 
 
 def synthetic_rollout(

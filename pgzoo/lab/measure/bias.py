@@ -29,6 +29,7 @@ from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.exact import TabularMDP, exact_gradient, exact_values
 from pgzoo.lab.measure.mdps import make_mdp
 from pgzoo.lab.measure.plugin_gradient import PluginGradient
+from pgzoo.lab.measure.random_q import RandomQ
 from pgzoo.lab.measure.sampler import Sampler, arguments
 from pgzoo.lab.measure.score_gradients import TableScores
 from pgzoo.lab.measure.statistics import Estimate, exact_moments, resample_weights, summarize
@@ -141,7 +142,8 @@ def entries(registry: Registry, parts: Iterable[AdvantagePart]) -> list[Entry]:
     """Return the combinations in which these parts are measured.
 
     An estimator is measured without a baseline, with a wrong critic and with the exact one. A baseline or a scale is
-    measured with reward-to-go in single episodes, and with the full return in groups.
+    measured with reward-to-go in single episodes, and with the full return in groups. A baseline that uses Q(s, a) gets
+    a random Q and the reward-to-go.
     """
     result = []
     for part in parts:
@@ -152,14 +154,22 @@ def entries(registry: Registry, parts: Iterable[AdvantagePart]) -> list[Entry]:
             if Need.VALUES in part.needs and not part.unbiased:
                 result.append(Entry(part, f"{label(part)} + none, exact V", combination, grouped, exact_critic=True))
         else:
+            uses_q = Need.ACTION_VALUES in part.needs
             for estimator, grouped in (("reward_to_go", Need.GROUPS in part.needs), ("full_return", True)):
                 replaced: dict[str, Any] = {part.kind: part, "scale": part if isinstance(part, Scale) else "none"}
                 try:
-                    combination = resolve(registry, f"{estimator}+none", **replaced, overrides=_sampling(grouped))
+                    combination = resolve(
+                        registry,
+                        f"{estimator}+none",
+                        estimator=RandomQ() if uses_q else None,
+                        **replaced,
+                        overrides=_sampling(grouped),
+                    )
                 except ConfigError:  # the two contradict each other
                     continue
                 suffix = " in groups" if grouped else ""
-                result.append(Entry(part, f"{estimator} + {label(part)}{suffix}", combination, grouped))
+                name = combination.estimator.name
+                result.append(Entry(part, f"{name} + {label(part)}{suffix}", combination, grouped))
     return result
 
 
@@ -315,7 +325,8 @@ class _Run:
 
 
 def _with_none(registry: Registry, entry: Entry) -> Combination:
-    return resolve(registry, f"{entry.combination.estimator.name}+none", overrides=_sampling(entry.grouped))
+    estimator = entry.combination.estimator
+    return resolve(registry, "reward_to_go+none", estimator=estimator, overrides=_sampling(entry.grouped))
 
 
 def hotelling(gradients: Array, exact: Array, level: float, rank: int | None = None) -> tuple[float, float]:

@@ -40,9 +40,9 @@ class GradientNoise(BaseCallback):
 
     A single rollout says little. The mean over many rollouts shows which baseline has the least variance.
 
-    A baseline is compared if the rollout contains what it needs, and if the trained scale is c = 1. One that raises is
-    dropped with a warning. The parts are slightly dependent if a baseline uses the
-    whole batch, or if they are stretches of one environment's time.
+    A baseline is compared if the rollout contains what it needs, and if the trained scale is c = 1. One that uses the
+    estimator's Q is left out. One that raises is dropped with a warning. The parts are slightly dependent if a baseline
+    uses the whole batch, or if they are stretches of one environment's time.
 
     Each part consists of ⌊n/k⌋ of the rollout's n groups, episodes, environments or rows. The remainder is left out,
     and the variance is scaled from the k⌊n/k⌋ that are used to n.
@@ -163,7 +163,7 @@ class GradientNoise(BaseCallback):
     def _add_candidate(self, name: str) -> None:
         """Add a baseline if the rollouts contain what it needs."""
         model = self.model
-        provided = set(model.combination.needs) | {Need.SCORES}
+        provided = set(model.combination.needs) - {Need.ACTION_VALUES} | {Need.SCORES}
         provided.add(Need.EPISODE_ADVANTAGES if model.estimator.per_episode else Need.STEP_RETURNS)
         if model.sampling_mode.whole_episodes:
             provided.add(Need.COMPLETE_EPISODES)

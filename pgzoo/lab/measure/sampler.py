@@ -14,6 +14,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo._sb3 import prepare_learning
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.interface.action_distribution import ActionDistribution
 from pgzoo.interface.batch import index_rows
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.parts import Estimator
@@ -29,7 +30,9 @@ class _Everything(Estimator):
     """An estimator of R̂ = 0 that declares every need, so rollouts contain everything that any part may read."""
 
     name = "everything"
-    needs = frozenset({Need.VALUES, Need.NEXT_OBSERVATIONS, Need.RATIOS, Need.SCORES, Need.COMPLETE_EPISODES})
+    needs = frozenset(
+        {Need.VALUES, Need.NEXT_OBSERVATIONS, Need.RATIOS, Need.SCORES, Need.DISTRIBUTION, Need.COMPLETE_EPISODES}
+    )
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return zeros."""
@@ -143,7 +146,10 @@ def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
         return array[:n_steps, start:stop]
 
     arrays = {name: value for name, value in vars(rollout).items() if name in _ARRAYS}
-    cuts = {name: map_observations(cut, value) for name, value in arrays.items()}
+    cuts: dict[str, Any] = {
+        name: value.map(cut) if isinstance(value, ActionDistribution) else map_observations(cut, value)
+        for name, value in arrays.items()
+    }
     cuts["group"] = cuts["group"] - cuts["group"].min(where=cuts["mask"], initial=np.iinfo(int).max)
     return rollout.replace(**cuts)
 

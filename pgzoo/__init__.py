@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from pgzoo.interface.parts import Scale as Scale
     from pgzoo.interface.parts import Spaces as Spaces
     from pgzoo.interface.parts import Update as Update
+    from pgzoo.interface.plans import Episode as Episode
+    from pgzoo.interface.plans import Plan as Plan
+    from pgzoo.interface.plans import PlanContext as PlanContext
     from pgzoo.interface.reference_policy import ReferencePolicy as ReferencePolicy
     from pgzoo.interface.rollout import Rollout as Rollout
     from pgzoo.interface.rollout import reverse_scan as reverse_scan
@@ -71,6 +74,9 @@ _HOME = {
     "Recipe": "interface.parts",
     "Spaces": "interface.parts",
     "State": "interface.types",
+    "Episode": "interface.plans",
+    "Plan": "interface.plans",
+    "PlanContext": "interface.plans",
     "Positive": "interface.hyperparameters",
     "Range": "interface.hyperparameters",
     "Schedule": "interface.hyperparameters",

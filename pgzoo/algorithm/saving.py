@@ -22,7 +22,7 @@ from pgzoo.files import atomic_write
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.combination import AUTO, NAMED_KINDS, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
 
@@ -195,6 +195,10 @@ class SavableAlgorithm(PluginAlgorithm):
             f"algorithm.{name}": getattr(self, name) for name in declared(AlgorithmConfig) if name not in changes
         }
         combination = resolve(self.registry, names, overrides={**settings, **changes}, **parts)
+        if "fields" not in self.parts.get("sampling", {}):  # its hyperparameters were settings of the algorithm
+            sampling_type: Any = type(combination.sampling)
+            saved = {n: self.__dict__[n] for n in SAMPLING_KEYWORDS if n in declared(sampling_type)}
+            combination = replace(combination, sampling=sampling_type(**saved))
         return replace(combination, plugin=self.plugin)
 
 

@@ -9,13 +9,16 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.registry.combination import Combination
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig
 
-PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf")
-"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo."""
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", *SAMPLING_KEYWORDS)
+"""Keyword arguments that are hyperparameters of a part."""
 
-SAMPLING = frozenset({"n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
+SAMPLING = frozenset({*SAMPLING_KEYWORDS, "gamma"})
 """Settings that the sampling mode reads. A change takes effect at the next rollout."""
+
+BUFFER_ROWS = 128
+"""SB3's n_steps, with which its buffer begins, if the sampling has no such hyperparameter."""
 
 BUILT_IN = {
     "use_sde": "the policy",
@@ -93,9 +96,9 @@ def owner_of(combination: Combination, name: str) -> str:
 def part_attributes(combination: Combination) -> dict[str, Any]:
     """Return the hyperparameters of the parts that are attributes, in SB3's form: a schedule is a function.
 
-    gae_lambda is always present, because SB3's buffer needs it.
+    gae_lambda and n_steps are always present, because SB3's buffer needs them.
     """
-    attributes: dict[str, Any] = {"gae_lambda": 1.0}
+    attributes: dict[str, Any] = {"gae_lambda": 1.0, "n_steps": BUFFER_ROWS}
     for part in combination.parts.values():
         for name in PART_KEYWORDS:
             if name in (params := declared(type(part))):

@@ -40,7 +40,7 @@ def command(**params: Any) -> None:
                 run.env,
                 1,
                 deterministic=not arguments.stochastic,
-                episode_bound=run.config.combination.algorithm.episode_bound,
+                episode_bound=run.config.combination.episode_bound,
             )
             success = "" if result.success_rate is None else f", {'success' if result.success_rate else 'failure'}"
             click.echo(f"episode {episode}: return {format_number(result.mean)}, {result.lengths[0]} steps{success}")

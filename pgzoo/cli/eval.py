@@ -42,7 +42,7 @@ def command(**params: Any) -> None:
             run.env,
             arguments.n_episodes,
             deterministic=not arguments.stochastic,
-            episode_bound=run.config.combination.algorithm.episode_bound,
+            episode_bound=run.config.combination.episode_bound,
         )
     if arguments.as_json:
         click.echo(json.dumps({"model": str(run.folder.path), **evaluation.summary()}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -11,15 +10,12 @@ from typing import Any
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
+from pgzoo.interface.plans import EPISODE_BOUND
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig
 
 DEFAULT_RECIPE = "rtg_value"
-DEFAULT_EPISODES = 8
-"""The minimum number of episodes per update if `n_episodes` is None."""
-DEFAULT_GROUPS = 4
-"""The number of groups per update if `n_episodes` is None."""
 NAMED_KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective")
 """The kinds of the parts in `estimator+baseline+objective`."""
 AUTO = "auto"
@@ -84,39 +80,17 @@ class Combination:
     @property
     def unused(self) -> frozenset[str]:
         """The algorithm's settings that have no effect on this combination."""
-        unused = {"n_episodes"} if self.sampling.name == "steps" else {"n_steps"}
-        if self.sampling.name != "groups":
-            unused |= {"group_size", "group_options"}
+        unused = set[str]()
         if not self.allows_epochs:
             unused |= {"n_epochs"}
         if Need.VALUES not in self.needs:
             unused |= {"vf_coef", "n_critic_updates"}
         return frozenset(unused)
 
-    def n_episodes(self, n_envs: int) -> int:
-        """Return the number of episodes per update: a multiple of n_envs, or of group_size if groups are sampled.
-
-        The default is 4 groups, or the smallest multiple of n_envs that is at least 8.
-
-        Raises:
-            ConfigError: the setting `n_episodes` is not such a multiple.
-        """
-        if self.sampling.name == "groups":
-            name, unit, reason = "group_size", self.algorithm.group_size, "every group must be complete"
-            default = DEFAULT_GROUPS * unit
-        else:
-            name, unit, reason = "n_envs", n_envs, "every environment contributes the same number"
-            default = n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
-        n_episodes = self.algorithm.n_episodes
-        if n_episodes is None:
-            return default
-        if n_episodes % unit:
-            nearest = unit * max(1, round(n_episodes / unit))
-            raise ConfigError(
-                f"n_episodes must be a multiple of {name}={unit}, because {reason}; got {n_episodes}, "
-                f"the nearest is {nearest}"
-            )
-        return n_episodes
+    @property
+    def episode_bound(self) -> int:
+        """The length above which an episode is an error, also in evaluations."""
+        return getattr(self.sampling, "episode_bound", EPISODE_BOUND)
 
 
 def resolve(
@@ -173,6 +147,7 @@ def resolve(
                 raise ConfigError(f"{kind} is given twice, as an argument and as a hyperparameter")
             replacements[kind] = overrides.pop(kind)
     owners = _choose_parts(registry, _recipe(registry, plugin), replacements, overrides)
+    _refuse_unused(owners, overrides, plugin)
     _assign(owners, overrides)
     return Combination(plugin, **{name: owner.build(name) for name, owner in owners.items()})
 
@@ -213,13 +188,23 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
 def _choose_parts(
     registry: Registry, recipe: Recipe, replacements: Mapping[Kind, Any], overrides: Mapping[str, Any]
 ) -> dict[str, _Owner]:
-    """Return the class and the fields of each part, and the recipe's defaults of the algorithm's settings."""
-    owners = {ALGORITHM: _Owner(AlgorithmConfig, dict(recipe.defaults))}
+    """Return the class and the fields of each part, and of the algorithm's settings, with the recipe's defaults.
+
+    A default of a hyperparameter that the chosen sampling does not have has no effect.
+    """
+    sampling_defaults = {name: value for name, value in recipe.defaults.items() if name in SAMPLING_KEYWORDS}
+    defaults = {name: value for name, value in recipe.defaults.items() if name not in sampling_defaults}
+    owners = {ALGORITHM: _Owner(AlgorithmConfig, defaults)}
     for kind in PART_TYPES:
         name, values, cls = _choose_part(kind, getattr(recipe, kind), replacements[kind])
         if kind == "sampling" and name == AUTO:
             name = _needed_sampling(registry, owners, overrides)
         owners[kind] = _Owner(cls or registry.part(kind, name), values)
+    sampling = owners["sampling"]
+    if not isinstance(replacements["sampling"], Sampling):
+        for name, value in sampling_defaults.items():
+            if name in sampling.params:
+                sampling.values.setdefault(name, value)
     return owners
 
 
@@ -280,6 +265,16 @@ def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
         owners[owner].values[field] = value
 
 
+def _refuse_unused(owners: Mapping[str, _Owner], overrides: Mapping[str, Any], plugin: str) -> None:
+    """Refuse a hyperparameter of another sampling than the chosen one."""
+    sampling = owners["sampling"]
+    for key in overrides:
+        known = any(key in owner.params for owner in owners.values())
+        if key in SAMPLING_KEYWORDS and not known:
+            fields = " and ".join(name for name, param in sampling.params.items() if param.search) or "nothing"
+            raise ConfigError(f"{key} has no effect here: {plugin!r} samples {sampling.cls.name}, set by {fields}")
+
+
 def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
     """Return the owner and the field that `field` or `owner.field` means."""
     owner, dot, field = key.rpartition(".")
@@ -318,10 +313,6 @@ def _check_sampling(combination: Combination) -> None:
         )
     if Need.GROUPS in provides:
         return
-    if combination.algorithm.group_options is not None:
-        raise ConfigError(
-            f"group_options requires sampling='groups', but {combination.plugin!r} uses sampling={sampling!r}"
-        )
     if combination.objective.resample_budget is not None:
         raise ConfigError(
             f"objective {combination.objective.name!r} drops and resamples groups, but sampling={sampling!r} has none; "

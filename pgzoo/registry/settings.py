@@ -10,20 +10,14 @@ from typing import Annotated, Any, Literal
 
 from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 
+SAMPLING_KEYWORDS = ("n_steps", "n_episodes", "group_size", "group_options", "episode_bound")
+"""Keyword arguments of `PolicyGradient` that are hyperparameters of the sampling."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """How to sample, optimise and log. The defaults of a recipe replace those of this class."""
+    """How to discount, optimise and log. The defaults of a recipe replace those of this class."""
 
-    n_steps: Annotated[
-        int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
-    ] = 128
-    n_episodes: Annotated[
-        int | None, Range(1), Search(choices=(4, 8, 16, 32)), "complete episodes per update, over all environments"
-    ] = None
-    group_size: Annotated[int, Range(1), Search(choices=(4, 8, 16)), "episodes per group, from one initial state"] = 8
-    group_options: Annotated[dict[str, Any] | None, "options for reset(options=…), with sampling groups"] = None
-    episode_bound: Annotated[int, Range(1), "a longer episode is an error, unless steps are sampled"] = 100_000
     missing_terminal_observation: Annotated[
         Literal["error", "terminate", "last_observation"],
         "at a time limit without terminal observation: stop, treat it as a termination, or use the observation before",

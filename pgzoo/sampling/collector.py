@@ -69,6 +69,18 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         the policy is not finite.
         """
         self._begin_rollout(env, rollout_buffer, n_rollout_steps)
+        with self.sampling_mode.resets(env):
+            return self._take_steps(env, callback, rollout_buffer, n_rollout_steps, needs)
+
+    def _take_steps(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+        needs: frozenset[Need],
+    ) -> Rollout | None:
+        """Step the environments until the rollout is complete, see `_sample`."""
         mode, backend, normalize = self.sampling_mode, self.backend, self._vec_normalize_env
         backend.begin_rollout(n_rollout_steps)
         record = StepRecord(np.zeros(env.num_envs, dtype=bool))
@@ -97,9 +109,11 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             self._add_to_buffer(rollout_buffer, actions, rewards, values, log_probs)
             record.add(dones, infos, active, mode.group, self._episode_steps)
             mode.observe(rewards, dones, infos, self._episode_steps + 1)
+            if mode.whole_episodes:
+                mode.check_first_observations(env, new_obs)
             self._after_step(new_obs, dones)
 
-        if mode.whole_episodes:
+        if rollout_buffer.buffer_size != n_steps:
             resize(rollout_buffer, n_steps)
         self._evaluate_rollout(backend, rollout_buffer, record, new_obs)
         callback.update_locals(locals())

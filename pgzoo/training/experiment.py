@@ -136,7 +136,7 @@ def train(
             final = None
             if stopped_by is None:
                 try:
-                    final = _final(model, eval_env, options.eval_episodes, config.combination.algorithm.episode_bound)
+                    final = _final(model, eval_env, options.eval_episodes, config.combination.episode_bound)
                 except KeyboardInterrupt as error:
                     stopped_by = stop_signal(error)
                 except PgzooError as error:
@@ -287,7 +287,7 @@ def _callbacks(
                 folder,
                 n_episodes=options.eval_episodes,
                 freq=max(options.eval_freq // n_envs, 1),
-                episode_bound=config.combination.algorithm.episode_bound,
+                episode_bound=config.combination.episode_bound,
                 verbose=options.verbose,
             )
         )

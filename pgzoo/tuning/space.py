@@ -11,7 +11,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
 from pgzoo.registry.plugins import Registry
-from pgzoo.registry.settings import AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig
 from pgzoo.training.config import ExperimentConfig, load_config
 
 if TYPE_CHECKING:
@@ -151,11 +151,12 @@ def _dimensions(
     dimensions: list[Dimension] = []
     for name, param in declared(AlgorithmConfig).items():
         if name not in _ignored(combination):
-            search = _valid_choices(param.search, name, base) if param.search else None
-            dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, search, ranges, fixed)
+            dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, param.search, ranges, fixed)
     for kind, part in combination.parts.items():
         for name, param in declared(type(part)).items():
-            dimensions += _dimension(f"{part.name}.{name}", f"{kind}.{name}", param, param.search, ranges, fixed)
+            search = _valid_choices(param.search, name, base) if param.search else None
+            qualified = name if name in SAMPLING_KEYWORDS else f"{part.name}.{name}"
+            dimensions += _dimension(qualified, f"{kind}.{name}", param, search, ranges, fixed)
     return tuple(dimensions)
 
 
@@ -186,14 +187,11 @@ def _ignored(combination: Combination) -> frozenset[str]:
 
 
 def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search | None:
-    """Return the search range; for n_episodes only the multiples of n_envs, or of every searched group_size."""
-    if name != "n_episodes":
+    """Return the search range; for n_episodes of groups only the multiples of every searched group_size."""
+    sizes = declared(type(base.combination.sampling)).get("group_size")
+    if name != "n_episodes" or sizes is None or sizes.search is None:
         return search
-    size = base.run.n_envs
-    if base.combination.sampling.name == "groups":
-        sizes = declared(AlgorithmConfig)["group_size"].search
-        assert sizes is not None
-        size = max(sizes.choices)
+    size = max(sizes.search.choices)
     choices = tuple(n for n in search.choices if n % size == 0)
     return replace(search, choices=choices) if choices else None
 

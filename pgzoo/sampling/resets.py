@@ -17,13 +17,16 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.plans import Episode
 from pgzoo.sampling.conventions import converted_reset
-from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
 
 
 def resets_one(env: VecEnv) -> bool:
-    """Whether the VecEnv can reset one environment with a seed while the others go on."""
+    """Whether the VecEnv can reset one environment with a seed while the others go on.
+
+    SB3's VecEnvs can. Another one says so with an attribute `resets_one`, and has a method
+    `reset_one(n, *, seed, options=None)`, which returns an observation.
+    """
     venv = env.unwrapped
-    return isinstance(venv, (DummyVecEnv, SubprocVecEnv)) or (isinstance(venv, GymnasiumVecEnv) and venv.resets_one)
+    return isinstance(venv, (DummyVecEnv, SubprocVecEnv)) or getattr(venv, "resets_one", False)
 
 
 @contextmanager
@@ -81,7 +84,7 @@ def _reset_one(venv: Any, n: int, episode: Episode) -> Any:
     """Reset environment n and return its observation."""
     options = {} if episode.options is None else {"options": dict(episode.options)}
     with _preserved_generators(), _option_errors(venv, episode.options):
-        if isinstance(venv, GymnasiumVecEnv):
+        if hasattr(venv, "reset_one"):
             return venv.reset_one(n, seed=episode.seed, **options)
         observation, info = venv.env_method("reset", seed=episode.seed, indices=n, **options)[0]
         infos = list(venv.reset_infos)  # a SubprocVecEnv has a tuple

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pgzoo.interface.parts import Scale as Scale
     from pgzoo.interface.parts import Spaces as Spaces
     from pgzoo.interface.parts import Update as Update
+    from pgzoo.interface.plans import EnvironmentCopies as EnvironmentCopies
     from pgzoo.interface.plans import Episode as Episode
     from pgzoo.interface.plans import Plan as Plan
     from pgzoo.interface.plans import PlanContext as PlanContext
@@ -74,6 +75,7 @@ _HOME = {
     "Recipe": "interface.parts",
     "Spaces": "interface.parts",
     "State": "interface.types",
+    "EnvironmentCopies": "interface.plans",
     "Episode": "interface.plans",
     "Plan": "interface.plans",
     "PlanContext": "interface.plans",

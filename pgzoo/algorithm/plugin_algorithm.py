@@ -291,7 +291,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         for kind, part in combination.parts.items():
             setattr(self, kind, part)
         self._current_parts.update(combination.parts)
-        self.has_critic = Need.VALUES in combination.needs
+        self.has_critic = combination.trains_critic
         attributes = {**plain_fields(combination.algorithm), **part_attributes(combination)}
         if isinstance(attributes["learning_rate"], dict):
             attributes["learning_rate"] = as_schedule(attributes["learning_rate"])

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -66,6 +66,16 @@ class PlanContext:
     resample_budget: float | None = None
 
 
+class EnvironmentCopies(Protocol):
+    """Copies of environments in mid-episode, and how the current policy continues from them."""
+
+    def copy(self, n: int) -> Any:
+        """Return a copy of environment n."""
+
+    def returns(self, states: Sequence[Any], k: int) -> Array:
+        """Return (len(states), k): the discounted returns of k independent continuations from each copy."""
+
+
 class Plan:
     """The plan of one rollout: a queue of whole episodes, or a fixed number of steps.
 
@@ -74,7 +84,8 @@ class Plan:
     length. Taking the first episodes that end would favour short ones. An environment that finds the queue empty is
     still stepped, but not recorded.
 
-    Override `episode_ended` to add episodes to the queue, for example in place of useless ones.
+    Override `episode_ended` to add episodes to the queue, for example in place of useless ones. Override `before_step`
+    and `values` to compute the values of states from copies of the environments.
 
     Args:
         episodes: the queue.
@@ -96,6 +107,13 @@ class Plan:
             discounted_return: Σ_t γ^t r_t.
             info: what the environment returned with the last step.
         """
+
+    def before_step(self, t: int, active: Array, copies: EnvironmentCopies) -> None:
+        """Copy environments before step t of the rollout. `active` (N,) says which of them are recorded."""
+
+    def values(self, shape: tuple[int, int], copies: EnvironmentCopies) -> Array:
+        """Return V(s_t) (T, N), if the sampling provides `Need.VALUES`. Called when the rollout is complete."""
+        raise NotImplementedError
 
     def update_mask(self, group: Array) -> Array:
         """Return which recorded steps enter the update, given the group of each step, both (T, N)."""

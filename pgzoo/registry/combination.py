@@ -73,6 +73,11 @@ class Combination:
         return next((part for part in self.parts.values() if need in part.needs), None)
 
     @property
+    def trains_critic(self) -> bool:
+        """Whether V is trained: a part needs it, and the sampling does not provide it."""
+        return Need.VALUES in self.needs and Need.VALUES not in self.sampling.provides
+
+    @property
     def allows_epochs(self) -> bool:
         """Whether several epochs per rollout are correct: the objective has a ratio, or R̂ is recomputed."""
         return self.objective.multi_epoch or self.estimator.recompute == "epoch"
@@ -83,7 +88,7 @@ class Combination:
         unused = set[str]()
         if not self.allows_epochs:
             unused |= {"n_epochs"}
-        if Need.VALUES not in self.needs:
+        if not self.trains_critic:
             unused |= {"vf_coef", "n_critic_updates"}
         return frozenset(unused)
 
@@ -168,7 +173,7 @@ class _Owner:
         for field in self.values:
             if field not in self.params:
                 raise ConfigError(unknown(f"hyperparameter of the {name}", field, self.params))
-        where = "" if name == ALGORITHM else f"{name}."
+        where = "" if name in (ALGORITHM, "sampling", "update") else f"{name}."
         return self.cls(**{field: self.params[field].validate(value, where) for field, value in self.values.items()})
 
 
@@ -343,9 +348,11 @@ def _check_update(combination: Combination) -> None:
             f"objective {objective.name!r} is correct for one epoch only, because the policy moves away from the one "
             f"that sampled; n_epochs={config.n_epochs} needs an objective such as 'ppo_clip'"
         )
-    if config.n_critic_updates and Need.VALUES not in combination.needs:
+    if config.n_critic_updates and not combination.trains_critic:
+        provided = Need.VALUES in combination.sampling.provides
+        who = f"sampling {combination.sampling.name!r} provides" if provided else f"no part of {combination.plugin!r} reads"
         raise ConfigError(
-            f"n_critic_updates trains V, which no part of {combination.plugin!r} reads; leave n_critic_updates at 0"
+            f"n_critic_updates trains V, which {who}; leave n_critic_updates at 0"
         )
     if config.batch_size == 1 and config.normalize_advantage in (True, "minibatch"):
         raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")

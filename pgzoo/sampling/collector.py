@@ -89,6 +89,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         while not mode.finished:
             if mode.whole_episodes:
                 self._reset_if_due(env, mode)
+                mode.before_step(env, self.policy, self._last_obs)
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
@@ -135,6 +136,10 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     def _to_rollout(
         self, buffer: RolloutBuffer, record: StepRecord, new_obs: Any, needs: frozenset[Need], backend: Backend
     ) -> Rollout:
+        values = self.sampling_mode.values(buffer.rewards.shape)
+        if (copies := self.sampling_mode.copies) is not None:
+            self.num_timesteps += copies.n_steps
+            copies.n_steps = 0
         return to_rollout(
             buffer,
             record,
@@ -143,6 +148,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             gamma=self.gamma,
             needs=needs,
             backend=backend,
+            values=values,
             missing_terminal=self.missing_terminal_observation,
         )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from pgzoo.errors import ConfigError, PluginError
@@ -16,6 +17,7 @@ from pgzoo.interface.parts import Sampling
 from pgzoo.interface.plans import Episode, Plan, PlanContext
 from pgzoo.interface.types import Array, Need
 from pgzoo.sampling.conventions import converted_reset
+from pgzoo.sampling.copies import EnvCopies
 from pgzoo.sampling.resets import env_name, reset_with_seeds, resets_one, seeded_resets
 
 NO_GROUP = -1
@@ -37,6 +39,7 @@ class SamplingMode:
         plan: the plan of the current rollout.
         active: (N,) whether the next step of each environment is recorded.
         group: (N,) the group of each environment's current episode; 0 where there are no groups.
+        copies: copies of the environments; None if the plan has not asked for one.
     """
 
     plan: Plan
@@ -46,6 +49,7 @@ class SamplingMode:
     def __init__(self, sampling: Sampling, context: PlanContext) -> None:
         self.sampling, self.context = sampling, context
         self.whole_episodes = Need.COMPLETE_EPISODES in sampling.provides
+        self.copies: EnvCopies | None = None
         self._env_that_resets: VecEnv | None = None
 
     def begin(self, n_envs: int) -> None:
@@ -68,6 +72,7 @@ class SamplingMode:
         self._returns: Array | None = None
         if type(plan).episode_ended is not Plan.episode_ended:
             self._returns = np.zeros(n_envs)
+        self._copies_states = type(plan).before_step is not Plan.before_step
         self._first_observations: dict[int, Any] = {}
         self._to_compare: list[int] = []
 
@@ -102,6 +107,30 @@ class SamplingMode:
         observations = reset_with_seeds(env, self._episodes)
         self.check_first_observations(env, observations)
         return observations
+
+    def before_step(self, env: VecEnv, policy: ActorCriticPolicy, observations: Any) -> None:
+        """Let the plan copy environments.
+
+        Args:
+            env: the VecEnv.
+            policy: the policy.
+            observations: what it sees next, (N, …).
+
+        Raises:
+            ConfigError: the environments cannot be copied.
+        """
+        if not self._copies_states:
+            return
+        if self.copies is None or self.copies.env is not env:
+            self.copies = EnvCopies(env, policy, self.context.gamma, self.plan.episode_bound)
+        self.copies.observations = observations
+        self.plan.before_step(self._n_taken, self.active, self.copies)
+
+    def values(self, shape: tuple[int, int]) -> Array | None:
+        """Return V(s_t) (T, N), float32, if the sampling provides it."""
+        if Need.VALUES not in self.sampling.provides or self.copies is None:
+            return None
+        return self.plan.values(shape, self.copies).astype(np.float32)
 
     @property
     def finished(self) -> bool:

@@ -42,8 +42,8 @@ class At(BaseCallback):
 
 def ours(plugin: str = "ppo", **options: Any) -> PolicyGradient:
     env = make_vec_env("CartPole-v1", 2, seed=0)
-    sizes = SIZES if plugin == "ppo" else {"n_steps": 64}
-    return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{"fast": False, **sizes, **options})
+    size = SIZES if plugin == "ppo" else sizes(plugin, n_steps=64)
+    return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{"fast": False, **size, **options})
 
 
 def theirs(**options: Any) -> PPO:

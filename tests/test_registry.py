@@ -61,11 +61,12 @@ BUILT_IN = {
     "objective": ["cispo", "dapo", "dr_grpo", "grpo", "gspo", "policy_gradient", "ppo_clip", "ppo_kl"],
     "scale": ["none"],
     "update": ["gradient_descent"],
-    "sampling": ["episodes", "groups", "steps"],
+    "sampling": ["episodes", "groups", "steps", "vine"],
 }
 RECIPES = [
     "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "ppo", "ppo_kl", "reinforce",
-    "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "vtrace",
+    "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "vine",
+    "vtrace",
 ]  # fmt: skip
 
 

@@ -154,9 +154,9 @@ class GlobalNoise(Clock):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: DummyVecEnv([Uncopied]), "<Uncopied instance>> cannot be copied, which vine needs: TypeError: it hold"),
-        (lambda: DummyVecEnv([SharedState]), "<SharedState instance>> cannot be copied: two copies gave different"),
-        (lambda: DummyVecEnv([GlobalNoise]), "<GlobalNoise instance>> cannot be copied: two copies gave different"),
+        (lambda: DummyVecEnv([Uncopied]), "<Uncopied instance> cannot be copied, which vine needs: TypeError: it hold"),
+        (lambda: DummyVecEnv([SharedState]), "<SharedState instance> cannot be copied: two copies gave different"),
+        (lambda: DummyVecEnv([GlobalNoise]), "<GlobalNoise instance> cannot be copied: two copies gave different"),
         (lambda: SubprocVecEnv([Clock]), r"SubprocVecEnv does not allow; use a DummyVecEnv"),
         (lambda: VecFrameStack(DummyVecEnv([Clock]), 2), "vine samples without VecFrameStack"),
     ],

@@ -175,7 +175,7 @@ def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     table = _params_table()
     for kind, part in combination.parts.items():
         console.print(f"{kind}: {part.name} – {_headline(part)}")
-        _add_params(table, type(part), part, f"{kind}.")
+        _add_params(table, type(part), part, "" if kind in ("sampling", "update") else f"{kind}.")
     _add_params(table, AlgorithmConfig, combination.algorithm, "", without=combination.unused)
     console.print(table)
 

@@ -392,7 +392,13 @@ def test_log_keys() -> None:
 def small(plugin: str, env: Any = "CartPole-v1") -> PolicyGradient:
     options: dict[str, Any] = {"batch_size": 32, "n_epochs": 2} if plugin == "ppo" else {}
     return PolicyGradient(
-        "MlpPolicy", env, plugin, **sizes(plugin, n_steps=32, n_episodes=4, group_size=4), seed=0, device="cpu", **options
+        "MlpPolicy",
+        env,
+        plugin,
+        **sizes(plugin, n_steps=32, n_episodes=4, group_size=4),
+        seed=0,
+        device="cpu",
+        **options,
     )
 
 

@@ -185,5 +185,7 @@ def test_a_plan_must_have_what_its_sampling_provides() -> None:
             return Plan(n_steps=3)
 
     for sampling in (Empty(), Cut()):
-        with pytest.raises(PluginError, match="plan of sampling 'episodes' needs a queue of episodes, and nothing else"):
+        with pytest.raises(
+            PluginError, match="plan of sampling 'episodes' needs a queue of episodes, and nothing else"
+        ):
             begun(sampling, 2)

@@ -174,7 +174,7 @@ def test_frame_stacks_and_monitors_count_every_episode_once() -> None:
 
 
 def test_the_vecenv_is_as_before_when_the_rollout_is_complete() -> None:
-    """Finds a change that outlives the rollout, also after an error: EvalCallback compares the wrappers of two VecEnvs."""
+    """Finds a change that outlives the rollout or an error. EvalCallback compares the wrappers of two VecEnvs."""
     env, other = VecNormalize(DummyVecEnv([Walk] * N)), VecNormalize(DummyVecEnv([Walk] * N))
     sample(env)
     assert "step_wait" not in vars(env.unwrapped)

@@ -337,9 +337,7 @@ class PluginAlgorithm(SamplingAlgorithm):
     def _setup_model(self) -> None:
         self._group_seeds = Seeds(self.group_seed, self.groups_drawn)
         self.sampling_mode, self._next_sampling_mode = self._make_sampling_mode(), None
-        if (
-            Need.GROUPS in self.combination.needs and getattr(self.sampling, "group_size", None) == 1
-        ):
+        if Need.GROUPS in self.combination.needs and getattr(self.sampling, "group_size", None) == 1:
             warnings.warn(f"with group_size=1, {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
         with converted("cannot build the policy"):

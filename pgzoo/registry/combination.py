@@ -350,9 +350,11 @@ def _check_update(combination: Combination) -> None:
         )
     if config.n_critic_updates and not combination.trains_critic:
         provided = Need.VALUES in combination.sampling.provides
-        who = f"sampling {combination.sampling.name!r} provides" if provided else f"no part of {combination.plugin!r} reads"
-        raise ConfigError(
-            f"n_critic_updates trains V, which {who}; leave n_critic_updates at 0"
+        who = (
+            f"sampling {combination.sampling.name!r} provides"
+            if provided
+            else f"no part of {combination.plugin!r} reads"
         )
+        raise ConfigError(f"n_critic_updates trains V, which {who}; leave n_critic_updates at 0")
     if config.batch_size == 1 and config.normalize_advantage in (True, "minibatch"):
         raise ConfigError("normalize_advantage over minibatches needs a batch_size above 1")

@@ -6,7 +6,7 @@ Names that also exist in SB3's A2C and PPO have the same meaning here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 

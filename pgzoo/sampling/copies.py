@@ -135,8 +135,7 @@ def _separate_envs(env: VecEnv) -> list[Any]:
     venv = env.unwrapped
     if not isinstance(venv, DummyVecEnv):
         raise ConfigError(
-            f"vine copies environments, which {type(venv).__name__} does not allow; use a DummyVecEnv "
-            "(--vec-env dummy)"
+            f"vine copies environments, which {type(venv).__name__} does not allow; use a DummyVecEnv (--vec-env dummy)"
         )
     envs: list[Any] = list(venv.envs)
     for n, separate in enumerate(envs):

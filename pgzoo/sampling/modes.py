@@ -224,11 +224,7 @@ class SamplingMode:
             return
         venv = env.unwrapped
         asks_processes = isinstance(getattr(venv, "vector_env", None), AsyncVectorEnv)  # a missing attribute ends them
-        if (
-            not asks_processes
-            and venv.has_attr("allow_early_resets")
-            and False in venv.get_attr("allow_early_resets")
-        ):
+        if not asks_processes and venv.has_attr("allow_early_resets") and False in venv.get_attr("allow_early_resets"):
             raise ConfigError(
                 "whole episodes and groups reset environments in mid-episode, which a Monitor with "
                 "allow_early_resets=False refuses; use allow_early_resets=True, or a recipe that samples steps"

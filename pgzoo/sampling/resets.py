@@ -93,7 +93,7 @@ def _reset_one(venv: Any, n: int, episode: Episode) -> Any:
 
 
 def _with_row(observations: Any, n: int, row: Any) -> Any:
-    """Return the observations with another one of environment n. Arrays are copied, because they may be the VecEnv's."""
+    """Return copies of the observations, which may be the VecEnv's own memory, with another one of environment n."""
 
     def replaced(array: Any, new: Any) -> Any:
         array = np.array(array)

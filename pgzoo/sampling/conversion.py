@@ -59,10 +59,7 @@ def to_rollout(
     optional: dict[str, Any] = {}
     terminal = record.terminal_observations
     if values is not None:
-        values[~mask] = 0
-        optional["values"] = values
-        optional["next_values"] = np.vstack([values[1:], np.zeros_like(values[:1])])
-        optional["next_values"][terminated | truncated | ~mask] = 0.0
+        optional |= _episode_values(values, terminated | truncated, mask)
     elif Need.VALUES in needs:
         optional["values"] = buffer.values
         optional["next_values"] = _next_values(
@@ -87,6 +84,14 @@ def to_rollout(
         bitwise_sb3=backend.bitwise_sb3,
         **optional,
     )
+
+
+def _episode_values(values: Array, last: Array, mask: Array) -> dict[str, Array]:
+    """Return V(s_t) and V(s_{t+1}) of whole episodes. No reward follows their last step."""
+    values[~mask] = 0
+    next_values = np.vstack([values[1:], np.zeros_like(values[:1])])
+    next_values[last | ~mask] = 0.0
+    return {"values": values, "next_values": next_values}
 
 
 def _replace_missing(

@@ -40,6 +40,10 @@ if TYPE_CHECKING:
     from pgzoo.interface.parts import Scale as Scale
     from pgzoo.interface.parts import Spaces as Spaces
     from pgzoo.interface.parts import Update as Update
+    from pgzoo.interface.plans import EnvironmentCopies as EnvironmentCopies
+    from pgzoo.interface.plans import Episode as Episode
+    from pgzoo.interface.plans import Plan as Plan
+    from pgzoo.interface.plans import PlanContext as PlanContext
     from pgzoo.interface.reference_policy import ReferencePolicy as ReferencePolicy
     from pgzoo.interface.rollout import Rollout as Rollout
     from pgzoo.interface.rollout import reverse_scan as reverse_scan
@@ -84,6 +88,10 @@ _HOME = {
     "Recipe": "interface.parts",
     "Spaces": "interface.parts",
     "State": "interface.types",
+    "EnvironmentCopies": "interface.plans",
+    "Episode": "interface.plans",
+    "Plan": "interface.plans",
+    "PlanContext": "interface.plans",
     "Positive": "interface.hyperparameters",
     "Range": "interface.hyperparameters",
     "Schedule": "interface.hyperparameters",

@@ -86,6 +86,14 @@ class TabularVecEnv(VecEnv):
         self.state = self._starts()
         return self._observe()
 
+    resets_one = True
+
+    def reset_one(self, n: int, *, seed: int | None, options: Any = None) -> np.ndarray:
+        self.t[n], self.noise[n] = 0, np.random.default_rng(seed).random(self.mdp.horizon + 1)
+        self.state[n] = self._starts()[n]
+        observation: np.ndarray = self._observe()[n]
+        return observation
+
     def step_async(self, actions: np.ndarray) -> None:
         self.actions = actions
 

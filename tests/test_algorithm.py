@@ -16,6 +16,7 @@ from envs import AnySpaces, Clock
 from gymnasium import spaces
 from parts import ValueAndSuccessors
 from same import assert_same
+from sizes import sizes
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -50,8 +51,9 @@ def model_on(observations: str, actions: str, plugin: str, **options: Any) -> Po
     make = lambda: AnySpaces(OBSERVATIONS[observations], ACTIONS[actions])  # noqa: E731
     env = DummyVecEnv([make, make])
     return PolicyGradient(
-        policy, env, plugin, n_steps=8, n_episodes=4, group_size=2, batch_size=None, seed=0, device="cpu", **options
-    )
+        policy, env, plugin, **sizes(plugin, n_steps=8, n_episodes=4, group_size=2), batch_size=None, seed=0,
+        device="cpu", **options,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("plugin", ["rtg", "advantage", "ppo", "grpo", "rtg_optimal", "vtrace"])
@@ -347,7 +349,7 @@ class Look(BaseCallback):
 def test_callbacks_find_the_buffer(plugin: str) -> None:
     look = Look()
     env = make_vec_env("CartPole-v1", 2, seed=0)
-    model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, group_size=2, device="cpu", seed=0)
+    model = PolicyGradient("MlpPolicy", env, plugin, **sizes(plugin, n_steps=16, n_episodes=2), device="cpu", seed=0)
     model.learn(100, callback=look)
     shape = model.rollout.shape
     assert look.shapes[-1] == (shape, shape, shape)
@@ -364,7 +366,7 @@ def test_eval_callback(tmp_path: Path) -> None:
 
 def test_log_keys() -> None:
     def keys(plugin: str, env: Any) -> set[str]:
-        model = PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=2, group_size=2, device="cpu")
+        model = PolicyGradient("MlpPolicy", env, plugin, **sizes(plugin, n_steps=16, n_episodes=2), device="cpu")
         model.learn(64)
         return set(model.logger.name_to_value)
 
@@ -390,7 +392,13 @@ def test_log_keys() -> None:
 def small(plugin: str, env: Any = "CartPole-v1") -> PolicyGradient:
     options: dict[str, Any] = {"batch_size": 32, "n_epochs": 2} if plugin == "ppo" else {}
     return PolicyGradient(
-        "MlpPolicy", env, plugin, n_steps=32, n_episodes=4, group_size=4, seed=0, device="cpu", **options
+        "MlpPolicy",
+        env,
+        plugin,
+        **sizes(plugin, n_steps=32, n_episodes=4, group_size=4),
+        seed=0,
+        device="cpu",
+        **options,
     )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from same import assert_same
+from sizes import sizes
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.env_util import make_vec_env
@@ -41,8 +42,8 @@ class At(BaseCallback):
 
 def ours(plugin: str = "ppo", **options: Any) -> PolicyGradient:
     env = make_vec_env("CartPole-v1", 2, seed=0)
-    sizes = SIZES if plugin == "ppo" else {"n_steps": 64}
-    return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{"fast": False, **sizes, **options})
+    size = SIZES if plugin == "ppo" else sizes(plugin, n_steps=64)
+    return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{"fast": False, **size, **options})
 
 
 def theirs(**options: Any) -> PPO:
@@ -144,9 +145,11 @@ def test_episodes_and_groups_take_effect_at_the_next_rollout() -> None:
     model.n_episodes = 2  # type: ignore[attr-defined]
     model.learn(1)
     assert model.rollout.n_episodes == 2
-    with pytest.raises(ConfigError, match="multiple of n_envs=2"):
-        model.n_episodes = 3  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="n_episodes must lie in"):
+        model.n_episodes = 0  # type: ignore[attr-defined]
     assert model.n_episodes == 2  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match="no part of 'reinforce' has the hyperparameter group_size"):
+        model.group_size = 2
     model.learn(1)
 
 
@@ -367,8 +370,8 @@ def pickled(model: Any) -> Any:
 @pytest.mark.parametrize("fast", [False, "auto"])
 @pytest.mark.parametrize("plugin", ["a2c", "ppo", "rtg_value", "rtg_moving_average", "advantage", "grpo"])
 def test_a_copy_learns_as_the_original_does(plugin: str, fast: Any, copied: Any) -> None:
-    sizes: dict[str, Any] = {"n_steps": 32, "n_episodes": 4, "group_size": 2, "batch_size": 32}
-    model = ours(plugin, fast=fast, **sizes).learn(200)
+    size = sizes(plugin, n_steps=32, n_episodes=4, group_size=2)
+    model = ours(plugin, fast=fast, batch_size=32, **size).learn(200)
     twin = copied(model)
     before = copy.deepcopy(model.get_parameters())
     results = []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from pgzoo_plugins.lambda_return import LambdaReturn
+from pgzoo_plugins.steps import Steps
 
 from pgzoo import ConfigError, Estimator, Registry
 from pgzoo.interface.hyperparameters import declared
@@ -32,7 +33,7 @@ def registry() -> Registry:
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: Any, expected: Any) -> None:
-    result = declared(AlgorithmConfig)[name].validate(value)
+    result = {**declared(Steps), **declared(AlgorithmConfig)}[name].validate(value)
     assert result == expected
     assert type(result) is type(expected)
 
@@ -61,7 +62,7 @@ def test_values_are_read_as_people_write_them(name: str, value: Any, expected: A
 )
 def test_wrong_values(name: str, value: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        declared(AlgorithmConfig)[name].validate(value)
+        {**declared(Steps), **declared(AlgorithmConfig)}[name].validate(value)
 
 
 YAML = """\

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sizes import sizes
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
@@ -73,8 +74,8 @@ def parameters(plugin: str, fast: Any, step: Callable[..., Any] | None, **option
     env: Any = make_vec_env("CartPole-v1", N, seed=5)
     if step is not None:
         env = Odd(env, step)
-    sizes = {"n_steps": 32, "batch_size": None, "n_episodes": 6, "group_size": 3}
-    model = PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", fast=fast, **{**sizes, **options})
+    size = {"batch_size": None, **sizes(plugin, n_steps=32, n_episodes=6, group_size=3)}
+    model = PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", fast=fast, **{**size, **options})
     seen: list[Any] = []
 
     def look(found: dict[str, Any], _: Any) -> bool:
@@ -115,7 +116,8 @@ def test_odd_resets(form: Callable[[Any], Any]) -> None:
     """`reset` of Gymnasium's vector environments returns a pair."""
     for plugin in ("gae", "reinforce", "grpo"):
         env = Odd(make_vec_env("CartPole-v1", N, seed=0), lambda *values: values, form)
-        PolicyGradient("MlpPolicy", env, plugin, n_steps=16, n_episodes=3, group_size=3, device="cpu").learn(100)
+        size = sizes(plugin, n_steps=16, n_episodes=3, group_size=3)
+        PolicyGradient("MlpPolicy", env, plugin, device="cpu", **size).learn(100)
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from sizes import sizes
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -58,8 +59,8 @@ class Broken(gym.Env[Any, Any]):
 
 
 def model(env: Any, plugin: str = "a2c", **options: Any) -> PolicyGradient:
-    sizes = {"n_steps": 8, "n_episodes": 4, "group_size": 2}
-    return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{**sizes, **options})
+    size = sizes(plugin, n_steps=8, n_episodes=4, group_size=2)
+    return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{**size, **options})
 
 
 def two(where: str, normalize: bool = False, **options: Any) -> Any:

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from pgzoo_plugins.groups import Groups
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from pgzoo import ConfigError, PolicyGradient, Registry, Rollout
+from pgzoo import ConfigError, Episode, PlanContext, PolicyGradient, Registry, Rollout
 from pgzoo.errors import EnvironmentFailure
-from pgzoo.sampling.modes import Groups, GroupSeeds, reset_with_seeds
+from pgzoo.interface.plans import Seeds
+from pgzoo.sampling.resets import reset_with_seeds
 
 
 class Walk(gym.Env[np.ndarray, Any]):
@@ -145,13 +147,13 @@ def test_a_vecenv_without_seeds_is_refused() -> None:
     assert env._seeds == [None, None]  # VecEnv.seed sets them, and so do groups
     del env._seeds
     with pytest.raises(ConfigError, match="DummyVecEnv does not support one seed per environment"):
-        reset_with_seeds(env, [1, 1])
+        reset_with_seeds(env, [Episode(1), Episode(1)])
 
 
 @pytest.mark.parametrize(
     ("n_envs", "group_size", "n_episodes"), [(1, 3, 6), (4, 3, 9), (5, 4, 8), (8, 2, 4), (3, 1, 3)]
 )
-def test_groups_span_rounds_and_environments_and_are_complete(n_envs: int, group_size: int, n_episodes: int) -> None:
+def test_groups_span_environments_and_are_complete(n_envs: int, group_size: int, n_episodes: int) -> None:
     _model, rollout = sample(walks(n_envs), group_size=group_size, n_episodes=n_episodes, updates=2)
     firsts = by_group(rollout, rollout.observations)
     assert [len(rows) for rows in firsts.values()] == [group_size] * (n_episodes // group_size)
@@ -178,13 +180,15 @@ def test_steps_of_waiting_environments_count_and_are_not_recorded() -> None:
 
 
 def test_vec_normalize_sees_every_step() -> None:
-    """Its statistics include the steps of waiting environments and the first observations of each round, as in SB3."""
+    """Its statistics include the steps of waiting environments. An episode that begins adds one observation, as in SB3.
+
+    There is one reset of all environments when learning begins and one before the rollout. Each of them, and each step,
+    gives 4 observations.
+    """
     env = VecNormalize(walks(4))
-    _model, rollout = sample(env, group_size=4, n_episodes=8)
-    rounds = 2
-    # One reset when the model is made and one before each round. Each reset and step gives 4 observations.
+    _model, rollout = sample(env, group_size=4, n_episodes=24)
     assert isinstance(env.obs_rms, RunningMeanStd)
-    assert env.obs_rms.count == pytest.approx(4 * (len(rollout.mask) + rounds + 1), abs=1)
+    assert env.obs_rms.count == pytest.approx(4 * (len(rollout.mask) + 2), abs=1)
 
 
 class JunkWhileWaiting(Walk):
@@ -251,7 +255,7 @@ def test_group_options_reach_the_environment() -> None:
     ("options", "message"),
     [
         ({"group_options": {"plaze": 1}}, r"<Walk instance>> does not accept group_options {'plaze': 1}"),
-        ({"group_options": {"place": 1}, "sampling": "episodes"}, "group_options requires sampling='groups'"),
+        ({"sampling": "episodes"}, "group_size has no effect here: 'rloo' samples episodes, set by n_episodes"),
         (
             {"baseline": {"name": "group", "form": "process"}},
             "baseline 'group' needs one return per step with these settings.*use reward_to_go",
@@ -307,13 +311,10 @@ def test_other_recipes_can_sample_groups_and_group_parts_require_them() -> None:
 
 def test_pass_rates() -> None:
     """pass@1 is the mean success, pass@G the share of groups with at least one success."""
-    mode = Groups(2, 2, 100, 1.0, GroupSeeds(0))
-    mode.begin(4)
-    mode.reset(walks(4), True)
-    ends = np.ones(4, dtype=bool)
-    mode.observe(np.zeros(4), ends, [{"is_success": s} for s in (True, False, False, False)], np.ones(4))
-    assert mode.finished
-    assert mode.metrics() == {"pass@1": 0.25, "pass@2": 0.5, "equal_groups": 1.0}
+    plan = Groups(n_episodes=4, group_size=2).plan(PlanContext(4, 1.0, Seeds(0)))
+    for episode, success in zip(list(plan.queue), (True, False, False, False), strict=True):
+        plan.episode_ended(episode, 0.0, {"is_success": success})
+    assert plan.metrics() == {"pass@1": 0.25, "pass@2": 0.5, "equal_groups": 1.0}
 
 
 # ---------------------------------------------------------------- dropping groups of equal returns

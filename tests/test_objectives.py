@@ -16,6 +16,7 @@ from pgzoo_plugins.policy_gradient import PolicyGradientLoss
 from pgzoo_plugins.ppo_clip import PPOClip
 from pgzoo_plugins.ppo_kl import PPOKL
 from rollouts import make_rollout
+from sizes import sizes
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
@@ -202,7 +203,7 @@ def test_ppo_kl_keeps_its_coefficient_within_limits(ratio: float, limit: float) 
 
 
 def small(plugin: str, **options: Any) -> PolicyGradient:
-    options = {"n_episodes": 16, "learning_rate": 0.01, **options}
+    options = {**sizes(plugin, n_episodes=16), "learning_rate": 0.01, **options}
     return PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), plugin, seed=0, device="cpu", **options)
 
 
@@ -301,7 +302,7 @@ def test_the_reference_kl_is_zero_while_the_policy_does_not_move() -> None:
 
 
 def test_the_adapted_kl_coefficient_is_saved(tmp_path: Any) -> None:
-    options = {"n_episodes": None, "n_steps": 64, "learning_rate": 0.0, "plugin_kwargs": {"kl_target": 0.5}}
+    options = {"n_steps": 64, "learning_rate": 0.0, "plugin_kwargs": {"kl_target": 0.5}}
     model = small("ppo_kl", **options)
     updates(model, 3)
     assert model.logger.name_to_value["train/kl_coef"] == 0.125  # the policy does not move: halved three times

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from envs import AnySpaces, Clock
 from gymnasium import spaces
+from sizes import sizes
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
@@ -102,7 +103,8 @@ def test_a_monitor_without_early_resets(plugin: str, vec_env: Any) -> None:
 
     env = vec_env([make(3), make(4)])
     try:
-        model = PolicyGradient("MlpPolicy", env, plugin, n_episodes=4, group_size=2, device="cpu")
+        size = sizes(plugin, n_episodes=4, group_size=2)
+        model = PolicyGradient("MlpPolicy", env, plugin, device="cpu", **size)
         with pytest.raises(ConfigError, match="reset environments in mid-episode, which a Monitor with allow_early"):
             model.learn(100)
         PolicyGradient("MlpPolicy", vec_env([make(3)]), "a2c", device="cpu").learn(20)

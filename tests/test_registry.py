@@ -10,10 +10,23 @@ from typing import Annotated, Any
 
 import pytest
 
-from pgzoo import Baseline, ConfigError, Estimator, Objective, PluginError, Positive, Range, Recipe, Registry, hookimpl
+from pgzoo import (
+    Baseline,
+    ConfigError,
+    Estimator,
+    Objective,
+    PlanContext,
+    PluginError,
+    Positive,
+    Range,
+    Recipe,
+    Registry,
+    hookimpl,
+)
 from pgzoo.interface import hookspecs
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import AdvantagePart
+from pgzoo.interface.plans import Seeds
 from pgzoo.registry.combination import NAMED_KINDS, resolve
 from pgzoo.registry.plugins import PART_TYPES, Source
 
@@ -58,11 +71,12 @@ BUILT_IN = {
     "objective": ["cispo", "dapo", "dr_grpo", "grpo", "gspo", "policy_gradient", "ppo_clip", "ppo_kl", "surrogate"],
     "scale": ["batch_std", "group_mean", "group_std", "minibatch_std", "none", "rollout_std"],
     "update": ["gradient_descent", "natural_gradient", "trpo"],
-    "sampling": ["episodes", "groups", "steps"],
+    "sampling": ["episodes", "groups", "steps", "vine"],
 }
 RECIPES = [
     "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "npg", "ppo", "ppo_kl",
     "reinforce", "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "trpo",
+    "vine",
     "vtrace",
 ]  # fmt: skip
 
@@ -288,8 +302,11 @@ def test_a_combination_is_checked_when_it_is_made() -> None:
     ],
 )
 def test_the_number_of_episodes_per_update(sampling: str, n_episodes: int | None, n_envs: int, expected: int) -> None:
-    settings = {"sampling": sampling, "n_episodes": n_episodes, "group_size": 5}
-    assert resolve(Registry.discover(), "rtg", overrides=settings).n_episodes(n_envs) == expected
+    sizes = {"group_size": 5} if sampling == "groups" else {}
+    combination = resolve(
+        Registry.discover(), "rtg", overrides={"sampling": sampling, "n_episodes": n_episodes, **sizes}
+    )
+    assert len(combination.sampling.plan(PlanContext(n_envs, 1.0, Seeds(0))).queue) == expected
 
 
 def test_positive_excludes_zero() -> None:

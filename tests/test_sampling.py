@@ -85,19 +85,27 @@ def test_step_counts_go_on_across_fragments() -> None:
     assert rollout.step[:, 0].tolist() == [3, 4, 0]
 
 
-def test_episodes_are_whole_the_same_number_each_and_padding_is_left_out() -> None:
+def test_episodes_are_whole_and_begin_in_the_order_of_a_queue_and_padding_is_left_out() -> None:
+    """Environment 0 plays 1, 2 and 1 steps while 1 plays 4. Both are free then, and 0 takes the fifth episode."""
     short, long = ((1, "terminated"), (2, "terminated")), ((4, "truncated"),)
-    model, rollout = sample(clocks(short, long), "rtg", n_episodes=4)
-    assert rollout.mask.T.tolist() == [[True] * 3 + [False] * 5, [True] * 8]
-    assert rollout.lengths.tolist() == [1, 2, 4, 4]
-    assert rollout.rewards[:, 0].tolist() == [1, 1, 2, 0, 0, 0, 0, 0]
-    assert model.num_timesteps == 16  # every step of the VecEnv counts, used or not
-    assert model.logger.name_to_value["rollout/unused_steps"] == pytest.approx(5 / 16)
-    # Only sampled episodes enter SB3's statistics: the short environment ended five more while it waited.
+    model, rollout = sample(clocks(short, long), "rtg", n_episodes=5)
+    assert rollout.mask.T.tolist() == [[True] * 6, [True] * 4 + [False] * 2]
+    assert rollout.lengths.tolist() == [1, 2, 1, 2, 4]
+    assert rollout.rewards.T.tolist() == [[1, 1, 2, 1, 1, 2], [1, 2, 3, 4, 0, 0]]
+    assert model.num_timesteps == 12  # every step of the VecEnv counts, used or not
+    assert model.logger.name_to_value["rollout/unused_steps"] == pytest.approx(2 / 12)
     assert model.ep_info_buffer is not None
     assert model.ep_success_buffer is not None
-    assert sorted(e["l"] for e in model.ep_info_buffer) == [1, 2, 4, 4]
-    assert list(model.ep_success_buffer) == [True, True, False, False]
+    assert [e["l"] for e in model.ep_info_buffer] == [1, 2, 1, 4, 2]
+    assert list(model.ep_success_buffer) == [True, True, True, False, True]
+
+
+def test_episodes_of_waiting_environments_do_not_enter_the_statistics() -> None:
+    """While environment 1 plays its 6 steps, environment 0 ends three more episodes, which are not recorded."""
+    model, _ = sample(clocks(((2, "terminated"),), ((6, "terminated"),)), "rtg", n_episodes=2)
+    assert model.num_timesteps == 12
+    assert model.ep_info_buffer is not None
+    assert sorted(e["l"] for e in model.ep_info_buffer) == [2, 6]
 
 
 def test_every_rollout_of_episodes_begins_with_a_reset() -> None:
@@ -133,11 +141,13 @@ def test_an_endless_episode_is_an_error() -> None:
         sample(clocks(((3, "terminated"),), ((10**9, "terminated"),)), "rtg", n_episodes=2, episode_bound=50)
 
 
-def test_number_of_episodes_must_fit_the_environments() -> None:
-    with pytest.raises(ConfigError, match=r"multiple of n_envs=3.*nearest is 9"):
-        sample(clocks(MIXED, MIXED, MIXED), "rtg", n_episodes=8)
-    model, _ = sample(clocks(MIXED, MIXED, MIXED), "rtg")
-    assert model.rollout.n_episodes == 9  # the default of 8, rounded up
+def test_any_number_of_episodes_can_be_sampled() -> None:
+    """Finds fewer episodes than environments, and a number that is rounded."""
+    for n_episodes in (1, 2, 8):
+        _, rollout = sample(clocks(MIXED, MIXED, MIXED), "rtg", n_episodes=n_episodes)
+        assert rollout.n_episodes == n_episodes
+    _, rollout = sample(clocks(MIXED, MIXED, MIXED), "rtg")
+    assert rollout.n_episodes == 9  # the default of 8, rounded up to a multiple of the environments
 
 
 def test_critic_free_recipes_never_read_a_critic() -> None:
@@ -172,7 +182,7 @@ def test_a_nan_reward_is_located() -> None:
             DummyVecEnv([Broken]),
             "rtg",
             plugin_kwargs=None,
-            n_episodes=1,
+            n_steps=8,
             estimator={"name": "td"},
             baseline="value",
         )
@@ -192,7 +202,8 @@ def test_a_nan_reward_is_located() -> None:
 def test_vec_envs(wrap: Any, plugin: str) -> None:
     env = wrap()
     try:
-        model = PolicyGradient("MlpPolicy", env, plugin, seed=0, n_episodes=4, n_steps=32, device="cpu")
+        size: dict[str, Any] = {"n_episodes": 4} if plugin == "rtg" else {"n_steps": 32}
+        model = PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **size)
         model.learn(200)
         assert model.num_timesteps >= 200
         assert model.ep_info_buffer
@@ -320,10 +331,10 @@ def test_a_rollout_outlives_the_next_one() -> None:
 
 def test_time_mean_with_waiting_environments() -> None:
     short, long = ((1, "terminated"), (1, "terminated"), (20, "terminated")), ((5, "terminated"),)
-    model, rollout = sample(clocks(short, long), "reward_to_go+time_mean", n_episodes=4)
-    assert rollout.mask.sum() == 12
+    model, rollout = sample(clocks(short, long), "reward_to_go+time_mean", n_episodes=3)
+    assert rollout.mask.T.sum(axis=1).tolist() == [2, 5]
     assert np.isfinite(model.rollout_buffer.advantages).all()
-    assert rollout.step[~rollout.mask].tolist() == [0] * 8
+    assert rollout.step[~rollout.mask].tolist() == [0] * 3
 
 
 def test_gsde_noise_is_drawn_anew_for_each_episode() -> None:

@@ -34,6 +34,7 @@ from pgzoo.algorithm.policies import (
     release_graph,
 )
 from pgzoo.algorithm.settings import (
+    BUFFER_ROWS,
     PART_KEYWORDS,
     SAMPLING,
     Hyperparameter,
@@ -46,6 +47,7 @@ from pgzoo.backends.choice import Fast, choose_backend, still_applies
 from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Sampling, Scale, Spaces, Update
+from pgzoo.interface.plans import PlanContext, Seeds
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
@@ -55,7 +57,7 @@ from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
 from pgzoo.sampling.finite import REMEDY, distribution_errors, is_finite, raise_for_action
 from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
-from pgzoo.sampling.modes import GroupSeeds, SamplingMode, make_sampling_mode
+from pgzoo.sampling.modes import SamplingMode
 
 Self = TypeVar("Self", bound="PluginAlgorithm")
 
@@ -207,7 +209,7 @@ class PluginAlgorithm(SamplingAlgorithm):
                 policy,
                 env,  # type: ignore[arg-type]
                 learning_rate=config.learning_rate,
-                n_steps=config.n_steps,
+                n_steps=getattr(combination.sampling, "n_steps", BUFFER_ROWS),
                 gamma=config.gamma,
                 gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
                 ent_coef=getattr(combination.update, "ent_coef", 0.0),
@@ -343,7 +345,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         for kind, part in combination.parts.items():
             setattr(self, kind, part)
         self._current_parts.update(combination.parts)
-        self.has_critic = Need.VALUES in combination.needs
+        self.has_critic = combination.trains_critic
         attributes = {**plain_fields(combination.algorithm), **part_attributes(combination)}
         if isinstance(attributes["learning_rate"], dict):
             attributes["learning_rate"] = as_schedule(attributes["learning_rate"])
@@ -382,18 +384,15 @@ class PluginAlgorithm(SamplingAlgorithm):
             self.__dict__.pop("_backend", None)  # it depends on whether there is a critic
 
     def _make_sampling_mode(self) -> SamplingMode:
-        mode = make_sampling_mode(self.combination, self.n_steps, self.n_envs, self.gamma, self._group_seeds)
+        budget = self.objective.resample_budget
+        mode = SamplingMode(self.sampling, PlanContext(self.n_envs, self.gamma, self._group_seeds, budget))
         self._check_buffer_class(mode)
         return mode
 
     def _setup_model(self) -> None:
-        self._group_seeds = GroupSeeds(self.group_seed, self.groups_drawn)
+        self._group_seeds = Seeds(self.group_seed, self.groups_drawn)
         self.sampling_mode, self._next_sampling_mode = self._make_sampling_mode(), None
-        if (
-            self.combination.sampling.name == "groups"
-            and self.group_size == 1
-            and Need.GROUPS in self.combination.needs
-        ):
+        if Need.GROUPS in self.combination.needs and getattr(self.sampling, "group_size", None) == 1:
             warnings.warn(f"with group_size=1, {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
         with converted("cannot build the policy"):

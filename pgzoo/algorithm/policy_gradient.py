@@ -59,10 +59,10 @@ class PolicyGradient(SavableAlgorithm):
         scale: as estimator.
         plugin_kwargs: hyperparameters by name, `{"gae_lambda": 0.9, "baseline.decay": 0.5}`.
         registry: the plugins to choose from; None for the installed ones.
-        sampling: "steps", "episodes", "groups", or "auto" for what the parts need.
+        sampling: "steps", "episodes", "groups", "vine", or "auto" for what the parts need.
         n_steps: steps per environment and update, for "steps".
-        n_episodes: whole episodes per update over all environments. For "episodes" a multiple of the number of
-            environments, by default at least 8. For "groups" a multiple of group_size, by default 4 groups.
+        n_episodes: whole episodes per update over all environments. For "episodes" by default the smallest multiple of
+            the number of environments that is at least 8. For "groups" a multiple of group_size, by default 4 groups.
         group_size: G, episodes from each initial state, for "groups".
         group_options: passed to reset(options=…), for "groups".
         episode_bound: a longer episode is an error, for "episodes" and "groups".

@@ -24,7 +24,7 @@ from pgzoo.interface.parts import Part, Recipe
 from pgzoo.registry.combination import AUTO, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES
 from pgzoo.registry.saved_parts import passed_classes, saved_classes
-from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE
 
 Self = TypeVar("Self", bound="SavableAlgorithm")
@@ -222,7 +222,12 @@ class SavableAlgorithm(PluginAlgorithm):
         if "scale" not in parts:  # a model that was saved when the scale was a setting
             settings[NORMALIZE_ADVANTAGE.key] = self.__dict__.pop(NORMALIZE_ADVANTAGE.name)
             changes = {NORMALIZE_ADVANTAGE.key if k == NORMALIZE_ADVANTAGE.name else k: v for k, v in changes.items()}
-        return resolve(self.registry, Recipe(self.plugin, "", **parts), overrides={**settings, **changes})
+        recipe = Recipe(self.plugin, "", **parts)
+        if "fields" not in self.parts.get("sampling", {}):  # its hyperparameters were settings of the algorithm
+            sampling: Any = type(resolve(self.registry, recipe, overrides={**settings, **changes}).sampling)
+            names = [name for name in SAMPLING_KEYWORDS if name in declared(sampling) and name not in changes]
+            settings |= {name: self.__dict__[name] for name in names}
+        return resolve(self.registry, recipe, overrides={**settings, **changes})
 
 
 def saved_arrays(data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,14 +12,17 @@ from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule, value_at
 from pgzoo.registry.combination import Combination
 from pgzoo.registry.plugins import Registry
-from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, normalization, with_normalization
 
-PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", NORMALIZE_ADVANTAGE.name)
-"""Keyword arguments of SB3's algorithms that are hyperparameters of a part in pgzoo, or choose one."""
+PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", *SAMPLING_KEYWORDS, NORMALIZE_ADVANTAGE.name)
+"""Keyword arguments that are hyperparameters of a part, or choose one."""
 
-SAMPLING = frozenset({"n_steps", "n_episodes", "group_size", "group_options", "episode_bound", "gamma"})
+SAMPLING = frozenset({*SAMPLING_KEYWORDS, "gamma"})
 """Settings that the sampling mode reads. A change takes effect at the next rollout."""
+
+BUFFER_ROWS = 128
+"""SB3's n_steps, with which its buffer begins, if the sampling has no such hyperparameter."""
 
 BUILT_IN = {
     "use_sde": "the policy",
@@ -113,10 +116,11 @@ def owner_of(combination: Combination, name: str) -> str:
 def part_attributes(combination: Combination) -> dict[str, Any]:
     """Return the hyperparameters of the parts that are attributes, in SB3's form: a schedule is a function.
 
-    gae_lambda is always present, because SB3's buffer needs it, and normalize_advantage, because it means a scale.
+    gae_lambda and n_steps are always present, because SB3's buffer needs them, and normalize_advantage, because it means
+    a scale.
     """
     normalize = {NORMALIZE_ADVANTAGE.name: normalization(combination.scale)}
-    attributes: dict[str, Any] = {"gae_lambda": 1.0, **normalize}
+    attributes: dict[str, Any] = {"gae_lambda": 1.0, "n_steps": BUFFER_ROWS, **normalize}
     for part in combination.parts.values():
         for name in PART_KEYWORDS:
             if name in (params := declared(type(part))):

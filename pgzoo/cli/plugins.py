@@ -181,7 +181,8 @@ def _show_recipe(console: Console, registry: Registry, recipe: Recipe) -> None:
     table = _params_table()
     for kind, part in combination.parts.items():
         console.print(f"{kind}: {part.name} – {_headline(part)}")
-        _add_params(table, type(part), part, f"{kind}.", without=combination.unused if kind == "update" else ())
+        prefix = "" if kind in ("sampling", "update") else f"{kind}."
+        _add_params(table, type(part), part, prefix, without=combination.unused if kind == "update" else ())
     for spelling in spellings_for(combination.baseline, combination.scale):
         _add_param(table, spelling.name, spelling.param, spelling.value(combination.scale))
     _add_params(table, AlgorithmConfig, combination.algorithm, "", without=combination.unused)

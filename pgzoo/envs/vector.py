@@ -33,7 +33,11 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
         max_episode_steps: the time limit, reported as truncation; None: no limit.
     """
 
-    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}  # noqa: RUF012 (Gymnasium declares it so)
+    metadata = {  # noqa: RUF012 (Gymnasium declares it so)
+        "autoreset_mode": AutoresetMode.SAME_STEP,
+        "render_modes": [],
+        "partial_reset_seeds": True,
+    }
     parameters: ClassVar[tuple[str, ...]] = ()
     state: Array
 

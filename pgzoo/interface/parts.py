@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from pgzoo.interface.batch import Batch
     from pgzoo.interface.learner import Learner
+    from pgzoo.interface.plans import Plan, PlanContext
     from pgzoo.interface.rollout import Rollout
 
 PLUGIN_API = "2.0"
@@ -273,11 +274,17 @@ class Sampling(Part):
     """Answers: which steps or episodes make up a rollout?
 
     Attributes:
-        provides: the needs that this sampling meets.
+        provides: the needs that this sampling meets. If `Need.COMPLETE_EPISODES` is one of them, its plans are queues
+            of episodes, otherwise numbers of steps. If `Need.GROUPS` is one of them, the first observations of a group
+            are compared.
     """
 
     kind = "sampling"
     provides: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def plan(self, context: PlanContext) -> Plan:
+        """Return the plan of a rollout. Called before each one."""
 
 
 PartSpec: TypeAlias = "str | Mapping[str, Any]"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -11,17 +10,14 @@ from typing import Any
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
+from pgzoo.interface.plans import EPISODE_BOUND
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry, check_plugin
-from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled_scale
 
 DEFAULT_RECIPE = "ppo"
 """The recipe of every command and function that is not told another one. It solves all classic tasks."""
-DEFAULT_EPISODES = 8
-"""The minimum number of episodes per update if `n_episodes` is None."""
-DEFAULT_GROUPS = 4
-"""The number of groups per update if `n_episodes` is None."""
 NAMED_KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective")
 """The kinds of the parts in `estimator+baseline+objective`."""
 AUTO = "auto"
@@ -79,6 +75,11 @@ class Combination:
         return next((part for part in self.parts.values() if need in part.needs), None)
 
     @property
+    def trains_critic(self) -> bool:
+        """Whether V is trained: a part needs it, and the sampling does not provide it."""
+        return Need.VALUES in self.needs and Need.VALUES not in self.sampling.provides
+
+    @property
     def allows_epochs(self) -> bool:
         """Whether several epochs per rollout are correct: the objective has a ratio, or R̂ is recomputed."""
         return self.objective.multi_epoch or self.estimator.recompute == "epoch"
@@ -86,39 +87,17 @@ class Combination:
     @property
     def unused(self) -> frozenset[str]:
         """The settings of the algorithm and the update that have no effect on this combination."""
-        unused = {"n_episodes"} if self.sampling.name == "steps" else {"n_steps"}
-        if self.sampling.name != "groups":
-            unused |= {"group_size", "group_options"}
+        unused = set[str]()
         if not self.allows_epochs:
             unused |= {"n_epochs"}
-        if Need.VALUES not in self.needs:
+        if not self.trains_critic:
             unused |= self.update.critic_fields
         return frozenset(unused)
 
-    def n_episodes(self, n_envs: int) -> int:
-        """Return the number of episodes per update: a multiple of n_envs, or of group_size if groups are sampled.
-
-        The default is 4 groups, or the smallest multiple of n_envs that is at least 8.
-
-        Raises:
-            ConfigError: the setting `n_episodes` is not such a multiple.
-        """
-        if self.sampling.name == "groups":
-            name, unit, reason = "group_size", self.algorithm.group_size, "every group must be complete"
-            default = DEFAULT_GROUPS * unit
-        else:
-            name, unit, reason = "n_envs", n_envs, "every environment contributes the same number"
-            default = n_envs * math.ceil(DEFAULT_EPISODES / n_envs)
-        n_episodes = self.algorithm.n_episodes
-        if n_episodes is None:
-            return default
-        if n_episodes % unit:
-            nearest = unit * max(1, round(n_episodes / unit))
-            raise ConfigError(
-                f"n_episodes must be a multiple of {name}={unit}, because {reason}; got {n_episodes}, "
-                f"the nearest is {nearest}"
-            )
-        return n_episodes
+    @property
+    def episode_bound(self) -> int:
+        """The length above which an episode is an error, also in evaluations."""
+        return getattr(self.sampling, "episode_bound", EPISODE_BOUND)
 
 
 def resolve(
@@ -176,6 +155,7 @@ def resolve(
             replacements[kind] = overrides.pop(kind)
     recipe = plugin if isinstance(plugin, Recipe) else _recipe(registry, plugin)
     owners = _choose_parts(registry, recipe, replacements, overrides)
+    _refuse_unused(owners, overrides, recipe.name)
     _assign(owners, overrides)
     return Combination(recipe.name, **{name: owner.build(name) for name, owner in owners.items()})
 
@@ -196,7 +176,7 @@ class _Owner:
         for field in self.values:
             if field not in self.params:
                 raise ConfigError(unknown(f"hyperparameter of the {name}", field, self.params))
-        where = "" if name == ALGORITHM else f"{name}."
+        where = "" if name in (ALGORITHM, "sampling", "update") else f"{name}."
         return self.cls(**{field: self.params[field].validate(value, where) for field, value in self.values.items()})
 
 
@@ -216,12 +196,15 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
 def _choose_parts(
     registry: Registry, recipe: Recipe, replacements: Mapping[Kind, Any], overrides: dict[str, Any]
 ) -> dict[str, _Owner]:
-    """Return the class and the fields of each part, and the recipe's defaults of the algorithm's settings.
+    """Return the class and the fields of each part, and of the algorithm's settings, with the recipe's defaults.
 
-    Other spellings of the scale are removed from `overrides`.
+    Other spellings of the scale are removed from `overrides`. A default of a hyperparameter that the chosen sampling
+    does not have has no effect.
     """
     update_defaults = {name: value for name, value in recipe.defaults.items() if name in UPDATE_FIELDS}
-    defaults = {name: value for name, value in recipe.defaults.items() if name not in UPDATE_FIELDS}
+    sampling_defaults = {name: value for name, value in recipe.defaults.items() if name in SAMPLING_KEYWORDS}
+    of_parts = {*update_defaults, *sampling_defaults}
+    defaults = {name: value for name, value in recipe.defaults.items() if name not in of_parts}
     owners = {ALGORITHM: _Owner(AlgorithmConfig, defaults)}
     for kind in PART_TYPES:
         replacement = replacements[kind]
@@ -234,6 +217,11 @@ def _choose_parts(
         if kind == "sampling" and name == AUTO:
             name = _needed_sampling(registry, owners, overrides)
         owners[kind] = _Owner(cls or registry.part(kind, name), values)
+    sampling = owners["sampling"]
+    if not isinstance(replacements["sampling"], Sampling):
+        for name, value in sampling_defaults.items():
+            if name in sampling.params:
+                sampling.values.setdefault(name, value)
     return owners
 
 
@@ -302,6 +290,16 @@ def _assign(owners: Mapping[str, _Owner], overrides: Mapping[str, Any]) -> None:
         owners[owner].values[field] = value
 
 
+def _refuse_unused(owners: Mapping[str, _Owner], overrides: Mapping[str, Any], plugin: str) -> None:
+    """Refuse a hyperparameter of another sampling than the chosen one."""
+    sampling = owners["sampling"]
+    for key in overrides:
+        known = any(key in owner.params for owner in owners.values())
+        if key in SAMPLING_KEYWORDS and not known:
+            fields = " and ".join(name for name, param in sampling.params.items() if param.search) or "nothing"
+            raise ConfigError(f"{key} has no effect here: {plugin!r} samples {sampling.cls.name}, set by {fields}")
+
+
 def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
     """Return the owner and the field that `field` or `owner.field` means."""
     owner, dot, field = key.rpartition(".")
@@ -342,10 +340,6 @@ def _check_sampling(combination: Combination) -> None:
         )
     if Need.GROUPS in provides:
         return
-    if combination.algorithm.group_options is not None:
-        raise ConfigError(
-            f"group_options requires sampling='groups', but {combination.plugin!r} uses sampling={sampling!r}"
-        )
     if combination.objective.resample_budget is not None:
         raise ConfigError(
             f"objective {combination.objective.name!r} drops and resamples groups, but sampling={sampling!r} has none; "
@@ -383,9 +377,13 @@ def _check_update(combination: Combination) -> None:
             f"objective {objective.name!r} is correct for one epoch only, because the policy moves away from the one "
             f"that sampled; n_epochs={n_epochs} needs an objective such as 'ppo_clip'"
         )
-    if Need.VALUES not in combination.needs and name in fields and getattr(update, name) != fields[name].default:
-        raise ConfigError(
-            f"{name} trains V, which no part of {combination.plugin!r} reads; leave {name} at {fields[name].default}"
+    if not combination.trains_critic and name in fields and getattr(update, name) != fields[name].default:
+        provided = Need.VALUES in combination.sampling.provides
+        who = (
+            f"sampling {combination.sampling.name!r} provides"
+            if provided
+            else f"no part of {combination.plugin!r} reads"
         )
+        raise ConfigError(f"{name} trains V, which {who}; leave {name} at {fields[name].default}")
     if getattr(update, "batch_size", None) == 1 and combination.scale.name == "minibatch_std":
         raise ConfigError("scale 'minibatch_std' (normalize_advantage: true) needs a batch_size above 1")

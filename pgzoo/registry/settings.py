@@ -6,7 +6,7 @@ Names that also exist in SB3's A2C and PPO have the same meaning here.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 
@@ -17,26 +17,24 @@ They are written without `update.` in YAML and in studies. `algorithm.n_epochs`,
 `update.n_epochs`.
 """
 
+SAMPLING_KEYWORDS = ("n_steps", "n_episodes", "group_size", "group_options", "episode_bound")
+"""Keyword arguments of `PolicyGradient` that are hyperparameters of the sampling. They are written without `sampling.`"""
+
+SHORT = {"algorithm": None, "update": UPDATE_FIELDS, "sampling": SAMPLING_KEYWORDS}
+"""The hyperparameters that are written without their owner; None for all of an owner's."""
+
 
 def short_name(key: str) -> str:
     """Return a hyperparameter's name in YAML: `n_epochs` for `update.n_epochs`, `gamma` for `algorithm.gamma`."""
     owner, _, field = key.rpartition(".")
-    return field if owner == "algorithm" or (owner == "update" and field in UPDATE_FIELDS) else key
+    fields = SHORT.get(owner, ())
+    return field if fields is None or field in fields else key
 
 
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
-    """How to sample, discount and log. The defaults of a recipe replace those of this class."""
+    """How to discount, optimise and log. The defaults of a recipe replace those of this class."""
 
-    n_steps: Annotated[
-        int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
-    ] = 128
-    n_episodes: Annotated[
-        int | None, Range(1), Search(choices=(4, 8, 16, 32)), "complete episodes per update, over all environments"
-    ] = None
-    group_size: Annotated[int, Range(1), Search(choices=(4, 8, 16)), "episodes per group, from one initial state"] = 8
-    group_options: Annotated[dict[str, Any] | None, "options for reset(options=…), with sampling groups"] = None
-    episode_bound: Annotated[int, Range(1), "a longer episode is an error, unless steps are sampled"] = 100_000
     missing_terminal_observation: Annotated[
         Literal["error", "terminate", "last_observation"],
         "at a time limit without terminal observation: stop, treat it as a termination, or use the observation before",

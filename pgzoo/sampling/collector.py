@@ -69,6 +69,18 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         the policy is not finite.
         """
         self._begin_rollout(env, rollout_buffer, n_rollout_steps)
+        with self.sampling_mode.resets(env):
+            return self._take_steps(env, callback, rollout_buffer, n_rollout_steps, needs)
+
+    def _take_steps(
+        self,
+        env: VecEnv,
+        callback: BaseCallback,
+        rollout_buffer: RolloutBuffer,
+        n_rollout_steps: int,
+        needs: frozenset[Need],
+    ) -> Rollout | None:
+        """Step the environments until the rollout is complete, see `_sample`."""
         mode, backend, normalize = self.sampling_mode, self.backend, self._vec_normalize_env
         backend.begin_rollout(n_rollout_steps)
         record = StepRecord(np.zeros(env.num_envs, dtype=bool), self.observation_space)
@@ -77,6 +89,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         while not mode.finished:
             if mode.whole_episodes:
                 self._reset_if_due(env, mode)
+                mode.before_step(env, self.policy, self._last_obs)
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
@@ -99,9 +112,11 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             self._add_to_buffer(rollout_buffer, actions, rewards, values, log_probs)
             record.add(dones, infos, active, mode.group, self._episode_steps)
             mode.observe(rewards, dones, infos, self._episode_steps + 1)
+            if mode.whole_episodes:
+                mode.check_first_observations(env, new_obs)
             self._after_step(new_obs, dones)
 
-        if mode.whole_episodes:
+        if rollout_buffer.buffer_size != n_steps:
             resize(rollout_buffer, n_steps)
         self._evaluate_rollout(backend, rollout_buffer, record, new_obs)
         callback.update_locals(locals())
@@ -123,6 +138,10 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     def _to_rollout(
         self, buffer: RolloutBuffer, record: StepRecord, new_obs: Any, needs: frozenset[Need], backend: Backend
     ) -> Rollout:
+        values = self.sampling_mode.values(buffer.rewards.shape)
+        if (copies := self.sampling_mode.copies) is not None:
+            self.num_timesteps += copies.n_steps
+            copies.n_steps = 0
         return to_rollout(
             buffer,
             record,
@@ -131,6 +150,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             gamma=self.gamma,
             needs=needs,
             backend=backend,
+            values=values,
             missing_terminal=self.missing_terminal_observation,
         )
 

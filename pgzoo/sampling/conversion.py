@@ -29,6 +29,7 @@ def to_rollout(
     gamma: float,
     needs: frozenset[Need],
     backend: Backend,
+    values: Array | None = None,
     missing_terminal: MissingTerminal = "error",
 ) -> Rollout:
     """Return the Rollout. It shares memory with the buffer, whose arrays SB3 replaces at the next rollout.
@@ -41,6 +42,7 @@ def to_rollout(
         gamma: γ.
         needs: the optional arrays to provide.
         backend: evaluates V at the successors that the buffer does not hold.
+        values: V(s_t) (T, N) of whole episodes, from the sampling instead of a critic.
         missing_terminal: what to do at a time limit without terminal observation.
 
     Raises PgzooError: a terminal observation is missing, or log π or V is not finite.
@@ -52,11 +54,13 @@ def to_rollout(
             array[~mask] = 0
     terminated, truncated = np.array(record.terminated) & mask, np.array(record.truncated) & mask
     observations: Any = buffer.observations
-    if needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
+    if values is None and needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
         _replace_missing(record.terminal_observations, missing_terminal, observations, terminated, truncated)
     optional: dict[str, Any] = {}
     terminal = record.terminal_observations
-    if Need.VALUES in needs:
+    if values is not None:
+        optional |= _episode_values(values, terminated | truncated, mask)
+    elif Need.VALUES in needs:
         optional["values"] = buffer.values
         optional["next_values"] = _next_values(
             buffer.values, terminated, truncated, mask, terminal, last_observations, backend
@@ -80,6 +84,14 @@ def to_rollout(
         bitwise_sb3=backend.bitwise_sb3,
         **optional,
     )
+
+
+def _episode_values(values: Array, last: Array, mask: Array) -> dict[str, Array]:
+    """Return V(s_t) and V(s_{t+1}) of whole episodes. No reward follows their last step."""
+    values[~mask] = 0
+    next_values = np.vstack([values[1:], np.zeros_like(values[:1])])
+    next_values[last | ~mask] = 0.0
+    return {"values": values, "next_values": next_values}
 
 
 def _replace_missing(

@@ -60,6 +60,20 @@ class GymnasiumVecEnv(VecEnv):
         self._reset_options()
         return deepcopy(observations)
 
+    @property
+    def resets_one(self) -> bool:
+        """Whether `reset_one` works: partial resets accept seeds."""
+        venv = self.vector_env.unwrapped
+        return isinstance(venv, (SyncVectorEnv, AsyncVectorEnv)) or bool(venv.metadata.get("partial_reset_seeds"))
+
+    def reset_one(self, n: int, *, seed: int | None, options: Mapping[str, Any] | None = None) -> Any:
+        """Reset environment n with a seed while the others go on. Return its observation."""
+        mask = np.arange(self.num_envs) == n
+        seeds = [seed if reset else None for reset in mask]
+        observations, infos = self.vector_env.reset(seed=seeds, options={**(options or {}), "reset_mask": mask})  # type: ignore[arg-type]
+        self.reset_infos[n] = self._split(infos)[n]
+        return deepcopy(_element(observations, n))
+
     def step_async(self, actions: Array) -> None:
         """Store the actions (N, …) for `step_wait`."""
         self._actions = actions

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +12,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES, Registry
-from pgzoo.registry.settings import short_name
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, short_name
 from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
@@ -96,12 +96,7 @@ def load_config(
 def _why_unused(name: str, plugin: str, combination: Combination) -> str:
     if short_name(name) in combination.update.critic_fields:
         return f"{plugin!r} has no critic"
-    if "n_epochs" in name:
-        return f"objective {combination.objective.name!r} takes one pass over a rollout"
-    instead = {"steps": "n_steps", "episodes": "n_episodes", "groups": "n_episodes and group_size"}[
-        combination.sampling.name
-    ]
-    return f"{plugin!r} samples {combination.sampling.name}, set by {instead}"
+    return f"objective {combination.objective.name!r} takes one pass over a rollout"
 
 
 def _overridden(
@@ -119,12 +114,30 @@ def _overridden(
         for kind in replaced_kinds:
             dropped |= set(declared(type(old_parts[kind])))
     remaining = {key: value for key, value in file_entry.values.items() if key.rpartition(".")[2] not in dropped}
-    return {**remaining, **overrides}
+    entry = {**remaining, **overrides}
+    if replaced_kinds:
+        return _without_other_samplings(registry, plugin, env, entry, file_entry.source, keep=overrides)
+    return entry
 
 
 def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> ExperimentConfig:
-    """Return the configuration that a run folder's config.yml describes."""
-    return _build(registry, plugin, env, entry, "the run's config.yml")
+    """Return the configuration that a run folder's config.yml describes.
+
+    A config.yml of an earlier version has the hyperparameters of all samplings. Those of the others are left out.
+    """
+    source = "the run's config.yml"
+    return _build(registry, plugin, env, _without_other_samplings(registry, plugin, env, entry, source), source)
+
+
+def _without_other_samplings(
+    registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], source: str, keep: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return the entry without hyperparameters of a sampling that the combination does not use, except some."""
+    others = {name: value for name, value in entry.items() if name not in SAMPLING_KEYWORDS}
+    if len(others) == len(entry):
+        return others
+    used = {*declared(type(_build(registry, plugin, env, others, source).combination.sampling)), *keep}
+    return {name: value for name, value in entry.items() if name in others or name in used}
 
 
 def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], source: str) -> ExperimentConfig:

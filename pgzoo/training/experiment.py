@@ -136,7 +136,7 @@ def train(
             final = None
             try:
                 with suppress(KeyboardInterrupt), signals.raising():
-                    final = _final(model, eval_env, options.eval_episodes, config.combination.algorithm.episode_bound)
+                    final = _final(model, eval_env, options.eval_episodes, config.combination.episode_bound)
             except PgzooError as error:
                 error.note = f"The final model is saved in {folder.path}"
                 raise
@@ -280,7 +280,7 @@ def _callbacks(
                 folder,
                 n_episodes=options.eval_episodes,
                 freq=max(options.eval_freq // n_envs, 1),
-                episode_bound=config.combination.algorithm.episode_bound,
+                episode_bound=config.combination.episode_bound,
                 verbose=options.verbose,
             )
         )

@@ -71,7 +71,7 @@ class FinishedRun:
         """Play episodes with the model and return their results."""
         from pgzoo.training.evaluation import evaluate
 
-        bound = self.config.combination.algorithm.episode_bound
+        bound = self.config.combination.episode_bound
         return evaluate(self.model, self.env, n_episodes, deterministic=not stochastic, episode_bound=bound)
 
 

@@ -35,6 +35,9 @@ class GuardedVecEnv(VecEnvWrapper):
         name: what an error calls them.
     """
 
+    passes_through = True
+    """It changes neither observations nor rewards."""
+
     def __init__(self, venv: VecEnv, name: str) -> None:
         super().__init__(venv)
         self.name = name

@@ -153,8 +153,7 @@ def _dimensions(
     dimensions: list[Dimension] = []
     for name, param in declared(AlgorithmConfig).items():
         if name not in _ignored(combination):
-            search = _valid_choices(param.search, name, base) if param.search else None
-            dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, search, ranges, fixed)
+            dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, param.search, ranges, fixed)
     if "scale" not in fixed:
         for spelling in spellings_for(combination.baseline, combination.scale):
             param = spelling.param
@@ -164,8 +163,9 @@ def _dimensions(
             key = f"{kind}.{name}"
             short = short_name(key)
             if short not in _ignored(combination):
+                search = _valid_choices(param.search, name, base) if param.search else None
                 dimension_name = f"{part.name}.{name}" if short == key else short
-                dimensions += _dimension(dimension_name, key, param, param.search, ranges, fixed)
+                dimensions += _dimension(dimension_name, key, param, search, ranges, fixed)
     return tuple(dimensions)
 
 
@@ -197,14 +197,11 @@ def _ignored(combination: Combination) -> frozenset[str]:
 
 
 def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search | None:
-    """Return the search range; for n_episodes only the multiples of n_envs, or of every searched group_size."""
-    if name != "n_episodes":
+    """Return the search range; for n_episodes of groups only the multiples of every searched group_size."""
+    sizes = declared(type(base.combination.sampling)).get("group_size")
+    if name != "n_episodes" or sizes is None or sizes.search is None:
         return search
-    size = base.run.n_envs
-    if base.combination.sampling.name == "groups":
-        sizes = declared(AlgorithmConfig)["group_size"].search
-        assert sizes is not None
-        size = max(sizes.choices)
+    size = max(sizes.search.choices)
     choices = tuple(n for n in search.choices if n % size == 0)
     return replace(search, choices=choices) if choices else None
 

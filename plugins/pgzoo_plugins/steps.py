@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
-from pgzoo import Sampling, hookimpl
+from pgzoo import Plan, PlanContext, Range, Sampling, Search, hookimpl
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,14 @@ class Steps(Sampling):
     """n_steps steps of every environment. A rollout may begin and end in mid-episode."""
 
     name = "steps"
+
+    n_steps: Annotated[
+        int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
+    ] = 128
+
+    def plan(self, context: PlanContext) -> Plan:
+        """Return a plan of n_steps steps."""
+        return Plan(n_steps=self.n_steps)
 
 
 @hookimpl

@@ -51,8 +51,7 @@ def arguments(n_episodes: int, gamma: float, group_size: int | None = None) -> d
         "plugin": "everything+none",
         "estimator": _Everything(),
         "baseline": "none",
-        "sampling": "episodes" if group_size is None else "groups",
-        "group_size": group_size or 1,
+        **({"sampling": "episodes"} if group_size is None else {"sampling": "groups", "group_size": group_size}),
         "n_episodes": n_episodes,
         "gamma": gamma,
     }

@@ -1,0 +1,124 @@
+"""The plan of a rollout: which episodes are played, or how many steps are taken."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from pgzoo.interface.types import Array
+
+EPISODE_BOUND = 100_000
+"""The default of the longest allowed episode."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """An episode that a plan asks for.
+
+    Attributes:
+        seed: the seed of `reset`; None to continue the environment's own random generator.
+        options: passed to `reset(options=…)`, if not None.
+        group: the number of its group, 0, 1, …. The episodes of a group must begin with the same observation.
+    """
+
+    seed: int | None = None
+    options: Mapping[str, Any] | None = None
+    group: int = 0
+
+
+class Seeds:
+    """A stream of reset seeds that a saved model continues.
+
+    The k-th seed is a hash of the stream's seed and k, so the state of the stream is two numbers.
+
+    Args:
+        seed: the seed of the stream.
+        n_drawn: the number of seeds drawn so far.
+    """
+
+    def __init__(self, seed: int, n_drawn: int = 0) -> None:
+        self.seed, self.n_drawn = seed, n_drawn
+
+    def next(self) -> int:
+        """Return the next seed, between 0 and 2³¹ − 1."""
+        self.n_drawn += 1
+        return int(np.random.SeedSequence([self.seed, self.n_drawn]).generate_state(1)[0] >> 1)
+
+
+@dataclass(frozen=True)
+class PlanContext:
+    """What a sampling can use to plan a rollout.
+
+    Attributes:
+        n_envs: the number of environments.
+        gamma: γ.
+        seeds: a stream of reset seeds.
+        resample_budget: the objective's `resample_budget`.
+    """
+
+    n_envs: int
+    gamma: float
+    seeds: Seeds
+    resample_budget: float | None = None
+
+
+class EnvironmentCopies(Protocol):
+    """Copies of environments in mid-episode, and how the current policy continues from them."""
+
+    def copy(self, n: int) -> Any:
+        """Return a copy of environment n."""
+
+    def returns(self, states: Sequence[Any], k: int) -> Array:
+        """Return (len(states), k): the discounted returns of k independent continuations from each copy."""
+
+
+class Plan:
+    """The plan of one rollout: a queue of whole episodes, or a fixed number of steps.
+
+    An environment that is free takes the next episode of the queue. Every episode that begins is played to its end and
+    recorded. Whether an episode is included therefore depends on the order in which episodes begin, and not on its
+    length. Taking the first episodes that end would favour short ones. An environment that finds the queue empty is
+    still stepped, but not recorded.
+
+    Override `episode_ended` to add episodes to the queue, for example in place of useless ones. Override `before_step`
+    and `values` to compute the values of states from copies of the environments.
+
+    Args:
+        episodes: the queue.
+        n_steps: take this number of steps of every environment instead. The rollout may begin and end in mid-episode.
+        episode_bound: a longer episode is an error.
+    """
+
+    def __init__(
+        self, episodes: Iterable[Episode] = (), *, n_steps: int | None = None, episode_bound: int = EPISODE_BOUND
+    ) -> None:
+        self.queue = deque(episodes)
+        self.n_steps, self.episode_bound = n_steps, episode_bound
+
+    def episode_ended(self, episode: Episode, discounted_return: float, info: Mapping[str, Any]) -> None:
+        """Take note of an episode that has ended.
+
+        Args:
+            episode: the episode.
+            discounted_return: Σ_t γ^t r_t.
+            info: what the environment returned with the last step.
+        """
+
+    def before_step(self, t: int, active: Array, copies: EnvironmentCopies) -> None:
+        """Copy environments before step t of the rollout. `active` (N,) says which of them are recorded."""
+
+    def values(self, shape: tuple[int, int], copies: EnvironmentCopies) -> Array:
+        """Return V(s_t) (T, N), if the sampling provides `Need.VALUES`. Called when the rollout is complete."""
+        raise NotImplementedError
+
+    def update_mask(self, group: Array) -> Array:
+        """Return which recorded steps enter the update, given the group of each step, both (T, N)."""
+        return np.ones(group.shape, dtype=bool)
+
+    def metrics(self) -> Mapping[str, float]:
+        """Return the metrics of the rollout, to be logged under `rollout/`."""
+        return {}

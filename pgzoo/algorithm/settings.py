@@ -116,8 +116,8 @@ def owner_of(combination: Combination, name: str) -> str:
 def part_attributes(combination: Combination) -> dict[str, Any]:
     """Return the hyperparameters of the parts that are attributes, in SB3's form: a schedule is a function.
 
-    gae_lambda and n_steps are always present, because SB3's buffer needs them, and normalize_advantage, because it means
-    a scale.
+    gae_lambda and n_steps are always present, because SB3's buffer needs them. So is normalize_advantage, because it
+    means a scale.
     """
     normalize = {NORMALIZE_ADVANTAGE.name: normalization(combination.scale)}
     attributes: dict[str, Any] = {"gae_lambda": 1.0, "n_steps": BUFFER_ROWS, **normalize}

@@ -13,7 +13,7 @@ from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec
 from pgzoo.interface.plans import EPISODE_BOUND
 from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry, check_plugin
-from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig, short_name
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled_scale
 
 DEFAULT_RECIPE = "ppo"
@@ -294,17 +294,17 @@ def _refuse_unused(owners: Mapping[str, _Owner], overrides: Mapping[str, Any], p
     """Refuse a hyperparameter of another sampling than the chosen one."""
     sampling = owners["sampling"]
     for key in overrides:
-        known = any(key in owner.params for owner in owners.values())
-        if key in SAMPLING_KEYWORDS and not known:
-            fields = " and ".join(name for name, param in sampling.params.items() if param.search) or "nothing"
-            raise ConfigError(f"{key} has no effect here: {plugin!r} samples {sampling.cls.name}, set by {fields}")
+        name = short_name(str(key))
+        if name in SAMPLING_KEYWORDS and not any(name in owner.params for owner in owners.values()):
+            fields = " and ".join(field for field, param in sampling.params.items() if param.search) or "nothing"
+            raise ConfigError(f"{name} has no effect here: {plugin!r} samples {sampling.cls.name}, set by {fields}")
 
 
 def _owner_and_field(owners: Mapping[str, _Owner], key: str) -> tuple[str, str]:
     """Return the owner and the field that `field` or `owner.field` means."""
     owner, dot, field = key.rpartition(".")
-    if owner == ALGORITHM and field in UPDATE_FIELDS:
-        owner = "update"
+    if owner == ALGORITHM:  # as older files and models say
+        owner = "update" if field in UPDATE_FIELDS else "sampling" if field in SAMPLING_KEYWORDS else owner
     if dot and not (owner and field):
         raise ConfigError(
             f"a hyperparameter is written name or owner.name, such as gamma or algorithm.gamma, not {key!r}"
@@ -379,11 +379,8 @@ def _check_update(combination: Combination) -> None:
         )
     if not combination.trains_critic and name in fields and getattr(update, name) != fields[name].default:
         provided = Need.VALUES in combination.sampling.provides
-        who = (
-            f"sampling {combination.sampling.name!r} provides"
-            if provided
-            else f"no part of {combination.plugin!r} reads"
-        )
+        sampling, plugin = combination.sampling.name, combination.plugin
+        who = f"sampling {sampling!r} provides" if provided else f"no part of {plugin!r} reads"
         raise ConfigError(f"{name} trains V, which {who}; leave {name} at {fields[name].default}")
     if getattr(update, "batch_size", None) == 1 and combination.scale.name == "minibatch_std":
         raise ConfigError("scale 'minibatch_std' (normalize_advantage: true) needs a batch_size above 1")

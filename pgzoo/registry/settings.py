@@ -18,7 +18,7 @@ They are written without `update.` in YAML and in studies. `algorithm.n_epochs`,
 """
 
 SAMPLING_KEYWORDS = ("n_steps", "n_episodes", "group_size", "group_options", "episode_bound")
-"""Keyword arguments of `PolicyGradient` that are hyperparameters of the sampling. They are written without `sampling.`"""
+"""Keyword arguments of `PolicyGradient` that are hyperparameters of the sampling, written without `sampling.`"""
 
 SHORT = {"algorithm": None, "update": UPDATE_FIELDS, "sampling": SAMPLING_KEYWORDS}
 """The hyperparameters that are written without their owner; None for all of an owner's."""

@@ -218,7 +218,9 @@ class EvalCheckpointCallback(BaseCallback):
         # Each evaluation plays other episodes, and the same ones whether or not the training was resumed.
         first = np.random.SeedSequence((self._run.seed, EVAL_SEED_OFFSET, len(self.points))).generate_state(1)[0]
         self._eval_env.seed(int(first) % 2**31)
-        evaluation = evaluate(self.model, self._eval_env, self._run.eval_episodes)
+        assert isinstance(self.model, PolicyGradient)
+        bound = self.model.combination.episode_bound
+        evaluation = evaluate(self.model, self._eval_env, self._run.eval_episodes, episode_bound=bound)
         if not math.isfinite(evaluation.mean):
             raise Diverged(self.num_timesteps)
         self.points.append(Point(self.num_timesteps, self._seconds, evaluation.mean))

@@ -213,3 +213,25 @@ def test_every_shipped_file_is_valid_for_every_entry(registry: Registry) -> None
         assert "default" in entries, recipe
         for env in entries:
             load_config(registry, recipe, env)
+
+
+@pytest.mark.parametrize(
+    ("entry", "overrides", "expected"),
+    [
+        ("normalize_advantage: true", {"scale": "none"}, "none"),
+        ("normalize_advantage: true", {"normalize_advantage": False}, "none"),
+        ("normalize_advantage: true", {"scale": "rollout_std"}, "rollout_std"),
+        ("scale: rollout_std", {"normalize_advantage": True}, "minibatch_std"),
+        ("scale: rollout_std", {"algorithm.normalize_advantage": False}, "none"),
+        ("scale: batch_std", {"normalize_advantage": False}, "batch_std"),
+        ("baseline.scale: batch", {"scale": "none"}, "none"),
+        ("scale: batch_std", {"baseline.scale": "none"}, "none"),
+    ],
+)
+def test_an_override_of_the_scale_replaces_its_other_spellings(
+    registry: Registry, entry: str, overrides: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    """Finds `-P scale:none` that is refused because the file says the same in another way."""
+    (tmp_path / "mine.yml").write_text(f"default:\n  {entry}\n")
+    config = load_config(registry, "dr_grpo", "CartPole-v1", file=tmp_path / "mine.yml", overrides=overrides)
+    assert config.combination.scale.name == expected

@@ -35,6 +35,29 @@ def test_the_space_of_a_recipe() -> None:
     assert {"group_size", "group.scale", "grpo.kl_coef"} <= set(make_space(REGISTRY, ENV, ["grpo"]).describe())
 
 
+def test_the_scale_is_searched_under_the_names_that_studies_had() -> None:
+    """Finds a study that cannot be resumed, and a drawn value that trains another scale than its name says."""
+    space = make_space(REGISTRY, ENV, ["grpo", "ppo"])
+    described = space.describe()
+    assert described["normalize_advantage"] == "{False, True}"
+    assert described["group.scale"] == "{group, batch, none}"
+    defaults = {plugin: space.default(plugin) for plugin in ("grpo", "ppo")}
+    assert (defaults["grpo"]["normalize_advantage"], defaults["grpo"]["group.scale"]) == (False, "group")
+    assert defaults["ppo"]["normalize_advantage"] is True
+    assert "group.scale" not in defaults["ppo"]
+    expected = {
+        (False, "group"): "group_std",
+        (False, "batch"): "batch_std",
+        (False, "none"): "none",
+        **{(True, scale): "minibatch_std" for scale in ("group", "batch", "none")},
+    }
+    for (normalize, scale), name in expected.items():
+        overrides = {"algorithm.normalize_advantage": normalize, "baseline.scale": scale}
+        assert load_config(REGISTRY, "grpo", ENV, overrides=overrides).combination.scale.name == name
+    custom = make_space(REGISTRY, ENV, ["ppo"], fixed={"scale": "rollout_std"})
+    assert "normalize_advantage" not in custom.describe()
+
+
 @pytest.mark.parametrize("env", ["CartPole-v1", "Acrobot-v1", "Pendulum-v1"])
 def test_every_trial_is_a_valid_configuration(env: str) -> None:
     recipes = list(REGISTRY.recipes())

@@ -89,7 +89,7 @@ class TuneArguments:
         searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
         name = self.study_name
         study_config = StudyConfig(
-            name=_default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
+            name=default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
             env=self.env,
             plugins=tuple(plugins),
             metrics=self.metrics,
@@ -304,7 +304,7 @@ def storage_url(storage: str | None, log_folder: Path) -> str:
     return str(log_folder / "studies.db") if storage is None else storage
 
 
-def _default_name(name: str) -> str:
+def default_name(name: str) -> str:
     """Return the name, shortened if it is long. Different names remain different."""
     return name if len(name) <= MAX_DEFAULT_NAME else f"{name[:MAX_DEFAULT_NAME]}-{zlib.crc32(name.encode()):08x}"
 

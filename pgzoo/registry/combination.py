@@ -16,7 +16,7 @@ from pgzoo.registry.plugins import PART_TYPES, Kind, Registry, check_plugin
 from pgzoo.registry.settings import AlgorithmConfig
 
 DEFAULT_RECIPE = "ppo"
-"""The recipe of every command and function that is not told another one. It solves all classic tasks."""
+"""The recipe of every command and function that is not told another one. `docs/design.md` says why."""
 DEFAULT_EPISODES = 8
 """The minimum number of episodes per update if `n_episodes` is None."""
 DEFAULT_GROUPS = 4

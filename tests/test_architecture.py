@@ -179,7 +179,7 @@ def test_the_algorithm_is_short() -> None:
             "load_config(Registry.discover(), 'ppo', 'any')",
             ("torch", "gymnasium"),
         ),
-        ("from pgzoo.cli import main, train, plugins", ("torch", "gymnasium", "numpy")),
+        ("from pgzoo.cli import eval, main, plugins, train, tune", ("torch", "gymnasium", "numpy", "optuna")),
     ],
 )
 def test_light_imports(statement: str, absent: tuple[str, ...]) -> None:

@@ -221,7 +221,18 @@ def test_only_for_policy_gradient() -> None:
 
 
 def test_the_command_logs_it(tmp_path: Path) -> None:
-    options = ["-n", "600", "--no-progress", "--eval-freq", "-1", "--eval-episodes", "1", "--log-gradient-noise"]
+    options = [
+        "--plugin",
+        "rtg_value",
+        "-n",
+        "600",
+        "--no-progress",
+        "--eval-freq",
+        "-1",
+        "--eval-episodes",
+        "1",
+        "--log-gradient-noise",
+    ]
     pgzoo("train", *options, cwd=tmp_path)
     (log,) = tmp_path.rglob("progress.csv")
     assert "lab/variance_if/leave_one_out" in log.read_text().splitlines()[0]

@@ -380,8 +380,8 @@ def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
         (["--search-range", "gamma:nan..0.99"], "is empty or infinite"),
         (["--search-range", "learning_rate:1e-3..inf"], "is empty or infinite"),
         (["--search-range", "n_episodes:8,16,32:log"], "only low..high has a scale"),
-        (["--search-range", "n_episodes:8..1e300"], "search range of n_episodes must lie between -2^63 and 2^63"),
-        (["--search-range", "n_episodes:8.5..20"], "n_episodes must be int"),
+        (["--plugin", "rtg", "--search-range", "n_episodes:8..1e300"], "must lie between -2^63 and 2^63"),
+        (["--plugin", "rtg", "--search-range", "n_episodes:8.5..20"], "n_episodes must be int"),
         (["--search-range", "n_episodes:8,8"], "listed twice"),
         (["--study-name", ""], "cannot have the name ''"),
         (["--study-name", "."], "cannot have the name '.'"),
@@ -468,15 +468,15 @@ def test_a_url_that_a_database_refuses(url: str, message: str, tmp_path: Path, m
 
 def test_a_long_list_of_plugins_makes_a_short_name() -> None:
     """Finds default names that are too long for a folder, and two lists that share a study."""
-    from pgzoo.cli.tune import _default_name
+    from pgzoo.tuning.studies import default_name
 
     plugins = ",".join([*REGISTRY.recipes()] * 2)
     assert len(plugins) > 200
-    names = {_default_name(f"{plugins}_{env}") for env in ("CartPole-v1", "Acrobot-v1")}
+    names = {default_name(f"{plugins}_{env}") for env in ("CartPole-v1", "Acrobot-v1")}
     assert len(names) == 2
     for name in names:
         small(name=name).check()
-    assert _default_name("gae_CartPole-v1") == "gae_CartPole-v1"
+    assert default_name("gae_CartPole-v1") == "gae_CartPole-v1"
 
 
 def test_a_broken_and_a_locked_file_are_refused_and_kept(tmp_path: Path) -> None:

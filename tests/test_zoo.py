@@ -168,7 +168,7 @@ def test_one_default_recipe_for_every_door() -> None:
     from pgzoo.cli import eval as eval_command
     from pgzoo.cli import train, tune
 
-    functions = [PolicyGradient, PolicyGradient.from_zoo, pgzoo.train, pgzoo.evaluate, pgzoo.tune]
+    functions: list[Any] = [PolicyGradient, PolicyGradient.from_zoo, pgzoo.train, pgzoo.evaluate, pgzoo.tune]
     defaults = [inspect.signature(function).parameters["plugin"].default for function in functions]
     for its_command in (train.command, tune.command, eval_command.command):
         defaults += [option.default for option in its_command.params if option.name == "plugin"]

@@ -23,7 +23,7 @@ plugin_files = click.option(
     "plugin_files",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Also load plugins from this Python file (may be repeated).",
+    help="Also load plugins from this Python file (may be repeated). PGZOO_PLUGINS names files for all commands.",
 )
 gym_packages = click.option(
     "--gym-packages", multiple=True, help="Import this package, which registers environments (may be repeated)."

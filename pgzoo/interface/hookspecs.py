@@ -5,7 +5,8 @@ A distribution names its module in the entry-point group `pgzoo`:
     [project.entry-points.pgzoo]
     my_plugins = "my_package"
 
-A file that is passed with `--plugin-file` needs no entry point.
+A file that `--plugin-file` or PGZOO_PLUGINS names needs no entry point. What a module registers while it is imported,
+with `pgzoo.register` or a decorator such as `@pgzoo.baseline`, needs no hook.
 
 If the hook raises, or returns something that breaks the interface, nothing from it is registered and
 `Registry.failures` holds the error. A name that is already taken raises PluginError.

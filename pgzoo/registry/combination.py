@@ -17,7 +17,7 @@ from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmC
 from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled_scale
 
 DEFAULT_RECIPE = "ppo"
-"""The recipe of every command and function that is not told another one. It solves all classic tasks."""
+"""The recipe of every command and function that is not told another one. `docs/design.md` says why."""
 NAMED_KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective")
 """The kinds of the parts in `estimator+baseline+objective`."""
 AUTO = "auto"

@@ -15,11 +15,11 @@ from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import check_environment, load_config, register_packages
 from pgzoo.training.run_folder import file_name
-from pgzoo.tuning.config import StudyConfig, TuneConfig
 
 if TYPE_CHECKING:
     import optuna
 
+    from pgzoo.tuning.config import StudyConfig, TuneConfig
     from pgzoo.tuning.retrained import Retrained
 
 FilePath: TypeAlias = "str | os.PathLike[str]"
@@ -80,6 +80,7 @@ class TuneArguments:
         Raises:
             PgzooError: an unknown name, or a wrong value.
         """
+        from pgzoo.tuning.config import StudyConfig
         from pgzoo.tuning.ranges import read_ranges
 
         check_outputs(self.report, self.write)
@@ -88,7 +89,7 @@ class TuneArguments:
         searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
         name = self.study_name
         study_config = StudyConfig(
-            name=_default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
+            name=default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
             env=self.env,
             plugins=tuple(plugins),
             metrics=self.metrics,
@@ -112,6 +113,8 @@ class TuneArguments:
         return study_config, tune_config
 
     def _tune_config(self, name: str) -> TuneConfig:
+        from pgzoo.tuning.config import TuneConfig
+
         return TuneConfig(
             storage=storage_url(self.storage, self.log_folder),
             n_total=self.max_total_trials or self.n_trials or DEFAULT_TRIALS,
@@ -301,7 +304,7 @@ def storage_url(storage: str | None, log_folder: Path) -> str:
     return str(log_folder / "studies.db") if storage is None else storage
 
 
-def _default_name(name: str) -> str:
+def default_name(name: str) -> str:
     """Return the name, shortened if it is long. Different names remain different."""
     return name if len(name) <= MAX_DEFAULT_NAME else f"{name[:MAX_DEFAULT_NAME]}-{zlib.crc32(name.encode()):08x}"
 

@@ -1,6 +1,6 @@
 """Bias and variance of `value` and `expected_q` as baselines of the same learned Q, on the lab's MDPs.
 
-    python benchmarks/expected_q.py
+python benchmarks/expected_q.py
 """
 
 from __future__ import annotations

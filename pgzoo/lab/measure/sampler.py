@@ -146,7 +146,7 @@ def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
         return array[:n_steps, start:stop]
 
     arrays = {name: value for name, value in vars(rollout).items() if name in _ARRAYS}
-    cuts = {
+    cuts: dict[str, Any] = {
         name: value.map(cut) if isinstance(value, ActionDistribution) else map_observations(cut, value)
         for name, value in arrays.items()
     }

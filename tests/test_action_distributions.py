@@ -39,9 +39,10 @@ def sampled(env: Any, **options: Any) -> tuple[PolicyGradient, Rollout]:
     """Return a model after one update, and its rollout."""
     arguments: dict[str, Any] = {"n_steps": 16, "seed": 0, "learning_rate": 0.1, "device": "cpu", **options}
     model = PolicyGradient("MlpPolicy", env, "a2c", baseline=ReadsDistributions(), **arguments)
-    if hasattr(model.policy, "action_net") and not options.get("use_sde"):
+    head: Any = model.policy.action_net
+    if not options.get("use_sde"):
         with torch.no_grad():
-            model.policy.action_net.bias.copy_(torch.randn(len(model.policy.action_net.bias)))
+            head.bias.copy_(torch.randn(len(head.bias)))
     model.learn(16)
     return model, model.rollout
 
@@ -70,11 +71,13 @@ def test_the_next_distribution_is_that_of_the_true_successor() -> None:
         env = TabularVecEnv(make_mdp(name), 3, seed=2)
         model, rollout = sampled(env, learning_rate=0.0, policy_kwargs={"net_arch": [], "ortho_init": False})
         flat = rollout.tensors(rollout.next_observations, "cpu")
-        expected = rollout.scatter(evaluated(model.policy, flat).probs)
+        expected = np.array(rollout.scatter(evaluated(model.policy, flat).probs))
         expected[rollout.terminated] = 0
         assert rollout.truncated.any() == (name == "time_limit")
         assert rollout.terminated.any() == (name == "noise")
-        close(rollout.next_distribution.probs, expected, atol=1e-6)
+        probs = rollout.next_distribution.probs
+        assert probs is not None
+        close(probs, expected, atol=1e-6)
 
 
 def test_the_arrays_are_read_only_and_padding_is_zero() -> None:

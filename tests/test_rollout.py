@@ -48,7 +48,8 @@ def test_discounted_sums_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "need"),
     [("values", "VALUES"), ("next_values", "VALUES"), ("next_observations", "NEXT_OBSERVATIONS"),
-     ("ratios", "RATIOS"), ("score_sq_norms", "SCORES")],
+     ("ratios", "RATIOS"), ("score_sq_norms", "SCORES"), ("distribution", "DISTRIBUTION"),
+     ("next_distribution", "DISTRIBUTION and Need.NEXT_OBSERVATIONS")],
 )  # fmt: skip
 def test_an_absent_array_names_the_need(name: str, need: str) -> None:
     zeros = np.zeros((2, 1), np.float32)

@@ -46,6 +46,7 @@ class EnvCopies:
 
     Attributes:
         env: the VecEnv.
+        policy: the policy.
         observations: what the policy sees next, (N, …).
         n_steps: the number of steps taken in copies.
 
@@ -56,7 +57,9 @@ class EnvCopies:
     def __init__(self, env: VecEnv, policy: ActorCriticPolicy, gamma: float, episode_bound: int) -> None:
         self.env, self._envs = env, _separate_envs(env)
         self.observations: Any = None
-        self._policy, self._gamma, self._episode_bound = policy, gamma, episode_bound
+        self.policy, self._gamma, self._episode_bound = policy, gamma, episode_bound
+        if policy.use_sde:
+            raise ConfigError("vine needs actions that are independent of each other, which gSDE does not draw")
         self.n_steps = 0
         self._find_conversions(env)
         self._check_copies(env)
@@ -78,7 +81,7 @@ class EnvCopies:
         envs, observations = [_copied(state.env) for state in states], [state.observation for state in states]
         returns, running, discount = np.zeros(len(states)), list(range(len(states))), 1.0
         for _ in range(self._episode_bound):
-            actions, _ = self._policy.predict(_stacked(observations), deterministic=False)
+            actions, _ = self.policy.predict(_stacked(observations), deterministic=False)
             observations, still_running = [], []
             for i, action in zip(running, actions, strict=True):
                 observation, reward, terminated, truncated, _ = envs[i].step(action)

@@ -149,10 +149,9 @@ def _separate_envs(env: VecEnv) -> list[Any]:
 
 
 def _copied(env: Any, venv: VecEnv | None = None) -> Any:
-    """Return a deep copy that shares the spaces and the spec. Raise ConfigError for what cannot be copied."""
-    shared = [env.observation_space, env.action_space, env.spec]
+    """Return a deep copy that shares the spec. Raise ConfigError for what cannot be copied."""
     try:
-        return deepcopy(env, {id(x): x for x in shared if x is not None})
+        return deepcopy(env, {id(env.spec): env.spec})
     except Exception as error:  # __deepcopy__ and __reduce__ may raise anything
         name = env_name(venv) if venv is not None else str(env)
         raise ConfigError(f"{name} cannot be copied, which vine needs: {describe(error)}") from error

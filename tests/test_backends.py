@@ -13,6 +13,7 @@ from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
 from parts import ValueAndSuccessors
 from scipy import stats
+from sizes import sizes
 from stable_baselines3 import A2C
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import Logger
@@ -78,7 +79,7 @@ def train(model: PolicyGradient, updates: int = 1) -> torch.Tensor:
 @pytest.mark.parametrize("plugin", Registry.discover().recipes())
 def test_gradients_are_the_same(plugin: str, action: str) -> None:
     """One step of SGD at learning rate 1, the entropy bonus on, in one minibatch: it moves by the gradient."""
-    options: dict[str, Any] = {"n_epochs": 1, "n_critic_updates": 0, "batch_size": None, "n_steps": 16}
+    options: dict[str, Any] = {"n_epochs": 1, "n_critic_updates": 0, "batch_size": None, **sizes(plugin, n_steps=16)}
     sgd = {"optimizer_class": torch.optim.SGD, "net_arch": [16, 16]}
     fast, plain = pair(action, plugin, **options, learning_rate=1.0, max_grad_norm=None, use_rms_prop=False,
                        ent_coef=0.01, policy_kwargs=sgd)  # fmt: skip

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from command import pgzoo
+from sizes import sizes
 from stable_baselines3 import A2C
 from stable_baselines3.common.logger import KVWriter, Logger
 
@@ -51,7 +52,8 @@ def trained(
 ) -> tuple[Any, list[dict[str, Any]]]:
     mdp = options.pop("mdp", None) or make_mdp("noise")
     env = TabularVecEnv(mdp, options.pop("columns", 8), seed=3)
-    model = PolicyGradient("MlpPolicy", env, plugin, seed=0, n_steps=32, log_interval=1, **options)
+    size = {} if "sampling" in options else sizes(plugin, options.get("registry"), n_steps=32)
+    model = PolicyGradient("MlpPolicy", env, plugin, seed=0, log_interval=1, **size, **options)
     log = Rows()
     model.set_logger(Logger(None, [log]))
     for _ in range(updates):

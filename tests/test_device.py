@@ -238,7 +238,7 @@ def test_a_step_count_from_a_gpu_is_moved_before_the_next_update() -> None:
 
 
 def test_a_parts_optimizer_is_moved_when_it_is_loaded() -> None:
-    model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg_value", estimator="q_value", n_episodes=8, device="cpu")
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg_value", estimator="q_value", n_steps=64, device="cpu")
     model.learn(1)
     saved = copy.deepcopy(model.part_states.parameters())
     for state in saved["estimator_state.optimizer"]["state"].values():

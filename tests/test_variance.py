@@ -15,6 +15,7 @@ from command import pgzoo
 from envs import AnySpaces
 from gymnasium import spaces
 from lab import frozen, plugin_gradient
+from sizes import sizes
 from stable_baselines3 import A2C
 from stable_baselines3.common.vec_env import DummyVecEnv
 
@@ -221,7 +222,7 @@ def test_own_loss_is_the_step_that_training_takes(plugin: str, registry: Registr
         "CartPole-v1",
         plugin,
         n_epochs=1,
-        n_steps=64,
+        **sizes(plugin, n_steps=64),
         batch_size=None,
         learning_rate=1.0,
         max_grad_norm=None,

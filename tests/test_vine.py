@@ -157,7 +157,9 @@ class GlobalNoise(Clock):
         (lambda: DummyVecEnv([Uncopied]), "<Uncopied instance> cannot be copied, which vine needs: TypeError: it hold"),
         (lambda: DummyVecEnv([SharedState]), "<SharedState instance> cannot be copied: two copies gave different"),
         (lambda: DummyVecEnv([GlobalNoise]), "<GlobalNoise instance> cannot be copied: two copies gave different"),
-        (lambda: SubprocVecEnv([Clock]), r"SubprocVecEnv does not allow; use a DummyVecEnv"),
+        pytest.param(
+            lambda: SubprocVecEnv([Clock]), "SubprocVecEnv does not allow; use a DummyVecEnv", marks=pytest.mark.slow
+        ),
         (lambda: VecFrameStack(DummyVecEnv([Clock]), 2), "vine samples without VecFrameStack"),
     ],
 )
@@ -168,6 +170,11 @@ def test_what_cannot_be_copied_is_refused(make: Any, message: str) -> None:
             vine(env).learn(1)
     finally:
         env.close()
+
+
+def test_gsde_is_refused() -> None:
+    with pytest.raises(ConfigError, match="independent of each other, which gSDE does not draw"):
+        vine("Pendulum-v1", n_episodes=1, use_sde=True).learn(1)
 
 
 def test_without_a_critic_there_is_nothing_to_train_in_it() -> None:

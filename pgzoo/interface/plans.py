@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
 from pgzoo.interface.types import Array
 
 EPISODE_BOUND = 100_000
@@ -45,6 +43,8 @@ class Seeds:
 
     def next(self) -> int:
         """Return the next seed, between 0 and 2³¹ − 1."""
+        import numpy as np
+
         self.n_drawn += 1
         return int(np.random.SeedSequence([self.seed, self.n_drawn]).generate_state(1)[0] >> 1)
 
@@ -117,6 +117,8 @@ class Plan:
 
     def update_mask(self, group: Array) -> Array:
         """Return which recorded steps enter the update, given the group of each step, both (T, N)."""
+        import numpy as np
+
         return np.ones(group.shape, dtype=bool)
 
     def metrics(self) -> Mapping[str, float]:

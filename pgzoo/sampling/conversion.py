@@ -56,15 +56,11 @@ def to_rollout(
     observations: Any = buffer.observations
     if values is None and needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
         _replace_missing(record.terminal_observations, missing_terminal, observations, terminated, truncated)
-    optional: dict[str, Any] = {}
+    optional = {} if values is None else _episode_values(values, terminated | truncated, mask)
     terminal = record.terminal_observations
-    if values is not None:
-        optional |= _episode_values(values, terminated | truncated, mask)
-    elif Need.VALUES in needs:
-        optional["values"] = buffer.values
-        optional["next_values"] = _next_values(
-            buffer.values, terminated, truncated, mask, terminal, last_observations, backend
-        )
+    if values is None and Need.VALUES in needs:
+        optional["values"], ends = buffer.values, (terminated, truncated, mask, terminal)
+        optional["next_values"] = _next_values(buffer.values, *ends, last_observations, backend)
     if Need.NEXT_OBSERVATIONS in needs:
         optional["next_observations"] = _next_observations(observations, terminal, last_observations)
     if Need.RATIOS in needs:
@@ -86,7 +82,7 @@ def to_rollout(
     )
 
 
-def _episode_values(values: Array, last: Array, mask: Array) -> dict[str, Array]:
+def _episode_values(values: Array, last: Array, mask: Array) -> dict[str, Any]:
     """Return V(s_t) and V(s_{t+1}) of whole episodes. No reward follows their last step."""
     values[~mask] = 0
     next_values = np.vstack([values[1:], np.zeros_like(values[:1])])

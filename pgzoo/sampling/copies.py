@@ -46,6 +46,7 @@ class EnvCopies:
 
     Attributes:
         env: the VecEnv.
+        policy: the policy.
         observations: what the policy sees next, (N, …).
         n_steps: the number of steps taken in copies.
 
@@ -56,7 +57,9 @@ class EnvCopies:
     def __init__(self, env: VecEnv, policy: ActorCriticPolicy, gamma: float, episode_bound: int) -> None:
         self.env, self._envs = env, _separate_envs(env)
         self.observations: Any = None
-        self._policy, self._gamma, self._episode_bound = policy, gamma, episode_bound
+        self.policy, self._gamma, self._episode_bound = policy, gamma, episode_bound
+        if policy.use_sde:
+            raise ConfigError("vine needs actions that are independent of each other, which gSDE does not draw")
         self.n_steps = 0
         self._find_conversions(env)
         self._check_copies(env)
@@ -78,7 +81,7 @@ class EnvCopies:
         envs, observations = [_copied(state.env) for state in states], [state.observation for state in states]
         returns, running, discount = np.zeros(len(states)), list(range(len(states))), 1.0
         for _ in range(self._episode_bound):
-            actions, _ = self._policy.predict(_stacked(observations), deterministic=False)
+            actions, _ = self.policy.predict(_stacked(observations), deterministic=False)
             observations, still_running = [], []
             for i, action in zip(running, actions, strict=True):
                 observation, reward, terminated, truncated, _ = envs[i].step(action)
@@ -146,10 +149,9 @@ def _separate_envs(env: VecEnv) -> list[Any]:
 
 
 def _copied(env: Any, venv: VecEnv | None = None) -> Any:
-    """Return a deep copy that shares the spaces and the spec. Raise ConfigError for what cannot be copied."""
-    shared = [env.observation_space, env.action_space, env.spec]
+    """Return a deep copy that shares the spec. Raise ConfigError for what cannot be copied."""
     try:
-        return deepcopy(env, {id(x): x for x in shared if x is not None})
+        return deepcopy(env, {id(env.spec): env.spec})
     except Exception as error:  # __deepcopy__ and __reduce__ may raise anything
         name = env_name(venv) if venv is not None else str(env)
         raise ConfigError(f"{name} cannot be copied, which vine needs: {describe(error)}") from error

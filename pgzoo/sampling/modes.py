@@ -123,7 +123,7 @@ class SamplingMode:
             return
         if self.copies is None or self.copies.env is not env:
             self.copies = EnvCopies(env, policy, self.context.gamma, self.plan.episode_bound)
-        self.copies.observations = observations
+        self.copies.policy, self.copies.observations = policy, observations
         self.plan.before_step(self._n_taken, self.active, self.copies)
 
     def values(self, shape: tuple[int, int]) -> Array | None:

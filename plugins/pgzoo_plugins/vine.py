@@ -49,7 +49,9 @@ class VinePlan(Plan):
     def values(self, shape: tuple[int, int], copies: EnvironmentCopies) -> Array:
         """Return V (T, N), the mean return of the continuations."""
         values = np.zeros(shape)
-        values[tuple(np.transpose(list(self.states)))] = copies.returns(list(self.states.values()), self.k).mean(axis=1)
+        places, states = list(self.states), list(self.states.values())
+        values[tuple(np.transpose(places))] = copies.returns(states, self.k).mean(axis=1)
+        self.states = {}  # the copies are not needed any more
         return values
 
 

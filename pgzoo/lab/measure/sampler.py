@@ -43,7 +43,7 @@ def arguments(n_episodes: int, gamma: float, group_size: int | None = None) -> d
     """Return arguments for a `PolicyGradient` whose rollouts contain everything that any part may read.
 
     Args:
-        n_episodes: episodes per rollout, a multiple of the number of environments, or of `group_size`.
+        n_episodes: episodes per rollout, a multiple of `group_size`.
         gamma: γ.
         group_size: episodes from each initial state; None: do not sample groups.
     """

@@ -248,7 +248,7 @@ def test_an_objective_that_returns_nan(registry_with: Any, monkeypatch: pytest.M
     registry = registry_with(NaNLoss)
     trained = model(two(""), "lambda_return+value+nan_loss", registry=registry)
 
-    def step(self: Any, loss: torch.Tensor, max_grad_norm: Any) -> None:
+    def step(self: Any, loss: torch.Tensor, max_grad_norm: Any, **options: Any) -> None:
         if not loss.isfinite():
             raise DivergenceError("the loss is not finite")
 

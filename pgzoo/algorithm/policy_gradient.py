@@ -192,7 +192,7 @@ class PolicyGradient(SavableAlgorithm):
         return samples.normalized() if self.normalize_advantage == "rollout" else samples
 
     def _minibatches(
-        self, samples: Samples, batch_size: int | None, stride: int = 1, *, shuffle_whole: bool
+        self, samples: Samples, batch_size: int | None, stride: int = 1, *, shuffle_whole: bool = False
     ) -> Iterator[Samples]:
         return minibatches(
             samples,

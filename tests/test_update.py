@@ -59,7 +59,7 @@ def test_the_update_of_the_docs(fast: Any, tmp_path: Path) -> None:
         "gae", "within_kl", n_steps=128, registry=registry, fast=fast, learning_rate=3e-3, objective="surrogate"
     ).learn(256)
     assert 1 < trained._n_updates < 20  # stopped by the KL, not by n_epochs
-    observations = torch.tensor(trained.rollout.observations.reshape(256, 4))
+    observations = torch.tensor(np.asarray(trained.rollout.observations).reshape(256, 4))
     old = (
         model("gae", "within_kl", n_steps=128, registry=registry, objective="surrogate")
         .policy.get_distribution(observations)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +58,15 @@ class UpdateLearner:
 
     def apply(self, update: Update, state: Any) -> Metrics:
         """Call an update, and return its metrics. An error that the objective caused names the objective."""
-        with self._objective_errors():
+        try:
             metrics = update(self, state)
+        except (DivergenceError, RuntimeError) as error:
+            if self._batch is None:
+                raise
+            blamed = objective_error(error, self.objective, self._batch, self._policy_loss, self._value_loss)
+            if blamed is error:
+                raise
+            raise blamed from error
         if not isinstance(metrics, Mapping):
             raise PluginError(f"update {update.name!r} must return a mapping of metrics, not {metrics!r}")
         return metrics
@@ -121,15 +127,3 @@ class UpdateLearner:
             assert self._batch is not None
             self._kept = parameters_behind(self.backend.policy, self._batch.log_probs)
         return self._kept
-
-    @contextmanager
-    def _objective_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (DivergenceError, RuntimeError) as error:
-            if self._batch is None:
-                raise
-            blamed = objective_error(error, self.objective, self._batch, self._policy_loss, self._value_loss)
-            if blamed is error:
-                raise
-            raise blamed from error

@@ -227,6 +227,17 @@ class WrongShape(Update):
         return {}
 
 
+@dataclass(frozen=True)
+class Undeclared(Update):
+    """Does not say that it needs the actor."""
+
+    name = "undeclared"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        learner.actor(learner.samples)
+        return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class NaN(Objective):
     """Returns nan."""
@@ -252,6 +263,7 @@ class Failing(Objective):
     [
         ({"update": Raises()}, r"^update 'raises' raised ValueError: mine"),
         ({"update": Forgets()}, r"^update 'forgets' must return a mapping of metrics, not None$"),
+        ({"update": Undeclared()}, "^learner.actor is absent: update 'undeclared' must declare Need.DIS"),
         ({"update": WrongShape()}, r"^actor.parameters has shape \(4610,\), not \(1,\)$"),
         ({"objective": NaN()}, "^objective 'nan' returned the loss nan, although"),
         ({"objective": NaN(), "update": SecondOrder()}, "^objective 'nan' returned the loss nan, although"),

@@ -15,7 +15,7 @@ from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.parts import Objective, Update
-from pgzoo.interface.types import Metrics
+from pgzoo.interface.types import Metrics, Need
 
 
 @dataclass
@@ -45,6 +45,7 @@ class UpdateLearner:
     n_passes: int = 0
 
     def __post_init__(self) -> None:
+        self._update: Update
         self._stopped = False
         self._batch: Batch | None = None
         self._policy_loss: Any = None
@@ -58,6 +59,7 @@ class UpdateLearner:
 
     def apply(self, update: Update, state: Any) -> Metrics:
         """Call an update, and return its metrics. An error that the objective caused names the objective."""
+        self._update = update
         try:
             metrics = update(self, state)
         except (DivergenceError, RuntimeError) as error:
@@ -119,6 +121,8 @@ class UpdateLearner:
 
     def actor(self, samples: Samples) -> PolicyActor:
         """Return the actor on some of the steps."""
+        if Need.DISTRIBUTION not in self._update.needs:
+            raise PluginError(f"learner.actor is absent: update {self._update.name!r} must declare Need.DISTRIBUTION")
         return PolicyActor(self.backend.policy, samples)
 
     def _actor_parameters(self) -> list[torch.nn.Parameter]:

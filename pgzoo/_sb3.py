@@ -15,7 +15,6 @@ from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
-from stable_baselines3.common.vec_env.subproc_vec_env import _worker
 
 
 def takes_reset_seeds(env: VecEnv) -> bool:
@@ -60,14 +59,6 @@ def prepare_learning(model: OnPolicyAlgorithm) -> None:
     SB3 does this at the beginning of `learn`, which always updates the policy as well.
     """
     model._setup_learn(1, None)
-
-
-def environment_worker(remote: Any, parent_remote: Any, env_fn: Any) -> None:
-    """Serve one environment of a `SubprocVecEnv` until it is closed.
-
-    The function that a SubprocVecEnv runs in each process is private, and has no place for what an environment raises.
-    """
-    _worker(remote, parent_remote, env_fn)
 
 
 def failing_environment(error: BaseException) -> int | None:

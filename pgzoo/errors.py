@@ -58,6 +58,20 @@ class MachineError(PgzooError, OSError):
         return str(self.args[0]) if self.args else ""
 
 
+class RemoteError(Exception):
+    """What happened to an environment in another process. It has no owner yet.
+
+    Attributes:
+        number: the number of the environment.
+        what: what happened: "raised KeyError: 'x'".
+        machine: whether the machine caused it.
+    """
+
+    def __init__(self, number: int, what: str, *, machine: bool = False) -> None:
+        super().__init__(f"environment {number} {what}")
+        self.number, self.what, self.machine = number, what, machine
+
+
 MACHINE_ERRNOS = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EMFILE", "ENFILE", "ENOMEM", "EAGAIN", "EFBIG")
@@ -68,7 +82,16 @@ MACHINE_ERRNOS = frozenset(
 
 def is_machine_fault(error: BaseException) -> bool:
     """Whether the machine caused an exception: its disk is full or broken, or memory, files or processes run out."""
-    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS)
+    if isinstance(error, RemoteError):
+        return error.machine
+    return is_out_of_memory(error) or (isinstance(error, OSError) and error.errno in MACHINE_ERRNOS)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether Python, or torch on a CPU or GPU, ran out of memory. torch's exceptions are known by their names."""
+    names = {cls.__name__ for cls in type(error).__mro__}
+    torch_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return isinstance(error, MemoryError) or "OutOfMemoryError" in names or torch_cpu
 
 
 @contextmanager
@@ -90,13 +113,22 @@ def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
         raise owner(f"{where}: {describe(error)}") from error
 
 
+LONGEST = 500
+"""The most characters of another library's message that pgzoo repeats."""
+
+
 def describe(error: BaseException) -> str:
     """Return an error's type, its first line, and the file and line that raised it."""
-    lines = str(error).strip().splitlines() or [""]
+    if isinstance(error, RemoteError):
+        return str(error)
+    try:
+        lines = str(error).strip().splitlines() or [""]
+    except Exception:  # the exception's own code fails
+        lines = [""]
     text = lines[0].strip()
     if text.endswith(":") and len(lines) > 1:  # torch lists mismatches below such a line
         text = f"{text} {lines[1].strip()}"
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    text = f"{type(error).__name__}: {text[:LONGEST]}" if text else type(error).__name__
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     return f"{text} ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else text
 

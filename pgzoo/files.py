@@ -31,6 +31,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
             yield partial
             _sync(partial)
             partial.replace(path)
+        with suppress(OSError):  # the file is in place, and some file systems cannot sync a folder
             _sync(path.parent)
     finally:
         with suppress(OSError):
@@ -55,10 +56,8 @@ def writing(where: str | Path) -> Iterator[None]:
 
 
 def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk. Some systems cannot sync folders."""
-    if path.is_dir() and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows syncs only what it may write
     try:
         os.fsync(descriptor)
     finally:

@@ -195,7 +195,7 @@ class OwnPolicy(ActorCriticPolicy):
         ({"use_sde": True}, "sb3 (gSDE)"),
         ({"policy": OwnPolicy}, "sb3 (the policy OwnPolicy)"),
         ({"policy_kwargs": {"activation_fn": torch.nn.ELU}}, "batched (the activation ELU)"),
-        ({"policy_kwargs": {"optimizer_class": torch.optim.LBFGS}}, "batched (the optimizer LBFGS)"),
+        ({"policy_kwargs": {"optimizer_class": torch.optim.Adadelta}}, "batched (the optimizer Adadelta)"),
         ({"policy_kwargs": {"optimizer_class": torch.optim.Adagrad}}, "batched (the optimizer Adagrad)"),
     ],
 )

@@ -445,6 +445,50 @@ def replace_a_moment_of_the_optimizer(policy: Any, undo: ExitStack) -> None:
     state["exp_avg_sq"] = torch.ones_like(state["exp_avg_sq"])
 
 
+@change("numpy")
+def forget_the_state_of_one_parameter(policy: Any, undo: ExitStack) -> None:
+    policy.optimizer.state.pop(policy.mlp_extractor.policy_net[0].weight)
+
+
+@change("numpy")
+def change_the_step_count_of_one_parameter(policy: Any, undo: ExitStack) -> None:
+    policy.optimizer.state[policy.action_net.weight]["step"] = torch.tensor(1000.0)
+
+
+@change("numpy")
+def train_the_actor_with_a_loss_of_its_own(policy: Any, undo: ExitStack) -> None:
+    policy.optimizer.zero_grad()
+    policy.action_net.weight.square().sum().backward()
+    policy.optimizer.step()
+
+
+@change("batched")
+def share_memory(policy: Any, undo: ExitStack) -> None:
+    policy.mlp_extractor.value_net[0].weight.data = policy.mlp_extractor.policy_net[0].weight.data
+
+
+@change("sb3")
+def change_the_class_of_the_distribution(policy: Any, undo: ExitStack) -> None:
+    discrete = isinstance(policy.action_dist, CategoricalDistribution)
+    policy.action_dist.__class__ = Sharper if discrete else Narrower
+
+
+class SmallSteps(torch.optim.Adam):
+    """An optimizer of the user's own."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad *= 0.0
+        return super().step(closure)
+
+
+@change("batched")
+def change_the_class_of_the_optimizer(policy: Any, undo: ExitStack) -> None:
+    policy.optimizer.__class__ = SmallSteps
+
+
 # ---------------------------------------------------------------- the comparison
 
 

@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnvWrapper
+from stable_baselines3.common.vec_env import VecEnvWrapper, VecNormalize
 
 from pgzoo import PolicyGradient
 from pgzoo.errors import EnvironmentFailure
 from pgzoo.sampling.conventions import converted_reset, converted_step
+from pgzoo.training.guarded import GuardedVecEnv
 
 N = 3
 
@@ -129,6 +131,11 @@ def test_odd_resets(form: Callable[[Any], Any]) -> None:
         (changed(infos=lambda i: i[:1]), "1 infos for 3 environments"),
         (changed(infos=lambda i: [3] * N), "environment 0 returned an info of type int"),
         (changed(infos=lambda i: 3), "infos of type int"),
+        (changed(obs=lambda x: x[:, :-1]), r"an observation of shape \(3, 3\), not \(3, 4\)"),
+        (changed(obs=lambda x: x[:-1]), r"an observation of shape \(2, 4\), not \(3, 4\)"),
+        (changed(obs=lambda x: [[1.0], [1.0, 2.0], []]), "an observation that is no array: ValueError"),
+        (changed(obs=lambda x: None), "an observation of type object, which is not numeric"),
+        (changed(obs=lambda x: x.astype(str)), "an observation of type <U32, which is not numeric"),
     ],
 )
 def test_what_cannot_be_converted_is_refused(step: Callable[..., Any], message: str) -> None:
@@ -140,7 +147,7 @@ def test_what_cannot_be_converted_is_refused(step: Callable[..., Any], message: 
 def test_arrays_of_sb3s_types_are_not_converted() -> None:
     rewards, dones = np.zeros(N, dtype=np.float32), np.zeros(N, dtype=bool)
     infos: list[dict[str, Any]] = [{} for _ in range(N)]
-    result = converted_step((np.zeros((N, 4)), rewards, dones, infos), N)
+    result = converted_step((np.zeros((N, 4)), rewards, dones, infos), N, spaces.Box(-1, 1, (4,)))
     assert result[1] is rewards
     assert result[2] is dones
     assert result[3] is infos
@@ -149,8 +156,34 @@ def test_arrays_of_sb3s_types_are_not_converted() -> None:
 def test_a_copy_has_the_same_memory_order() -> None:
     """SB3 gives transposed images to torch, whose kernels depend on the order."""
     image = np.zeros((N, 5, 6, 3)).transpose(0, 3, 1, 2)
-    assert converted_reset(image).strides == image.strides
-    assert not np.shares_memory(converted_reset(image), image)
+    copy = converted_reset(image, N, spaces.Box(0, 255, (3, 5, 6)))
+    assert copy.strides == image.strides
+    assert not np.shares_memory(copy, image)
+
+
+def test_a_terminal_observation_of_another_shape_is_refused() -> None:
+    def shorten(infos: Any) -> Any:
+        for info in infos:
+            if "terminal_observation" in info:
+                info["terminal_observation"] = info["terminal_observation"][:2]
+        return infos
+
+    env = Odd(make_vec_env("CartPole-v1", N, seed=0), changed(infos=shorten))
+    with pytest.raises(EnvironmentFailure, match=r"terminal observation of shape \(2,\), not \(4,\)"):
+        PolicyGradient("MlpPolicy", env, "gae", n_steps=64, device="cpu").learn(200)
+
+
+def test_dones_of_a_wrapper_reach_vecnormalize_as_booleans() -> None:
+    """VecNormalize indexes its returns with them: as integers, they would clear environments 0 and 1."""
+
+    def trained(step: Any) -> tuple[float, dict[str, torch.Tensor]]:
+        env = VecNormalize(GuardedVecEnv(Odd(make_vec_env("CartPole-v1", N, seed=0), step), "wrapper Odd"))
+        model = PolicyGradient("MlpPolicy", env, "gae", n_steps=32, seed=0, device="cpu").learn(300)
+        return float(env.ret_rms.var), model.policy.state_dict()
+
+    (variance, expected), (found, ours) = trained(changed()), trained(changed(dones=ODD_DONES["uint8"]))
+    assert found == variance
+    assert all(torch.equal(expected[name], ours[name]) for name in expected)
 
 
 class Reused(VecEnvWrapper):

@@ -43,7 +43,7 @@ def filled_buffer() -> RolloutBuffer:
 
 def record_of(*rows: Sequence[dict[str, Any] | None], active: Sequence[Sequence[bool]] | None = None) -> StepRecord:
     """One row per step. An entry is None in mid-episode, and the info of an episode that ends."""
-    record, episode_steps = StepRecord(np.zeros(2, dtype=bool)), np.zeros(2, dtype=int)
+    record, episode_steps = StepRecord(np.zeros(2, dtype=bool), spaces.Box(-9, 9, (1,))), np.zeros(2, dtype=int)
     for t, row in enumerate(rows):
         dones = np.array([info is not None for info in row])
         mask = np.array(active[t]) if active else np.ones(2, dtype=bool)

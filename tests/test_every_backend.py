@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 from typing import Any
 
 import numpy as np
@@ -255,27 +254,3 @@ def test_another_error_of_the_policy_stays_what_it_is(name: str) -> None:
     with pytest.raises((ValueError, RuntimeError)) as raised:
         backend.act(torch.zeros(N_ENVS, 7))
     assert not isinstance(raised.value, (EnvironmentFailure, DivergenceError))
-
-
-# ---------------------------------------------------------------- copies
-
-
-@each_backend
-def test_a_copy_of_a_backend_has_its_own_policy(name: str) -> None:
-    backend = make(name)
-    backend.chosen_for = (RolloutBuffer, "auto")
-    samples = samples_of(backend.policy)
-    backend.begin_update()
-    batch = backend.evaluate_actions(samples)
-    backend.step(batch.log_probs.mean() + batch.values.mean(), None)
-    with torch.no_grad():
-        backend.policy(samples.observations)  # a distribution with a gradient history cannot be copied
-    for other in (copy.deepcopy(backend), pickle.loads(pickle.dumps(backend))):
-        assert (other.name, other.chosen_for, other.policy is backend.policy) == (name, backend.chosen_for, False)
-        before = {key: x.clone() for key, x in backend.policy.state_dict().items()}
-        other.begin_update()
-        batch = other.evaluate_actions(samples)
-        other.step(batch.log_probs.mean() + batch.values.mean(), None)
-        assert other.fingerprint.is_current()
-        assert all(torch.equal(x, before[key]) for key, x in backend.policy.state_dict().items())
-        assert not torch.equal(other.policy.get_parameter("action_net.weight"), before["action_net.weight"])

@@ -9,15 +9,19 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
-from stable_baselines3.common.vec_env import VecNormalize
+from stable_baselines3.common.torch_layers import FlattenExtractor
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-from pgzoo import Registry
+from pgzoo import ConfigError, DivergenceError, MachineError, PolicyGradient, Registry
 from pgzoo.training import experiment
 from pgzoo.training.config import load_config
+from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import bootstrap_interval, evaluate
 from pgzoo.training.experiment import TrainConfig, train
 from pgzoo.training.run_folder import new_folder
+from pgzoo.training.saved_model import load_model, save
 
 
 class SeedRecorder(gym.Env[np.ndarray, Any]):
@@ -91,3 +95,86 @@ def test_equal_returns_give_a_point_interval(returns: list[float]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert bootstrap_interval(np.array(returns)) == (returns[0], returns[0])
+
+
+class Masked(FlattenExtractor):
+    """A features extractor with a causal mask, as attention layers have it."""
+
+    def __init__(self, observation_space: Any) -> None:
+        super().__init__(observation_space)
+        self.register_buffer("mask", torch.triu(torch.full((2, 2), -torch.inf), diagonal=1))
+
+
+def test_a_policy_with_an_infinite_buffer_is_saved(tmp_path: Path) -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", policy_kwargs={"features_extractor_class": Masked})
+    save(model, tmp_path / "model.zip")
+    load_model(tmp_path / "model.zip", Registry.discover())
+    with torch.no_grad():
+        model.policy.action_net.bias.fill_(torch.nan)  # type: ignore[operator]
+    with pytest.raises(DivergenceError, match=r"parameter action_net\.bias is not finite"):
+        save(model, tmp_path / "model.zip")
+
+
+def normalized(tmp_path: Path, arguments: Any = True, statistics: Path | None = None) -> VecNormalize:
+    config = load_config(Registry.discover(), "a2c", "CartPole-v1", overrides={"normalize": arguments, "n_envs": 2})
+    env = make_env(config, n_envs=2, seed=0, statistics=statistics)
+    assert isinstance(env, VecNormalize)
+    return env
+
+
+def test_statistics_are_copied_and_arguments_are_the_runs(tmp_path: Path) -> None:
+    """Finds a run that clips at the bounds of the model it begins with, and evaluates at its own."""
+    env, file = normalized(tmp_path), tmp_path / "vecnormalize.pkl"
+    env.reset()
+    env.step(np.zeros(2, dtype=int))
+    env.save(str(file))
+    new = normalized(tmp_path, {"clip_obs": 0.2, "gamma": 0.5}, file)
+    assert (new.clip_obs, new.gamma) == (0.2, 0.5)
+    np.testing.assert_array_equal(new.obs_rms.mean, env.obs_rms.mean)  # type: ignore[union-attr]
+    assert new.ret_rms.count == env.ret_rms.count
+    with pytest.raises(ConfigError, match=r"has statistics for normalize\.norm_obs=True; train with the same value"):
+        normalized(tmp_path, {"norm_obs": False}, file)
+
+
+def test_a_model_that_cannot_be_written_keeps_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = PolicyGradient("MlpPolicy", normalized(tmp_path), "a2c", device="cpu")
+    save(model, tmp_path / "model.zip")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    model.learn(100)
+
+    def full(*_: Any) -> None:
+        raise MachineError("No space left on device")
+
+    monkeypatch.setattr(PolicyGradient, "save", full)
+    with pytest.raises(MachineError):
+        save(model, tmp_path / "model.zip")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_wrapper_that_normalizes_is_refused() -> None:
+    path = "stable_baselines3.common.vec_env.VecNormalize"
+    config = load_config(Registry.discover(), "a2c", "CartPole-v1", overrides={"vec_env_wrapper": path})
+    with pytest.raises(ConfigError, match=r"vec_env_wrapper contains VecNormalize.* use normalize"):
+        make_env(config, n_envs=1, seed=0)
+
+
+class ReportsSuccess(gym.Env[np.ndarray, Any]):
+    """Every second episode is a success. The others do not mention it, as in many environments."""
+
+    def __init__(self) -> None:
+        self.observation_space, self.action_space = spaces.Box(-1, 1, (1,)), spaces.Discrete(2)
+        self.number = 0
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.number += 1
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, dtype=np.float32), 0.0, True, False, {"is_success": True} if self.number % 2 else {}
+
+
+def test_an_episode_that_does_not_report_its_success_has_failed() -> None:
+    """SB3 would average over the episodes that report it, which gives 100 %."""
+    env = DummyVecEnv([ReportsSuccess])
+    model = PolicyGradient("MlpPolicy", env, "a2c", device="cpu")
+    assert evaluate(model, env, 10).success_rate == 0.5

@@ -14,7 +14,7 @@ import pytest
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from pgzoo.errors import EnvironmentFailure, MachineError
+from pgzoo.errors import EnvironmentFailure, MachineError, RemoteError
 from pgzoo.training import guarded, processes
 from pgzoo.training.guarded import GuardedVecEnv
 from pgzoo.training.processes import ProcessVecEnv
@@ -127,16 +127,17 @@ def test_large_numbers_are_finite(value: float) -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("raises", r"environment 1 raised ZeroDivisionError: .* \(test_guarded.py:\d+\)"),
-        pytest.param("exits", r"environment 1 raised SystemExit: 5", marks=pytest.mark.slow),
-        pytest.param("dies", r"environment 1: its process ended with exit status 3", marks=pytest.mark.slow),
-        ("is killed", r"environment 1: its process was ended by SIGKILL"),
+        ("raises", r"raised ZeroDivisionError: .* \(test_guarded.py:\d+\) at step 3"),
+        ("ends a connection", r"raised EOFError.* at step 3"),
+        pytest.param("exits", r"raised SystemExit: 5", marks=pytest.mark.slow),
+        pytest.param("dies", r"failed: its process ended with exit status 3", marks=pytest.mark.slow),
+        ("is killed", r"failed: its process was ended by SIGKILL"),
     ],
 )
 def test_an_environment_in_its_own_process(fault: str, message: str) -> None:
     """Finds a message without the number, and a `close` that waits for a dead process."""
     began = time.monotonic()
-    with pytest.raises(EnvironmentFailure, match=message):
+    with pytest.raises(EnvironmentFailure, match=rf"^X-v0, environment 1, {message}"):
         stepped(ProcessVecEnv, 1, fault=fault)
     assert time.monotonic() - began < 60
 
@@ -157,8 +158,18 @@ def test_processes_of_an_environment_that_cannot_be_made_are_ended() -> None:
     def broken() -> gym.Env[Any, Any]:
         raise LookupError("no such level")
 
-    with pytest.raises(EnvironmentFailure, match=r"environment 0 raised LookupError: no such level"):
+    with pytest.raises(RemoteError, match=r"^environment 0 raised LookupError: no such level"):
         ProcessVecEnv([broken])
+
+
+def test_a_time_limit_inside_another_leaves_it_running() -> None:
+    """Guards are nested: one around the environments, and one around each wrapper."""
+    began = time.monotonic()
+    with pytest.raises(TimeoutError, match=r"within 0.3 s"), guarded._time_limit(0.3):  # noqa: PT012 (two statements)
+        with guarded._time_limit(5.0):
+            pass
+        time.sleep(10)
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize(("fault", "message"), [("raises", "ZeroDivisionError"), ("hangs", "did not return within")])
@@ -168,3 +179,17 @@ def test_an_environment_that_cannot_be_closed_is_reported(
     monkeypatch.setattr(guarded, "CLOSE_SECONDS", 0.2)
     with pytest.warns(UserWarning, match=rf"^X-v0 could not be closed: .*{message}"):
         stepped(DummyVecEnv, 0, n=1, fault=fault, method="close")
+
+
+class OwnEpisode(Faulty):
+    """An environment that uses Monitor's key for something else."""
+
+    def step(self, action: Any) -> Any:
+        *result, info = super().step(action)
+        return *result, {**info, "episode": 3}
+
+
+def test_an_episode_key_that_is_not_monitors_is_dropped() -> None:
+    venv = GuardedVecEnv(DummyVecEnv([OwnEpisode]), "X-v0")
+    venv.reset()
+    assert all("episode" not in info for info in venv.step(np.zeros(1, dtype=int))[3])

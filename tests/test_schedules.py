@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 import pytest
+import torch
 
-from pgzoo import ConfigError
+from pgzoo import ConfigError, PolicyGradient
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.schedules import as_schedule, value_at
 from pgzoo.registry.settings import AlgorithmConfig
@@ -18,19 +19,16 @@ LEARNING_RATE = declared(AlgorithmConfig)["learning_rate"]
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (lambda left: 1e-3 * left, 0.0),
-        (lambda left: 1.0 + left, 1.0),
-        ({"schedule": "linear", "initial": 4.0, "final": 2.0}, 2.0),
+        ({"schedule": "linear", "initial": 4.0, "final": 2.0}, 3.0),
         ({"schedule": "linear", "initial": 4.0, "end_fraction": 0.5}, 0.0),
         ({"schedule": "constant", "initial": 4.0}, 4.0),
+        (lambda left: 1.0 + left, 1.5),
         (0.5, 0.5),
     ],
 )
-def test_a_schedule_never_sees_less_than_zero(value: Any, expected: float) -> None:
-    """SB3's progress is −0.1 when a rollout of 110 steps is the only one of 100. Finds a negative learning rate."""
-    assert as_schedule(value)(-0.1) == expected
-    assert as_schedule(as_schedule(value))(-0.1) == expected
-    assert value_at(LEARNING_RATE, as_schedule(value), -0.1) == expected
+def test_the_value_in_the_middle_of_training(value: Any, expected: float) -> None:
+    assert as_schedule(value)(0.5) == expected
+    assert value_at(LEARNING_RATE, as_schedule(value), 0.5) == expected
 
 
 @pytest.mark.parametrize(
@@ -52,6 +50,31 @@ def test_what_a_schedule_must_not_return(schedule: Any, message: str) -> None:
     with pytest.raises(ConfigError) as error:
         value_at(LEARNING_RATE, as_schedule(schedule), 0.5)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("fast", ["auto", False])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"learning_rate": lambda left: 1e-3 if left == 1 else -0.1},
+            r"learning_rate .* must lie in",
+        ),
+        (
+            {"learning_rate": lambda left: 1e-3 if left == 1 else math.nan},
+            r"learning_rate .* must be a number",
+        ),
+        ({"clip_range": lambda left: math.nan}, r"clip_range .* must be a number, not nan"),
+        ({"clip_range": lambda left: -0.1}, r"clip_range .* must lie in"),
+        ({"clip_range": lambda left: 1 / 0}, r"clip_range .*: ZeroDivisionError"),
+    ],
+)
+def test_schedules_are_checked_at_every_update(options: Any, message: str, fast: Any) -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", n_steps=16, fast=fast, device="cpu", **options)
+    before = {name: x.clone() for name, x in model.policy.state_dict().items()}
+    with pytest.raises(ConfigError, match=message):
+        model.learn(16)
+    assert all(torch.equal(x, before[name]) for name, x in model.policy.state_dict().items())
 
 
 def test_what_a_schedule_may_return() -> None:

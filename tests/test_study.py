@@ -152,7 +152,7 @@ from pgzoo import Baseline, hookimpl
 class Broken(Baseline):
     """Raises."""
     name = "broken"
-    plugin_api = "1.0"
+    plugin_api = "2.0"
     unbiased = True
     def __call__(self, rollout, returns, state=None):
         raise ZeroDivisionError("the author's mistake")

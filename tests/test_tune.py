@@ -275,7 +275,7 @@ from pgzoo import Baseline, Range, Search, hookimpl
 class Shrunk(Baseline):
     """b = shrink · the mean of R."""
     name = "shrunk"
-    plugin_api = "1.0"
+    plugin_api = "2.0"
     bias = "the mean contains the action's own episode"
     shrink: Annotated[float, Range(0, 1), Search(0.25, 0.75), "how far"] = 0.5
     def __call__(self, rollout, returns, state=None):

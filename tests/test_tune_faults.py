@@ -175,7 +175,7 @@ from pgzoo import Baseline, hookimpl
 class Bad(Baseline):
     """Raises."""
     name = "bad"
-    plugin_api = "1.0"
+    plugin_api = "2.0"
     unbiased = True
     def __call__(self, rollout, returns, state=None):
         {code}

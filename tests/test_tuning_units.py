@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import optuna
 import pytest
+import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from scipy import stats
 
 from pgzoo import ConfigError
+from pgzoo.errors import describe, is_machine_fault
 from pgzoo.tuning.config import PlannedTrial
+from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
 from pgzoo.tuning.metrics import Metric, Point, parse_metric
 from pgzoo.tuning.ranges import parse_range, read_ranges
 from pgzoo.tuning.results import best_trials, count, counted_trials, failures, outcome
@@ -245,3 +248,40 @@ def test_the_best_trials_are_distinct_configurations(metric: str, order: list[in
     trials = [attempt(str(i), COMPLETE, value) for i, value in enumerate((2.0, 1.0, 3.0, 2.0))]
     study = study_of(*trials, attempt("4", PRUNED), metric=metric)
     assert [trial.number for trial in best_trials(study)] == order
+
+
+# ---------------------------------------------------------------- causes of errors
+
+
+def test_an_error_that_is_its_own_cause_is_looked_at_once() -> None:
+    """Finds a search for the machine's fault that never ends."""
+    error = ValueError("diverged")
+    error.__cause__ = error
+    assert machine_fault(error) is None
+    assert not process_died(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA"),
+        RuntimeError("[enforce] DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_runs_out_is_the_machines_fault(error: Exception) -> None:
+    assert is_machine_fault(error)
+    assert machine_fault(error) is not None
+    assert out_of_memory(error)
+
+
+class Mute(Exception):
+    """Its text cannot be read."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_error_without_text_and_a_long_one() -> None:
+    assert describe(Mute()) == "Mute"
+    assert len(describe(ValueError("x" * 10**5))) < 600

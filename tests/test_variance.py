@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from pgzoo.lab.measure.sampler import Sampler, columns
 from pgzoo.lab.measure.score_gradients import PolicyScores, TableScores, policy_inputs
 from pgzoo.lab.measure.statistics import exact_moments, moments, resample_weights, summarize
 from pgzoo.registry.combination import resolve
+from pgzoo.training.stopping import Stopped
 
 REGISTRY = Registry.discover()
 FIRST_ORDER = [name for name in REGISTRY.recipes() if REGISTRY.recipe(name).update == "gradient_descent"]
@@ -363,20 +365,26 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("after", [4, 1], ids=["enough", "too early"])
-def test_ctrl_c_reports_the_batches_so_far(after: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("after", "error", "status"),
+    [(4, KeyboardInterrupt(), 130), (1, KeyboardInterrupt(), 130), (4, Stopped(signal.SIGTERM), 143)],
+    ids=["enough", "too early", "SIGTERM"],
+)
+def test_a_signal_reports_the_batches_so_far(
+    after: int, error: KeyboardInterrupt, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch = variance.Measurement.batch
     runs: list[Any] = []
 
     def interrupted(run: Any) -> None:
         if len(runs) == after:
-            raise KeyboardInterrupt
+            raise error
         batch(run)
         runs.append(run)
 
     monkeypatch.setattr(variance.Measurement, "batch", interrupted)
     options = ["--env", "pgzoo/TimeLimit-v0", "--plugins", "rtg", "--warmup", "1", "--no-progress"]
-    result = pgzoo("variance", *options, status=130)
+    result = pgzoo("variance", *options, status=status)
     assert ("4 gradients per plugin" in result.stdout) == (after == 4)
     assert ("Interrupted after 4 batches" in result.stderr) == (after == 4)
     assert "Traceback" not in result.stderr

@@ -319,6 +319,28 @@ def test_attributes_and_methods_act_on_the_environments(kind: str, monitored: bo
         env.close()
 
 
+def test_a_missing_attribute_leaves_asynchronous_environments_alive() -> None:
+    """Gymnasium's workers end at an attribute that their environment lacks. Whole episodes ask for one."""
+    env = GymnasiumVecEnv(gym.vector.AsyncVectorEnv([level] * 2))
+    try:
+        env.reset()
+        assert not env.has_attr("nothing")
+        with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+            env.env_method("nothing")
+        assert env.step(np.zeros(2, dtype=int))[0].shape == (2, 2)
+    finally:
+        env.close()
+
+
+def test_asynchronous_environments_without_shared_memory_are_refused() -> None:
+    vector_env = gym.vector.AsyncVectorEnv([level] * 2, shared_memory=False)
+    try:
+        with pytest.raises(ConfigError, match="shared_memory=False"):
+            GymnasiumVecEnv(vector_env)
+    finally:
+        vector_env.close()
+
+
 def test_a_method_is_an_attribute_that_is_not_called() -> None:
     env = GymnasiumVecEnv(gym.vector.SyncVectorEnv([level] * 2))
     assert all(callable(method) for method in env.get_attr("shift"))

@@ -63,12 +63,10 @@ class UpdateLearner:
         try:
             metrics = update(self, state)
         except (DivergenceError, RuntimeError) as error:
-            if self._batch is None:
-                raise
-            blamed = objective_error(error, self.objective, self._batch, self._policy_loss, self._value_loss)
-            if blamed is error:
-                raise
-            raise blamed from error
+            batch, losses = self._batch, (self._policy_loss, self._value_loss)
+            if batch is not None and (blamed := objective_error(error, self.objective, batch, *losses)):
+                raise blamed from error
+            raise
         if not isinstance(metrics, Mapping):
             raise PluginError(f"update {update.name!r} must return a mapping of metrics, not {metrics!r}")
         return metrics

@@ -12,7 +12,7 @@ import torch
 
 from pgzoo.backends.actor import PolicyActor
 from pgzoo.backends.backend import Backend
-from pgzoo.errors import DivergenceError, PgzooError, PluginError, describe
+from pgzoo.errors import DivergenceError, MachineError, PgzooError, PluginError, describe, is_machine_fault
 from pgzoo.interface.batch import Batch
 from pgzoo.interface.parts import Objective, Part
 
@@ -30,7 +30,8 @@ def part_errors() -> Iterator[None]:
     except Exception as error:
         if (part := part_that_raised(error)) is None:
             raise
-        raise PluginError(f"{part.kind} {part.name!r} raised {describe(error)}") from error
+        owner = MachineError if is_machine_fault(error) else PluginError
+        raise owner(f"{part.kind} {part.name!r} raised {describe(error)}") from error
 
 
 def part_that_raised(error: BaseException) -> Part | None:
@@ -47,8 +48,8 @@ def part_that_raised(error: BaseException) -> Part | None:
 
 def objective_error(
     error: Exception, objective: Objective, batch: Batch, policy_loss: Any, value_loss: Any
-) -> Exception:
-    """Return PluginError if an optimizer step failed because of the objective's loss, else the error itself.
+) -> PluginError | None:
+    """Return PluginError if an optimizer step failed because of the objective's loss, else None.
 
     The objective is to blame if its loss is not finite although everything that it was computed from is.
 
@@ -61,7 +62,7 @@ def objective_error(
     """
     if not isinstance(error, DivergenceError):
         if policy_loss is None or (isinstance(policy_loss, torch.Tensor) and policy_loss.requires_grad):
-            return error
+            return None
         return PluginError(f"objective {objective.name!r} returned a loss that does not depend on the policy")
     inputs = (batch.log_probs, batch.old_log_probs, batch.ratio, batch.advantages, batch.values, batch.returns)
     if all(bool(x.isfinite().all()) for x in inputs):
@@ -72,4 +73,4 @@ def objective_error(
                     f"objective {objective.name!r} returned the {name} {number}, although log-probs, advantages and "
                     "values are finite"
                 )
-    return error
+    return None

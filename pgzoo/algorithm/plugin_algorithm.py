@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
@@ -23,7 +24,14 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.part_states import PartStates
-from pgzoo.algorithm.policies import check_policy, check_policy_class, check_spaces, is_small_mlp, release_graph
+from pgzoo.algorithm.policies import (
+    check_policy,
+    check_policy_class,
+    check_spaces,
+    checked_policy_kwargs,
+    is_small_mlp,
+    release_graph,
+)
 from pgzoo.algorithm.settings import (
     PART_KEYWORDS,
     SAMPLING,
@@ -176,6 +184,8 @@ class PluginAlgorithm(SamplingAlgorithm):
         arguments.update({f"update.{name}": passed[name] for name in UPDATE_FIELDS if name in passed})
         check_policy_class(policy, self.policy_aliases)
         check_arguments(plugin_kwargs, registry, seed, fast)
+        check_sb3_arguments(stats_window_size, tensorboard_log, rollout_buffer_class)
+        policy_kwargs = checked_policy_kwargs(policy, policy_kwargs)
         self.registry = registry or default_registry()
         combination = resolve(
             self.registry,
@@ -433,6 +443,21 @@ def check_arguments(plugin_kwargs: Any, registry: Any, seed: Any, fast: Any) -> 
         raise ConfigError(f"seed must lie in [0, 2^32 - 1], not {seed}")
     if not isinstance(fast, bool) and fast != "auto":
         raise ConfigError(f"fast must be 'auto', True or False, not {fast!r}")
+
+
+def check_sb3_arguments(stats_window_size: Any, tensorboard_log: Any, rollout_buffer_class: Any) -> None:
+    """Refuse arguments of SB3's constructor that it does not check.
+
+    Raises:
+        ConfigError: an argument is wrong.
+    """
+    if isinstance(stats_window_size, bool) or not isinstance(stats_window_size, int) or stats_window_size < 1:
+        raise ConfigError(f"stats_window_size must be a positive integer, not {stats_window_size!r}")
+    if not isinstance(tensorboard_log, (str, os.PathLike, type(None))):
+        raise ConfigError(f"tensorboard_log must be a folder or None, not {tensorboard_log!r}")
+    is_buffer = isinstance(rollout_buffer_class, type) and issubclass(rollout_buffer_class, RolloutBuffer)
+    if rollout_buffer_class is not None and not is_buffer:
+        raise ConfigError(f"rollout_buffer_class must be a subclass of RolloutBuffer, not {rollout_buffer_class!r}")
 
 
 for hyperparameter in hyperparameter_names():

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
-from stable_baselines3.common.policies import ActorCriticCnnPolicy, BasePolicy, MultiInputActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
 from pgzoo.errors import ConfigError, unknown
+from pgzoo.registry import policy_arguments
 
 SMALL_LAYER = 256
 """The most units per hidden layer with which MlpPolicy is faster on a CPU than on a GPU."""
@@ -45,12 +46,29 @@ def check_policy_class(policy: Any, names: Mapping[str, Any]) -> None:
     """Refuse a policy that is neither one of SB3's names nor a policy class.
 
     Raises:
-        ConfigError: see above.
+        ConfigError: the name is unknown, or the object is not a policy class.
     """
     if isinstance(policy, str) and policy not in names:
         raise ConfigError(unknown("policy", policy, names))
-    if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, BasePolicy)):
-        raise ConfigError(f"policy must be one of {', '.join(names)}, or a class of SB3's policies, not {policy!r}")
+    if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy)):
+        known = ", ".join(names)
+        raise ConfigError(f"policy must be one of {known}, or a subclass of ActorCriticPolicy, not {policy!r}")
+
+
+def checked_policy_kwargs(policy: Any, policy_kwargs: Any) -> dict[str, Any]:
+    """Return the keyword arguments of a policy, checked. A policy class that is not SB3's may have others.
+
+    Raises:
+        ConfigError: an unknown name or a wrong value.
+    """
+    other_names = isinstance(policy, type) and not policy.__module__.startswith("stable_baselines3.")
+    checked = policy_arguments.checked_policy_kwargs(policy_kwargs or {}, other_names=other_names)
+    for name in policy_arguments.CLASSES:
+        if isinstance(checked.get(name), str):
+            raise ConfigError(f"policy_kwargs.{name} must be a class, not {checked[name]!r}")
+    if "optimizer_class" in checked:
+        policy_arguments.check_optimizer_class(checked["optimizer_class"])
+    return checked
 
 
 def check_policy(policy_class: type[Any], space: spaces.Space[Any], policy_kwargs: dict[str, Any]) -> None:

@@ -22,15 +22,18 @@ from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
 from pgzoo.algorithm.score_norms import rollout_score_sq_norms
+from pgzoo.algorithm.settings import check_schedules
 from pgzoo.backends.backend import Backend
 from pgzoo.errors import ConfigError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.schedules import value_at
 from pgzoo.interface.types import Need
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import unflatten
-from pgzoo.sampling.finite import distribution_errors
+
+LEARNING_RATE = declared(AlgorithmConfig)["learning_rate"]
 
 Self = TypeVar("Self", bound="PolicyGradient")
 
@@ -106,8 +109,7 @@ class PolicyGradient(SavableAlgorithm):
     ) -> bool:
         """Sample a rollout and compute its advantages. Return False if a callback stopped training."""
         needs = self.combination.needs
-        with distribution_errors():
-            rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
+        rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
         if rollout is None:
             return False
         if Need.SCORES in needs:
@@ -147,11 +149,13 @@ class PolicyGradient(SavableAlgorithm):
             self.rollout = self.rollout.replace(log_probs=buffer.log_probs, **values)
         backend = self.backend
         backend.begin_update()
-        learning_rate = self.lr_schedule(self._current_progress_remaining)
+        progress_remaining = self._current_progress_remaining
+        learning_rate = value_at(LEARNING_RATE, self.lr_schedule, progress_remaining)
+        check_schedules(self.combination.parts.values(), progress_remaining)
         update_learning_rate(self.policy.optimizer, learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
         metrics = UpdateMetrics(f"objective {self.objective.name!r}")
-        with part_errors(), distribution_errors():
+        with part_errors():
             with backend.update_threads():
                 self._update_parameters(backend, metrics)
             self._update_part_states(backend, metrics)

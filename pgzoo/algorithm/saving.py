@@ -17,8 +17,8 @@ from pgzoo import __version__
 from pgzoo.algorithm.part_states import map_nested
 from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged
 from pgzoo.algorithm.settings import PART_KEYWORDS
-from pgzoo.errors import ConfigError, PluginError, unknown
-from pgzoo.files import atomic_write
+from pgzoo.errors import ConfigError, PluginError, converted, unknown
+from pgzoo.files import atomic_write, writing
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.combination import AUTO, NAMED_KINDS, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES
@@ -75,7 +75,8 @@ class SavableAlgorithm(PluginAlgorithm):
         target = pathlib.Path(path)
         if not target.suffix:
             target = target.with_name(target.name + ".zip")
-        target.parent.mkdir(parents=True, exist_ok=True)
+        with writing(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(target) as partial, partial.open("wb") as file:
             self._save(file, exclude, include)
 
@@ -142,7 +143,13 @@ class SavableAlgorithm(PluginAlgorithm):
         for_sb3 = {name: kwargs.pop(name) for name in SB3_LOAD_ARGUMENTS if name in kwargs}
         custom_objects = for_sb3.get("custom_objects") or {}
         custom = {name: custom_objects[name] for name in (*PART_KEYWORDS, *UPDATE_FIELDS) if name in custom_objects}
-        return super().load(path, env, device, _loading=_Loading(kwargs, custom), **for_sb3)
+        try:
+            with converted(f"cannot load {path}"):
+                return super().load(path, env, device, _loading=_Loading(kwargs, custom), **for_sb3)
+        except ConfigError as error:
+            if isinstance(error.__cause__, FileNotFoundError):  # as SB3 raises it
+                raise error.__cause__ from None
+            raise
 
     def _setup_model(self) -> None:
         loading: _Loading | None = self.__dict__.pop("_loading", None)  # set by `load`, which then calls `_setup_model`

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import declared, plain_fields
-from pgzoo.interface.schedules import as_schedule
+from pgzoo.interface.parts import Part
+from pgzoo.interface.schedules import as_schedule, value_at
 from pgzoo.registry.combination import Combination
 from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 
@@ -28,8 +30,8 @@ BUILT_IN = {
 class Hyperparameter:
     """A hyperparameter of the algorithm or of a part, as an attribute of the model.
 
-    The current value is in the instance's `__dict__`, which SB3 saves. The model's combination remains the one place
-    that counts: setting the attribute replaces the combination, and with it the part.
+    The current value is in the instance's `__dict__`, which SB3 saves. The combination is authoritative: setting the
+    attribute replaces the combination and the part.
 
     Args:
         name: the name of the attribute.
@@ -72,6 +74,18 @@ def changed(combination: Combination, name: str, value: Any) -> Combination:
         raise ConfigError(f"{name} cannot change, because {BUILT_IN[name]} was built with it; make a new model")
     changes: dict[str, Any] = {owner: replace(holder, **{name: value})}
     return replace(combination, **changes)
+
+
+def check_schedules(parts: Iterable[Part], progress_remaining: float) -> None:
+    """Check the current values of the parts' hyperparameters that are functions of the remaining progress.
+
+    Raises:
+        ConfigError: a function raises, or its value is not allowed.
+    """
+    for part in parts:
+        for name, param in declared(type(part)).items():
+            if param.schedule and callable(schedule := getattr(part, name)):
+                value_at(param, schedule, progress_remaining)
 
 
 def owner_of(combination: Combination, name: str) -> str:

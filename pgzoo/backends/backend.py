@@ -6,7 +6,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -55,11 +54,6 @@ class Backend(ABC):
     def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool, reason: str = "") -> None:
         self.policy, self.has_critic, self.reason = policy, has_critic, reason
         self.fingerprint = Fingerprint(policy)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy or pickle the policy and the choice. Everything else is made again."""
-        make = partial(type(self), has_critic=self.has_critic, reason=self.reason)
-        return make, (self.policy,), {"chosen_for": self.chosen_for}
 
     def __str__(self) -> str:
         return f"{self.name} ({self.reason})" if self.reason else self.name

@@ -41,13 +41,14 @@ class FlatOptimizer:
         arrays: NumPy's views of them.
 
     Args:
-        groups: one or two groups of parameters. Each can be updated without the other.
+        groups: groups of parameters whose states are equal, see `with_equal_states`. Each can be updated without the
+            others.
         optimizer: the policy's optimizer. Its state stays current, so models are saved as SB3 saves them.
     """
 
     def __init__(self, groups: Sequence[list[torch.nn.Parameter]], optimizer: torch.optim.Optimizer) -> None:
         self.policy_optimizer = optimizer
-        self.groups = [group for group in groups if group]
+        self.groups = groups
         sizes = [sum(p.numel() for p in group) for group in self.groups]
         all_gradients = torch.zeros(sum(sizes))
         self.gradients, self._group_gradients = all_gradients.numpy(), torch.split(all_gradients, sizes)
@@ -129,6 +130,21 @@ class FlatOptimizer:
         elif step is not None:
             for p in group:
                 self.policy_optimizer.state[p]["step"] = step
+
+
+def with_equal_states(
+    parameters: Sequence[torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> list[list[torch.nn.Parameter]]:
+    """Return groups of parameters whose states have the same entries and the same step count.
+
+    Usually there is one group. Code that steps the optimizer for some of the parameters, such as a callback with a loss
+    of its own, makes several.
+    """
+    groups: dict[Any, list[torch.nn.Parameter]] = {}
+    for p in parameters:
+        state = optimizer.state.get(p, {})
+        groups.setdefault((frozenset(state), float(state.get("step", 0))), []).append(p)
+    return list(groups.values())
 
 
 def addresses(parameters: list[torch.nn.Parameter]) -> list[int]:

@@ -43,7 +43,8 @@ class Network:
         """View the weights, and the gradients if there are any, at their current addresses."""
         arrays = [p.detach().numpy() for p in self.parameters]
         self._weights = [(weight.T, bias) for weight, bias in _pairs(arrays)]
-        self._gradients = _pairs([p.grad.numpy() for p in self.parameters if p.grad is not None])
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        self._gradients = _pairs([x.numpy() for x in gradients]) if len(gradients) == len(arrays) else []
 
     def __call__(self, x: Array, activations: list[Array] | None = None) -> Array:
         """Return y (B, …) for x (B, D). The input of every layer is appended to `activations`."""

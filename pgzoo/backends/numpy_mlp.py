@@ -16,9 +16,9 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, diverged, raise_if_not_finite
+from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, raise_if_not_finite
 from pgzoo.backends.distributions import VJP, make_head
-from pgzoo.backends.flat_optimizer import FlatOptimizer, addresses
+from pgzoo.backends.flat_optimizer import FlatOptimizer, addresses, with_equal_states
 from pgzoo.backends.networks import Network
 from pgzoo.backends.threads import torch_on_one_thread
 from pgzoo.interface.batch import Batch, Samples
@@ -44,6 +44,7 @@ class NumpyMlpBackend(Backend):
         self._addresses: list[int] = []
         self._flat: FlatOptimizer | None = None
         self._flat_addresses: list[int] = []
+        self._flat_networks: list[str] = []
         self._separate_critic = False
         self._log_std: Array | None = None
         self._log_std_gradient: Array | None = None
@@ -90,21 +91,15 @@ class NumpyMlpBackend(Backend):
             raise_if_not_finite(self.policy, observations)
 
     def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Write log π, and V if it is trained, into the buffer, one block of steps at a time.
-
-        Raises:
-            DivergenceError: log π is not finite although the observations are.
-        """
+        """Write log π, and V if it is trained, into the buffer, one block of steps at a time."""
         rows = max(1, STEPS_TOGETHER // buffer.n_envs)
         for start in range(0, n_steps, rows):
             block = slice(start, min(start + rows, n_steps))
             shape = buffer.log_probs[block].shape
             x = _flat_floats(buffer.observations[block].reshape(math.prod(shape), -1))
             actions = buffer.actions[block].reshape(len(x), -1)
-            with np.errstate(all="ignore"):  # non-finite results raise below
+            with np.errstate(all="ignore"):  # the caller refuses what is not finite
                 log_probs, *_ = self.head.log_prob_and_entropy(self.actor(x), actions, self._log_std)
-            if not np.isfinite(log_probs).all() and np.isfinite(x).all():
-                raise diverged("log π of the sampled actions is not finite")
             buffer.log_probs[block] = log_probs.reshape(shape)
             if self.has_critic:
                 buffer.values[block] = self.critic(x).reshape(shape)
@@ -168,7 +163,8 @@ class NumpyMlpBackend(Backend):
                 self.critic.backward(self._critic_activations, d_value[:, None])
             norm = flat.clip(max_grad_norm)
         check_gradient(loss, norm)
-        flat.step([update_actor, update_critic] if len(flat.flats) == 2 else [True])
+        separate = {"actor": update_actor, "critic": update_critic, "both": True}
+        flat.step([separate[network] for network in self._flat_networks])
         self._discard_batch()
 
     def _actor_backward(self, d_log_prob: Array | None, d_entropy: Array | None) -> None:
@@ -207,17 +203,16 @@ class NumpyMlpBackend(Backend):
         return self._flat
 
     def _flatten(self) -> FlatOptimizer:
-        """Join the trained parameters in one tensor, or in two if actor and critic do not always step together."""
-        state = self.policy.optimizer.state
-        groups = [[*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]]
-        if self.has_critic:
-            groups.append(self.critic.parameters)
-            parameters = [p for group in groups for p in group]
-            step_counts = {float(state.get(p, {}).get("step", 0)) for p in parameters}
-            state_sizes = {len(state.get(p, {})) for p in parameters}
-            if not self._separate_critic and len(step_counts) == len(state_sizes) == 1:
-                groups = [parameters]
-        flat = FlatOptimizer(groups, self.policy.optimizer)
+        """Join the trained parameters: all of them, or separately those of actor and critic and of unequal states."""
+        optimizer = self.policy.optimizer
+        actor = [*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]
+        critic = self.critic.parameters if self.has_critic else []
+        networks = {"actor": actor, "critic": critic} if self._separate_critic else {"both": [*actor, *critic]}
+        groups = [
+            (name, group) for name, network in networks.items() for group in with_equal_states(network, optimizer)
+        ]
+        flat = FlatOptimizer([group for _, group in groups], optimizer)
+        self._flat_networks = [name for name, _ in groups]
         self.begin_evaluation()
         self._flat_addresses = self._addresses
         return flat

@@ -72,7 +72,7 @@ def numpy_obstacle(policy: Any, buffer_class: type[RolloutBuffer]) -> str:
     It applies to an `ActorCriticPolicy` exactly as SB3 makes it for vector observations.
     """
     obstacles = chain(
-        _settings_of_another_kind(policy),
+        _unknown_settings(policy),
         _unknown_modules(policy),
         _unknown_distribution(policy),
         _unknown_optimizer(policy.optimizer),
@@ -103,7 +103,7 @@ def batching_obstacle(policy: Any, buffer_class: type[RolloutBuffer]) -> str:
     return next(obstacles, "")
 
 
-def _settings_of_another_kind(policy: Any) -> Iterator[str]:
+def _unknown_settings(policy: Any) -> Iterator[str]:
     if policy.device.type != "cpu":
         yield f"the device {policy.device}"
     if policy.use_sde:
@@ -190,7 +190,7 @@ def _unknown_distribution(policy: Any) -> Iterator[str]:
         yield "other action dimensions than the space's"
     parameters = [name for name, p in vars(policy)["_parameters"].items() if p is not None]
     if parameters != (["log_std"] if isinstance(space, spaces.Box) else []):
-        yield "other parameters of the policy"
+        yield "additional parameters of the policy"
 
 
 # ---------------------------------------------------------------- parameters and the optimizer
@@ -223,7 +223,7 @@ def _unknown_parameters(policy: Any) -> Iterator[str]:
     if len({p.data_ptr() for p in parameters}) < len(parameters) or identities != sorted(map(id, policy.parameters())):
         yield "shared parameters"
     if identities != sorted(map(id, policy.optimizer.param_groups[0]["params"])):
-        yield "an optimizer of other parameters"
+        yield "an optimizer that does not own exactly the policy's parameters"
 
 
 def _unknown_shapes(policy: Any) -> Iterator[str]:
@@ -302,7 +302,7 @@ class Fingerprint:
     """What a policy consists of, to notice that something was replaced, added, removed, patched, hooked or frozen.
 
     A backend is chosen by inspecting the policy, which takes too long to repeat for every short rollout. Comparing
-    identities takes a few microseconds. Numbers may change: parameters that are loaded or trained are still the same.
+    identities takes about 20 µs. Numbers may change: parameters that are loaded or trained are still the same.
     """
 
     def __init__(self, policy: ActorCriticPolicy) -> None:
@@ -320,7 +320,7 @@ class Fingerprint:
         buffers = [vars(module).get("_buffers", {}) for module in modules]  # some modules replace theirs at every call
         self._empty = [x for x in (*watched, *buffers) if not x]
         self._filled = [x for x in watched if x]
-        self._modules = modules
+        self._parts = parts
         self._recorded = self._objects(), self._values()
 
     def is_current(self) -> bool:
@@ -335,14 +335,15 @@ class Fingerprint:
             *map(self._policy_attributes.get, POLICY_ATTRIBUTES),
             *chain.from_iterable(map(_members, self._filled)),
             *chain.from_iterable(map(_group_parameters, groups)),
-            *map(type, self._modules),
+            *map(type, self._parts),
             *[methods.get(name) for methods, name in self._methods],
         ]
 
     def _values(self) -> tuple[Any, ...]:
         """Return numbers and flags, which are compared by value."""
         n_groups = len(self._policy.optimizer.param_groups)
-        return n_groups, list(map(len, self._instances)), list(map(_flags, self._parameters))
+        separate = len(set(map(torch.Tensor.data_ptr, self._parameters)))  # `p.data = q.data` ties two parameters
+        return n_groups, separate, list(map(len, self._instances)), list(map(_flags, self._parameters))
 
 
 def same_objects(first: list[Any], second: list[Any]) -> bool:

@@ -59,7 +59,7 @@ class LazyGroup(click.Group):
 
 
 class Interrupted(Exception):
-    """A KeyboardInterrupt on its way through click, which would forget the signal.
+    """Carries a KeyboardInterrupt through click, which would replace it by Abort and lose the signal.
 
     Attributes:
         cause: the KeyboardInterrupt.

@@ -60,9 +60,6 @@ def open_run(arguments: options.RunArguments, *, n_envs: int, render_mode: str |
     options.set_threads(arguments.num_threads)
     options.check_device(arguments.device)
 
-    import gymnasium
-
-    from pgzoo.errors import ConfigError
     from pgzoo.training.environments import close_all, make_env
 
     config = read_config(folder, registry)
@@ -78,8 +75,6 @@ def open_run(arguments: options.RunArguments, *, n_envs: int, render_mode: str |
     try:
         check_fit(model, env, file)
         yield OpenRun(folder, config, model, env)
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise ConfigError(f"{config.env}: {error}") from error
     finally:
         close_all(env)
 

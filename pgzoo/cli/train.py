@@ -129,7 +129,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     from pgzoo.training.experiment import train  # imports torch, which refusals do not need
 
     run = _prepare(config, arguments)
-    with _tracked(arguments, run.args, run.folder.path.name):
+    with _tracked(arguments, run.args, run.folder):
         result = train(
             config, registry, run.config, run.folder, args=run.args, callback=run.callback, progress=run.progress
         )
@@ -221,17 +221,25 @@ def _callbacks(progress: BaseCallback, gradient_noise: bool) -> BaseCallback:
     return CallbackList([progress, GradientNoise()])
 
 
-def _tracked(arguments: TrainArguments, args: Mapping[str, Any], name: str) -> AbstractContextManager[Any]:
+def _tracked(arguments: TrainArguments, args: Mapping[str, Any], folder: RunFolder) -> AbstractContextManager[Any]:
     """Return a run of Weights & Biases; without --track, a context that does nothing."""
     if not arguments.track:
         return nullcontext()
-    run: AbstractContextManager[Any] = _import_wandb().init(
-        project=arguments.wandb_project_name,
-        entity=arguments.wandb_entity,
-        name=f"{arguments.plugin}__{name}__{arguments.seed}",
-        config=args,
-        sync_tensorboard=True,
-    )
+    from pgzoo.errors import PgzooError, converted
+    from pgzoo.training.run_folder import discard
+
+    try:
+        with converted("--track"):
+            run: AbstractContextManager[Any] = _import_wandb().init(
+                project=arguments.wandb_project_name,
+                entity=arguments.wandb_entity,
+                name=f"{arguments.plugin}__{folder.path.name}__{arguments.seed}",
+                config=args,
+                sync_tensorboard=True,
+            )
+    except PgzooError:
+        discard(folder)
+        raise
     return run
 
 

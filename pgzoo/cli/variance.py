@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -118,9 +117,9 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         _show(report, config.snr)
         if config.out is not None:
             click.echo(f"Figure saved as {config.out}")
-    if report.interrupted:
+    if report.stopped_by is not None:
         click.echo(f"Interrupted after {report.n_batches} batches.", err=True)
-        ctx.exit(128 + signal.SIGINT)  # as shells expect it
+        ctx.exit(128 + report.stopped_by)  # as shells expect it
 
 
 def _check_figure(path: Path | None) -> None:
@@ -217,7 +216,9 @@ def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[Experime
     except ConfigError:
         if config.env is None:
             raise ConfigError(f"--model {path} is not in a run folder of pgzoo: add its --env") from None
-        return load_config(registry, DEFAULT_RECIPE, config.env), read_start(path, "cpu"), None
+        start = read_start(path, "cpu")
+        overrides = {"normalize": True} if start.statistics is not None else {}
+        return load_config(registry, DEFAULT_RECIPE, config.env, overrides=overrides), start, start.statistics
     experiment = read_config(folder, registry)
     if config.env not in (None, experiment.env):
         raise ConfigError(f"--model {path} was trained on {experiment.env}, not {config.env}")

@@ -40,7 +40,7 @@ class Range:
         high: the largest number.
         open_low: whether `low` itself is excluded.
         open_high: whether `high` itself is excluded.
-        infinite: whether infinity is a number of a range without an end; training with it rarely makes sense.
+        infinite: whether an unbounded range includes infinity itself.
     """
 
     low: float = -math.inf
@@ -258,7 +258,9 @@ def _convert(value: Any, kind: type) -> Any:
     """
     if kind is bool:
         words = {"true": True, "false": False}
-        return value if isinstance(value, bool) else words.get(str(value).lower())
+        if isinstance(value, str):
+            return words.get(value.lower())
+        return bool(value) if type(value).__name__ in ("bool", "bool_") else None
     if isinstance(value, bool):
         return None
     if kind is int and isinstance(value, int):

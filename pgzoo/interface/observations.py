@@ -11,7 +11,7 @@ def map_observations(function: Callable[..., Any], first: Any, *others: Any) -> 
 
     `others` have the same structure as `first`: `map_observations(np.add, {"x": 1}, {"x": 2})` is `{"x": 3}`.
     """
-    if not hasattr(first, "shape") and isinstance(first, Mapping):  # the first question is ten times faster
+    if not hasattr(first, "shape") and isinstance(first, Mapping):  # hasattr is ten times faster than isinstance
         return {key: map_observations(function, value, *(x[key] for x in others)) for key, value in first.items()}
     return function(first, *others)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from pgzoo.errors import ConfigError, describe
@@ -15,8 +13,6 @@ def as_schedule(value: Any) -> Schedule:
 
     `{"schedule": "linear", "initial": a, "final": b, "end_fraction": f}` decreases from a to b (default 0) and
     reaches b after the fraction f (default 1) of training.
-
-    The last rollout may exceed `total_timesteps`, and SB3's progress is then below 0. The function sees 0 instead.
     """
     from stable_baselines3.common.utils import FloatSchedule, LinearSchedule
 
@@ -24,7 +20,7 @@ def as_schedule(value: Any) -> Schedule:
         initial = float(value["initial"])
         final = float(value.get("final", 0.0)) if value["schedule"] == "linear" else initial
         return FloatSchedule(LinearSchedule(initial, final, float(value.get("end_fraction", 1.0))))
-    return FloatSchedule(_FromZero(value) if callable(value) else value)
+    return FloatSchedule(value)
 
 
 def value_at(param: Param, schedule: Schedule, progress_remaining: float) -> float:
@@ -33,12 +29,11 @@ def value_at(param: Param, schedule: Schedule, progress_remaining: float) -> flo
     Args:
         param: the hyperparameter that the schedule sets.
         schedule: a function of the remaining progress.
-        progress_remaining: from 1 to 0; less counts as 0.
+        progress_remaining: from 1 to 0.
 
     Raises:
         ConfigError: the schedule raises, returns something else than a number, or leaves the hyperparameter's range.
     """
-    progress_remaining = max(progress_remaining, 0.0)
     label = f"{param.name} (its schedule, with {progress_remaining:.3g} of training remaining)"
     try:
         value = schedule(progress_remaining)
@@ -50,13 +45,3 @@ def value_at(param: Param, schedule: Schedule, progress_remaining: float) -> flo
         raise ConfigError(f"{label} must be a number, not {shown(value)}") from error
     param.check_number(number, label, endpoint=True)
     return number
-
-
-@dataclass(frozen=True)
-class _FromZero:
-    """A schedule whose argument is never below 0."""
-
-    schedule: Callable[[float], float]
-
-    def __call__(self, progress_remaining: float) -> float:
-        return self.schedule(max(progress_remaining, 0.0))

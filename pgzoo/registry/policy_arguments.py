@@ -1,7 +1,8 @@
-"""The arguments of SB3's policies. SB3 passes some wrong ones on without a word; here they are declared and checked."""
+"""The arguments of SB3's policies. SB3 ignores some wrong values silently, so they are declared and checked here."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -87,6 +88,20 @@ def checked_policy_kwargs(kwargs: Mapping[str, Any], *, other_names: bool = Fals
             checked[name] = value if is_class else params[name].validate(value, "policy_kwargs.")
     _check_optimizer_flags(checked.get("optimizer_kwargs") or {})
     return checked
+
+
+def check_optimizer_class(optimizer_class: type) -> None:
+    """Refuse an optimizer such as LBFGS, which evaluates the loss several times in a step.
+
+    Raises:
+        ConfigError: its `step` requires a closure.
+    """
+    closure = inspect.signature(optimizer_class.step).parameters.get("closure")  # type: ignore[attr-defined]  # torch's
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise ConfigError(
+            f"policy_kwargs.optimizer_class: {optimizer_class.__name__} evaluates the loss several times "
+            "in a step, which an update on minibatches does not offer"
+        )
 
 
 def checked_optimizer_kwargs(kwargs: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -71,7 +71,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         self._begin_rollout(env, rollout_buffer, n_rollout_steps)
         mode, backend, normalize = self.sampling_mode, self.backend, self._vec_normalize_env
         backend.begin_rollout(n_rollout_steps)
-        record = StepRecord(np.zeros(env.num_envs, dtype=bool))
+        record = StepRecord(np.zeros(env.num_envs, dtype=bool), self.observation_space)
         callback.on_rollout_start()
         n_steps = 0
         while not mode.finished:
@@ -81,7 +81,9 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
             actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor)
-            new_obs, rewards, dones, infos = converted_step(env.step(clipped_actions), env.num_envs)
+            new_obs, rewards, dones, infos = converted_step(
+                env.step(clipped_actions), env.num_envs, self.observation_space
+            )
             if normalize is not None:
                 check_original(normalize, dones, self._episode_steps)
             active = mode.active
@@ -134,7 +136,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
     def _setup_learn(self, *args: Any, **kwargs: Any) -> tuple[int, BaseCallback]:
         total_timesteps, callback = super()._setup_learn(*args, **kwargs)
-        self._last_obs = converted_reset(self._last_obs)
+        self._last_obs = converted_reset(self._last_obs, self.n_envs, self.observation_space)
         return total_timesteps, callback
 
     def _begin_rollout(self, env: VecEnv, buffer: RolloutBuffer, n_rollout_steps: int) -> None:
@@ -197,7 +199,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
     def _set_last_obs(self, observations: Any, episode_starts: Array) -> None:
         self._last_obs = observations
-        self._last_episode_starts = episode_starts
+        self._last_episode_starts = episode_starts.copy()  # the VecEnv may use its memory again
 
     def _all_at_start(self) -> bool:
         """Whether every environment is at the beginning of an episode."""

@@ -10,16 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from gymnasium import spaces
 
 from pgzoo.errors import EnvironmentFailure, describe
-from pgzoo.interface.observations import map_observations
 from pgzoo.interface.types import Array
 
 BOOL, FLOAT32 = np.dtype(bool), np.dtype(np.float32)
 ONLY_DICTS = frozenset({dict})
 
 
-def converted_step(result: Any, n_envs: int) -> tuple[Any, Array, Array, list[dict[str, Any]]]:
+def converted_step(
+    result: Any, n_envs: int, space: spaces.Space[Any]
+) -> tuple[Any, Array, Array, list[dict[str, Any]]]:
     """Return the observations, rewards, dones and infos of `VecEnv.step` in SB3's types.
 
     Observations are copies. rewards is float32 (N,), dones is bool (N,), and infos is a list of N dicts. Arrays that
@@ -28,6 +30,7 @@ def converted_step(result: Any, n_envs: int) -> tuple[Any, Array, Array, list[di
     Args:
         result: what `VecEnv.step` returned.
         n_envs: N.
+        space: the observation space.
 
     Raises:
         EnvironmentFailure: the result cannot be converted.
@@ -44,27 +47,50 @@ def converted_step(result: Any, n_envs: int) -> tuple[Any, Array, Array, list[di
         dones = _booleans("dones", dones, n_envs)
     if type(infos) is not list or len(infos) != n_envs or not ONLY_DICTS.issuperset(map(type, infos)):
         infos = _dicts(infos, n_envs)
-    return copied(observations), rewards, dones, infos
+    return converted_observations(observations, space, (n_envs,)), rewards, dones, infos
 
 
-def converted_reset(result: Any) -> Any:
+def converted_reset(result: Any, n_envs: int, space: spaces.Space[Any]) -> Any:
     """Return a copy of the observations of `VecEnv.reset`, which may have returned `(observations, infos)`.
 
     Raises:
-        EnvironmentFailure: the result is another tuple.
+        EnvironmentFailure: the result is another tuple, or the observations do not belong to the space.
     """
     if isinstance(result, tuple):
         if len(result) != 2 or not isinstance(result[1], (Mapping, list, tuple, type(None))):
             raise EnvironmentFailure(f"the VecEnv's reset returned {_count(result)} instead of observations")
         result = result[0]
-    return copied(result)
+    return converted_observations(result, space, (n_envs,))
 
 
-def copied(observations: Any) -> Any:
-    """Return a copy of an array or a dict of arrays. Its memory has the same order, on which torch's kernels depend."""
-    if type(observations) is np.ndarray:
-        return np.array(observations)
-    return map_observations(lambda x: np.array(_on_cpu(x)), observations)
+def converted_observations(
+    x: Any, space: spaces.Space[Any], leading: tuple[int, ...], what: str = "observation"
+) -> Any:
+    """Return copies of observations as NumPy arrays, whose memory has the same order: torch's kernels depend on it.
+
+    Args:
+        x: an array or tensor, or a mapping of them for a Dict space.
+        space: the observation space.
+        leading: (N,) for the observations of a VecEnv, () for a single one.
+        what: what an error calls it.
+
+    Raises:
+        EnvironmentFailure: the observations are not numbers, or have another shape than the space's.
+    """
+    if isinstance(space, spaces.Dict):
+        if not isinstance(x, Mapping) or not space.spaces.keys() <= x.keys():
+            raise EnvironmentFailure(f"the VecEnv returned an {what} without the keys {', '.join(space.spaces)}")
+        return {k: converted_observations(x[k], inner, leading, f"{what} {k!r}") for k, inner in space.spaces.items()}
+    try:
+        array = np.array(_on_cpu(x))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise EnvironmentFailure(f"the VecEnv returned an {what} that is no array: {describe(error)}") from error
+    if array.dtype.kind not in "biuf":
+        raise EnvironmentFailure(f"the VecEnv returned an {what} of type {array.dtype}, which is not numeric")
+    if array.shape != (*leading, *(space.shape or ())):
+        expected = (*leading, *(space.shape or ()))
+        raise EnvironmentFailure(f"the VecEnv returned an {what} of shape {array.shape}, not {expected}")
+    return array
 
 
 def _on_cpu(x: Any) -> Any:

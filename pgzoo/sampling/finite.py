@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,13 +20,17 @@ REMEDY = "lower learning_rate, or set max_grad_norm"
 
 
 def is_finite(x: Array) -> bool:
-    """Whether all numbers of an array are finite. One dot product nearly always answers it, faster than `isfinite`."""
+    """Whether all numbers of an array are finite. One dot product nearly always answers it, faster than `isfinite`.
+
+    NumPy warns of large numbers, whose squares are infinite. Callers suppress this with `np.errstate(over="ignore")`.
+    """
     if x.dtype.kind != "f":
         return True
     flat = x.ravel()
     return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def check_original(normalize: VecNormalize, dones: Array, episode_steps: Array) -> None:
     """Check what the environments gave to VecNormalize, whose statistics spread a nan to all environments.
 
@@ -48,6 +52,7 @@ def check_original(normalize: VecNormalize, dones: Array, episode_steps: Array) 
             raise EnvironmentFailure(_bad_observation(n, value, 0 if dones[n] else episode_steps[n] + 1))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def check_environment(
     buffer: RolloutBuffer,
     record: StepRecord,
@@ -79,15 +84,18 @@ def check_environment(
         raise EnvironmentFailure(_bad_reward(n, value, step[t][n], source))
     if not observations:
         return
-    if (index := _not_finite_terminal(record.terminal_observations)) is not None:
-        t, n = index
-        raise EnvironmentFailure(_bad_observation(n, math.nan, step[t][n] + 1, source, "terminal observation"))
+    for (t, n), observation in record.terminal_observations.items():
+        for leaf in map(np.asarray, observation_leaves(observation)):
+            if not is_finite(leaf):
+                _, value = _first_row(leaf.reshape(1, -1))
+                raise EnvironmentFailure(_bad_observation(n, value, step[t][n] + 1, source, "terminal observation"))
     for leaf in map(np.asarray, observation_leaves(last_observations)):
         if not is_finite(leaf) and (bad := _first(leaf[None], mask[-1][None])):
             _, n, value = bad
             raise EnvironmentFailure(_bad_observation(n, value, step[-1][n] + 1, source))
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def check_policy(log_probs: Array, values: Array | None, next_values: Array | None, mask: Array, step: Array) -> None:
     """Check what the policy computed from finite observations. All arrays are (T, N).
 
@@ -142,13 +150,6 @@ def _first_row(x: Array) -> tuple[int, float]:
     """Return n and the number of the first entry of x (N, …) that is not finite."""
     n, *rest = np.argwhere(~np.isfinite(x))[0]
     return int(n), float(x[(n, *rest)])
-
-
-def _not_finite_terminal(terminal_observations: Mapping[tuple[int, int], Any]) -> tuple[int, int] | None:
-    for index, observation in terminal_observations.items():
-        if not all(is_finite(np.asarray(leaf)) for leaf in observation_leaves(observation)):
-            return index
-    return None
 
 
 def _bad_reward(n: int, value: float, step: int, source: str = "the environment") -> str:

@@ -35,6 +35,12 @@ class GymnasiumVecEnv(VecEnv):
         self.vector_env, self.spec = vector_env, spec if spec is not None else vector_env.spec
         self.mode = vector_env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.render_mode = vector_env.render_mode
+        inner: Any = vector_env.unwrapped
+        if isinstance(inner, AsyncVectorEnv) and not inner.shared_memory and self.mode == AutoresetMode.NEXT_STEP:
+            raise ConfigError(  # its workers forget that they were reset, and ignore the next action
+                "AsyncVectorEnv(shared_memory=False) cannot be reset at the end of an episode; use shared memory, or "
+                "autoreset_mode=AutoresetMode.SAME_STEP"
+            )
         super().__init__(vector_env.num_envs, vector_env.single_observation_space, vector_env.single_action_space)
 
     def reset(self) -> Any:
@@ -100,7 +106,7 @@ class GymnasiumVecEnv(VecEnv):
             if key.startswith("_"):
                 continue
             for n in np.flatnonzero(infos.get(f"_{key}", np.ones(self.num_envs, dtype=bool))).tolist():
-                split[n][key] = _element(values, n)
+                split[n][key] = self._split(values)[n] if isinstance(values, Mapping) else _element(values, n)
         return split
 
     def close(self) -> None:
@@ -122,6 +128,7 @@ class GymnasiumVecEnv(VecEnv):
         if isinstance(vector_env, SyncVectorEnv):
             return [vector_env.envs[n].get_wrapper_attr(attr_name) for n in env_indices]
         if isinstance(vector_env, AsyncVectorEnv):
+            _check_attribute(vector_env, env_indices, attr_name)
             return _ask_workers(vector_env, env_indices, "_call", (attr_name, (), {}))
         if hasattr(vector_env, "get_attr"):
             values = vector_env.get_attr(attr_name)
@@ -165,6 +172,7 @@ class GymnasiumVecEnv(VecEnv):
         if isinstance(vector_env, SyncVectorEnv):
             return [vector_env.envs[n].get_wrapper_attr(method_name)(*args, **kwargs) for n in env_indices]
         if isinstance(vector_env, AsyncVectorEnv):
+            _check_attribute(vector_env, env_indices, method_name)
             return _ask_workers(vector_env, env_indices, "_call", (method_name, args, kwargs))
         raise AttributeError(
             f"{type(vector_env).__name__} has no separate environments to call {method_name} of; use --vec-env dummy"
@@ -185,6 +193,12 @@ class GymnasiumVecEnv(VecEnv):
         return list(images) if images is not None else [None] * self.num_envs
 
 
+def _check_attribute(vector_env: AsyncVectorEnv, indices: Sequence[int], name: str) -> None:
+    """Raise AttributeError if an environment lacks an attribute. Asking for it would end the worker's process."""
+    if not all(_ask_workers(vector_env, indices, "_call", ("has_wrapper_attr", (name,), {}))):
+        raise AttributeError(f"the environments have no attribute {name!r}")
+
+
 def _ask_workers(vector_env: AsyncVectorEnv, indices: Sequence[int], command: str, data: Any) -> list[Any]:
     """Send a command to some of the worker processes, as AsyncVectorEnv sends it to all, and return the answers.
 
@@ -195,7 +209,8 @@ def _ask_workers(vector_env: AsyncVectorEnv, indices: Sequence[int], command: st
         vector_env.parent_pipes[n].send((command, data))
     answers = [vector_env.parent_pipes[n].recv() for n in indices]
     if not all(successful for _, successful in answers):
-        n, error_type, message, *_ = vector_env.error_queue.get()
+        failures = [vector_env.error_queue.get() for _, successful in answers if not successful]
+        n, error_type, message, *_ = failures[0]
         raise AttributeError(f"{data[0]} of environment {n} failed: {error_type.__name__}: {message}")
     return [answer for answer, _ in answers]
 

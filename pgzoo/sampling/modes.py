@@ -142,7 +142,7 @@ class Episodes(SamplingMode):
         if not due:
             return None
         self._check_early_resets(env)
-        return converted_reset(env.reset())
+        return converted_reset(env.reset(), env.num_envs, env.observation_space)
 
     @property
     def finished(self) -> bool:
@@ -365,7 +365,7 @@ def reset_with_seeds(env: VecEnv, seeds: Sequence[int | None], options: Mapping[
         torch.set_rng_state(generators[0])
         np.random.set_state(generators[1])
         random.setstate(generators[2])
-    return converted_reset(result)
+    return converted_reset(result, env.num_envs, env.observation_space)
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -10,13 +10,21 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecMonitor,
+    VecNormalize,
+    unwrap_vec_normalize,
+)
 
 from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError, converted
 from pgzoo.training.config import ExperimentConfig
+from pgzoo.training.evaluation import copy_statistics
 from pgzoo.training.guarded import GuardedVecEnv
-from pgzoo.training.imports import build, load_object, named
+from pgzoo.training.imports import build, imported, load_object, named
 from pgzoo.training.keyword_arguments import check_norm_obs_keys
 from pgzoo.training.processes import ProcessVecEnv
 from pgzoo.training.vec_envs import make_envpool, make_vector_env
@@ -63,7 +71,7 @@ def make_env(
         arguments["max_episode_steps"] = run.max_episode_steps
     with converted(f"cannot make {config.env}"):
         make = _vector_env if vec_env in VECTOR_ENV_MAKERS else _separate_envs
-        venv: VecEnv = make(config, n_envs, seed, vec_env, monitor_dir, arguments)
+        venv: VecEnv = make(config, n_envs, seed, vec_env, monitor_dir, arguments, training)
     try:
         return _wrapped(venv, config, training, statistics)
     except BaseException:
@@ -74,7 +82,11 @@ def make_env(
 def _wrapped(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecEnv:
     run = config.run
     for path, kwargs in named(run.vec_env_wrapper):
-        venv = GuardedVecEnv(build(path, kwargs, venv, returns=VecEnv), f"{config.env}, or its wrapper {path},")
+        venv = GuardedVecEnv(build(path, kwargs, venv, returns=VecEnv), f"{config.env} (through {path})")
+    if unwrap_vec_normalize(venv) is not None:
+        raise ConfigError(
+            "vec_env_wrapper contains VecNormalize, whose statistics would not be saved with each model; use normalize"
+        )
     if run.normalize:
         venv = _normalized(venv, config, training, statistics)
     if run.frame_stack is not None:
@@ -91,6 +103,7 @@ def _separate_envs(
     vec_env: str,
     monitor_dir: Path | None,
     arguments: Mapping[str, Any],
+    training: bool,
 ) -> VecEnv:
     wrappers = _env_wrappers(config)
 
@@ -100,7 +113,7 @@ def _separate_envs(
         return env
 
     # A worker process may not have registered the environment, so it gets the spec instead of the name.
-    spec = gym.registry[config.env.rpartition(":")[2]]
+    spec = gym.spec(imported(config.env))
     venv = make_vec_env(
         lambda **kwargs: gym.make(spec, **kwargs),
         n_envs=n_envs,
@@ -109,7 +122,7 @@ def _separate_envs(
         wrapper_class=wrapped if wrappers else None,
         env_kwargs=dict(arguments),
         vec_env_cls=VEC_ENV_CLASSES[vec_env],  # type: ignore[arg-type]  # SB3 annotates its own two classes only
-        monitor_kwargs=_monitor_kwargs(config),
+        monitor_kwargs=_monitor_kwargs(config, training),
     )
     return GuardedVecEnv(venv, config.env)
 
@@ -123,10 +136,10 @@ def _env_wrappers(config: ExperimentConfig) -> list[tuple[Callable[..., Any], di
     return wrappers
 
 
-def _monitor_kwargs(config: ExperimentConfig) -> dict[str, Any]:
-    """Return the arguments of Monitor. It needs tuples where YAML has lists."""
-    kwargs = config.run.monitor_kwargs or {}
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in kwargs.items()}
+def _monitor_kwargs(config: ExperimentConfig, training: bool) -> dict[str, Any]:
+    """Return the arguments of Monitor. Evaluations reset environments in mid-episode."""
+    kwargs = dict(config.run.monitor_kwargs or {})
+    return kwargs if training else {**kwargs, "allow_early_resets": True}
 
 
 def _vector_env(
@@ -136,42 +149,51 @@ def _vector_env(
     vec_env: str,
     monitor_dir: Path | None,
     arguments: Mapping[str, Any],
+    training: bool,
 ) -> VecEnv:
     if wrappers := _env_wrappers(config):
         names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
         raise ConfigError(
             f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap ({names}); use --vec-env dummy or subproc"
         )
-    venv = GuardedVecEnv(VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments), config.env)
+    kwargs = dict(config.run.monitor_kwargs or {})
+    keywords = kwargs.pop("info_keywords", ())
+    if kwargs:
+        raise ConfigError(f"monitor_kwargs.{min(kwargs)} has no effect with --vec-env {vec_env}; use dummy or subproc")
+    venv = VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments)
     venv.seed(seed)
     venv.action_space.seed(seed)
-    keywords = _monitor_kwargs(config).get("info_keywords", ())
-    return VecMonitor(venv, str(monitor_dir / "0") if monitor_dir else None, info_keywords=keywords)
+    monitored = VecMonitor(venv, str(monitor_dir / "0") if monitor_dir else None, info_keywords=keywords)
+    return GuardedVecEnv(monitored, config.env)
 
 
 def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecNormalize:
+    arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
+    check_norm_obs_keys(arguments, venv.observation_space)
+    with converted("normalize"):
+        normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **arguments})
     if statistics is not None:
-        normalized = _with_statistics(venv, statistics)
-    else:
-        arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
-        check_norm_obs_keys(arguments, venv.observation_space)
-        with converted("normalize"):
-            normalized = VecNormalize(venv, **{"gamma": config.combination.algorithm.gamma, **arguments})
+        _set_statistics(normalized, statistics)
     normalized.training = training
     if not training:
         normalized.norm_reward = False
     return normalized
 
 
-def _with_statistics(venv: VecEnv, file: Path) -> VecNormalize:
-    """Return the VecEnv, normalised with the statistics of a file.
+def _set_statistics(normalized: VecNormalize, file: Path) -> None:
+    """Copy the statistics of a file. The arguments, such as `clip_obs`, remain those of the run.
 
     Raises:
-        ConfigError: the file is missing, damaged, or of another environment.
+        ConfigError: the file is missing, damaged, or of another environment, or it normalises other observations.
     """
+    venv = normalized.venv
     with converted(f"cannot read the statistics {file}"):
-        normalized = VecNormalize.load(str(file), venv)
-        moments = normalized.obs_rms if normalized.norm_obs else {}
+        stored = VecNormalize.load(str(file), venv)
+        for name in ("norm_obs", "norm_obs_keys"):
+            if getattr(stored, name) != getattr(normalized, name):
+                expected = getattr(stored, name)
+                raise ConfigError(f"{file} has statistics for normalize.{name}={expected!r}; train with the same value")
+        moments = stored.obs_rms if stored.norm_obs else {}
         by_key: Mapping[Any, Any] = moments if isinstance(moments, dict) else {None: moments}
         for key, rms in by_key.items():
             space = venv.observation_space if key is None else venv.observation_space[key]  # type: ignore[index]
@@ -179,7 +201,7 @@ def _with_statistics(venv: VecEnv, file: Path) -> VecNormalize:
                 raise ConfigError(f"{file} has statistics of observations of shape {rms.mean.shape}, not {space.shape}")
             if not (np.isfinite(rms.mean).all() and np.isfinite(rms.var).all()):
                 raise ConfigError(f"{file} has statistics that are not finite")
-    return normalized
+    copy_statistics(stored, normalized)
 
 
 def close_all(*envs: VecEnv) -> None:

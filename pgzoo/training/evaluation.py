@@ -98,7 +98,6 @@ def evaluate(
     n_episodes: int,
     *,
     deterministic: bool = True,
-    render: bool = False,
     episode_bound: int = EPISODE_BOUND,
 ) -> Evaluation:
     """Play n_episodes with the model, distributed evenly over the environments, and return their results.
@@ -112,7 +111,6 @@ def evaluate(
         env: the environments. Their rewards are taken before VecNormalize scales them.
         n_episodes: the number of episodes.
         deterministic: whether to take the most likely actions.
-        render: whether to render every step.
         episode_bound: a longer episode is an error.
 
     Raises:
@@ -142,8 +140,6 @@ def evaluate(
                 f"an evaluated episode has not ended after {episode_bound} steps; give the environment a time limit "
                 "with -P max_episode_steps:N"
             )
-        if render:
-            env.render()
     return ended.evaluation()
 
 
@@ -154,17 +150,20 @@ class _Episodes:
         self._returns: list[float] = []
         self._lengths: list[int] = []
         self._successes: list[bool] = []
+        self._reported = False
 
     def add(self, info: Mapping[str, Any], total: float, length: int) -> None:
         """Add an episode by its last info. Monitor's return and length have precedence."""
         episode = info.get("episode", {"r": total, "l": length})
         self._returns.append(float(episode["r"]))
         self._lengths.append(int(episode["l"]))
-        if "is_success" in info:
-            self._successes.append(bool(info["is_success"]))
+        self._successes.append(bool(info.get("is_success", False)))
+        self._reported |= "is_success" in info
 
     def evaluation(self) -> Evaluation:
-        return Evaluation(tuple(self._returns), tuple(self._lengths), tuple(self._successes))
+        """Return the results. An episode that does not report its success has failed, if others report theirs."""
+        successes = tuple(self._successes) if self._reported else ()
+        return Evaluation(tuple(self._returns), tuple(self._lengths), successes)
 
 
 def sync_normalization(source: VecEnv, target: VecEnv) -> None:
@@ -173,9 +172,14 @@ def sync_normalization(source: VecEnv, target: VecEnv) -> None:
     SB3's `sync_envs_normalization` requires that both have the same kinds of VecEnv, at every level.
     """
     for trained, evaluated in zip(_normalizers(source), _normalizers(target), strict=True):
-        for name in ("obs_rms", "ret_rms"):
-            if hasattr(trained, name):
-                setattr(evaluated, name, deepcopy(getattr(trained, name)))
+        copy_statistics(trained, evaluated)
+
+
+def copy_statistics(source: VecNormalize, target: VecNormalize) -> None:
+    """Copy the moments of observations and returns from one VecNormalize to another."""
+    for name in ("obs_rms", "ret_rms"):
+        if hasattr(source, name):
+            setattr(target, name, deepcopy(getattr(source, name)))
 
 
 def _normalizers(env: VecEnv) -> list[VecNormalize]:

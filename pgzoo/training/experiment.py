@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -30,9 +29,9 @@ from pgzoo.training.environments import close_all, make_env
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.imports import build, named
 from pgzoo.training.keyword_arguments import load_policy, policy_arguments
-from pgzoo.training.run_folder import RunFolder, write_details
+from pgzoo.training.run_folder import RunFolder, discard, write_details
 from pgzoo.training.saved_model import Start, read_start, save
-from pgzoo.training.stopping import StopSignals, stop_signal
+from pgzoo.training.stopping import StopSignals
 
 EVAL_SEED_OFFSET = 1_000_000
 """Added to the seed for evaluation, which therefore never uses a training seed."""
@@ -122,47 +121,40 @@ def train(
             environment, a plugin, a callback or the machine failed.
     """
     with StopSignals() as signals:
-        model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
+        with signals.raising():
+            model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
         with resources:
             if callback is not None:
                 callbacks.append(callback)
             start_time = time.perf_counter()
             with progress or nullcontext():
-                stopped_by = _learn(model, config.run.n_timesteps, callbacks, folder, signals)
+                _learn(model, config.run.n_timesteps, callbacks, folder, signals)
             seconds = time.perf_counter() - start_time
-            signals.hold()
             save(model, folder.model)
-            stopped_by = stopped_by or signals.release()
             final = None
-            if stopped_by is None:
-                try:
+            try:
+                with suppress(KeyboardInterrupt), signals.raising():
                     final = _final(model, eval_env, options.eval_episodes, config.combination.algorithm.episode_bound)
-                except KeyboardInterrupt as error:
-                    stopped_by = stop_signal(error)
-                except PgzooError as error:
-                    error.note = f"The final model is saved in {folder.path}"
-                    raise
-            signals.hold()
+            except PgzooError as error:
+                error.note = f"The final model is saved in {folder.path}"
+                raise
         backend = f"{model.backend} on {model.device}"
-        return Result(folder, model.num_timesteps, seconds, stopped_by, _training(model), final, backend)
+        return Result(folder, model.num_timesteps, seconds, signals.received, _training(model), final, backend)
 
 
 def _learn(
     model: PolicyGradient, n_timesteps: int, callbacks: list[BaseCallback], folder: RunFolder, signals: StopSignals
-) -> Signals | None:
-    """Train. Return the signal that ended training early, or None. After an error, save the model and raise it."""
+) -> None:
+    """Train, until a signal ends it early. After an error, save the model and raise it."""
     try:
-        model.learn(n_timesteps, callback=callbacks)
-    except KeyboardInterrupt as interruption:
-        return stop_signal(interruption)
+        with suppress(KeyboardInterrupt), signals.raising():
+            model.learn(n_timesteps, callback=callbacks)
     except Exception as error:
-        signals.hold()
         failure = MachineError(describe(error)) if is_machine_fault(error) else error
         _save_after(failure, model, folder)
         if failure is error:
             raise
         raise failure from error
-    return None
 
 
 def _save_after(error: Exception, model: PolicyGradient, folder: RunFolder) -> None:
@@ -171,7 +163,7 @@ def _save_after(error: Exception, model: PolicyGradient, folder: RunFolder) -> N
     The error's message says where the model is, or why it could not be saved.
     """
     if update_count(model) == 0:
-        _discard(folder)
+        discard(folder)
         return
     try:
         save(model, folder.model)
@@ -220,15 +212,8 @@ def _discarded_on_failure(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        _discard(folder)
+        discard(folder)
         raise
-
-
-def _discard(folder: RunFolder) -> None:
-    shutil.rmtree(folder.path, ignore_errors=True)
-    for parent in folder.path.parents[:2]:  # the plugin's folder and the log folder, if they are empty
-        with suppress(OSError):
-            parent.rmdir()
 
 
 def make_model(
@@ -325,6 +310,8 @@ def _training(model: PolicyGradient) -> Evaluation | None:
     if not episodes:
         return None
     successes = tuple(bool(success) for success in model.ep_success_buffer or [])
+    if len(successes) < len(episodes):  # SB3 counts only episodes that report it, perhaps only when they succeed
+        successes += (False,) * (len(episodes) - len(successes)) if successes else ()
     return Evaluation(tuple(e["r"] for e in episodes), tuple(e["l"] for e in episodes), successes)
 
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pgzoo._sb3 import failing_environment
-from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, describe, is_machine_fault
+from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, RemoteError, describe, is_machine_fault
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array
+from pgzoo.sampling.conventions import converted_observations, converted_reset, converted_step
 from pgzoo.sampling.finite import is_finite
 
 CLOSE_SECONDS = 5.0
@@ -26,9 +27,8 @@ CLOSE_SECONDS = 5.0
 class GuardedVecEnv(VecEnvWrapper):
     """A VecEnv whose exceptions become `EnvironmentFailure`.
 
-    It lies directly around the environments, and around each of the user's wrappers of the VecEnv. NaN and infinite
-    numbers are therefore noticed before VecNormalize adds them to its statistics, from where they would reach every
-    environment.
+    One guard wraps the environments, and one wraps each of the user's VecEnv wrappers. NaN and infinity are thus found
+    before VecNormalize adds them to its statistics, which all environments share.
 
     Args:
         venv: the environments, or a wrapper of them.
@@ -44,12 +44,13 @@ class GuardedVecEnv(VecEnvWrapper):
     def reset(self) -> Any:
         """Reset all environments."""
         try:
-            observations = self.venv.reset()
+            result = self.venv.reset()
             self.reset_infos = self.venv.reset_infos
         except PgzooError:
             raise
         except (Exception, SystemExit) as error:
             raise self._owned(error, "reset") from error
+        observations = self._converted(converted_reset, result)
         self._starts[:] = self._n_steps
         self._check_observations(observations, "reset")
         return observations
@@ -63,23 +64,28 @@ class GuardedVecEnv(VecEnvWrapper):
         except (Exception, SystemExit) as error:
             raise self._owned(error, "step") from error
 
+    @np.errstate(over="ignore", invalid="ignore")
     def step_wait(self) -> tuple[Any, Any, Any, Any]:
         """Finish a step."""
         self._n_steps += 1
         try:
-            observations, rewards, dones, infos = self.venv.step_wait()
+            result = self.venv.step_wait()
         except PgzooError:
             raise
         except (Exception, SystemExit) as error:
             raise self._owned(error, "step") from error
-        if not is_finite(np.asarray(rewards)):
-            n = int(np.flatnonzero(~np.isfinite(np.asarray(rewards, dtype=float)))[0])
-            raise self._failure(n, f"returned the reward {np.asarray(rewards).flat[n]}")
-        self._check_observations(observations, "step")
-        if np.count_nonzero(dones):
-            for n in np.flatnonzero(dones).tolist():
-                self._check_terminal(infos[n], n)
-            self._starts[np.asarray(dones, dtype=bool).reshape(-1)] = self._n_steps
+        observations, rewards, dones, infos = self._converted(converted_step, result)
+        for info in infos:
+            if "episode" in info and not isinstance(info["episode"], Mapping):
+                del info["episode"]  # it is not Monitor's, which SB3 and callbacks expect under this name
+        if not is_finite(rewards):
+            n = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise self._failure(n, f"returned the reward {rewards[n]}")
+        ended = np.flatnonzero(dones).tolist() if np.count_nonzero(dones) else ()
+        for n in ended:
+            self._check_terminal(infos[n], n)
+        self._check_observations(observations, "step", ended)
+        self._starts[dones] = self._n_steps
         return observations, rewards, dones, infos
 
     def close(self) -> None:
@@ -90,26 +96,38 @@ class GuardedVecEnv(VecEnvWrapper):
         except Exception as error:
             warnings.warn(f"{self.name} could not be closed: {describe(error)}", stacklevel=2)
 
-    def _check_observations(self, observations: Any, when: str) -> None:
+    def _converted(self, convert: Callable[..., Any], result: Any) -> Any:
+        """Return what the environments returned in SB3's types, as VecNormalize expects them."""
+        try:
+            return convert(result, self.num_envs, self.observation_space)
+        except EnvironmentFailure as error:
+            raise EnvironmentFailure(f"{self.name}: {error}") from error
+
+    def _check_observations(self, observations: Any, when: str, just_reset: Sequence[int] = ()) -> None:
         for leaf in observation_leaves(observations):
-            if not is_finite(np.asarray(leaf)):
+            if not is_finite(leaf):
                 n = int(np.argwhere(~np.isfinite(leaf))[0][0])
+                when = "reset" if n in just_reset else when
                 raise self._failure(n, f"returned the observation {_shortened(leaf[n])}", when)
 
     def _check_terminal(self, info: dict[str, Any], n: int) -> None:
         observation = info.get("terminal_observation")
         if observation is None:
             return
-        if not all(is_finite(np.asarray(x)) for x in observation_leaves(observation)):
+        try:
+            observation = converted_observations(observation, self.observation_space, (), "observation")
+        except EnvironmentFailure as error:
+            what = str(error).removeprefix("the VecEnv returned")
+            raise self._failure(n, f"ended an episode with{what},") from error
+        if not all(map(is_finite, observation_leaves(observation))):
             raise self._failure(n, f"ended an episode with the observation {_shortened(observation)}")
-        if isinstance(self.observation_space, spaces.Box) and np.shape(observation) != self.observation_space.shape:
-            shapes = f"{np.shape(observation)}, not {self.observation_space.shape},"
-            raise self._failure(n, f"ended an episode with an observation of shape {shapes}")
 
     def _owned(self, error: BaseException, when: str) -> PgzooError:
         """Return the error of its owner: the machine or the environment."""
         if is_machine_fault(error):
             return MachineError(f"{self.name}: {describe(error)}")
+        if isinstance(error, RemoteError):
+            return self._failure(error.number, error.what, when)
         return self._failure(failing_environment(error), f"raised {describe(error)}", when)
 
     def _failure(self, n: int | None, what: str, when: str = "step") -> EnvironmentFailure:
@@ -126,7 +144,10 @@ def _shortened(observation: Any) -> str:
 
 @contextmanager
 def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after a number of seconds. Signals exist in the main thread of Unix only."""
+    """Raise TimeoutError in the block after a number of seconds, or after those of a limit around it if that is sooner.
+
+    Signals exist in the main thread of Unix only.
+    """
     if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -135,9 +156,14 @@ def _time_limit(seconds: float) -> Iterator[None]:
         raise TimeoutError(f"it did not return within {seconds:g} s")
 
     previous = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    start = time.monotonic()
+    outer, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
+    if 0 < outer < seconds:
+        signal.setitimer(signal.ITIMER_REAL, outer)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+        signal.signal(signal.SIGALRM, previous if previous is not None else signal.SIG_DFL)
+        if outer:  # a limit around this one goes on
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - start), 0.001))

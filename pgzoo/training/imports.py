@@ -38,6 +38,18 @@ def import_module(name: str) -> ModuleType:
         raise ImportError(f"{name} ends the program when it is imported") from error
 
 
+def imported(name: str) -> str:
+    """Import the module of `module:name`, which registers the environment, and return the name alone.
+
+    Raises:
+        ImportError: the module cannot be imported.
+    """
+    module, _, env = name.rpartition(":")
+    if module:
+        import_module(module)
+    return env
+
+
 def named(value: Any) -> list[tuple[str, dict[str, Any]]]:
     """Return the wrappers or callbacks of a YAML entry as pairs of import path and arguments.
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Positive, Range, declared
-from pgzoo.registry.policy_arguments import checked_optimizer_kwargs, checked_policy_kwargs
+from pgzoo.registry.policy_arguments import check_optimizer_class, checked_optimizer_kwargs, checked_policy_kwargs
 from pgzoo.training.imports import check_names, load_class, load_object, named
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def policy_arguments(kwargs: Mapping[str, Any], *, use_rms_prop: bool = False) -
         if isinstance(path := arguments.get(name), str):
             arguments[name] = _class_in(module, path, base, f"policy_kwargs.{name}")
     if "optimizer_class" in arguments:
-        _check_step(arguments["optimizer_class"])
+        check_optimizer_class(arguments["optimizer_class"])
     extractor_kwargs = arguments.get("features_extractor_kwargs") or {}
     if isinstance(path := arguments.get("features_extractor_class"), str):
         arguments["features_extractor_class"], _ = load_object(path, extractor_kwargs)
@@ -174,16 +174,6 @@ def _class_in(module: Any, path: str, base: type, where: str) -> type:
         raise ConfigError(f"{where}: {unknown(where.rpartition('.')[2], name, classes.values())}")
     found: type = members[classes[name.lower()]]
     return found
-
-
-def _check_step(optimizer_class: type) -> None:
-    """Refuse an optimizer such as LBFGS, which evaluates the loss several times in a step."""
-    closure = inspect.signature(optimizer_class.step).parameters.get("closure")  # type: ignore[attr-defined]  # torch's
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise ConfigError(
-            f"policy_kwargs.optimizer_class: {optimizer_class.__name__} evaluates the loss several times "
-            "in a step, which an update on minibatches does not offer"
-        )
 
 
 def _kind(space: Space[Any]) -> str:

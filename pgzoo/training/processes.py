@@ -7,18 +7,22 @@ import signal
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 import gymnasium as gym
+from stable_baselines3.common.env_util import is_wrapped
 from stable_baselines3.common.vec_env import SubprocVecEnv, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import CloudpickleWrapper
 
-from pgzoo._sb3 import environment_worker
-from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, describe, is_machine_fault
+from pgzoo.errors import RemoteError, describe, is_machine_fault
 
-CLOSE_SECONDS = 3.0
-"""How long the processes may take to close their environments before they are ended."""
+CLOSE_SECONDS, END_SECONDS = 3.0, 0.5
+"""How long all processes together may take to close their environments, and to end after they are told to.
+
+The sum is less than the time that `GuardedVecEnv` gives to `close`.
+"""
 
 
 class ProcessVecEnv(SubprocVecEnv):
@@ -29,16 +33,14 @@ class ProcessVecEnv(SubprocVecEnv):
 
     Args:
         env_fns: one function per environment, which makes it in its process.
-        start_method: how processes start; None: "forkserver" where it exists, else "spawn".
     """
 
-    def __init__(self, env_fns: Sequence[Callable[[], gym.Env[Any, Any]]], start_method: str | None = None) -> None:
+    def __init__(self, env_fns: Sequence[Callable[[], gym.Env[Any, Any]]]) -> None:
         methods = multiprocessing.get_all_start_methods()
-        default = "forkserver" if "forkserver" in methods else "spawn"
-        context: Any = multiprocessing.get_context(start_method or default)
+        context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         context.set_forkserver_preload(["__main__", __name__])  # the modules are imported once, not in each process
         self.waiting = self.closed = False
-        self.processes, remotes = [], []
+        self.processes, self.remotes, remotes = [], (), []
         try:
             for n, env_fn in enumerate(env_fns):
                 remote, work_remote = context.Pipe()
@@ -57,21 +59,21 @@ class ProcessVecEnv(SubprocVecEnv):
         VecEnv.__init__(self, len(env_fns), observation_space, action_space)
 
     def close(self) -> None:
-        """Ask the processes to close their environments, and end those that do not within CLOSE_SECONDS."""
+        """Ask the processes to close their environments, and end those that do not."""
         if self.closed:
             return
         self.closed = True
         for remote in self.remotes:
-            with suppress(PgzooError):
+            with suppress(RemoteError):
                 remote.send(("close", None))
-        deadline = time.monotonic() + CLOSE_SECONDS
-        for process in self.processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-        for end in ("terminate", "kill"):
-            for process in self.processes:
-                if process.is_alive():
+        for end, seconds in ((None, CLOSE_SECONDS), ("terminate", END_SECONDS), ("kill", END_SECONDS)):
+            alive = [process for process in self.processes if process.is_alive()]
+            for process in alive:
+                if end is not None:
                     getattr(process, end)()
-                    process.join(1.0)
+            deadline = time.monotonic() + seconds
+            for process in alive:
+                process.join(max(0.0, deadline - time.monotonic()))
         for remote in self.remotes:
             remote.close()
 
@@ -94,14 +96,14 @@ class _Remote:
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise self._death() from error
-        if isinstance(answer, PgzooError):
-            raise type(answer)(f"environment {self._number} raised {answer}")
+        if isinstance(answer, _Raised):
+            raise RemoteError(self._number, f"raised {answer.text}", machine=answer.machine)
         return answer
 
     def close(self) -> None:
         self._connection.close()
 
-    def _death(self) -> EnvironmentFailure:
+    def _death(self) -> RemoteError:
         self._process.join(1.0)
         code = self._process.exitcode
         if code is None:
@@ -111,15 +113,68 @@ class _Remote:
             reason = f"was ended by {name}" + (", as if memory ran out" if name == "SIGKILL" else "")
         else:
             reason = f"ended with exit status {code}"
-        return EnvironmentFailure(f"environment {self._number}: its process {reason}")
+        return RemoteError(self._number, f"failed: its process {reason}")
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """What an environment raised, as a process sends it to its parent."""
+
+    text: str
+    machine: bool
 
 
 def _work(remote: Connection, parent_remote: Connection, env_fn: CloudpickleWrapper) -> None:
-    """Run an environment in this process, and send what it raises to the parent, which also decides about Ctrl-C."""
+    """Serve one environment, and send what it raises to the parent. Ctrl-C is ignored here: the parent handles it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent_remote.close()
     try:
-        environment_worker(remote, parent_remote, env_fn)
-    except (Exception, SystemExit) as error:
-        owner = MachineError if is_machine_fault(error) else EnvironmentFailure
+        worker = _Worker(env_fn.var())
+        while True:
+            try:
+                command, data = remote.recv()
+            except EOFError:  # the parent has ended
+                break
+            if command == "close":
+                break
+            remote.send(worker.answer(command, data))
+        worker.env.close()
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         with suppress(OSError):
-            remote.send(owner(describe(error)))
+            remote.send(_Raised(describe(error), is_machine_fault(error)))
+
+
+class _Worker:
+    """An environment, and the commands of `SubprocVecEnv` to it."""
+
+    def __init__(self, env: gym.Env[Any, Any]) -> None:
+        self.env = env
+        self._reset_info: dict[str, Any] = {}
+
+    def answer(self, command: str, data: Any) -> Any:
+        """Return the answer to a command."""
+        env = self.env
+        answers: dict[str, Callable[[], Any]] = {
+            "step": lambda: self._step(data),
+            "reset": lambda: self._reset(*data),
+            "render": env.render,
+            "get_spaces": lambda: (env.observation_space, env.action_space),
+            "env_method": lambda: env.get_wrapper_attr(data[0])(*data[1], **data[2]),
+            "get_attr": lambda: env.get_wrapper_attr(data),
+            "has_attr": lambda: env.has_wrapper_attr(data),
+            "set_attr": lambda: setattr(env, *data),
+            "is_wrapped": lambda: is_wrapped(env, data),
+        }
+        return answers[command]()
+
+    def _step(self, action: Any) -> tuple[Any, ...]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        info["TimeLimit.truncated"] = truncated and not terminated
+        if terminated or truncated:
+            info["terminal_observation"] = observation
+            observation, self._reset_info = self.env.reset()
+        return observation, reward, terminated or truncated, info, self._reset_info
+
+    def _reset(self, seed: int | None, options: dict[str, Any]) -> tuple[Any, Any]:
+        observation, self._reset_info = self.env.reset(seed=seed, **({"options": options} if options else {}))
+        return observation, self._reset_info

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,12 @@ class RunFolder:
     Attributes:
         path: the run's folder.
         env: the environment's name as `file_name` writes it.
+        new_parents: the folders above it that were made for it, innermost first.
     """
 
     path: Path
     env: str
+    new_parents: tuple[Path, ...] = field(default=(), compare=False)
 
     @property
     def model(self) -> Path:
@@ -82,6 +86,7 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
         MachineError: the log folder is not writable.
     """
     parent, name = log_folder / plugin, file_name(env)
+    new_parents = tuple(folder for folder in (parent, *parent.parents) if not folder.exists())
     with writing(f"to the log folder {log_folder}"):
         parent.mkdir(parents=True, exist_ok=True)
         number = max(run_ids(parent, name), default=0) + 1
@@ -89,9 +94,17 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
             path = parent / f"{name}_{number}"
             try:
                 (path / name).mkdir(parents=True)
-                return RunFolder(path, name)
+                return RunFolder(path, name, new_parents)
             except FileExistsError:  # another run took the number first
                 number += 1
+
+
+def discard(folder: RunFolder) -> None:
+    """Remove the folder of a run that could not start, and the folders that were made for it."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    for parent in folder.new_parents:
+        with suppress(OSError):  # it is not empty
+            parent.rmdir()
 
 
 def find_folder(log_folder: Path, plugin: str, env: str, number: int = 0) -> RunFolder:
@@ -114,7 +127,7 @@ def find_folder(log_folder: Path, plugin: str, env: str, number: int = 0) -> Run
 
 
 def open_folder(path: Path) -> RunFolder:
-    """Return the run folder at a path, or the one that contains the model file at the path. Its name is free.
+    """Return the run folder at a path, or the one that contains the model file at the path. It may have been renamed.
 
     Raises:
         ConfigError: the path is not a run folder or in one.
@@ -146,7 +159,8 @@ def write_details(
     write_yaml(folder.details / "config.yml", config)
     write_yaml(folder.details / "args.yml", args)
     with atomic_write(folder.details / "command.txt") as partial:
-        partial.write_text(shlex.join(["pgzoo", *sys.argv[1:]]) + "\n", encoding="utf-8")
+        command = shlex.join(["pgzoo", *sys.argv[1:]])
+        partial.write_text(f"{command}\n", encoding="utf-8", errors="surrogateescape")
     versions: dict[str, Any] = {name: package_version(name) for name in PACKAGES}
     versions["python"] = platform.python_version()
     versions["platform"] = platform.platform()

@@ -30,12 +30,14 @@ def save(model: PolicyGradient, file: Path) -> None:
         DivergenceError: a parameter of the policy is not finite.
         MachineError: a file cannot be written.
     """
-    if name := not_finite(model.policy.state_dict()):
+    if name := not_finite(model):
         raise DivergenceError(f"training diverged: the policy's parameter {name} is not finite, so it is not saved")
-    if (normalized := model.get_vec_normalize_env()) is not None:
-        with atomic_write(statistics_path(file)) as partial:
-            normalized.save(str(partial))
-    model.save(file)
+    if (normalized := model.get_vec_normalize_env()) is None:
+        model.save(file)
+        return
+    with atomic_write(statistics_path(file)) as partial:
+        normalized.save(str(partial))
+        model.save(file)  # if this fails, the old statistics stay with the old model
 
 
 @dataclass(frozen=True)
@@ -124,6 +126,7 @@ class Start:
             parameters.pop("policy.optimizer", None)
         with converted(f"{self.path} does not fit this run"):
             model.set_parameters(parameters, exact_match=False, device=model.device)
+            _check_finite(model, self.path)
             model.make_part_states()  # a part's state, such as a reference policy, may copy the policy
             model.load_part_states(self.parts, self.part_state_arrays)
 
@@ -134,6 +137,8 @@ def read_start(path: Path, device: str) -> Start:
     Raises:
         ConfigError: the file is missing or is not a saved model.
     """
+    if not path.is_file() and path.with_name(f"{path.name}.zip").is_file():
+        path = path.with_name(f"{path.name}.zip")  # SB3 accepts the short form, too
     data, parameters = read_zip(path, device)
     with converted(f"{path} is not a saved model"):
         policy_kwargs = dict(data.get("policy_kwargs") or {})
@@ -154,7 +159,7 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
     """Return a saved model's data and parameters.
 
     Raises:
-        ConfigError: the file is missing, is not a saved model, or has weights that are not finite.
+        ConfigError: the file is missing or is not a saved model.
     """
     if not path.is_file():
         raise ConfigError(f"there is no model at {path}")
@@ -167,18 +172,21 @@ def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str,
         raise ConfigError(f"{path} is not a saved model: it does not contain a policy")
     if shadowing := [key for key in data if callable(getattr(PolicyGradient, str(key), None))]:
         raise ConfigError(f"{path} is not a saved model: its entry {shadowing[0]!r} would replace a method")
-    weights: Any = parameters["policy"]
-    if name := not_finite(weights):
-        raise ConfigError(f"{path} cannot be used: its parameter {name} is not finite")
     return data, parameters
 
 
-def not_finite(parameters: Mapping[str, Any]) -> str:
-    """Return the name of the first parameter that is not a finite tensor; empty if all are."""
-    for name, x in parameters.items():
-        if not (isinstance(x, torch.Tensor) and bool(torch.isfinite(x).all())):
-            return str(name)
-    return ""
+def not_finite(model: PolicyGradient) -> str:
+    """Return the name of the policy's first parameter that is not finite; empty if all are.
+
+    Buffers may be infinite, such as the mask of an attention layer.
+    """
+    parameters = model.policy.named_parameters()
+    return next((name for name, x in parameters if not bool(torch.isfinite(x).all())), "")
+
+
+def _check_finite(model: PolicyGradient, path: Path) -> None:
+    if name := not_finite(model):
+        raise ConfigError(f"{path} cannot be used: its parameter {name} is not finite")
 
 
 def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
@@ -206,7 +214,9 @@ def load_model(path: Path, registry: Registry, *, device: str = "auto") -> Polic
     if "parts" not in data:
         raise ConfigError(f"{path} was not saved by pgzoo")
     with converted(f"{path} is not a usable model"):
-        return PolicyGradient.load(path, device=device, registry=registry)
+        model = PolicyGradient.load(path, device=device, registry=registry)
+    _check_finite(model, path)
+    return model
 
 
 def check_fit(model: PolicyGradient, env: VecEnv, path: Path) -> None:

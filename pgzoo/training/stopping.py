@@ -5,13 +5,15 @@ from __future__ import annotations
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 """The signals that ask a program to end: Ctrl-C, a request of another program, and a terminal that is closed."""
-IGNORED_SECONDS = 10.0
-"""After a signal, further ones are ignored for this time, in which the run ends by itself."""
+IGNORED_SECONDS = 1.0
+"""After a signal, further ones are ignored for this time: a second Ctrl-C is often pressed with the first."""
 
 Self = TypeVar("Self", bound="StopSignals")
 
@@ -45,17 +47,21 @@ def raise_on_signals() -> None:
 
 
 class StopSignals:
-    """A context in which the first signal raises `Stopped`, and none interrupts what follows `hold`.
+    """A context that remembers the first signal. It is raised only inside `raising`, so that nothing else is cut short.
 
-    A signal that arrives soon after another, such as a second Ctrl-C, is ignored: the run is ending already. Outside
-    the main thread, where Python has no signal handlers, the context does nothing.
+    A signal that arrives soon after another, such as a second Ctrl-C, is ignored: the run is ending already. One that
+    arrives later raises again, in case code of the user's has swallowed the first. Outside the main thread, where
+    Python has no signal handlers, only a KeyboardInterrupt is remembered.
+
+    Attributes:
+        received: the signal that ended the run; None if there was none.
     """
 
     def __init__(self) -> None:
+        self.received: signal.Signals | None = None
         self._previous: dict[int, Any] = {}
-        self._held = False
+        self._raising = False
         self._last = -IGNORED_SECONDS
-        self._received: int | None = None
 
     def __enter__(self: Self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -65,22 +71,25 @@ class StopSignals:
         return self
 
     def _on_signal(self, number: int, _: FrameType | None) -> None:
-        recent = time.monotonic() - self._last < IGNORED_SECONDS
-        if self._held:
-            self._received = number
-        elif not recent:
+        self.received = self.received or signal.Signals(number)
+        if self._raising and time.monotonic() - self._last >= IGNORED_SECONDS:
             self._last = time.monotonic()
             raise Stopped(number)
 
-    def hold(self) -> None:
-        """From now on, remember a signal instead of raising it."""
-        self._held = True
-
-    def release(self) -> signal.Signals | None:
-        """Let signals raise again. Return the one that arrived since `hold`, if any did."""
-        self._held = False
-        received, self._received = self._received, None
-        return None if received is None else signal.Signals(received)
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Let signals raise `Stopped` in the block, also one that was received before."""
+        try:
+            self._raising = True
+            if self.received is not None:
+                raise Stopped(self.received)
+            yield
+        except KeyboardInterrupt as error:
+            self._raising = False
+            self.received = self.received or stop_signal(error)
+            raise
+        finally:
+            self._raising = False
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

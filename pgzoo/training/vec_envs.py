@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array
 from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
+from pgzoo.training.imports import imported
 
 NUMPY_VECTOR_ENVS = {
     "CartPole-v0": "CartPoleVectorEnv",
@@ -61,18 +61,6 @@ def make_vector_env(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymn
     return GymnasiumVecEnv(
         gym.make_vec(limited, num_envs, vectorization_mode="sync", vector_kwargs=same_step, **arguments), spec
     )
-
-
-def imported(name: str) -> str:
-    """Import the module of `module:name`, which registers the environment, and return the name alone.
-
-    Raises:
-        ImportError: the module cannot be imported.
-    """
-    module, _, env = name.rpartition(":")
-    if module:
-        importlib.import_module(module)
-    return env
 
 
 def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> GymnasiumVecEnv:

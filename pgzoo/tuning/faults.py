@@ -6,13 +6,13 @@ import errno
 from collections.abc import Iterator
 
 from pgzoo import errors
-from pgzoo.errors import MachineError, describe
+from pgzoo.errors import MachineError, describe, is_out_of_memory
 
 MACHINE_ERRNOS = errors.MACHINE_ERRNOS | {errno.EACCES, errno.EPERM}
 """A full disk, a limit, a missing permission. Other numbers, such as ENOENT, are mostly mistakes of a program."""
 
 DEAD_PROCESS = (EOFError, BrokenPipeError, ConnectionResetError)
-"""What a program gets whose other end of a pipe or socket died."""
+"""Raised by reading or writing a pipe or socket whose other process has died."""
 
 
 def machine_fault(error: BaseException) -> MachineError | None:
@@ -20,7 +20,7 @@ def machine_fault(error: BaseException) -> MachineError | None:
     for cause in _causes(error):
         if isinstance(cause, MachineError):
             return MachineError(str(cause))  # even if the path is wrong: nobody typed it
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in MACHINE_ERRNOS):
+        if is_out_of_memory(cause) or (isinstance(cause, OSError) and cause.errno in MACHINE_ERRNOS):
             fault = MachineError(describe(cause))
             fault.__cause__ = cause
             return fault
@@ -29,7 +29,7 @@ def machine_fault(error: BaseException) -> MachineError | None:
 
 def out_of_memory(error: BaseException) -> bool:
     """Return whether too little memory caused the error."""
-    return any(isinstance(cause, MemoryError) for cause in _causes(error))
+    return any(map(is_out_of_memory, _causes(error)))
 
 
 def process_died(error: BaseException) -> bool:
@@ -38,6 +38,9 @@ def process_died(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+    """Yield an error and its causes, each once: a library may raise an error from itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__

@@ -123,7 +123,7 @@ def check_completed(study: optuna.Study) -> None:
         NoTrialCompleted: none did. The message has the most frequent error.
     """
     counts = count(study)
-    if counts.complete:
+    if counts.complete or not counts.ended:
         return
     if not counts.failed:
         raise NoTrialCompleted(

@@ -107,7 +107,10 @@ def _connect(url: str, heartbeat: int, engine: dict[str, Any]) -> RDBStorage:
 
 
 def _create_sqlite(file: Path) -> None:
-    """Create the file with its tables in one step: SQLite commits each table alone, and a kill would leave some."""
+    """Create the file with all its tables in one step.
+
+    SQLite commits each table separately, so a kill in between would leave only some of them.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{file.name}")
     try:

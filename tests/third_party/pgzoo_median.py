@@ -12,7 +12,7 @@ class Median(Baseline):
     """b = median of R̂ over the steps of the batch."""
 
     name = "median"
-    plugin_api = "1.0"
+    plugin_api = "2.0"
     bias = "the median includes the return it is compared with"
 
     def __call__(self, rollout, returns, state=None):

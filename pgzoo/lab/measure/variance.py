@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from signal import Signals
 from typing import Any, Protocol
 
 import numpy as np
@@ -39,6 +40,7 @@ from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
 from pgzoo.training.experiment import TrainConfig, make_model
 from pgzoo.training.saved_model import Start
+from pgzoo.training.stopping import stop_signal
 
 REFERENCE = "reward_to_go+value"
 """The combination that estimates the reference if it is not known exactly: unbiased for any V, with little variance."""
@@ -93,7 +95,7 @@ class Report:
         sampling_seconds: time spent on sampling.
         gradient_seconds: time spent on returns, baselines and gradients of the plugins.
         n_gradients: the number of plugin gradients; those of the reference are not counted.
-        interrupted: whether Ctrl-C ended the measurement.
+        stopped_by: the signal that ended the measurement early; None if none did.
     """
 
     summaries: Mapping[str, Summary]
@@ -105,11 +107,13 @@ class Report:
     sampling_seconds: float
     gradient_seconds: float
     n_gradients: int
-    interrupted: bool = False
+    stopped_by: Signals | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as nested dicts, for JSON."""
-        return {**vars(self), "summaries": {name: summary.to_dict() for name, summary in self.summaries.items()}}
+        summaries = {name: summary.to_dict() for name, summary in self.summaries.items()}
+        stopped_by = None if self.stopped_by is None else self.stopped_by.name
+        return {**vars(self), "summaries": summaries, "stopped_by": stopped_by}
 
 
 class Progress(Protocol):
@@ -197,27 +201,27 @@ class Lab:
 
 
 def measure(lab: Lab, progress: Progress | None = None) -> Report:
-    """Measure the plugins. Ctrl-C ends the measurement early, and the batches so far are reported.
+    """Measure the plugins. A signal ends the measurement early, and the batches so far are reported.
 
     Raises:
         ConfigError: the gradients would take too much memory.
-        KeyboardInterrupt: Ctrl-C before the second batch.
+        KeyboardInterrupt: a signal before the second batch.
     """
     m = lab.measure_config
     spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
     run = Measurement(lab, [plugin_gradient(m, name, combination, spaces) for name, combination in m.plugins.items()])
     explained_variance = _warm_up(lab, run.plugin_gradients) if m.warmup else None
-    interrupted = False
+    stopped_by = None
     try:
         for done in range(m.n_batches):
             run.batch()
             if progress is not None:
                 progress(done + 1, m.n_batches)
-    except KeyboardInterrupt:
-        interrupted = True
+    except KeyboardInterrupt as error:
+        stopped_by = stop_signal(error)
         if run.n_batches < 2:
             raise
-    return run.report(explained_variance, interrupted)
+    return run.report(explained_variance, stopped_by)
 
 
 def plugin_gradient(m: MeasureConfig, name: str, combination: Combination, spaces: Spaces) -> PluginGradient:
@@ -318,7 +322,7 @@ class Measurement:
                 f"{MAX_BYTES / 2**30:.0f} GiB with this policy: use at most --batches {max_batches}, or fewer plugins"
             )
 
-    def report(self, explained_variance: float | None, interrupted: bool) -> Report:
+    def report(self, explained_variance: float | None, stopped_by: Signals | None) -> Report:
         """Return the statistics of the batches so far."""
         n = self.n_batches
         rng = np.random.default_rng(self.lab.measure_config.seed)
@@ -342,7 +346,7 @@ class Measurement:
             sampling_seconds=self.sampling_seconds,
             gradient_seconds=self.gradient_seconds,
             n_gradients=self.n_gradients,
-            interrupted=interrupted,
+            stopped_by=stopped_by,
         )
 
     def _reference(self, rng: np.random.Generator, n: int, n_resamples: int) -> tuple[Moments, str]:

@@ -193,7 +193,7 @@ def test_schedules() -> None:
 def test_normalize_advantage(over: Any) -> None:
     model = model_on("box", "discrete", "gae", normalize_advantage=over)
     model.learn(16)
-    batches = list(model._minibatches(model._samples()))
+    batches = list(model._minibatches(model._samples(), None))
     assert len(batches) == 1
     assert float(batches[0].advantages.mean()) == pytest.approx(0, abs=1e-6)
     assert float(batches[0].advantages.std()) == pytest.approx(1, abs=1e-5)

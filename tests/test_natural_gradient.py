@@ -26,7 +26,7 @@ def updated(env: Any, fast: Any = "auto", plugin: str = "npg", **fields: Any) ->
     )  # fmt: skip
     with torch.no_grad():
         generator = torch.Generator().manual_seed(2)
-        model.policy.action_net.weight.normal_(generator=generator)  # type: ignore[operator,union-attr]
+        model.policy.action_net.weight.normal_(generator=generator)  # type: ignore[operator]
         model.policy.value_net.weight.fill_(2.0)
     return model, parameters(model.policy)
 

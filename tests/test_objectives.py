@@ -342,7 +342,7 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
         whole = float(model.backend.evaluate_actions(samples).aggregate(samples.advantages))
         parts = 0.0
         steps = []
-        for minibatch in model._minibatches(samples):
+        for minibatch in model._minibatches(samples, model.batch_size):
             steps.append(len(minibatch))
             share = len(minibatch) / len(samples)
             if model.objective.whole_episodes:
@@ -359,7 +359,7 @@ def test_minibatches_of_gspo_consist_of_whole_episodes() -> None:
     samples = model._samples()
     lengths = torch.bincount(samples.episode)
     seen: list[int] = []
-    for minibatch in model._minibatches(samples):
+    for minibatch in model._minibatches(samples, model.batch_size):
         episodes, counts = torch.unique(minibatch.episode, return_counts=True)
         assert torch.equal(counts, lengths[episodes])
         seen += episodes.tolist()

@@ -287,8 +287,9 @@ def test_a_part_learns_if_it_overrides_update() -> None:
 
 def test_a_combination_is_checked_when_it_is_made() -> None:
     combination = resolve(Registry.discover(), "reward_to_go+none")
+    update: Any = combination.update
     with pytest.raises(ConfigError, match="correct for one epoch only"):
-        replace(combination, update=replace(combination.update, n_epochs=2))  # type: ignore[call-arg]
+        replace(combination, update=replace(update, n_epochs=2))
 
 
 @pytest.mark.parametrize(

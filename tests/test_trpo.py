@@ -83,9 +83,9 @@ def test_the_kl_of_an_update_is_bounded(env: str, fast: Any) -> None:
     """The KL is computed here in closed form, from probabilities, or from means and standard deviations."""
     trained = model(PolicyGradient, env, 2, 1, plugin="trpo", fast=fast, plugin_kwargs={"average_kl": False})
     observations = torch.tensor(trained.rollout.observations.reshape(-1, trained.rollout.observations.shape[-1]))
-    new = trained.policy.get_distribution(observations).distribution
+    new: Any = trained.policy.get_distribution(observations).distribution
     fresh = PolicyGradient("MlpPolicy", make_vec_env(ENVS[env], 2, seed=7), "trpo", n_steps=128, seed=3, device="cpu")
-    old = fresh.policy.get_distribution(observations).distribution  # from the same seed
+    old: Any = fresh.policy.get_distribution(observations).distribution  # from the same seed
     if env == "discrete":
         kl = (new.probs * (new.probs.log() - old.probs.log())).sum(dim=1)
     else:
@@ -132,7 +132,7 @@ def test_the_critic_does_not_move_a_shared_extractor() -> None:
     assert any("features_extractor" in name for name in names)
     for name in names:
         assert torch.equal(without.state_dict()[name], critic.state_dict()[name]), name
-    assert not torch.equal(without.value_net.weight, critic.value_net.weight)  # type: ignore[arg-type]
+    assert not torch.equal(without.value_net.weight, critic.value_net.weight)
 
 
 def test_recipes() -> None:

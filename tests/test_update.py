@@ -59,7 +59,7 @@ def test_the_update_of_the_docs(fast: Any, tmp_path: Path) -> None:
         "gae", "within_kl", n_steps=128, registry=registry, fast=fast, learning_rate=3e-3, objective="surrogate"
     ).learn(256)
     assert 1 < trained._n_updates < 20  # stopped by the KL, not by n_epochs
-    observations = torch.tensor(trained.rollout.observations.reshape(256, 4))
+    observations = torch.tensor(np.asarray(trained.rollout.observations).reshape(256, 4))
     old = (
         model("gae", "within_kl", n_steps=128, registry=registry, objective="surrogate")
         .policy.get_distribution(observations)
@@ -227,6 +227,17 @@ class WrongShape(Update):
         return {}
 
 
+@dataclass(frozen=True)
+class Undeclared(Update):
+    """Does not say that it needs the actor."""
+
+    name = "undeclared"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        learner.actor(learner.samples)
+        return {}
+
+
 @dataclass(frozen=True, kw_only=True)
 class NaN(Objective):
     """Returns nan."""
@@ -252,6 +263,7 @@ class Failing(Objective):
     [
         ({"update": Raises()}, r"^update 'raises' raised ValueError: mine"),
         ({"update": Forgets()}, r"^update 'forgets' must return a mapping of metrics, not None$"),
+        ({"update": Undeclared()}, "^learner.actor is absent: update 'undeclared' must declare Need.DIS"),
         ({"update": WrongShape()}, r"^actor.parameters has shape \(4610,\), not \(1,\)$"),
         ({"objective": NaN()}, "^objective 'nan' returned the loss nan, although"),
         ({"objective": NaN(), "update": SecondOrder()}, "^objective 'nan' returned the loss nan, although"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.parts import Objective, Update
-from pgzoo.interface.types import Metrics
+from pgzoo.interface.types import Metrics, Need
 
 
 @dataclass
@@ -46,6 +45,7 @@ class UpdateLearner:
     n_passes: int = 0
 
     def __post_init__(self) -> None:
+        self._update: Update
         self._stopped = False
         self._batch: Batch | None = None
         self._policy_loss: Any = None
@@ -59,8 +59,14 @@ class UpdateLearner:
 
     def apply(self, update: Update, state: Any) -> Metrics:
         """Call an update, and return its metrics. An error that the objective caused names the objective."""
-        with self._objective_errors():
+        self._update = update
+        try:
             metrics = update(self, state)
+        except (DivergenceError, RuntimeError) as error:
+            batch, losses = self._batch, (self._policy_loss, self._value_loss)
+            if batch is not None and (blamed := objective_error(error, self.objective, batch, *losses)):
+                raise blamed from error
+            raise
         if not isinstance(metrics, Mapping):
             raise PluginError(f"update {update.name!r} must return a mapping of metrics, not {metrics!r}")
         return metrics
@@ -113,6 +119,8 @@ class UpdateLearner:
 
     def actor(self, samples: Samples) -> PolicyActor:
         """Return the actor on some of the steps."""
+        if Need.DISTRIBUTION not in self._update.needs:
+            raise PluginError(f"learner.actor is absent: update {self._update.name!r} must declare Need.DISTRIBUTION")
         return PolicyActor(self.backend.policy, samples)
 
     def _actor_parameters(self) -> list[torch.nn.Parameter]:
@@ -121,14 +129,3 @@ class UpdateLearner:
             assert self._batch is not None
             self._kept = parameters_behind(self.backend.policy, self._batch.log_probs)
         return self._kept
-
-    @contextmanager
-    def _objective_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (DivergenceError, RuntimeError) as error:
-            if self._batch is None:
-                raise
-            if blamed := objective_error(error, self.objective, self._batch, self._policy_loss, self._value_loss):
-                raise blamed from error
-            raise

@@ -201,7 +201,7 @@ class PolicyGradient(SavableAlgorithm):
         return rescaled(samples, self.scale, "rollout")
 
     def _minibatches(
-        self, samples: Samples, batch_size: int | None, stride: int = 1, *, shuffle_whole: bool
+        self, samples: Samples, batch_size: int | None, stride: int = 1, *, shuffle_whole: bool = False
     ) -> Iterator[Samples]:
         return minibatches(
             samples,

@@ -225,7 +225,7 @@ class EvalCheckpointCallback(BaseCallback):
             raise Diverged(self.num_timesteps)
         self.points.append(Point(self.num_timesteps, self._seconds, evaluation.mean))
         self._evaluations.append(evaluation)
-        _Checkpoint(self._run.folder, self.points, self._evaluations).write(self.model)  # type: ignore[arg-type]
+        _Checkpoint(self._run.folder, self.points, self._evaluations).write(self.model)
         self._on_evaluation(self.points, self._evaluations)
         self._began = time.perf_counter()
 

@@ -55,6 +55,7 @@ class PolicyGradient(SavableAlgorithm):
         estimator: replaces the recipe's: a name, a mapping of name and fields, or an instance.
         baseline: as estimator.
         objective: as estimator.
+        update: as estimator.
         plugin_kwargs: hyperparameters by name, `{"gae_lambda": 0.9, "baseline.decay": 0.5}`.
         registry: the plugins to choose from; None for the installed ones.
         sampling: "steps", "episodes", "groups", or "auto" for what the parts need.

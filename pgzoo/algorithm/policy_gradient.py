@@ -57,6 +57,7 @@ class PolicyGradient(SavableAlgorithm):
         baseline: as estimator.
         objective: as estimator.
         scale: as estimator.
+        update: as estimator.
         plugin_kwargs: hyperparameters by name, `{"gae_lambda": 0.9, "baseline.decay": 0.5}`.
         registry: the plugins to choose from; None for the installed ones.
         sampling: "steps", "episodes", "groups", "vine", or "auto" for what the parts need.

@@ -52,7 +52,9 @@ def trained(
 ) -> tuple[Any, list[dict[str, Any]]]:
     mdp = options.pop("mdp", None) or make_mdp("noise")
     env = TabularVecEnv(mdp, options.pop("columns", 8), seed=3)
-    size = {} if "sampling" in options else sizes(plugin, options.get("registry"), n_steps=32)
+    size = sizes(plugin, options.get("registry"), n_steps=32)
+    if options.get("sampling") == "steps":
+        size = {"n_steps": 32}
     model = PolicyGradient("MlpPolicy", env, plugin, seed=0, log_interval=1, **size, **options)
     log = Rows()
     model.set_logger(Logger(None, [log]))

@@ -171,7 +171,7 @@ REFUSALS: list[tuple[list[str], str]] = [
     (["train", "--n-timesteps", "0"], "0 is not in the range"),
     (["train", "--device", "gpu7"], "--device gpu7"),
     (["train", "--plugin", "rtg_value", "-P", "sampling:steps"], "needs complete episodes"),
-    (["train", "--plugin", "rtg_value", "-P", "n_episodes:7"], "n_episodes must be a multiple of n_envs=8"),
+    (["train", "--plugin", "rtg_value", "-P", "n_episodes:0"], "n_episodes must lie in"),
     (["train", "-P", "policy_kwargs:{activation_fn: Rellu}"], "unknown activation_fn 'Rellu'; did you mean 'ReLU'"),
     (["train", "-P", "policy_kwargs:{net_arc: [8]}"], "policy_kwargs: unknown argument 'net_arc'; did you mean"),
     (["train", "-P", "policy:MlpPolice"], "unknown policy 'MlpPolice'; did you mean 'MlpPolicy'"),

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from parts import ReadsDistributions
 
 from pgzoo import ActionDistribution, PolicyGradient, Rollout
-from pgzoo.algorithm.action_distributions import evaluated
+from pgzoo.backends.action_distributions import evaluated
 
 close = np.testing.assert_allclose
 ACTIONS: dict[str, Any] = {

@@ -32,7 +32,7 @@ def test_limits_that_may_be_infinite() -> None:
 
 def test_names() -> None:
     """Finds parts in the wrong order, and a recipe's defaults that leak into a combination of the same parts."""
-    assert names(resolve(REGISTRY)) == ["reward_to_go", "value", "policy_gradient"]
+    assert names(resolve(REGISTRY)) == ["lambda_return", "value", "ppo_clip"]
     assert names(resolve(REGISTRY, "td+none+ppo_clip")) == ["td", "none", "ppo_clip"]
     ppo = resolve(REGISTRY, "ppo")
     same_parts = resolve(REGISTRY, "lambda_return+value+ppo_clip")

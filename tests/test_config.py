@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pgzoo_plugins.groups import Groups
 from pgzoo_plugins.lambda_return import LambdaReturn
 from pgzoo_plugins.steps import Steps
 
@@ -33,7 +34,7 @@ def registry() -> Registry:
     ],
 )
 def test_values_are_read_as_people_write_them(name: str, value: Any, expected: Any) -> None:
-    result = {**declared(Steps), **declared(AlgorithmConfig)}[name].validate(value)
+    result = {**declared(Steps), **declared(Groups), **declared(AlgorithmConfig)}[name].validate(value)
     assert result == expected
     assert type(result) is type(expected)
 

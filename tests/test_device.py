@@ -19,9 +19,9 @@ from pgzoo import PolicyGradient, Rollout
 from pgzoo.algorithm import minibatches as minibatch_module
 from pgzoo.algorithm.minibatches import current_ratios, minibatches, observation_device, reevaluated, to_samples
 from pgzoo.algorithm.policies import is_small_mlp
-from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.backends.backend import move_state
 from pgzoo.backends.sb3 import SB3Backend
+from pgzoo.backends.score_norms import rollout_score_sq_norms
 from pgzoo.interface.batch import Samples, index_rows
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)

@@ -59,7 +59,7 @@ class Broken(gym.Env[Any, Any]):
 
 
 def model(env: Any, plugin: str = "a2c", **options: Any) -> PolicyGradient:
-    size = sizes(plugin, n_steps=8, n_episodes=4, group_size=2)
+    size = sizes(plugin, options.get("registry"), n_steps=8, n_episodes=4, group_size=2)
     return PolicyGradient("MlpPolicy", env, plugin, seed=0, device="cpu", **{**size, **options})
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import pytest
+from pgzoo_plugins.steps import Steps
 
 import pgzoo
 from pgzoo import Baseline, Need, PluginError, PolicyGradient, Range, Recipe, Registry, Search
@@ -177,7 +178,7 @@ def test_a_clash_names_both_and_leaves_nothing_behind() -> None:
 def test_recipes_can_be_registered() -> None:
     pgzoo.register(Recipe("mine", "a recipe", "td", "value", defaults={"n_steps": 5}))
     pgzoo.register(Recipe("mine", "a recipe", "td", "value", defaults={"n_steps": 7}))
-    assert resolve(default_registry(), "mine").algorithm.n_steps == 7
+    assert resolve(default_registry(), "mine").sampling == Steps(n_steps=7)
     with pytest.raises(PluginError, match="two plugins register the recipe 'ppo'"):
         pgzoo.register(Recipe("ppo", "a recipe", "td"))
 

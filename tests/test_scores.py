@@ -11,7 +11,7 @@ from envs import AnySpaces
 from gymnasium import spaces
 
 from pgzoo import PolicyGradient
-from pgzoo.algorithm.score_norms import score_sq_norms
+from pgzoo.backends.score_norms import score_sq_norms
 
 ACTIONS: dict[str, Any] = {
     "discrete": spaces.Discrete(4),

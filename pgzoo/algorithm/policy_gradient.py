@@ -14,7 +14,6 @@ from stable_baselines3.common.type_aliases import MaybeCallback
 from stable_baselines3.common.utils import explained_variance, update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.algorithm.action_distributions import rollout_distributions
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.learner import UpdateLearner
 from pgzoo.algorithm.metrics import UpdateMetrics, compute_deferred
@@ -22,9 +21,10 @@ from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
-from pgzoo.algorithm.score_norms import rollout_score_sq_norms
 from pgzoo.algorithm.settings import check_schedules
+from pgzoo.backends.action_distributions import rollout_distributions
 from pgzoo.backends.backend import Backend
+from pgzoo.backends.score_norms import rollout_score_sq_norms
 from pgzoo.errors import ConfigError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.hyperparameters import declared

@@ -17,7 +17,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from pgzoo.algorithm.advantages import FixedReturns, compute_advantages
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policy_gradient import PolicyGradient
-from pgzoo.algorithm.score_norms import rollout_score_sq_norms
+from pgzoo.backends.score_norms import rollout_score_sq_norms
 from pgzoo.errors import PluginError
 from pgzoo.interface.parts import Baseline, Scale, Spaces
 from pgzoo.interface.rollout import Rollout

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from gymnasium.vector import AsyncVectorEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
@@ -223,8 +222,7 @@ class SamplingMode:
         if env is self._env_that_resets:
             return
         venv = env.unwrapped
-        asks_processes = isinstance(getattr(venv, "vector_env", None), AsyncVectorEnv)  # a missing attribute ends them
-        if not asks_processes and venv.has_attr("allow_early_resets") and False in venv.get_attr("allow_early_resets"):
+        if venv.has_attr("allow_early_resets") and False in venv.get_attr("allow_early_resets"):
             raise ConfigError(
                 "whole episodes and groups reset environments in mid-episode, which a Monitor with "
                 "allow_early_resets=False refuses; use allow_early_resets=True, or a recipe that samples steps"

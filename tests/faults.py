@@ -725,7 +725,7 @@ FAULTS: list[tuple[Any, str, str]] = [
     (UndeclaredScores, "declared needs", "must declare Need.SCORES"),
     (UndeclaredDistribution, "declared needs", "must declare Need.DISTRIBUTION"),
     (UndeclaredNextDistribution, "declared needs", "must declare Need.DISTRIBUTION and Need.NEXT_OBSERVATIONS"),
-    (QOfTheAction, "causality", "b_t or c_t depends on the action a_t"),
+    (QOfTheAction, "causality", "b_t depends on the action a_t"),
     (QOfTheAction, "unbiased", "gradient of reward_to_go with a random Q + q_of_the_action"),
     (LowPrecision, "shapes", "R̂ is float32; it must be float64"),
     (WrongShape, "shapes", "b has shape (12,); it must be a number or (12, 6)"),

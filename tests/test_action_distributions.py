@@ -37,7 +37,9 @@ def log_probs(distribution: ActionDistribution, actions: Any) -> Any:
 
 def sampled(env: Any, **options: Any) -> tuple[PolicyGradient, Rollout]:
     """Return a model after one update, and its rollout."""
-    arguments: dict[str, Any] = {"n_steps": 16, "seed": 0, "learning_rate": 0.1, "device": "cpu", **options}
+    arguments: dict[str, Any] = {"seed": 0, "learning_rate": 0.1, "device": "cpu", **options}
+    if "sampling" not in options:
+        arguments["n_steps"] = 16
     model = PolicyGradient("MlpPolicy", env, "a2c", baseline=ReadsDistributions(), **arguments)
     head: Any = model.policy.action_net
     if not options.get("use_sde"):

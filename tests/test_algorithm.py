@@ -209,20 +209,6 @@ def test_target_kl_stops_the_epochs() -> None:
     assert model._n_updates < 50
 
 
-def test_a_baseline_that_returns_one_thing_is_told_so(registry_with: Any) -> None:
-    from pgzoo_plugins.none import NoBaseline
-
-    class Half(NoBaseline):
-        name = "half"
-
-        def __call__(self, rollout: Any, returns: Any, state: Any = None) -> Any:
-            return 1.0
-
-    model = PolicyGradient("MlpPolicy", "CartPole-v1", "reward_to_go+half", registry=registry_with(Half), device="cpu")
-    with pytest.raises(PluginError, match=r"baseline 'half' must return \(b, c\), not float"):
-        model.learn(1)
-
-
 def test_further_critic_updates_leave_the_actor_alone() -> None:
     """The same rollout, then 0 or 20 further passes: V comes closer to the returns, the actor stays."""
 

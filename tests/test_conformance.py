@@ -39,7 +39,16 @@ def faults(cls: Any, n_episodes: int = 160) -> dict[str, str]:
     return {name: finding.message for name, finding in by_check.items() if finding.status == "failed"}
 
 
-@pytest.mark.parametrize(("cls", "name", "message"), FAULTS, ids=[f"{cls.name}-{name}" for cls, name, _ in FAULTS])
+QUICK = ("halves", "own_return")
+"""The plugins whose bias is measured in the default tests. It takes ten seconds each."""
+
+
+def planted(cls: Any, name: str, message: str) -> Any:
+    marks = [pytest.mark.slow] if name == "unbiased" and cls.name not in QUICK else []
+    return pytest.param(cls, name, message, marks=marks, id=f"{cls.name}-{name}")
+
+
+@pytest.mark.parametrize(("cls", "name", "message"), [planted(*fault) for fault in FAULTS])
 def test_each_planted_fault_is_reported(cls: Any, name: str, message: str) -> None:
     by_check = faults(cls, 30_000 if name == "unbiased" else 160)
     assert message in by_check.get(name, ""), by_check

@@ -41,9 +41,13 @@ def filled_buffer() -> RolloutBuffer:
     return buffer
 
 
-def record_of(*rows: Sequence[dict[str, Any] | None], active: Sequence[Sequence[bool]] | None = None) -> StepRecord:
+def record_of(
+    *rows: Sequence[dict[str, Any] | None],
+    active: Sequence[Sequence[bool]] | None = None,
+    space: Any = spaces.Box(-9, 9, (1,)),  # noqa: B008 (it is not changed)
+) -> StepRecord:
     """One row per step. An entry is None in mid-episode, and the info of an episode that ends."""
-    record, episode_steps = StepRecord(np.zeros(2, dtype=bool), spaces.Box(-9, 9, (1,))), np.zeros(2, dtype=int)
+    record, episode_steps = StepRecord(np.zeros(2, dtype=bool), space), np.zeros(2, dtype=int)
     for t, row in enumerate(rows):
         dones = np.array([info is not None for info in row])
         mask = np.array(active[t]) if active else np.ones(2, dtype=bool)
@@ -123,7 +127,7 @@ def test_dict_observations() -> None:
     terminal = {"x": np.array([40.0, 41.0]), "n": 42}
     last = {"x": np.array([[20.0, 21.0], [22.0, 23.0]]), "n": np.array([30, 31])}
     rollout = convert(
-        record_of([None, {"terminal_observation": terminal}], [None, None]),
+        record_of([None, {"terminal_observation": terminal}], [None, None], space=space),
         buffer,
         last_observations=last,
         update_mask=np.ones((2, 2), dtype=bool),

@@ -96,7 +96,7 @@ def t_squared(estimates: np.ndarray, exact: np.ndarray) -> float:
     return float(stats.f.sf(statistic * (n - p) / (p * (n - 1)), p, n - p))
 
 
-@pytest.mark.parametrize("gamma", [1.0, 0.8])
+@pytest.mark.parametrize("gamma", [pytest.param(1.0, marks=pytest.mark.slow), 0.8])
 def test_unbiased_recipes_jointly(gamma: float) -> None:
     def p_value(name: str, plugin: str) -> float:
         # Groups of 5 share the initial state and noise. They reveal a baseline that includes its own episode.

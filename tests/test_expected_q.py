@@ -11,6 +11,7 @@ from envs import AnySpaces
 from gymnasium import spaces
 from pgzoo_plugins._q_network import QNetwork
 from pgzoo_plugins.expected_q import ExpectedQ
+from pgzoo_plugins.none import NoScale
 from pgzoo_plugins.q_value import QValue
 from stable_baselines3.common.policies import ActorCriticPolicy
 
@@ -83,8 +84,10 @@ def test_with_the_exact_q_the_gradient_is_exact(name: str) -> None:
     rollout, scores = every_pair(mdp, probs), score_table(mdp, policy)
     for error in (0.0, np.arange(mdp.n_states)):
         q = TableQ((exact_q(mdp, values).T + error).T)
-        psi = compute_advantages(QValue(), ExpectedQ(), rollout, {"estimator": q, "baseline": q}).advantages.T
-        b = ExpectedQ()(rollout, np.zeros(rollout.shape), q)[0]
+        psi = compute_advantages(
+            QValue(), ExpectedQ(), NoScale(), rollout, {"estimator": q, "baseline": q, "scale": None}
+        ).advantages.T
+        b = ExpectedQ()(rollout, np.zeros(rollout.shape), q)
         close(b, np.broadcast_to(values + error, rollout.shape), rtol=1e-6)
         gradient = np.einsum("s,sa,sa,sap->p", occupancy, probs, psi, scores)
         close(gradient, exact_gradient(mdp, policy, GAMMA), atol=1e-7)
@@ -107,7 +110,7 @@ def test_the_mean_of_q_over_many_actions_of_the_policy(kind: str) -> None:
     rollout, state = model.rollout, model.part_states["baseline"]
     assert state is model.part_states["estimator"]
     assert isinstance(state, QNetwork)
-    b = np.asarray(ExpectedQ(n_actions=64)(rollout, np.zeros(rollout.shape), state)[0])[:5, 0]
+    b = np.asarray(ExpectedQ(n_actions=64)(rollout, np.zeros(rollout.shape), state))[:5, 0]
     for t, expected in enumerate(b):
         observations = torch.as_tensor(np.array(rollout.observations)[t]).expand(4000, -1)
         with torch.no_grad():

@@ -242,7 +242,7 @@ def test_classes_in_a_file_next_to_the_user(tmp_path: Path) -> None:
     (tmp_path / "gymnasium.py").write_text("raise SystemExit('a local file replaces an installed module')\n")
     (tmp_path / "a.yml").write_text(
         "default:\n"
-        "  n_timesteps: 64\n  n_envs: 1\n  n_episodes: 1\n"
+        "  n_timesteps: 64\n  n_envs: 1\n  n_steps: 64\n"
         "  env_wrapper: beside_me.Wrapper\n  callback: beside_me.Callback\n  policy: beside_me.Policy\n"
         "  policy_kwargs:\n    depth: 3\n    features_extractor_class: beside_me.Extractor\n"
         "    optimizer_class: beside_me.Optimizer\n"

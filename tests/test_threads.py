@@ -54,7 +54,7 @@ class FailingSpy(Spy):
 @pytest.fixture
 def make(registry_with: Callable[..., Registry]) -> Callable[..., PolicyGradient]:
     def model(objective: type[Objective] = Spy, **options: Any) -> PolicyGradient:
-        recipe = Recipe("spied", "Spied.", estimator="reward_to_go", baseline="value", objective=objective.name)
+        recipe = Recipe("spied", "Spied.", estimator="lambda_return", baseline="value", objective=objective.name)
         registry = registry_with(objective, recipe)
         env = make_vec_env("CartPole-v1", 4)
         return PolicyGradient("MlpPolicy", env, "spied", registry=registry, device="cpu", **options)

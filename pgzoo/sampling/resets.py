@@ -47,10 +47,12 @@ def seeded_resets(env: VecEnv, next_episode: Callable[[int], Episode | None]) ->
 
     def step_and_reset() -> tuple[Any, Any, Any, Any]:
         observations, rewards, dones, infos = step_wait()
-        for n in np.flatnonzero(dones).tolist():
-            episode = next_episode(n)
-            if episode is not None:
-                observations = _with_row(observations, n, _reset_one(venv, n, episode))
+        begun = [(n, next_episode(n)) for n in np.flatnonzero(dones).tolist()]
+        episodes = {n: episode for n, episode in begun if episode is not None}
+        if episodes:
+            with _preserved_generators():
+                rows = {n: _reset_one(venv, n, episode) for n, episode in episodes.items()}
+            observations = _with_rows(observations, rows)
         return observations, rewards, dones, infos
 
     venv.step_wait = step_and_reset
@@ -83,7 +85,7 @@ def reset_with_seeds(env: VecEnv, episodes: Sequence[Episode | None]) -> Any:
 def _reset_one(venv: Any, n: int, episode: Episode) -> Any:
     """Reset environment n and return its observation."""
     options = {} if episode.options is None else {"options": dict(episode.options)}
-    with _preserved_generators(), _option_errors(venv, episode.options):
+    with _option_errors(venv, episode.options):
         if hasattr(venv, "reset_one"):
             return venv.reset_one(n, seed=episode.seed, **options)
         observation, info = venv.env_method("reset", seed=episode.seed, indices=n, **options)[0]
@@ -92,15 +94,16 @@ def _reset_one(venv: Any, n: int, episode: Episode) -> Any:
         return observation
 
 
-def _with_row(observations: Any, n: int, row: Any) -> Any:
-    """Return copies of the observations, which may be the VecEnv's own memory, with another one of environment n."""
+def _with_rows(observations: Any, rows: Mapping[int, Any]) -> Any:
+    """Return copies of the observations, which may be the VecEnv's own memory, with others for some environments."""
 
-    def replaced(array: Any, new: Any) -> Any:
+    def replaced(array: Any, *new: Any) -> Any:
         array = np.array(array)
-        array[n] = new
+        for n, row in zip(rows, new, strict=True):
+            array[n] = row
         return array
 
-    return map_observations(replaced, observations, row)
+    return map_observations(replaced, observations, *rows.values())
 
 
 @contextmanager

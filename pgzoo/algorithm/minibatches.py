@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import STEPS_TOGETHER, Backend, policy_actions, to_device
+from pgzoo.backends.backend import STEPS_TOGETHER, Backend, blocks, policy_actions, to_device
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Samples
-from pgzoo.interface.observations import map_observations, observation_leaves
+from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.parts import Scale
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Observations
@@ -179,12 +179,6 @@ def _predicted_values(observations: Any, policy: ActorCriticPolicy) -> torch.Ten
     with torch.no_grad():
         values = [policy.predict_values(to_device(block, policy.device)) for block in blocks(observations)]
     return torch.cat(values).flatten()
-
-
-def blocks(observations: Any) -> Iterator[Any]:
-    """Yield STEPS_TOGETHER rows of a tensor, or of each tensor in a dict, at a time."""
-    for start in range(0, len(observation_leaves(observations)[0]), STEPS_TOGETHER):
-        yield map_observations(lambda tensor, start=start: tensor[start : start + STEPS_TOGETHER], observations)
 
 
 def _ratios(rollout: Rollout, samples: Samples, log_probs: torch.Tensor) -> Array:

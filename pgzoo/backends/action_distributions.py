@@ -9,8 +9,7 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm.minibatches import blocks
-from pgzoo.backends.backend import to_device
+from pgzoo.backends.backend import blocks, to_device
 from pgzoo.interface.action_distribution import ActionDistribution
 from pgzoo.interface.batch import index_rows
 from pgzoo.interface.rollout import Rollout

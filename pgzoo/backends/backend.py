@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -149,6 +149,12 @@ def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
 def to_device(x: Any, device: torch.device) -> Any:
     """Return a tensor, or a dict of tensors, on the device."""
     return map_observations(lambda tensor: tensor.to(device), x)
+
+
+def blocks(observations: Any) -> Iterator[Any]:
+    """Yield STEPS_TOGETHER rows of a tensor, or of each tensor in a dict, at a time."""
+    for start in range(0, len(observation_leaves(observations)[0]), STEPS_TOGETHER):
+        yield map_observations(lambda tensor, start=start: tensor[start : start + STEPS_TOGETHER], observations)
 
 
 def move_state(optimizer: torch.optim.Optimizer) -> None:

@@ -8,8 +8,7 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm.minibatches import blocks
-from pgzoo.backends.backend import policy_actions, to_device
+from pgzoo.backends.backend import blocks, policy_actions, to_device
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 

@@ -19,6 +19,7 @@ from pgzoo import PolicyGradient, Rollout
 from pgzoo.algorithm import minibatches as minibatch_module
 from pgzoo.algorithm.minibatches import current_ratios, minibatches, observation_device, reevaluated, to_samples
 from pgzoo.algorithm.policies import is_small_mlp
+from pgzoo.backends import backend as backend_module
 from pgzoo.backends.backend import move_state
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.backends.score_norms import rollout_score_sq_norms
@@ -195,7 +196,8 @@ def test_whole_rollouts_are_evaluated_in_blocks(monkeypatch: pytest.MonkeyPatch)
     together = evaluate()
     assert sizes == [12] * 4
     sizes.clear()
-    monkeypatch.setattr(minibatch_module, "STEPS_TOGETHER", 5)
+    for module in (minibatch_module, backend_module):
+        monkeypatch.setattr(module, "STEPS_TOGETHER", 5)
     for block, whole in zip(evaluate(), together, strict=True):
         np.testing.assert_allclose(block, whole, rtol=1e-4, atol=1e-6)
         assert np.ptp(whole) > 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import PolicyGradient, Registry
 from pgzoo.lab.measure.exact import TabularMDP, action_probabilities
@@ -54,14 +55,18 @@ def largest_return(mdp: TabularMDP) -> float:
 def progress(recipe: str, *, seed: int = 0, fault: str = "") -> float:
     """Return how far the policy gets from the J of the uniform policy, 0, to the largest J, 1, both exact."""
     mdp, n_envs = make_mdp("trap"), 16
-    sampling = resolve(REGISTRY, recipe).sampling.name
+    combination = resolve(REGISTRY, recipe)
+    sampling = combination.sampling.name
     settings: dict[str, Any] = {"n_steps": 16} if sampling == "steps" else {"n_episodes": 2 * n_envs}
     if sampling == "groups":
         settings["group_size"] = 8
-    if fault:
+    if fault and hasattr(combination.update, "n_epochs"):
         settings["n_epochs"] = 1  # before later epochs, vtrace computes its advantages again
+    env: Any = TabularVecEnv(mdp, n_envs, seed)
+    if sampling == "vine":  # it copies separate environments
+        env = make_vec_env("pgzoo/Trap-v0", n_envs, seed=seed)
     model = PolicyGradient(
-        "MlpPolicy", TabularVecEnv(mdp, n_envs, seed), recipe, gamma=GAMMA, learning_rate=0.05, **settings,
+        "MlpPolicy", env, recipe, gamma=GAMMA, learning_rate=0.05, **settings,
         policy_kwargs={"net_arch": []}, seed=seed, device="cpu",
     )  # fmt: skip
     for _ in range(UPDATES):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -236,3 +237,14 @@ def test_an_override_of_the_scale_replaces_its_other_spellings(
     (tmp_path / "mine.yml").write_text(f"default:\n  {entry}\n")
     config = load_config(registry, "dr_grpo", "CartPole-v1", file=tmp_path / "mine.yml", overrides=overrides)
     assert config.combination.scale.name == expected
+
+
+def test_fields_of_a_part_leave_the_others_of_the_entry() -> None:
+    """The tuned entry of ppo on CartPole-v1 has n_critic_updates and vf_coef. Finds a mapping that drops them."""
+    registry = Registry.discover()
+    tuned = load_config(registry, "ppo", "CartPole-v1").combination.update
+    for update in ({"n_epochs": 3}, {"name": "gradient_descent", "n_epochs": 3}):
+        changed = load_config(
+            Registry.discover(), "ppo", "CartPole-v1", overrides={"update": update}
+        ).combination.update
+        assert changed == replace(tuned, n_epochs=3)  # type: ignore[type-var]

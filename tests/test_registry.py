@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any
@@ -28,7 +28,8 @@ from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import AdvantagePart
 from pgzoo.interface.plans import Seeds
 from pgzoo.registry.combination import NAMED_KINDS, resolve
-from pgzoo.registry.plugins import PART_TYPES, Source
+from pgzoo.registry.plugins import PART_TYPES, RESERVED, Source, check_plugin
+from pgzoo.training.config import RunConfig
 
 GOOD = '''
 """Half of the value."""
@@ -314,3 +315,36 @@ def test_positive_excludes_zero() -> None:
     assert 0 not in Positive
     assert 1e-300 in Positive
     assert str(Positive) == "(0, ∞)"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"needs": frozenset({"groups"})}, "needs must be a set of pgzoo.Need"),
+        ({"unbiased": "yes"}, "unbiased must be True or False, not 'yes'"),
+        ({"per_episode": 1}, "per_episode must be True or False, not 1"),
+    ],
+)
+def test_declarations_have_their_types(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        check_plugin(type("Wrong", (ZeroBaseline,), changes))
+
+
+def test_names_with_another_meaning_cannot_be_hyperparameters() -> None:
+    assert {field.name for field in fields(RunConfig)} <= RESERVED
+    for name in ("normalize", "seed", "scale"):
+        cls = make_dataclass("Wrong", [(name, float, 1.0)], bases=(ZeroBaseline,), frozen=True)
+        with pytest.raises(PluginError, match=f"{name} cannot be a hyperparameter"):
+            check_plugin(cls)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (Recipe("a+b", "a recipe", "td"), "a recipe cannot be called 'a\\+b'"),
+        (Recipe("r", "a recipe", "td", ZeroBaseline), "baseline must be a name"),  # type: ignore[arg-type]
+    ],
+)
+def test_recipes_are_checked(recipe: Recipe, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        check_plugin(recipe)

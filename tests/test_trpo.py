@@ -36,6 +36,7 @@ ENVS: dict[str, Any] = {
     "box": lambda: gym.make("Pendulum-v1"),
     "box_2": lambda: TwoActions(spaces.Box(-1, 1, (2,))),
     "binary": lambda: TwoActions(spaces.MultiBinary(2)),
+    "multi": lambda: TwoActions(spaces.MultiDiscrete([3, 2])),
 }
 
 
@@ -53,6 +54,7 @@ def model(cls: Any, env: str, n_envs: int, updates: int, **options: Any) -> Any:
         ("box_2", 2, {"batch_size": 48, "n_critic_updates": 2}),
         ("binary", 1, {"normalize_advantage": False, "cg_damping": 0.2, "cg_max_steps": 7}),
         ("discrete", 2, {"sub_sampling_factor": 3, "target_kl": 0.05, "line_search_shrinking_factor": 0.5}),
+        ("multi", 2, {}),
         ("box", 1, {"use_sde": True, "sde_sample_freq": 4}),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 import torch
 from envs import Clock
 from gymnasium import spaces
+from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFrameStack, VecMonitor, VecNormalize
 from tabular import MDP, TABULAR_POLICY, logits, small_mdp
@@ -180,3 +181,18 @@ def test_gsde_is_refused() -> None:
 def test_without_a_critic_there_is_nothing_to_train_in_it() -> None:
     with pytest.raises(ConfigError, match="n_critic_updates trains V, which sampling 'vine' provides"):
         vine(DummyVecEnv([Clock]), n_critic_updates=2)
+
+
+def test_vecnormalize_with_scaled_rewards_is_refused() -> None:
+    """r_t is scaled as at step t, and the continuations as at the end of the rollout."""
+    env = VecNormalize(make_vec_env("CartPole-v1", 2))
+    with pytest.raises(ConfigError, match="norm_reward=False"):
+        PolicyGradient("MlpPolicy", env, "vine", device="cpu").learn(10)
+
+
+def test_a_changed_number_of_continuations_takes_effect() -> None:
+    model = PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", 2), "vine", device="cpu")
+    model.change_hyperparameter("n_continuations", 1)
+    model.learn(1)
+    assert model.sampling_mode.sampling == model.sampling
+    assert model.sampling.n_continuations == 1  # type: ignore[attr-defined]

@@ -36,7 +36,6 @@ from pgzoo.algorithm.policies import (
 from pgzoo.algorithm.settings import (
     BUFFER_ROWS,
     PART_KEYWORDS,
-    SAMPLING,
     Hyperparameter,
     changed,
     hyperparameter_names,
@@ -374,7 +373,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._adopt(changed(self.registry, before, name, value))
         if name == "learning_rate":
             self._setup_lr_schedule()
-        if name in SAMPLING and "sampling_mode" in self.__dict__:
+        if "sampling_mode" in self.__dict__ and _sampled_by(self.combination) != _sampled_by(before):
             try:
                 self._next_sampling_mode = self._make_sampling_mode()
             except ConfigError:
@@ -394,6 +393,13 @@ class PluginAlgorithm(SamplingAlgorithm):
         self.sampling_mode, self._next_sampling_mode = self._make_sampling_mode(), None
         if Need.GROUPS in self.combination.needs and getattr(self.sampling, "group_size", None) == 1:
             warnings.warn(f"with group_size=1, {self.plugin!r} has nothing to compare: all Ψ are 0", stacklevel=2)
+        normalize = self._vec_normalize_env
+        if Need.GROUPS in self.combination.needs and normalize is not None and normalize.norm_reward:
+            warnings.warn(
+                f"{self.plugin!r} compares returns, but VecNormalize scales the rewards of each step differently; "
+                "use norm_reward=False",
+                stacklevel=2,
+            )
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
         with converted("cannot build the policy"):
             self._choose_device()
@@ -452,6 +458,11 @@ class PluginAlgorithm(SamplingAlgorithm):
                 f"{custom.__name__}.{unused[0]} would not be called: pgzoo draws minibatches itself and gets returns "
                 "from an estimator; write an Estimator or Baseline plugin instead"
             )
+
+
+def _sampled_by(combination: Combination) -> tuple[Any, ...]:
+    """Return what the sampling mode is made of."""
+    return combination.sampling, combination.algorithm.gamma, combination.objective.resample_budget
 
 
 def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfig) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""PolicyGradient: one SB3 on-policy algorithm for every combination of estimator, baseline and objective."""
+"""PolicyGradient: one SB3 on-policy algorithm for every combination of parts."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Self = TypeVar("Self", bound="PolicyGradient")
 
 
 class PolicyGradient(SavableAlgorithm):
-    r"""A policy gradient made of three plugins.
+    r"""A policy gradient made of plugins.
 
         g = E[ Σ_t Ψ_t · ∇θ log πθ(a_t | s_t) ],    Ψ_t = (R̂_t − b_t) / c_t
 
@@ -115,11 +115,8 @@ class PolicyGradient(SavableAlgorithm):
         rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
         if rollout is None:
             return False
-        if Need.SCORES in needs:
-            rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.policy, rollout))
-        parts = self.combination.parts
-        if any(Need.DISTRIBUTION in part.needs for kind, part in parts.items() if kind != "update"):
-            rollout = rollout.replace(**rollout_distributions(self.policy, rollout))
+        if rollout.mask.any():  # otherwise every group was dropped
+            rollout = self._evaluated(rollout, needs)
         self.rollout = rollout
         if self.sampling_mode.whole_episodes:
             self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
@@ -130,6 +127,15 @@ class PolicyGradient(SavableAlgorithm):
                 self._compute_advantages(rollout)
         callback.on_rollout_end()
         return True
+
+    def _evaluated(self, rollout: Rollout, needs: frozenset[Need]) -> Rollout:
+        """Return the rollout with what parts need of the policy that sampled."""
+        if Need.SCORES in needs:
+            rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.policy, rollout))
+        parts = self.combination.parts
+        if any(Need.DISTRIBUTION in part.needs for kind, part in parts.items() if kind != "update"):
+            rollout = rollout.replace(**rollout_distributions(self.policy, rollout))
+        return rollout
 
     def _compute_advantages(self, rollout: Rollout) -> None:
         """Write Ψ_t = (R̂_t − b_t) / c_t into SB3's buffer, where callbacks may change it."""

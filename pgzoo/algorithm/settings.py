@@ -18,9 +18,6 @@ from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, normalization, with_no
 PART_KEYWORDS = ("gae_lambda", "clip_range", "clip_range_vf", *SAMPLING_KEYWORDS, NORMALIZE_ADVANTAGE.name)
 """Keyword arguments that are hyperparameters of a part, or choose one."""
 
-SAMPLING = frozenset({*SAMPLING_KEYWORDS, "gamma"})
-"""Settings that the sampling mode reads. A change takes effect at the next rollout."""
-
 BUFFER_ROWS = 128
 """SB3's n_steps, with which its buffer begins, if the sampling has no such hyperparameter."""
 

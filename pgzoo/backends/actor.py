@@ -54,8 +54,9 @@ class PolicyActor:
         return batch, _summed(kl_divergence(self._old, self._new))
 
     def reverse_kl(self) -> torch.Tensor:
-        """Return KL(π ‖ π_old) (B,)."""
-        return _summed(kl_divergence(self._new, self._old))
+        """Return KL(π ‖ π_old) (B, D)."""
+        kl = kl_divergence(self._new, self._old)
+        return kl if kl.dim() == 2 else kl[:, None]
 
     @property
     def parameter_list(self) -> list[torch.nn.Parameter]:

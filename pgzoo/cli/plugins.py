@@ -136,6 +136,7 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
     """Return the parts with these names and the parts of the recipes with these names, each once."""
     from pgzoo.errors import PluginError, unknown
     from pgzoo.registry.combination import resolve
+    from pgzoo.registry.plugins import PART_TYPES
 
     entries = [(name, registry.part(kind, name)) for kind in CHECKED_KINDS for name in registry.names(kind)]
     if names == ("all",):
@@ -145,6 +146,8 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
         named = [part for part_name, part in entries if part_name == name]
         if name in registry.recipes():
             named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in CHECKED_KINDS]
+        if not named and any(name in registry.names(kind) for kind in PART_TYPES):
+            raise PluginError(f"there are no checks for {name!r}: updates and samplings are not checked")
         if not named:
             raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in entries)]))
         parts += named

@@ -168,9 +168,11 @@ def _make_lab(config: VarianceConfig) -> AbstractContextManager[Lab]:
 
 def _plugin_names(registry: Registry, text: str) -> list[str]:
     from pgzoo.errors import ConfigError
+    from pgzoo.interface.types import Need
     from pgzoo.registry.combination import resolve
 
-    names = registry.recipes() if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    measured = [n for n in registry.recipes() if Need.VALUES not in resolve(registry, n).sampling.provides]
+    names = measured if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ConfigError("--plugins is empty; name recipes separated by commas, or all")
     for name in names:
@@ -182,10 +184,14 @@ def _combinations(registry: Registry, names: list[str], pairs: tuple[str, ...]) 
     """Return each plugin's combination with the hyperparameters of -P that it has. Refuse one that no plugin has."""
     from pgzoo.errors import ConfigError
     from pgzoo.interface.hyperparameters import declared
+    from pgzoo.interface.types import Need
     from pgzoo.registry.combination import resolve
     from pgzoo.training.config import parse_pairs
 
     values = parse_pairs(pairs, "-P")
+    for name in names:
+        if Need.VALUES in (sampling := resolve(registry, name).sampling).provides:
+            raise ConfigError(f"{name!r} cannot be measured: {sampling.name!r} computes values while it samples")
     combinations: dict[str, Combination] = {}
     used: set[str] = set()
     for name in names:

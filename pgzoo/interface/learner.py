@@ -90,7 +90,10 @@ class Actor(Protocol):
         """
 
     def reverse_kl(self) -> torch.Tensor:
-        """Return KL(π ‖ π_old) (B,) of the last evaluation, exact and differentiable."""
+        """Return KL(π ‖ π_old) of the last evaluation, exact and differentiable, (B, D).
+
+        There is one column per dimension of Box and MultiBinary actions, and one for all of Discrete and MultiDiscrete.
+        """
 
     def gradient(self, x: torch.Tensor, *, differentiable: bool = False) -> torch.Tensor:
         """Return ∇θ x (D,) of a scalar, which can be differentiated once more if `differentiable` is set.

@@ -382,5 +382,6 @@ def _check_update(combination: Combination) -> None:
         sampling, plugin = combination.sampling.name, combination.plugin
         who = f"sampling {sampling!r} provides" if provided else f"no part of {plugin!r} reads"
         raise ConfigError(f"{name} trains V, which {who}; leave {name} at {fields[name].default}")
-    if getattr(update, "batch_size", None) == 1 and combination.scale.name == "minibatch_std":
+    of_actor = "batch_size" not in update.critic_fields
+    if of_actor and getattr(update, "batch_size", None) == 1 and combination.scale.name == "minibatch_std":
         raise ConfigError("scale 'minibatch_std' (normalize_advantage: true) needs a batch_size above 1")

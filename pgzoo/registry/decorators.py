@@ -20,6 +20,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 
 from pgzoo.errors import PluginError, converted, unknown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, Scale
+from pgzoo.interface.types import Need
 from pgzoo.registry.plugins import register, reserved_names
 
 P = TypeVar("P", bound=Part)
@@ -77,7 +78,8 @@ def _make_class(base: type[P], function: Callable[..., Any], attributes: dict[st
         if attribute not in known:
             raise PluginError(f"{function.__name__}: {unknown(f'attribute of a {base.kind}', attribute, known)}")
     if "needs" in attributes:
-        attributes = {**attributes, "needs": frozenset(attributes["needs"])}
+        needs = attributes["needs"]
+        attributes = {**attributes, "needs": frozenset({needs} if isinstance(needs, Need) else needs)}
     hyperparameters = _hyperparameters(base, function)
     names, n_inputs = tuple(hyperparameters), len(_inputs(base))
 

@@ -38,6 +38,7 @@ from pgzoo.interface.parts import (
     Scale,
     Update,
 )
+from pgzoo.interface.types import Need
 
 ENTRY_POINT_GROUP: Final = "pgzoo"
 PLUGIN_PATH: Final = "PGZOO_PLUGINS"
@@ -46,6 +47,14 @@ MIGRATION: Final = "https://github.com/pgzoo/pgzoo/blob/main/docs/migration.md"
 """What a plugin that was written for an earlier interface must change."""
 OLD_HOOKS: Final = ("pgzoo_estimators", "pgzoo_baselines", "pgzoo_objectives", "pgzoo_recipes")
 """The hooks of plugin API 1.x."""
+RESERVED: Final = frozenset(
+    {
+        "n_timesteps", "n_envs", "policy", "policy_kwargs", "normalize", "frame_stack", "env_wrapper",
+        "vec_env_wrapper", "callback", "monitor_kwargs", "env_kwargs", "max_episode_steps", "plugin", "registry",
+        "seed", "device", "verbose", "fast", "state",
+    }
+)  # fmt: skip
+"""Keys of `hyperparams/` and arguments of `PolicyGradient` that mean something else than a hyperparameter."""
 MAY_BE_FIELDS: Final = frozenset({"resample_budget"})
 """Attributes of the base classes that a part may declare as a hyperparameter."""
 
@@ -132,9 +141,9 @@ class Registry:
                     registry._fail(source, error)
                     continue
             registry.register(module, source, collected)
-        paths = [*_files_of_environment(), *(Path(file) for file in files)]
+        paths = dict(_files_of_environment()) | {Path(f): False for f in files}
         for path in {os.path.realpath(path): path for path in paths}.values():
-            registry.load_file(path)
+            registry.load_file(path, optional=paths[path])
         for item, source in _of_process.items():
             try:
                 registry.add(item, source)
@@ -143,11 +152,11 @@ class Registry:
                 raise
         return registry
 
-    def load_file(self, path: str | Path) -> None:
+    def load_file(self, path: str | Path, *, optional: bool = False) -> None:
         """Register the plugins of one Python file.
 
         Raises:
-            PluginError: the file does not exist, fails to import, or registers nothing.
+            PluginError: the file does not exist, fails to import, or registers nothing although it is not `optional`.
         """
         path = Path(path)
         if not os.path.isfile(path):  # unlike Path.is_file, it also answers for names that are too long
@@ -170,7 +179,7 @@ class Registry:
         n_registered = self.register(module, source, collected)
         if len(self.failures) > n_failures:
             raise PluginError(str(self.failures[-1]))
-        if not n_registered:
+        if not n_registered and not optional:
             raise PluginError(
                 f"plugin file {path} registers nothing: it needs a decorator such as @pgzoo.baseline, or a function "
                 "marked @hookimpl"
@@ -361,8 +370,7 @@ def register(*items: Plugin) -> None:
             collected.append(item)
             continue
         source = _module_source(item.name, "__main__" if isinstance(item, Recipe) else item.__module__)
-        if default_registry.cache_info().currsize:
-            default_registry().add(item, source)
+        default_registry().add(item, source)
         _of_process.add(item, source)
 
 
@@ -408,17 +416,20 @@ def _is_same_definition(old: Plugin, new: Plugin, old_source: Source, new_source
     return class_path(old) == class_path(new)
 
 
-def _files_of_environment() -> list[Path]:
-    """Return the plugin files that PGZOO_PLUGINS names. Of a folder, these are its files `[!_]*.py`.
+def _files_of_environment() -> list[tuple[Path, bool]]:
+    """Return the plugin files that PGZOO_PLUGINS names, and whether they may register nothing.
+
+    Of a folder, these are its files `[!_]*.py`. Some of them may be helpers of the others.
 
     Raises:
         PluginError: a path does not exist.
     """
-    files: list[Path] = []
-    for path in map(Path, filter(None, os.environ.get(PLUGIN_PATH, "").split(os.pathsep))):
+    files: list[tuple[Path, bool]] = []
+    for text in filter(None, os.environ.get(PLUGIN_PATH, "").split(os.pathsep)):
+        path = Path(text).expanduser()
         if not os.path.exists(path):
             raise PluginError(f"{PLUGIN_PATH} names {path}, which does not exist")
-        files += sorted(path.glob("[!_]*.py")) if path.is_dir() else [path]
+        files += [(file, True) for file in sorted(path.glob("[!_]*.py"))] if path.is_dir() else [(path, False)]
     return files
 
 
@@ -465,13 +476,42 @@ def check_plugin(item: Any) -> None:
     Raises:
         PluginError: it does not.
     """
-    if not isinstance(item, Recipe):
+    if isinstance(item, Recipe):
+        _check_recipe(item)
+    else:
         _check_part(item)
     api = item.plugin_api
     if api.split(".")[0] != PLUGIN_API.split(".")[0]:
         raise PluginError(
             f"{item.name!r} was written for plugin API {api}, but this pgzoo has {PLUGIN_API}; see {MIGRATION}"
         )
+
+
+def _check_recipe(recipe: Recipe) -> None:
+    if not isinstance(recipe.name, str) or not recipe.name or "+" in recipe.name:
+        raise PluginError(f"a recipe cannot be called {recipe.name!r}: the name is text without +")
+    for kind in PART_TYPES:
+        part = getattr(recipe, kind)
+        if not isinstance(part, (str, Mapping)):
+            raise PluginError(
+                f"recipe {recipe.name!r}: {kind} must be a name, or a mapping of name and fields, not {part!r}; "
+                "register the part, and write its name"
+            )
+
+
+def _check_declarations(cls: Any) -> None:
+    """Check the attributes that are not properties."""
+    needs: Any = getattr(cls, "needs", frozenset())
+    if not isinstance(needs, property) and not all(isinstance(need, Need) for need in _elements(needs)):
+        raise PluginError(f"{cls.__name__}.needs must be a set of pgzoo.Need, not {needs!r}")
+    for name in ("unbiased", "per_episode"):
+        value = getattr(cls, name, False)
+        if not isinstance(value, (bool, property)):
+            raise PluginError(f"{cls.__name__}.{name} must be True or False, not {value!r}")
+
+
+def _elements(x: Any) -> Iterable[Any]:
+    return x if isinstance(x, (set, frozenset, list, tuple)) else (x,)
 
 
 def _check_part(cls: Any) -> None:
@@ -488,6 +528,9 @@ def _check_part(cls: Any) -> None:
         raise PluginError(f"{cls.__name__} has no name")
     if annotated := {field.name for field in dataclasses.fields(cls)} & reserved_names(bases[0]):
         raise PluginError(f"{cls.__name__}.{min(annotated)} is not a hyperparameter: remove its type annotation")
+    if taken := {field.name for field in dataclasses.fields(cls)} & (RESERVED | {*PART_TYPES}) - MAY_BE_FIELDS:
+        raise PluginError(f"{cls.__name__}.{min(taken)} cannot be a hyperparameter: the name has another meaning")
+    _check_declarations(cls)
     if abstract := getattr(cls, "__abstractmethods__", None):
         raise PluginError(f"{cls.__name__} does not define {', '.join(sorted(abstract))}")
     try:

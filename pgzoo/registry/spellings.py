@@ -139,14 +139,14 @@ def spelled_scale(
         group_scale = _taken(GROUP_SCALE, fields, "scale") or _taken(GROUP_SCALE, overrides)
     if scale in ("group", "batch"):
         group_scale, scale = scale, None
-    if isinstance(scale, (str, Part)) or (isinstance(scale, Mapping) and "name" in scale):
+    if scale is not None and not (isinstance(scale, Mapping) and "name" not in scale):
         _check_same(_name(scale), normalize, group_scale)
         return scale
 
     name = _name(recipe.scale)
     if normalize is False and name in NORMALIZING:
         name = "none"
-    if name == "none" and _name(recipe.baseline) != baseline.name:
+    if name not in NORMALIZING and _name(recipe.baseline) != baseline.name:
         name = default_scale(baseline.name)
     if normalize:
         name = NORMALIZE_ADVANTAGE.scales[normalize]
@@ -198,6 +198,6 @@ def _taken(spelling: Spelling, values: dict[str, Any], *names: str) -> Any:
 
 
 def _name(part: PartSpec | Part) -> str:
-    if isinstance(part, Part):
-        return part.name
-    return part if isinstance(part, str) else str(part.get("name", ""))
+    if isinstance(part, Mapping):
+        return str(part.get("name", ""))
+    return part if isinstance(part, str) else str(getattr(part, "name", ""))

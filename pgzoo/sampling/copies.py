@@ -111,6 +111,11 @@ class EnvCopies:
         self._rewarded: list[Callable[[Array], Array]] = []
         while isinstance(env, VecEnvWrapper):
             if isinstance(env, VecNormalize):
+                if env.training and env.norm_reward:
+                    raise ConfigError(
+                        "vine compares rewards of different times, which VecNormalize scales differently; use "
+                        "norm_reward=False (-P 'normalize:{norm_reward: false}')"
+                    )
                 self._observed.insert(0, env.normalize_obs)
                 self._rewarded.insert(0, env.normalize_reward)
             elif not isinstance(env, VecMonitor) and not getattr(env, "passes_through", False):

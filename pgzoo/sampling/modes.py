@@ -58,9 +58,17 @@ class SamplingMode:
             PluginError: the plan is empty.
         """
         self.plan = plan = self.sampling.plan(self.context)
+        if not isinstance(plan, Plan):
+            raise PluginError(f"sampling {self.sampling.name!r} must return a Plan, not {plan!r}")
         if bool(plan.queue) != self.whole_episodes or (plan.n_steps is None) != self.whole_episodes:
             what = "a queue of episodes" if self.whole_episodes else "n_steps"
             raise PluginError(f"the plan of sampling {self.sampling.name!r} needs {what}, and nothing else")
+        self._copies_states = type(plan).before_step is not Plan.before_step
+        if Need.VALUES in self.sampling.provides and not (self.whole_episodes and self._copies_states):
+            raise PluginError(
+                f"sampling {self.sampling.name!r} provides values, so its plans need a queue of episodes, and the "
+                "methods before_step and values"
+            )
         self.active = np.full(n_envs, not self.whole_episodes)
         self.group = np.full(n_envs, NO_GROUP if self.whole_episodes else 0)
         self._n_taken = 0
@@ -71,7 +79,6 @@ class SamplingMode:
         self._returns: Array | None = None
         if type(plan).episode_ended is not Plan.episode_ended:
             self._returns = np.zeros(n_envs)
-        self._copies_states = type(plan).before_step is not Plan.before_step
         self._first_observations: dict[int, Any] = {}
         self._to_compare: list[int] = []
 
@@ -208,6 +215,10 @@ class SamplingMode:
         """Give environments their next episodes, where None leaves an environment idle."""
         active, group = self.active.copy(), self.group.copy()  # the step record has the old arrays
         for n, episode in episodes.items():
+            if episode is not None and not self._seeded and (episode.seed is not None or episode.options):
+                raise PluginError(
+                    f"the plan of sampling {self.sampling.name!r} added an episode with a seed to a queue without seeds"
+                )
             self._episodes[n] = episode
             active[n] = episode is not None
             group[n] = NO_GROUP if episode is None else episode.group

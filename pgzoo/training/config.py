@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
+from pgzoo.interface.parts import Part
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.registry.settings import SAMPLING_KEYWORDS, short_name
@@ -112,12 +113,21 @@ def _overridden(
     if replaced_kinds := [kind for kind in PART_TYPES if kind in overrides]:
         old_parts = _build(registry, plugin, env, file_entry.values, file_entry.source).combination.parts
         for kind in replaced_kinds:
-            dropped |= set(declared(type(old_parts[kind])))
+            if not _is_same_part(old_parts[kind], overrides[kind]):
+                dropped |= set(declared(type(old_parts[kind])))
+            elif isinstance(overrides[kind], Mapping):
+                dropped |= set(overrides[kind])
     remaining = {key: value for key, value in file_entry.values.items() if key.rpartition(".")[2] not in dropped}
     entry = {**remaining, **overrides}
     if replaced_kinds:
         return _without_other_samplings(registry, plugin, env, entry, file_entry.source, keep=overrides)
     return entry
+
+
+def _is_same_part(part: Part, replacement: Any) -> bool:
+    """Whether what replaces a part only gives it other fields: a mapping without a name, or the same name."""
+    name = replacement.get("name", part.name) if isinstance(replacement, Mapping) else replacement
+    return bool(name == part.name)
 
 
 def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any]) -> ExperimentConfig:

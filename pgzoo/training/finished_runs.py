@@ -14,6 +14,7 @@ from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, check_environment, register_packages
 from pgzoo.training.run_folder import RunFolder, find_folder, open_folder
+from pgzoo.training.runs import several
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -163,8 +164,8 @@ def evaluate(
     """
     arguments = RunArguments(
         path=None if path is None else Path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=Path(log_folder),
-        load_best=load_best, stochastic=stochastic, seed=seed, device=device, gym_packages=tuple(gym_packages),
-        plugin_files=tuple(map(Path, plugin_files)),
+        load_best=load_best, stochastic=stochastic, seed=seed, device=device, gym_packages=several(gym_packages),
+        plugin_files=tuple(map(Path, several(plugin_files))),
     )  # fmt: skip
     with open_run(arguments, n_envs=n_envs) as run:
         return run.evaluate(n_episodes, stochastic=stochastic)

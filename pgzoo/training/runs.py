@@ -16,6 +16,7 @@ from pgzoo.training.config import ExperimentConfig, check_environment, load_conf
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.type_aliases import MaybeCallback
 
     from pgzoo.algorithm.policy_gradient import PolicyGradient
     from pgzoo.training.experiment import Result, TrainConfig
@@ -188,7 +189,7 @@ def train(
     gym_packages: Sequence[str] = (),
     plugin_files: Sequence[FilePath] = (),
     verbose: int = 0,
-    callback: BaseCallback | None = None,
+    callback: MaybeCallback = None,
 ) -> Result:
     """Train a model with the tuned settings of `hyperparams/`, evaluate and save it, as `pgzoo train` does.
 
@@ -209,12 +210,13 @@ def train(
         pairs=_pairs(hyperparams), conf_file=_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
         n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=Path(log_folder), trained_agent=_path(trained_agent),
         device=device, fast=fast, tensorboard_log=tensorboard_log, env_kwargs=_pairs(env_kwargs),
-        gym_packages=tuple(gym_packages), plugin_files=tuple(map(Path, plugin_files)), progress=False, verbose=verbose,
+        gym_packages=several(gym_packages), plugin_files=tuple(map(Path, several(plugin_files))), progress=False,
+        verbose=verbose,
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)
     config = arguments.configuration(registry, arguments.overrides(hyperparams or {}, env_kwargs or {}))
-    return prepare(config, arguments, registry).start(callback)
+    return prepare(config, arguments, registry).start(_callback(callback))
 
 
 def zoo_model(
@@ -246,6 +248,20 @@ def zoo_model(
         raise
     model.n_timesteps = config.run.n_timesteps
     return model
+
+
+def _callback(callback: MaybeCallback) -> BaseCallback | None:
+    """Return a callback, a list of them or a function as one callback, as SB3 does."""
+    from stable_baselines3.common.callbacks import BaseCallback, CallbackList, ConvertCallback
+
+    if callback is None or isinstance(callback, BaseCallback):
+        return callback
+    return CallbackList(callback) if isinstance(callback, list) else ConvertCallback(callback)
+
+
+def several(names: Any) -> tuple[Any, ...]:
+    """Return one name or path, or several of them, as a tuple."""
+    return (names,) if isinstance(names, (str, os.PathLike)) else tuple(names)
 
 
 def _path(path: FilePath | None) -> Path | None:

@@ -15,6 +15,7 @@ from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import check_environment, load_config, register_packages
 from pgzoo.training.run_folder import file_name
+from pgzoo.training.runs import several
 
 if TYPE_CHECKING:
     import optuna
@@ -235,8 +236,8 @@ def tune(
         seed=seed, sampler=sampler, pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials,
         n_evaluations=n_evaluations, eval_episodes=eval_episodes, space=_path(space), n_best=best,
         n_fresh=fresh_seeds, study_name=study_name, storage=storage, heartbeat=heartbeat, write=_path(write),
-        report=_path(report), log_folder=Path(log_folder), gym_packages=tuple(gym_packages),
-        plugin_files=tuple(map(Path, plugin_files)),
+        report=_path(report), log_folder=Path(log_folder), gym_packages=several(gym_packages),
+        plugin_files=tuple(map(Path, several(plugin_files))),
     )  # fmt: skip
     from pgzoo.tuning import run
     from pgzoo.tuning.executors import make_executor
@@ -261,12 +262,14 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
     Raises:
         NoTrialCompleted: no trial completed.
     """
-    from pgzoo.tuning.results import best_trials, check_completed, metrics_of
+    from pgzoo.tuning.results import NoTrialCompleted, best_trials, check_completed, metrics_of
     from pgzoo.tuning.retrained import find_retrained, winner
     from pgzoo.tuning.space import PLUGIN
 
     check_completed(study)
-    trial = best_trials(study)[0]
+    if not (complete := best_trials(study)):
+        raise NoTrialCompleted(f"no trial of {study.study_name} has ended yet")
+    trial = complete[0]
     params = {name: value for name, value in trial.params.items() if name != PLUGIN}
     best = BestTrial(trial.number, trial.user_attrs["plugin"], tuple(trial.values), params)
     retrained = find_retrained(study)

@@ -9,6 +9,9 @@ import numpy as np
 
 from pgzoo import Array, Need, Rollout, Scale, State, hookimpl
 
+ROUNDING = 1e-9
+"""A sum of returns that is smaller than this share of their magnitudes is 0."""
+
 
 @dataclass(frozen=True)
 class GroupMean(Scale):
@@ -28,8 +31,9 @@ class GroupMean(Scale):
     def __call__(self, rollout: Rollout, returns: Array, deviations: Array, state: State = None) -> Array:
         """Return c (T, N), constant within a group. An infinite c makes Ψ 0."""
         outcomes = rollout.episode_means(returns)
-        mean = np.abs(rollout.group_sums(outcomes)) / rollout.group_sums(np.ones_like(outcomes))
-        return np.where(mean == 0, np.inf, mean)[rollout.episode]
+        sums, magnitudes = np.abs(rollout.group_sums(outcomes)), rollout.group_sums(np.abs(outcomes))
+        mean = sums / rollout.group_sums(np.ones_like(outcomes))
+        return np.where(sums <= ROUNDING * magnitudes, np.inf, mean)[rollout.episode]
 
 
 @hookimpl

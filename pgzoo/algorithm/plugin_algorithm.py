@@ -40,6 +40,7 @@ from pgzoo.algorithm.settings import (
     changed,
     hyperparameter_names,
     part_attributes,
+    scheduled,
 )
 from pgzoo.backends.backend import Backend
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
@@ -344,6 +345,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         for kind, part in combination.parts.items():
             setattr(self, kind, part)
         self._current_parts.update(combination.parts)
+        self._scheduled = scheduled(combination.parts.values())
         self.has_critic = combination.trains_critic
         attributes = {**plain_fields(combination.algorithm), **part_attributes(combination)}
         if isinstance(attributes["learning_rate"], dict):

@@ -21,7 +21,6 @@ from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
-from pgzoo.algorithm.settings import check_schedules
 from pgzoo.backends.action_distributions import rollout_distributions
 from pgzoo.backends.backend import Backend
 from pgzoo.backends.score_norms import rollout_score_sq_norms
@@ -163,7 +162,8 @@ class PolicyGradient(SavableAlgorithm):
         backend.begin_update()
         progress_remaining = self._current_progress_remaining
         learning_rate = value_at(LEARNING_RATE, self.lr_schedule, progress_remaining)
-        check_schedules(self.combination.parts.values(), progress_remaining)
+        for param, schedule in self._scheduled:
+            value_at(param, schedule, progress_remaining)
         update_learning_rate(self.policy.optimizer, learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
         metrics = UpdateMetrics(f"objective {self.objective.name!r}")

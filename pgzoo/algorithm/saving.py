@@ -35,7 +35,7 @@ SB3_LOAD_ARGUMENTS = ("custom_objects", "print_system_info", "force_reset", "pol
 NOT_SAVED = (
     "registry", "combination", *PART_TYPES, "has_critic", "part_states", "rollout", "returns",
     "sampling_mode", "_next_sampling_mode", "_group_seeds", "_backend", "_episode_steps", "_requested_device",
-    "_current_parts",
+    "_current_parts", "_scheduled",
 )  # fmt: skip
 """Attributes that are not saved, because the constructor, `_setup_model` or `learn` creates them again."""
 

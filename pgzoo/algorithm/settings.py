@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.hyperparameters import declared, plain_fields
+from pgzoo.interface.hyperparameters import Param, Schedule, declared, plain_fields
 from pgzoo.interface.parts import Part
-from pgzoo.interface.schedules import as_schedule, value_at
+from pgzoo.interface.schedules import as_schedule
 from pgzoo.registry.combination import Combination
 from pgzoo.registry.plugins import Registry
 from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig
@@ -80,16 +80,14 @@ def changed(registry: Registry, combination: Combination, name: str, value: Any)
     return replace(combination, **changes)
 
 
-def check_schedules(parts: Iterable[Part], progress_remaining: float) -> None:
-    """Check the current values of the parts' hyperparameters that are functions of the remaining progress.
-
-    Raises:
-        ConfigError: a function raises, or its value is not allowed.
-    """
-    for part in parts:
-        for name, param in declared(type(part)).items():
-            if param.schedule and callable(schedule := getattr(part, name)):
-                value_at(param, schedule, progress_remaining)
+def scheduled(parts: Iterable[Part]) -> list[tuple[Param, Schedule]]:
+    """Return the parts' hyperparameters that are functions of the remaining progress, with these functions."""
+    return [
+        (param, schedule)
+        for part in parts
+        for name, param in declared(type(part)).items()
+        if param.schedule and callable(schedule := getattr(part, name))
+    ]
 
 
 def owner_of(combination: Combination, name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -59,12 +60,12 @@ class Combination:
         _check_advantages(self)
         _check_update(self)
 
-    @property
-    def parts(self) -> dict[Kind, Part]:
+    @cached_property
+    def parts(self) -> Mapping[Kind, Part]:
         """The parts by kind."""
         return {kind: getattr(self, kind) for kind in PART_TYPES}
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[Need]:
         """What the parts need. An estimator that is recomputed needs next observations to evaluate the current V."""
         needs = frozenset(chain.from_iterable(part.needs for part in self.parts.values()))

@@ -17,6 +17,8 @@ from pgzoo.interface.types import Array
 
 BOOL, FLOAT32 = np.dtype(bool), np.dtype(np.float32)
 ONLY_DICTS = frozenset({dict})
+NUMERIC = frozenset("biuf")
+"""NumPy's kinds of numbers: bool, signed and unsigned integers, floats."""
 
 
 def converted_step(
@@ -77,6 +79,8 @@ def converted_observations(
     Raises:
         EnvironmentFailure: the observations are not numbers, or have another shape than the space's.
     """
+    if type(x) is np.ndarray and x.shape == (*leading, *(space.shape or ())) and x.dtype.kind in NUMERIC:
+        return np.array(x)
     if isinstance(space, spaces.Dict):
         if not isinstance(x, Mapping) or not space.spaces.keys() <= x.keys():
             raise EnvironmentFailure(f"the VecEnv returned an {what} without the keys {', '.join(space.spaces)}")
@@ -85,7 +89,7 @@ def converted_observations(
         array = np.array(_on_cpu(x))
     except (TypeError, ValueError, RuntimeError) as error:
         raise EnvironmentFailure(f"the VecEnv returned an {what} that is no array: {describe(error)}") from error
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in NUMERIC:
         raise EnvironmentFailure(f"the VecEnv returned an {what} of type {array.dtype}, which is not numeric")
     if array.shape != (*leading, *(space.shape or ())):
         expected = (*leading, *(space.shape or ()))

@@ -38,11 +38,13 @@ class PartStates:
                 self._states[kind] = state.to(device).eval()
                 if (optimizer := part.make_optimizer(state)) is not None:
                     self._optimizers[kind] = optimizer
+        self._called_with: dict[str, torch.nn.Module | None] = {
+            kind: self._states.get("estimator" if Need.ACTION_VALUES in part.needs else kind)
+            for kind, part in parts.items()
+        }
 
     def __getitem__(self, kind: str) -> torch.nn.Module | None:
-        part = self._parts.get(kind)  # type: ignore[call-overload]  # kinds are strings elsewhere
-        shared = part is not None and Need.ACTION_VALUES in part.needs
-        return self._states.get("estimator" if shared else kind)
+        return self._called_with.get(kind)
 
     def update(self, rollout: Rollout, returns: Array) -> dict[str, Any]:
         """Let every part learn from the rollout. Return their metrics."""

@@ -132,7 +132,9 @@ class PolicyGradient(SavableAlgorithm):
         if Need.SCORES in needs:
             rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.policy, rollout))
         parts = self.combination.parts
-        if any(Need.DISTRIBUTION in part.needs for kind, part in parts.items() if kind != "update"):
+        if Need.DISTRIBUTION in needs and any(
+            Need.DISTRIBUTION in part.needs for kind, part in parts.items() if kind != "update"
+        ):
             rollout = rollout.replace(**rollout_distributions(self.policy, rollout))
         return rollout
 
@@ -221,7 +223,8 @@ class PolicyGradient(SavableAlgorithm):
 
     def _update_part_states(self, backend: Backend, metrics: UpdateMetrics) -> None:
         rollout = self.rollout
-        if any(Need.RATIOS in part.needs and part.learns for part in self.combination.parts.values()):
+        parts, needs = self.combination.parts.values(), self.combination.needs
+        if Need.RATIOS in needs and any(Need.RATIOS in part.needs and part.learns for part in parts):
             rollout = rollout.replace(ratios=current_ratios(rollout, self._samples(), backend))
         metrics.set(self.part_states.update(rollout, self.returns), "the update of a part")
 

@@ -55,7 +55,8 @@ class VarianceConfig:
 
 @click.command("variance", short_help="Measure the variance and bias of plugins' gradients.")
 @click.option("--plugins", default="reinforce,rtg,rtg_batch_mean,rtg_value,gae", show_default=True,
-              metavar="NAME,…|all", help="Recipes, or combinations estimator+baseline[+objective]; all: those that copy no environments.")  # fmt: skip
+              metavar="NAME,…|all", help="Recipes, or combinations estimator+baseline[+objective]. all: every recipe "
+              "that does not copy environments.")  # fmt: skip
 @click.option("--env", help="A registered environment; by default that of --model, or CartPole-v1.")
 @click.option("--model", type=click.Path(path_type=Path),
               help="A saved model whose policy is measured; by default a new policy.")  # fmt: skip
@@ -80,8 +81,7 @@ class VarianceConfig:
               help="Batches of the independent reference for each measured batch, if the exact gradient is "
               "unknown.")  # fmt: skip
 @click.option("--n-envs", type=click.IntRange(min=1), default=64, show_default=True,
-              help="Environments stepped together, rounded to whole batches. Affects only the speed, unless a sampling of "
-              "its own makes plans for them.")  # fmt: skip
+              help="Environments stepped together, rounded to whole batches. Affects only the speed.")  # fmt: skip
 @click.option("--seed", type=click.IntRange(min=0, max=2**32 - 1), default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Draw a figure: .png, .pdf or .svg.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -95,10 +95,10 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     """Measure the variance and bias of plugins' gradients.
 
     A frozen policy is sampled, and every plugin computes its gradient from the same batches of whole episodes. Plugins
-    that compare groups get as many episodes in groups, and those that copy environments as many with values from the
-    copies, whose steps count. On pgzoo/Chain-v0 and the other tabular environments, bias is
-    measured against the exact gradient; on other environments, against a large independent sample. Intervals are 95 %
-    bootstrap intervals.
+    that compare groups get as many episodes in groups. A plugin that copies environments, such as vine, gets as many
+    episodes of its own, and the steps in its copies count. On pgzoo/Chain-v0 and the other tabular environments, bias
+    is measured against the exact gradient; on other environments, against a large independent sample. Intervals are
+    95 % bootstrap intervals.
     """
     config = VarianceConfig(**values)
     _check_figure(config.out)

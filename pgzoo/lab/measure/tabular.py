@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -82,6 +82,17 @@ class TabularVecEnv(VecEnv):
         self._reset_seeds()
         self._state = self._starts(np.arange(self.num_envs))
         return self._observations[self._state]
+
+    resets_one = True
+
+    def reset_one(self, n: int, *, seed: int | None, options: Mapping[str, Any] | None = None) -> Array:
+        """Begin an episode in environment n and return its observation, see `pgzoo.sampling.resets.resets_one`."""
+        columns = np.array([n])
+        self._keys[n], self._steps[n] = self._draw_seeds()[n] if seed is None else seed, 0
+        self._keys[columns] = mix(self._keys[columns])
+        self._state[columns] = self._starts(columns)
+        observation: Array = self._observations[self._state[n]]
+        return observation
 
     def step_async(self, actions: Array) -> None:
         """Store the actions (N,)."""

@@ -238,7 +238,7 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
     m = lab.measure_config
     spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
     run = Measurement(lab, [plugin_gradient(m, name, combination, spaces) for name, combination in m.plugins.items()])
-    explained_variance = _warm_up(lab, run.plugin_gradients) if m.warmup else None
+    explained_variance = warm_up(lab, run.plugin_gradients) if m.warmup else None
     stopped_by = None
     try:
         for done in range(m.n_batches):
@@ -260,7 +260,7 @@ def plugin_gradient(m: MeasureConfig, name: str, combination: Combination, space
     return PluginGradient(name, combination, spaces, discount_states=discount, own_loss=m.own_loss)
 
 
-def _warm_up(lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> float:
+def warm_up(lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> float:
     """Fit the critic, then let the parts learn with it, on batches that are not measured."""
     warmup = lab.measure_config.warmup
     explained_variance = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))

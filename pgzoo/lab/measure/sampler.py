@@ -47,8 +47,9 @@ def arguments(n_episodes: int, gamma: float, group_size: int | None = None) -> d
         gamma: γ.
         group_size: episodes from each initial state; None: do not sample groups.
     """
-    chosen = {"sampling": "episodes"} if group_size is None else {"sampling": "groups", "group_size": group_size}
-    return {**arguments_with(chosen.pop("sampling"), gamma), **chosen, "n_episodes": n_episodes}
+    if group_size is None:
+        return {**arguments_with("episodes", gamma), "n_episodes": n_episodes}
+    return {**arguments_with("groups", gamma), "group_size": group_size, "n_episodes": n_episodes}
 
 
 def arguments_with(sampling: str | Sampling, gamma: float) -> dict[str, Any]:

@@ -68,8 +68,8 @@ class MeasureConfig:
         discount_states: multiply Ψ_t by γ^t, as the gradient of J requires; False: do not, as in SB3. None: as the
             recipe does if `own_loss`, otherwise True.
         own_loss: measure each recipe's own loss instead of the sum over each episode.
-        n_envs: environments stepped together, rounded down to whole batches, but at least one batch. A sampling that
-            makes its own plans gets at most one environment per episode.
+        n_envs: environments stepped together, rounded down to whole batches, but at least one batch. A sampling that is
+            used as in training gets this number of environments, or `batch` if that is smaller.
         seed: of all random number generators.
     """
 
@@ -132,7 +132,7 @@ class Lab:
     """A frozen policy and its environments.
 
     Combinations that sample steps, episodes or groups share batches of whole episodes, or of groups. Any other sampling
-    makes its own plans, and one of its rollouts is one batch.
+    is used as in training, and one rollout is one batch.
 
     Args:
         config: the environment with its wrappers, and the arguments of the policy.
@@ -182,7 +182,7 @@ class Lab:
         name = batches_of(chosen)
         if name not in self._samplers:
             group_size = self.measure_config.group_size
-            sampler = self._shared_sampler(group_size) if name == GROUPS else self._own_sampler(chosen)
+            sampler = self._shared_sampler(group_size) if name == GROUPS else self._rollout_sampler(chosen)
             sampler.model.policy = self.policy
             self._samplers[name] = sampler
         return self._samplers[name]
@@ -200,11 +200,12 @@ class Lab:
         seed = m.seed if group_size is None else m.seed + SEED_OFFSET
         return Sampler(self._model(sampling.arguments(n_envs, m.gamma, group_size), n_envs, seed), m.batch)
 
-    def _own_sampler(self, chosen: Sampling) -> Sampler:
+    def _rollout_sampler(self, chosen: Sampling) -> Sampler:
         """Return a sampler whose batches are rollouts of this sampling, of `batch` episodes if it has `n_episodes`."""
         m = self.measure_config
         if "n_episodes" in declared(type(chosen)):
-            chosen = replace(chosen, n_episodes=m.batch)  # type: ignore[call-arg]  # a field of many samplings
+            part: Any = chosen
+            chosen = replace(part, n_episodes=m.batch)
         seed = m.seed + SEED_OFFSET * (1 + len(self._samplers))
         settings = sampling.arguments_with(chosen, m.gamma)
         return Sampler(self._model(settings, min(m.n_envs, m.batch), seed), None)

@@ -19,7 +19,7 @@ import torch
 from pgzoo_plugins.episodes import Episodes
 from pgzoo_plugins.groups import Groups
 
-from pgzoo import Array, Episode, Plan, PlanContext, Registry
+from pgzoo import Array, Episode, Plan, PlanContext, Registry, RolloutEnd, State
 from pgzoo.envs import TABULAR
 from pgzoo.interface.parts import Spaces
 from pgzoo.lab.measure.bias import FALSE_ALARM, hotelling
@@ -54,7 +54,7 @@ class FirstToEnd(Episodes):
 
     name = "first_to_end"
 
-    def plan(self, context: PlanContext) -> Plan:
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a queue that is just long enough: until n episodes have ended, no environment waits."""
         assert self.n_episodes is not None
         return FirstToEndPlan(self.n_episodes, context.n_envs)
@@ -67,10 +67,10 @@ class FirstToEndPlan(Plan):
         self.n_episodes, self.n_begun = n_episodes, n_episodes + n_envs - 1
         super().__init__(Episode(group=number) for number in range(self.n_begun))
 
-    def update_mask(self, group: Array) -> Array:
+    def update_mask(self, end: RolloutEnd) -> Array:
         """Return which steps (T, N) belong to the episodes with the smallest last step."""
-        ends = [np.flatnonzero((group == number).any(axis=1)).max() for number in range(self.n_begun)]
-        return np.isin(group, np.argsort(ends, kind="stable")[: self.n_episodes])
+        ends = [np.flatnonzero((end.group == number).any(axis=1)).max() for number in range(self.n_begun)]
+        return np.isin(end.group, np.argsort(ends, kind="stable")[: self.n_episodes])
 
 
 @dataclass(frozen=True)

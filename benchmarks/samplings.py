@@ -85,7 +85,7 @@ class Row:
 def measure(
     env: str, combinations: Mapping[str, Combination], n_batches: int, level: float, **settings: Any
 ) -> dict[str, Row]:
-    """Return the rows of one MDP. V is fitted to 160 other episodes."""
+    """Return the rows of one MDP."""
     config = MeasureConfig(combinations, n_batches=n_batches, gamma=GAMMA, seed=SEED, **settings)
     experiment = load_config(REGISTRY, "rtg_value", env)
     linear = {"net_arch": [], "ortho_init": False}
@@ -98,7 +98,7 @@ def measure(
     spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
     plugins = [plugin_gradient(config, name, combination, spaces) for name, combination in combinations.items()]
     measurement = Measurement(lab, plugins)
-    explained = warm_up(lab, plugins)
+    explained = warm_up(lab, plugins) if config.warmup else None
     for _ in range(n_batches):
         measurement.batch()
     report = measurement.report(explained, stopped_by=None)
@@ -160,9 +160,9 @@ def vine(batches: int) -> None:
 
 
 @main.command()
-@click.option("--batches", default=4000, show_default=True, help="Gradients of each combination.")
-@click.option("--episodes", default=16, show_default=True, help="Episodes per gradient.")
-@click.option("--n-envs", default=8, show_default=True, help="Environments.")
+@click.option("--batches", default=1000, show_default=True, help="Gradients of each combination.")
+@click.option("--episodes", default=512, show_default=True, help="Episodes per gradient.")
+@click.option("--n-envs", default=256, show_default=True, help="Environments.")
 def queue(batches: int, episodes: int, n_envs: int) -> None:
     """Measure queues of episodes, and the first episodes that end."""
     combinations = {
@@ -172,7 +172,7 @@ def queue(batches: int, episodes: int, n_envs: int) -> None:
     }
     level = FALSE_ALARM / (len(TABULAR) * (len(combinations) - 1))
     columns = [
-        measure(env, combinations, batches, level, batch=episodes, group_size=GROUP_SIZE, n_envs=n_envs)
+        measure(env, combinations, batches, level, batch=episodes, group_size=GROUP_SIZE, n_envs=n_envs, warmup=0)
         for env in TABULAR
     ]
     click.echo("| sampling | combination | " + " | ".join(f"`{mdp}`" for mdp in TABULAR.values()) + " |")

@@ -163,7 +163,7 @@ def test_a_rest_changes_nothing(name: str) -> None:
     """The first copy rests before each of its steps. It plays the same episode as the second copy."""
     env = TabularVecEnv(make_mdp(name), 2)
     env._seeds = [3, 3]
-    observations = env.reset()
+    observations: Any = env.reset()
     played: list[list[Any]] = [[], []]
     for stepped in (1, 0) * 3:
         env.resting = np.arange(2) != stepped

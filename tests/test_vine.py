@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -19,7 +20,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from tabular import MDP, TABULAR_POLICY, logits, small_mdp
 from test_exact_gradient import FALSE_ALARM, t_squared
 
-from pgzoo import ConfigError, PolicyGradient
+from pgzoo import ConfigError, PolicyGradient, Registry, Spaces
+from pgzoo.envs import TABULAR
+from pgzoo.lab.measure.bias import hotelling
+from pgzoo.lab.measure.score_gradients import TableScores
+from pgzoo.lab.measure.variance import Lab, MeasureConfig, Measurement, plugin_gradient
+from pgzoo.registry.combination import resolve
+from pgzoo.training.config import load_config
 
 ENDS = ((3, "terminated"), (2, "truncated"))
 
@@ -163,8 +170,8 @@ def test_the_mean_over_all_outcomes_is_exact() -> None:
     """Every start, noise and sequence of actions once, each with every sequence of actions as a continuation.
 
     With a uniform policy and one step left, V(0) = (1 − 2)/2 = −½ and V(1) = (½ + 3)/2 = 1.75. With two steps left and
-    γ = 0.8, V(1) = 1.75 + 0.8 (−½ + 1.75)/2 = 2.25, and V(0) = −½ + 0.8 (¼ (−½) + ¼ (−½ + 1.75)) = −0.35: action 0 stays
-    with probability ½, and action 1 leads to both states.
+    γ = 0.8, V(1) = 1.75 + 0.8 (−½ + 1.75)/2 = 2.25, and V(0) = −½ + 0.8 (¼ (−½) + ¼ (−½ + 1.75)) = −0.35, because
+    action 0 stays with probability ½, and action 1 leads to both states.
     """
     outcomes = list(product((0, 1), range(8), range(8)))
     model = vine(
@@ -187,6 +194,27 @@ def test_the_mean_over_all_outcomes_is_exact() -> None:
     np.add.at(gradient, (state[played], action[played]), psi[played] / 2)
     np.add.at(gradient, (state[played], 1 - action[played]), -psi[played] / 2)
     np.testing.assert_allclose(gradient, Enumerated.mdp.gradient(torch.zeros(2, 2), 0.8), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", TABULAR)
+def test_no_bias_on_any_mdp_of_the_lab(env: str) -> None:
+    """Hotelling's T² over 1,200 gradients. It would detect a bias of 10 % of ‖∇J‖ in any direction."""
+    registry = Registry.discover()
+    config = MeasureConfig({"vine": resolve(registry, "vine")}, n_batches=1200, gamma=0.9)
+    experiment = load_config(registry, "rtg", env)
+    lab = Lab(replace(experiment, run=replace(experiment.run, policy_kwargs=TABULAR_POLICY)), registry, config)
+    parts = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
+    measurement = Measurement(lab, [plugin_gradient(config, "vine", config.plugins["vine"], parts)])
+    for _ in range(config.n_batches):
+        measurement.batch()
+    gradients, exact = np.array(measurement.records["vine"].gradients, dtype=np.float64), measurement.exact
+    assert exact is not None
+    assert isinstance(lab.scores, TableScores)
+    p_value, power = hotelling(gradients, exact, FALSE_ALARM / len(TABULAR), lab.scores.rank, effect=0.1)
+    print(env, p_value, power)
+    assert power > 0.9
+    assert p_value > FALSE_ALARM / len(TABULAR)
 
 
 def test_it_learns_and_goes_on_after_load(tmp_path: Any) -> None:

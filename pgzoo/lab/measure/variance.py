@@ -11,7 +11,7 @@ from signal import Signals
 from typing import Any, Protocol
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pgzoo import Registry
 from pgzoo.algorithm.policy_gradient import PolicyGradient
@@ -36,7 +36,7 @@ from pgzoo.lab.measure.statistics import (
     resample_weights,
     summarize,
 )
-from pgzoo.lab.measure.tabular import TabularVecEnv
+from pgzoo.lab.measure.tabular import TabularEnv, TabularVecEnv
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
@@ -211,14 +211,17 @@ class Lab:
         return Sampler(self._model(settings, min(m.n_envs, m.batch), seed), None)
 
     def _model(self, settings: dict[str, Any], n_envs: int, seed: int) -> PolicyGradient:
-        """Return a model with the policy and environments of the lab. Copies are made of Gymnasium environments."""
+        """Return a model with the policy and environments of the lab. Only Gymnasium environments can be copied."""
         parts = {name: settings.pop(name) for name in ("plugin", "estimator", "baseline", "sampling")}
         config = replace(self.config, combination=resolve(self.registry, **parts, overrides=settings))
         env: VecEnv
-        if self.mdp is not None and Need.VALUES not in config.combination.sampling.provides:
-            env = TabularVecEnv(self.mdp, n_envs, seed)
-        else:
+        if (mdp := self.mdp) is None:
             env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=self._statistics)
+        elif Need.VALUES in config.combination.sampling.provides:
+            env = DummyVecEnv([lambda: TabularEnv(mdp)] * n_envs)
+            env.seed(seed)
+        else:
+            env = TabularVecEnv(mdp, n_envs, seed)
         return make_model(config, self.registry, env, TrainConfig(seed=seed, device="cpu"), self._start)
 
 

@@ -199,10 +199,10 @@ def test_the_mean_over_all_outcomes_is_exact() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("env", TABULAR)
 def test_no_bias_on_any_mdp_of_the_lab(env: str) -> None:
-    """Hotelling's T² over 1,200 gradients. It would detect a bias of 20 % of ‖∇J‖ in any direction."""
+    """Hotelling's T² over 800 gradients. It would detect a bias of 20 % of ‖∇J‖ in any direction."""
     registry = Registry.discover()
     combination = resolve(registry, "vine", overrides={"n_continuations": 1})
-    config = MeasureConfig({"vine": combination}, n_batches=1200, gamma=0.9)
+    config = MeasureConfig({"vine": combination}, n_batches=800, gamma=0.9)
     experiment = load_config(registry, "rtg", env)
     lab = Lab(replace(experiment, run=replace(experiment.run, policy_kwargs=TABULAR_POLICY)), registry, config)
     parts = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)

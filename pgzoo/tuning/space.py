@@ -11,7 +11,7 @@ from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
 from pgzoo.registry.plugins import Registry
-from pgzoo.registry.settings import AlgorithmConfig, short_name
+from pgzoo.registry.settings import AlgorithmConfig, search_of, short_name
 from pgzoo.registry.spellings import SPELLINGS, spellings_for
 from pgzoo.training.config import ExperimentConfig, load_config
 
@@ -163,7 +163,7 @@ def _dimensions(
             key = f"{kind}.{name}"
             short = short_name(key)
             if short not in _ignored(combination):
-                search = _valid_choices(param.search, name, base) if param.search else None
+                search = search_of(type(part), name)
                 dimension_name = f"{part.name}.{name}" if short == key else short
                 dimensions += _dimension(dimension_name, key, param, search, ranges, fixed)
     return tuple(dimensions)
@@ -194,16 +194,6 @@ def _ignored(combination: Combination) -> frozenset[str]:
     """Return the settings not to search: those without effect, and batch_size if the objective takes a single pass."""
     single_pass = combination.update.name == "gradient_descent" and not combination.objective.multi_epoch
     return combination.unused | {"batch_size"} if single_pass else combination.unused
-
-
-def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search | None:
-    """Return the search range; for n_episodes of groups only the multiples of every searched group_size."""
-    sizes = declared(type(base.combination.sampling)).get("group_size")
-    if name != "n_episodes" or sizes is None or sizes.search is None:
-        return search
-    size = max(sizes.search.choices)
-    choices = tuple(n for n in search.choices if n % size == 0)
-    return replace(search, choices=choices) if choices else None
 
 
 def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dict[str, tuple[Dimension, ...]]:

@@ -513,14 +513,16 @@ def test_another_definition_is_refused_with_the_differences(tmp_path: Path) -> N
 def test_numbers_out_of_range_are_refused() -> None:
     """Finds numbers that only the command line checks."""
     for changes in ({"n_seeds": 0}, {"seed": -1}, {"seed": 2**32}, {"n_timesteps": 0.5}, {"eval_episodes": True}):
-        with pytest.raises(ConfigError, match=f"{next(iter(changes))} must be a whole number from"):
+        with pytest.raises(
+            ConfigError, match=f"{next(iter(changes))}(: .* is not in the range| must be a whole number)"
+        ):
             small(**changes).check()
     wrong: dict[str, Any] = {"n_total": 0, "n_jobs": 0, "heartbeat": 0.5, "n_fresh": 1, "command_limit": 0}
     for name, value in wrong.items():
-        with pytest.raises(ConfigError, match=f"{name} must be a whole number from"):
+        with pytest.raises(ConfigError, match=f"{name}(: .* is not in the range| must be a whole number)"):
             TuneConfig(**{"storage": "a.db", "n_total": 1, name: value}).check()
     for timeout in (float("nan"), float("inf"), -1.0):
-        with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
+        with pytest.raises(ConfigError, match=r"timeout: .* is not in the range x>=0"):
             TuneConfig(storage="a.db", n_total=1, timeout=timeout).check()
     TuneConfig(storage="a.db", n_total=1, timeout=0.0).check()
 

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import Search
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.arguments import Arguments, Count, FilePath, as_path, as_paths, as_text, mapping, several
 from pgzoo.training.config import check_environment, load_config, register_packages
 from pgzoo.training.run_folder import file_name
-from pgzoo.training.runs import several
+from pgzoo.tuning.limits import (
+    Best,
+    Evaluations,
+    Executor,
+    FreshSeeds,
+    Heartbeat,
+    Jobs,
+    Seeds,
+    StartupTrials,
+    StudySeed,
+    Timeout,
+    Trials,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -23,45 +35,43 @@ if TYPE_CHECKING:
     from pgzoo.tuning.config import StudyConfig, TuneConfig
     from pgzoo.tuning.retrained import Retrained
 
-FilePath: TypeAlias = "str | os.PathLike[str]"
-
 DEFAULT_TRIALS = 50
 MAX_DEFAULT_NAME = 120
 """A longer default name of a study, from many plugins, is shortened."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneArguments:
+class TuneArguments(Arguments):
     """The arguments of a study and of how it is carried out. `pgzoo tune --help` explains them."""
 
     plugin: str = DEFAULT_RECIPE
     plugins: str | None = None
     search: str | None = None
     env: str = "CartPole-v1"
-    n_timesteps: int | None = None
-    n_trials: int | None = None
-    max_total_trials: int | None = None
-    timeout: float | None = None
-    n_jobs: int = 1
-    executor: str = "process"
+    n_timesteps: Count | None = None
+    n_trials: Trials | None = None
+    max_total_trials: Trials | None = None
+    timeout: Timeout | None = None
+    n_jobs: Jobs = 1
+    executor: Executor = "process"
     ray_address: str | None = None
-    metrics: tuple[str, ...] = ("final",)
-    n_seeds: int = 1
-    seed: int = 0
+    metric: tuple[str, ...] = ("final",)
+    seeds: Seeds = 1
+    seed: StudySeed = 0
     sampler: str = "tpe"
     pruner: str | None = None
     defaults: bool = True
-    n_startup_trials: int = 10
-    n_evaluations: int = 10
-    eval_episodes: int = 10
+    n_startup_trials: StartupTrials = 10
+    n_evaluations: Evaluations = 10
+    eval_episodes: Evaluations = 10
     space: Path | None = None
     ranges: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    n_best: int = 3
-    n_fresh: int = 5
+    best: Best = 3
+    fresh_seeds: FreshSeeds = 5
     study_name: str | None = None
     storage: str | None = None
-    heartbeat: int = 20
+    heartbeat: Heartbeat = 20
     write: Path | None = None
     report: Path | None = None
     log_folder: Path = Path("logs")
@@ -93,12 +103,12 @@ class TuneArguments:
             name=default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
             env=self.env,
             plugins=tuple(plugins),
-            metrics=self.metrics,
+            metrics=self.metric,
             n_timesteps=self.n_timesteps or _smallest_timesteps(registry, plugins, self.env),
-            n_seeds=self.n_seeds,
+            n_seeds=self.seeds,
             seed=self.seed,
             sampler=self.sampler,
-            pruner=self.pruner or ("none" if len(self.metrics) > 1 else "median"),
+            pruner=self.pruner or ("none" if len(self.metric) > 1 else "median"),
             defaults=self.defaults,
             n_startup_trials=self.n_startup_trials,
             n_evaluations=self.n_evaluations,
@@ -124,8 +134,8 @@ class TuneArguments:
             timeout=self.timeout,
             heartbeat=self.heartbeat,
             folder=self.log_folder.resolve() / "tune" / name,
-            n_best=self.n_best,
-            n_fresh=self.n_fresh,
+            n_best=self.best,
+            n_fresh=self.fresh_seeds,
         )
 
     def _plugins(self, registry: Registry) -> list[str]:
@@ -229,15 +239,15 @@ def tune(
     Raises:
         PgzooError: an unknown name or a wrong value, a storage that fails, or a study in which no trial completed.
     """
+    of_space, fixed = mapping("search_range", search_range), mapping("fix", fix)
     arguments = TuneArguments(
         plugin=plugin, plugins=_text(plugins), search=_text(search), env=env, n_timesteps=n_timesteps,
         n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs, executor=executor,
-        ray_address=ray_address, metrics=(metric,) if isinstance(metric, str) else tuple(metric), n_seeds=seeds,
-        seed=seed, sampler=sampler, pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials,
-        n_evaluations=n_evaluations, eval_episodes=eval_episodes, space=_path(space), n_best=best,
-        n_fresh=fresh_seeds, study_name=study_name, storage=storage, heartbeat=heartbeat, write=_path(write),
-        report=_path(report), log_folder=Path(log_folder), gym_packages=several(gym_packages),
-        plugin_files=tuple(map(Path, several(plugin_files))),
+        ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler, pruner=pruner,
+        defaults=defaults, n_startup_trials=n_startup_trials, n_evaluations=n_evaluations, eval_episodes=eval_episodes,
+        space=as_path(space), best=best, fresh_seeds=fresh_seeds, study_name=study_name, storage=as_text(storage),
+        heartbeat=heartbeat, write=as_path(write), report=as_path(report), log_folder=as_path(log_folder),
+        gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
     from pgzoo.tuning import run
     from pgzoo.tuning.executors import make_executor
@@ -245,11 +255,9 @@ def tune(
 
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)
-    texts = tuple(f"{name}:{text}" for name, text in (search_range or {}).items() if not isinstance(text, Search))
-    ranges = {name: search for name, search in (search_range or {}).items() if isinstance(search, Search)}
-    study_config, tune_config = arguments.configs(
-        registry, {**ranges, **parse_ranges(texts, "search_range")}, fix or {}
-    )
+    texts = tuple(f"{name}:{text}" for name, text in of_space.items() if not isinstance(text, Search))
+    ranges = {name: search for name, search in of_space.items() if isinstance(search, Search)}
+    study_config, tune_config = arguments.configs(registry, {**ranges, **parse_ranges(texts, "search_range")}, fixed)
     study = run.tune(study_config, registry, tune_config, make_executor(executor, ray_address))
     result = result_of(study, tune_config.storage)
     write_outputs(study, registry, arguments.report, arguments.write)
@@ -316,13 +324,10 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _text(words: Sequence[str] | str | None) -> str | None:
-    """Return several names as the command line writes them."""
-    return words if words is None or isinstance(words, str) else ",".join(words)
-
-
-def _path(path: FilePath | None) -> Path | None:
-    return None if path is None else Path(path)
+def _text(words: Any) -> Any:
+    """Return several names as the command line writes them. Another value stays what it is, and is refused."""
+    several_words = isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words)
+    return ",".join(words) if several_words else words
 
 
 def _smallest_timesteps(registry: Registry, plugins: Sequence[str], env: str) -> int:

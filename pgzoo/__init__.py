@@ -42,8 +42,11 @@ if TYPE_CHECKING:
     from pgzoo.interface.parts import Update as Update
     from pgzoo.interface.plans import EnvironmentCopies as EnvironmentCopies
     from pgzoo.interface.plans import Episode as Episode
+    from pgzoo.interface.plans import EpisodeEnd as EpisodeEnd
     from pgzoo.interface.plans import Plan as Plan
     from pgzoo.interface.plans import PlanContext as PlanContext
+    from pgzoo.interface.plans import RolloutEnd as RolloutEnd
+    from pgzoo.interface.plans import StepStart as StepStart
     from pgzoo.interface.reference_policy import ReferencePolicy as ReferencePolicy
     from pgzoo.interface.rollout import Rollout as Rollout
     from pgzoo.interface.rollout import reverse_scan as reverse_scan
@@ -90,8 +93,11 @@ _HOME = {
     "State": "interface.types",
     "EnvironmentCopies": "interface.plans",
     "Episode": "interface.plans",
+    "EpisodeEnd": "interface.plans",
     "Plan": "interface.plans",
     "PlanContext": "interface.plans",
+    "RolloutEnd": "interface.plans",
+    "StepStart": "interface.plans",
     "Positive": "interface.hyperparameters",
     "Range": "interface.hyperparameters",
     "Schedule": "interface.hyperparameters",

@@ -198,7 +198,9 @@ class CentresSamples(Scale):
     name = "centres_samples"
     unbiased = True
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         return advantages - advantages.mean()
 
 
@@ -221,7 +223,9 @@ class NormalizesInPlace(Scale):
     name = "normalizes_in_place"
     bias = "it depends on the batch"
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         return advantages.sub_(advantages.mean())
 
 
@@ -232,7 +236,9 @@ class NoEpsilon(Scale):
     name = "no_epsilon"
     bias = "it depends on the batch"
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         return (advantages - advantages.mean()) / advantages.std(unbiased=False)
 
 
@@ -243,7 +249,9 @@ class Summed(Scale):
     name = "summed"
     bias = "it depends on the batch"
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         return advantages.sum()
 
 
@@ -448,7 +456,7 @@ class UndeclaredRatios(Estimator):
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         return rollout.discounted_sums(rollout.rewards.astype(np.float64))
 
-    def importance_weights(self, rollout: Rollout) -> Array:
+    def importance_weights(self, rollout: Rollout, state: State = None) -> Array:
         return np.minimum(rollout.ratios, 1.0)
 
 

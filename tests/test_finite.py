@@ -201,9 +201,9 @@ class RaisingObjective(Objective):
         self.fail("weights")
         return None
 
-    def value_loss(self, batch: Any) -> Any:
+    def value_loss(self, batch: Any, state: Any = None) -> Any:
         self.fail("value_loss")
-        return super().value_loss(batch)
+        return super().value_loss(batch, state)
 
 
 @pytest.mark.parametrize("fast", ["auto", False])

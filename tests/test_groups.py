@@ -15,10 +15,9 @@ from gymnasium import spaces
 from pgzoo_plugins.groups import Groups
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.monitor import Monitor
-from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv, VecFrameStack, VecMonitor, VecNormalize
 
-from pgzoo import ConfigError, Episode, PlanContext, PolicyGradient, Registry, Rollout
+from pgzoo import ConfigError, Episode, EpisodeEnd, PlanContext, PolicyGradient, Registry, Rollout
 from pgzoo.errors import EnvironmentFailure
 from pgzoo.interface.plans import Seeds
 from pgzoo.sampling.resets import reset_with_seeds
@@ -167,28 +166,39 @@ def test_groups_span_environments_and_are_complete(n_envs: int, group_size: int,
         assert sorted(steps) == list(range(len(steps)))
 
 
-def test_steps_of_waiting_environments_count_and_are_not_recorded() -> None:
-    model, rollout = sample(walks(4), group_size=2, n_episodes=8)
-    assert model.num_timesteps == rollout.mask.size
-    unused = model.logger.name_to_value["rollout/unused_steps"]
-    assert unused == pytest.approx(1 - rollout.lengths.sum() / model.num_timesteps)
-    assert unused > 0
+def test_environments_without_an_episode_rest() -> None:
+    """Their steps are neither taken, nor counted, nor recorded. The queue has the seeds of both groups."""
+    n_steps = []
+
+    class Counted(Walk):
+        def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+            n_steps.append(1)
+            return super().step(action)
+
+    model, rollout = sample(DummyVecEnv([lambda: Monitor(Counted())] * 4), group_size=2, n_episodes=8)
+    assert not rollout.mask.all()
+    assert model.num_timesteps == rollout.lengths.sum() == len(n_steps)
+    assert model.logger.name_to_value["rollout/unused_steps"] == 0
     assert model.ep_info_buffer is not None
-    assert len(model.ep_info_buffer) == 8  # episodes of waiting environments are not counted
+    assert len(model.ep_info_buffer) == 8
     assert not rollout.rewards[~rollout.mask].any()
     assert (rollout.group[~rollout.mask] == -1).all()
 
 
-def test_vec_normalize_sees_every_step() -> None:
-    """Its statistics include the steps of waiting environments. An episode that begins adds one observation, as in SB3.
+class Steps(DummyVecEnv):
+    """A VecEnv whose environments cannot rest, because it steps them in a way of its own."""
 
-    There is one reset of all environments when learning begins and one before the rollout. Each of them, and each step,
-    gives 4 observations.
-    """
-    env = VecNormalize(walks(4))
-    _model, rollout = sample(env, group_size=4, n_episodes=24)
-    assert isinstance(env.obs_rms, RunningMeanStd)
-    assert env.obs_rms.count == pytest.approx(4 * (len(rollout.mask) + 2), abs=1)
+    def step_wait(self) -> Any:
+        return super().step_wait()
+
+
+def test_steps_of_environments_that_cannot_rest_count() -> None:
+    model, rollout = sample(Steps([lambda: Monitor(Walk())] * 4), group_size=2, n_episodes=8)
+    assert model.num_timesteps == rollout.mask.size > rollout.lengths.sum()
+    unused = model.logger.name_to_value["rollout/unused_steps"]
+    assert unused == pytest.approx(1 - rollout.lengths.sum() / model.num_timesteps)
+    assert model.ep_info_buffer is not None
+    assert len(model.ep_info_buffer) == 8  # episodes of waiting environments are not counted
 
 
 class JunkWhileWaiting(Walk):
@@ -214,7 +224,7 @@ def test_steps_of_waiting_environments_do_not_affect_an_update(plugin: str) -> N
     """Parameters and metrics are bit-identical whatever the observations, rewards and infos on padding are."""
 
     def train(junk: float) -> tuple[list[Any], dict[str, Any]]:
-        env = DummyVecEnv([lambda: Monitor(JunkWhileWaiting(junk))] * 4)
+        env = Steps([lambda: Monitor(JunkWhileWaiting(junk))] * 4)
         options = {"normalize_advantage": "rollout"} if plugin in ("rtg_value", "rtg_optimal") else {}
         model, rollout = sample(
             env, plugin, sampling="groups", group_size=2, n_episodes=8, updates=3, ent_coef=0.1, **options
@@ -313,7 +323,7 @@ def test_pass_rates() -> None:
     """pass@1 is the mean success, pass@G the share of groups with at least one success."""
     plan = Groups(n_episodes=4, group_size=2).plan(PlanContext(4, 1.0, Seeds(0)))
     for episode, success in zip(list(plan.queue), (True, False, False, False), strict=True):
-        plan.episode_ended(episode, 0.0, {"is_success": success})
+        plan.episode_ended(EpisodeEnd(episode, 0, 1, 0.0, {"is_success": success}))
     assert plan.metrics() == {"pass@1": 0.25, "pass@2": 0.5, "equal_groups": 1.0}
 
 

@@ -10,12 +10,11 @@ import pytest
 import torch
 from gymnasium import spaces
 from pgzoo_plugins.minibatch_std import MinibatchStd
-from pgzoo_plugins.none import NoScale
 from rollouts import RAGGED, make_rollout
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo import Rollout
-from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, to_samples
+from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.types import Aggregate
@@ -63,7 +62,7 @@ def test_samples_are_ordered_by_environment_and_have_no_padding() -> None:
 
 
 def take(samples: Samples, batch_size: int | None, **options: Any) -> list[Samples]:
-    options = {"whole_episodes": False, "scale": NoScale(), "shuffle_whole": False, **options}
+    options = {"whole_episodes": False, "shuffle_whole": False, **options}
     return list(minibatches(samples, batch_size, **options))
 
 
@@ -128,13 +127,14 @@ def test_each_minibatch_is_normalised_by_itself() -> None:
 
     Finds a deviation with n instead of n − 1, and one that is taken over the whole rollout: 1, 3, 4.
     """
+
+    def normalised(samples: Samples) -> torch.Tensor:
+        return rescaled(samples, MinibatchStd(), "minibatch", None).advantages
+
     samples = samples_of(make_rollout([1, 3, 4]), make_policy())
     pair, single = samples.select(torch.tensor([0, 1]), 2 / 3), samples.select(torch.tensor([2]), 1 / 3)
-    close(take(pair, None, scale=MinibatchStd())[0].advantages, [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
-    assert take(single, None, scale=MinibatchStd())[0].advantages.tolist() == [4]
-    two, one = take(samples, 2, scale=MinibatchStd())
-    close(sorted(two.advantages), [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
-    assert one.advantages.tolist() == (-one.returns).tolist()
+    close(normalised(pair), [-(0.5**0.5), 0.5**0.5], rtol=1e-6)
+    assert normalised(single).tolist() == [4]
     assert samples.advantages.tolist() == [1, 3, 4]
 
 

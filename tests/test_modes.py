@@ -177,11 +177,11 @@ def test_a_plan_must_have_what_its_sampling_provides() -> None:
     """Finds a rollout without an end, and whole episodes that are cut."""
 
     class Empty(Episodes):
-        def plan(self, context: PlanContext) -> Plan:
+        def plan(self, context: PlanContext, state: Any = None) -> Plan:
             return Plan()
 
     class Cut(Episodes):
-        def plan(self, context: PlanContext) -> Plan:
+        def plan(self, context: PlanContext, state: Any = None) -> Plan:
             return Plan(n_steps=3)
 
     for sampling in (Empty(), Cut()):

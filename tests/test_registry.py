@@ -21,6 +21,8 @@ from pgzoo import (
     Range,
     Recipe,
     Registry,
+    Rollout,
+    Scale,
     hookimpl,
 )
 from pgzoo.interface import hookspecs
@@ -348,3 +350,36 @@ def test_names_with_another_meaning_cannot_be_hyperparameters() -> None:
 def test_recipes_are_checked(recipe: Recipe, message: str) -> None:
     with pytest.raises(PluginError, match=message):
         check_plugin(recipe)
+
+
+def test_methods_take_the_arguments_with_which_they_are_called() -> None:
+    """Finds a method that would fail in the first rollout, or in the first epoch of the first update."""
+
+    @dataclass(frozen=True)
+    class NoState(Baseline):
+        name = "no_state"
+
+        def __call__(self, rollout: Rollout, returns: Any) -> float:  # type: ignore[override]
+            return 0.0
+
+    @dataclass(frozen=True)
+    class NoOver(Scale):
+        name = "no_over"
+
+        def rescaled(self, advantages: Any) -> Any:  # type: ignore[override]
+            return advantages
+
+    @dataclass(frozen=True)
+    class Anything(Baseline):
+        name = "anything"
+
+        def __call__(self, *arguments: Any) -> float:
+            return 0.0
+
+    with pytest.raises(PluginError, match=r"NoState\.__call__ must take \(self, rollout, returns, state\)"):
+        check_plugin(NoState)
+    with pytest.raises(PluginError, match=r"NoOver\.rescaled must take \(self, advantages, over, state\)"):
+        check_plugin(NoOver)
+    check_plugin(Anything)
+    with pytest.raises(PluginError, match=r"NoState\.__call__ must take"):
+        resolve(Registry.discover(), "reward_to_go+none", baseline=NoState())

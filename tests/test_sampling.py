@@ -92,8 +92,8 @@ def test_episodes_are_whole_and_begin_in_the_order_of_a_queue_and_padding_is_lef
     assert rollout.mask.T.tolist() == [[True] * 6, [True] * 4 + [False] * 2]
     assert rollout.lengths.tolist() == [1, 2, 1, 2, 4]
     assert rollout.rewards.T.tolist() == [[1, 1, 2, 1, 1, 2], [1, 2, 3, 4, 0, 0]]
-    assert model.num_timesteps == 12  # every step of the VecEnv counts, used or not
-    assert model.logger.name_to_value["rollout/unused_steps"] == pytest.approx(2 / 12)
+    assert model.num_timesteps == 10  # environment 1 rests for two steps
+    assert model.logger.name_to_value["rollout/unused_steps"] == 0
     assert model.ep_info_buffer is not None
     assert model.ep_success_buffer is not None
     assert [e["l"] for e in model.ep_info_buffer] == [1, 2, 1, 4, 2]
@@ -101,8 +101,17 @@ def test_episodes_are_whole_and_begin_in_the_order_of_a_queue_and_padding_is_lef
 
 
 def test_episodes_of_waiting_environments_do_not_enter_the_statistics() -> None:
-    """While environment 1 plays its 6 steps, environment 0 ends three more episodes, which are not recorded."""
-    model, _ = sample(clocks(((2, "terminated"),), ((6, "terminated"),)), "rtg", n_episodes=2)
+    """While environment 1 plays its 6 steps, environment 0 ends three more episodes, which are not recorded.
+
+    The environments of this VecEnv cannot rest.
+    """
+
+    class Steps(DummyVecEnv):
+        def step_wait(self) -> Any:
+            return super().step_wait()
+
+    ends: Any = ((2, "terminated"),), ((6, "terminated"),)
+    model, _ = sample(Steps([partial(monitored_clock, e) for e in ends]), "rtg", n_episodes=2)
     assert model.num_timesteps == 12
     assert model.ep_info_buffer is not None
     assert sorted(e["l"] for e in model.ep_info_buffer) == [2, 6]
@@ -311,7 +320,7 @@ def test_gsde_noise_of_a_running_episode_stays() -> None:
     env = DummyVecEnv([partial(Continuous, e) for e in ends])
     model = PolicyGradient("MlpPolicy", env, "rtg", n_episodes=4, use_sde=True, device="cpu", seed=0)
     model.learn(1, callback=look)
-    for n, changes in enumerate(([3, 6, 9], [5])):
+    for n, changes in enumerate(([3, 6], [5])):
         assert [t for t in range(1, 10) if not torch.equal(seen[t][n], seen[t - 1][n])] == changes
 
 

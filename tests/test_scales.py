@@ -183,7 +183,9 @@ class Summed(Scale):
 
     name = "summed"
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         return advantages.sum()
 
 

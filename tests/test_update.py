@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pgzoo_plugins.none import NoScale
 from stable_baselines3 import A2C
 from stable_baselines3.common.env_util import make_vec_env
 
@@ -165,7 +164,7 @@ def samples_of(n: int) -> Samples:
 def test_a_stride_takes_a_share_of_the_steps() -> None:
     """Of 12 steps, every third leaves 4. Their weights grow by 12/4, so that sums estimate those of the rollout."""
     np.random.seed(0)
-    options: dict[str, Any] = {"scale": NoScale(), "shuffle_whole": False, "stride": 3}
+    options: dict[str, Any] = {"shuffle_whole": False, "stride": 3}
     (part,) = minibatches(samples_of(12), None, whole_episodes=False, **options)
     assert len(part) == len(set(part.actions.tolist())) == 4
     assert part.weights is not None

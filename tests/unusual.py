@@ -124,7 +124,9 @@ class Ranks(Scale):
     bias = "ranks have another expectation than returns"
     per_episode = True
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         if over == "minibatch" or len(advantages) < 2:
             return advantages
         return 2 * advantages.argsort().argsort().to(advantages) / (len(advantages) - 1) - 1

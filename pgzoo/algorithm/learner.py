@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 
+from pgzoo.algorithm.advantages import StateByKind
 from pgzoo.algorithm.metrics import UpdateMetrics, sb3_metrics
-from pgzoo.algorithm.part_errors import objective_error
+from pgzoo.algorithm.minibatches import rescaled
+from pgzoo.algorithm.part_errors import objective_error, scale_error
 from pgzoo.backends.actor import PolicyActor, parameters_behind
 from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.batch import Batch, Samples
-from pgzoo.interface.parts import Objective, Update
+from pgzoo.interface.parts import Objective, Scale, Update
 from pgzoo.interface.types import Metrics, Need
 
 
@@ -26,7 +28,8 @@ class UpdateLearner:
         samples: the rollout's steps, with the advantages of the current pass.
         backend: evaluates and steps the policy.
         objective: gives the losses.
-        state: what the objective learned.
+        scale: rescales the advantages of each minibatch.
+        states: what the parts learned.
         metrics: collects the metrics of minibatches.
         split: yields minibatches of some samples, given the batch size and the stride.
         recompute: gives the samples of a later pass; None if they stay the same.
@@ -37,9 +40,10 @@ class UpdateLearner:
     samples: Samples
     backend: Backend
     objective: Objective
-    state: Any
+    scale: Scale
+    states: StateByKind
     metrics: UpdateMetrics
-    split: Callable[[Samples, int | None, int], Iterator[Samples]]
+    split: Callable[..., Iterator[Samples]]
     recompute: Callable[[Samples], Samples] | None = None
     verbose: bool = False
     n_passes: int = 0
@@ -57,14 +61,16 @@ class UpdateLearner:
         """Whether V is trained."""
         return self.backend.has_critic
 
-    def apply(self, update: Update, state: Any) -> Metrics:
-        """Call an update, and return its metrics. An error that the objective caused names the objective."""
+    def apply(self, update: Update) -> Metrics:
+        """Call an update, and return its metrics. An error that the objective or the scale caused names it."""
         self._update = update
         try:
-            metrics = update(self, state)
+            metrics = update(self, self.states["update"])
         except (DivergenceError, RuntimeError) as error:
             batch, losses = self._batch, (self._policy_loss, self._value_loss)
             if batch is not None and (blamed := objective_error(error, self.objective, batch, *losses)):
+                raise blamed from error
+            if batch is not None and (blamed := scale_error(self.scale, batch.advantages, self.samples.advantages)):
                 raise blamed from error
             raise
         if not isinstance(metrics, Mapping):
@@ -90,23 +96,23 @@ class UpdateLearner:
 
     def minibatches(self, samples: Samples, batch_size: int | None, *, stride: int = 1) -> Iterator[Samples]:
         """Yield the steps in random order, in minibatches."""
-        return self.split(samples, batch_size, stride)
+        return self.split(samples, batch_size, stride=stride)
 
     def evaluate(self, samples: Samples) -> Batch:
         """Return the steps as the current policy evaluates them."""
         self._policy_loss = self._value_loss = None
-        self._batch = batch = self.backend.evaluate_actions(samples)
+        self._batch = batch = self.backend.evaluate_actions(self._rescaled(samples))
         return batch
 
     def policy_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         """Return the objective's loss and metrics."""
         self._batch = batch
-        self._policy_loss, metrics = self.objective(batch, self.state)
+        self._policy_loss, metrics = self.objective(batch, self.states["objective"])
         return self._policy_loss, {**sb3_metrics(batch), **metrics}
 
     def value_loss(self, batch: Batch) -> torch.Tensor:
         """Return the loss of the critic."""
-        self._value_loss = loss = self.objective.value_loss(batch)
+        self._value_loss = loss = self.objective.value_loss(batch, self.states["objective"])
         return loss
 
     def record(self, metrics: Metrics) -> None:
@@ -121,7 +127,10 @@ class UpdateLearner:
         """Return the actor on some of the steps."""
         if Need.DISTRIBUTION not in self._update.needs:
             raise PluginError(f"learner.actor is absent: update {self._update.name!r} must declare Need.DISTRIBUTION")
-        return PolicyActor(self.backend.policy, samples)
+        return PolicyActor(self.backend.policy, self._rescaled(samples))
+
+    def _rescaled(self, samples: Samples) -> Samples:
+        return rescaled(samples, self.scale, "minibatch", self.states["scale"])
 
     def _actor_parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters behind log π. The numpy backend shares none, and its batch has no graph to them."""

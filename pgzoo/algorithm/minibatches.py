@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from pgzoo.algorithm.part_errors import scale_error
 from pgzoo.backends.backend import STEPS_TOGETHER, Backend, blocks, policy_actions, to_device
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.parts import Scale
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.types import Array, Observations
+from pgzoo.interface.types import Array, Observations, State
 
 SHARE_OF_FREE_MEMORY = 0.5
 """A rollout's observations are kept on a GPU if they take at most this share of its free memory."""
@@ -80,36 +81,31 @@ def minibatches(
     batch_size: int | None,
     *,
     whole_episodes: bool,
-    scale: Scale,
     shuffle_whole: bool,
     stride: int = 1,
 ) -> Iterator[Samples]:
-    """Yield the steps in random order, in minibatches.
+    """Return the steps in random order, in minibatches.
 
     Args:
         samples: the steps of a rollout.
         batch_size: steps per minibatch; None for all of them.
         whole_episodes: whether each minibatch consists of whole episodes, with about `batch_size` steps.
-        scale: rescales the advantages of each minibatch.
         shuffle_whole: whether to shuffle the steps, as SB3 does, even if one minibatch has all of them.
         stride: use every stride-th step, or whole episode, of the random order.
     """
     size = batch_size or len(samples)
     if whole_episodes:
-        parts = _episode_minibatches(samples, size, stride)
-    else:
-        parts = _step_minibatches(samples, size, shuffle_whole or stride > 1, stride)
-    for minibatch in parts:
-        yield rescaled(minibatch, scale, "minibatch")
+        return _episode_minibatches(samples, size, stride)
+    return _step_minibatches(samples, size, shuffle_whole or stride > 1, stride)
 
 
-def rescaled(samples: Samples, scale: Scale, over: Literal["rollout", "minibatch"]) -> Samples:
+def rescaled(samples: Samples, scale: Scale, over: Literal["rollout", "minibatch"], state: State) -> Samples:
     """Return the steps with the advantages that a scale gives them, see `Scale.rescaled`.
 
     Raises:
-        PluginError: the scale returned another number of advantages.
+        PluginError: the scale returned another number of advantages, or one of a rollout that is not finite.
     """
-    advantages = scale.rescaled(samples.advantages, over)
+    advantages = scale.rescaled(samples.advantages, over, state)
     if advantages is samples.advantages:
         return samples
     if advantages.shape != samples.advantages.shape:
@@ -117,6 +113,8 @@ def rescaled(samples: Samples, scale: Scale, over: Literal["rollout", "minibatch
             f"scale {scale.name!r}: rescaled returned the shape {tuple(advantages.shape)}; "
             f"it must be {tuple(samples.advantages.shape)}"
         )
+    if over == "rollout" and (error := scale_error(scale, advantages, samples.advantages)):
+        raise error  # for a minibatch, this is only looked at if the step fails
     return replace(samples, advantages=advantages)
 
 

@@ -14,7 +14,10 @@ from pgzoo.backends.actor import PolicyActor
 from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, MachineError, PgzooError, PluginError, describe, is_machine_fault
 from pgzoo.interface.batch import Batch
-from pgzoo.interface.parts import Objective, Part
+from pgzoo.interface.parts import Objective, Part, Sampling, Scale
+from pgzoo.interface.plans import Plan
+from pgzoo.sampling.copies import EnvCopies
+from pgzoo.sampling.modes import SamplingMode
 
 
 @contextmanager
@@ -36,14 +39,26 @@ def part_errors() -> Iterator[None]:
 
 def part_that_raised(error: BaseException) -> Part | None:
     """Return the part whose method raised an exception, or called what raised it; None if there is none."""
-    part = None
+    part: Part | None = None
+    sampling: Sampling | None = None
     for frame, _ in traceback.walk_tb(error.__traceback__):
         owner = frame.f_locals.get("self")
         if isinstance(owner, Part):
             part = owner
-        elif isinstance(owner, (Backend, PolicyActor)):  # an update does not answer for the policy that it steps
+        elif isinstance(owner, SamplingMode):
+            sampling = owner.sampling
+        elif isinstance(owner, Plan):
+            part = sampling
+        elif isinstance(owner, (Backend, PolicyActor, EnvCopies)):  # a part does not answer for what it works with
             part = None
     return part
+
+
+def scale_error(scale: Scale, rescaled: torch.Tensor, advantages: torch.Tensor) -> PluginError | None:
+    """Return PluginError if a scale gave advantages that are not finite, although its input is, else None."""
+    if bool(rescaled.isfinite().all()) or not bool(advantages.isfinite().all()):
+        return None
+    return PluginError(f"scale {scale.name!r}: rescaled returned advantages that are not finite")
 
 
 def objective_error(

@@ -419,6 +419,10 @@ class PluginAlgorithm(SamplingAlgorithm):
             )
 
     @property
+    def _sampling_state(self) -> torch.nn.Module | None:
+        return self.part_states["sampling"]
+
+    @property
     def backend(self) -> Backend:
         """How the policy is evaluated and updated.
 

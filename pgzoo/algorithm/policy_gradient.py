@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -111,18 +111,19 @@ class PolicyGradient(SavableAlgorithm):
     ) -> bool:
         """Sample a rollout and compute its advantages. Return False if a callback stopped training."""
         needs = self.combination.needs
-        rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
+        with part_errors():
+            rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
         if rollout is None:
             return False
         if rollout.mask.any():  # otherwise every group was dropped
             rollout = self._evaluated(rollout, needs)
         self.rollout = rollout
         if self.sampling_mode.whole_episodes:
-            self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.mean())
-        for name, metric in self.sampling_mode.metrics().items():
-            self.logger.record(f"rollout/{name}", metric)
-        if rollout.mask.any():  # otherwise every group was dropped
-            with part_errors():
+            self.logger.record("rollout/unused_steps", 1.0 - rollout.mask.sum() / self.sampling_mode.n_env_steps)
+        with part_errors():
+            for name, metric in self.sampling_mode.metrics().items():
+                self.logger.record(f"rollout/{name}", metric)
+            if rollout.mask.any():  # otherwise every group was dropped
                 self._compute_advantages(rollout)
         callback.on_rollout_end()
         return True
@@ -145,7 +146,7 @@ class PolicyGradient(SavableAlgorithm):
         )
         advantages = computed.advantages
         if not self.objective.multi_epoch:
-            advantages = advantages * self.estimator.importance_weights(rollout)
+            advantages = advantages * self.estimator.importance_weights(rollout, self.part_states["estimator"])
         targets = self.estimator.critic_targets(rollout, computed.returns, self.part_states["estimator"])
         self.returns = np.where(rollout.mask, computed.returns, 0.0)
         self.rollout_buffer.returns = np.where(rollout.mask, targets, 0.0).astype(np.float32)
@@ -181,13 +182,14 @@ class PolicyGradient(SavableAlgorithm):
             self._samples(),
             backend,
             self.objective,
-            self.part_states["objective"],
+            self.scale,
+            self.part_states,
             metrics,
-            split=partial(self._minibatches, shuffle_whole=backend.bitwise_sb3),
+            split=partial(minibatches, whole_episodes=self.objective.whole_episodes, shuffle_whole=backend.bitwise_sb3),
             recompute=partial(self._recomputed, backend) if self.estimator.recompute == "epoch" else None,
             verbose=self.verbose >= 1,
         )
-        metrics.set(learner.apply(self.update, self.part_states["update"]), f"update {self.update.name!r}")
+        metrics.set(learner.apply(self.update), f"update {self.update.name!r}")
         self._n_updates += max(learner.n_passes, 1)
 
     def _recomputed(self, backend: Backend, samples: Samples) -> Samples:
@@ -204,22 +206,10 @@ class PolicyGradient(SavableAlgorithm):
             advantages=buffer.advantages,
             critic_targets=buffer.returns,
             old_values=rollout.values if self.has_critic else None,
-            weights=self.objective.weights(rollout),
+            weights=self.objective.weights(rollout, self.part_states["objective"]),
             progress_remaining=self._current_progress_remaining,
         )
-        return rescaled(samples, self.scale, "rollout")
-
-    def _minibatches(
-        self, samples: Samples, batch_size: int | None, stride: int = 1, *, shuffle_whole: bool = False
-    ) -> Iterator[Samples]:
-        return minibatches(
-            samples,
-            batch_size,
-            whole_episodes=self.objective.whole_episodes,
-            scale=self.scale,
-            shuffle_whole=shuffle_whole,
-            stride=stride,
-        )
+        return rescaled(samples, self.scale, "rollout", self.part_states["scale"])
 
     def _update_part_states(self, backend: Backend, metrics: UpdateMetrics) -> None:
         rollout = self.rollout

@@ -26,6 +26,7 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
         parameters: attributes of the scalar environment that transitions depend on. The N copies share them.
         state: states (N, …), float64 or int64.
         steps: steps (N,) of the current episodes.
+        resting: (N,) which environments a step leaves as they are; None: it steps all of them.
 
     Args:
         scalar: a scalar environment, which has the spaces and parameters.
@@ -48,6 +49,7 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.steps = np.zeros(num_envs, dtype=np.int64)
+        self.resting: Array | None = None
         self._generators = [np.random.default_rng() for _ in range(num_envs)]
 
     @abstractmethod
@@ -93,9 +95,14 @@ class NumpyVectorEnv(VectorEnv[Array, Array, Array]):
         self.steps[indices] = 0
 
     def step(self, actions: Array) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
-        """Step every environment, and reset those whose episodes end."""
+        """Step every environment that does not rest, and reset those whose episodes end."""
+        before = self.state if self.resting is None else self.state.copy()
         rewards, terminated, infos = self._transition(np.asarray(actions))
         self.steps += 1
+        if self.resting is not None:
+            self.state[self.resting] = before[self.resting]
+            self.steps[self.resting] -= 1
+            rewards, terminated = np.where(self.resting, 0.0, rewards), terminated & ~self.resting
         truncated = np.zeros_like(terminated)
         if self.max_episode_steps is not None:
             truncated = self.steps >= self.max_episode_steps

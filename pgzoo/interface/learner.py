@@ -40,7 +40,7 @@ class Learner(Protocol):
         """End `epochs` after the current pass. With `verbose=1`, the reason is printed."""
 
     def minibatches(self, samples: Samples, batch_size: int | None, *, stride: int = 1) -> Iterator[Samples]:
-        """Yield the steps in random order, in minibatches.
+        """Return the steps in random order, in minibatches.
 
         Args:
             samples: the steps to split.
@@ -49,7 +49,10 @@ class Learner(Protocol):
         """
 
     def evaluate(self, samples: Samples) -> Batch:
-        """Return the steps with the current policy's log-probs, values and entropies, all of them differentiable."""
+        """Return the steps with the current policy's log-probs, values and entropies, all of them differentiable.
+
+        The scale sees the steps as a minibatch, and may replace their advantages.
+        """
 
     def policy_loss(self, batch: Batch) -> tuple[torch.Tensor, Metrics]:
         """Return the objective's loss, a scalar, and its metrics with those of SB3: `entropy_loss` and `approx_kl`."""
@@ -70,7 +73,10 @@ class Learner(Protocol):
         """
 
     def actor(self, samples: Samples) -> Actor:
-        """Return the actor on some of the steps, for methods of second order. It requires `Need.DISTRIBUTION`."""
+        """Return the actor on some of the steps, for methods of second order. It requires `Need.DISTRIBUTION`.
+
+        The scale sees the steps as a minibatch, and may replace their advantages.
+        """
 
 
 class Actor(Protocol):

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 PLUGIN_API = "2.0"
 """The version of this interface, major.minor. A plugin for another major version is refused by name."""
 
+FIRST_API = "2.0"
+"""The version of parts that do not say for which one they were written. Within a major version, nothing is removed."""
+
 
 @dataclass(frozen=True)
 class Spaces:
@@ -58,12 +61,12 @@ class Part(ABC):
     Attributes:
         kind: "sampling", "estimator", "baseline", "scale", "objective" or "update".
         name: the name by which users choose the part.
-        plugin_api: the `pgzoo.PLUGIN_API` for which the part was written.
+        plugin_api: the `pgzoo.PLUGIN_API` for which the part was written, "2.0" if it does not say.
     """
 
     kind: ClassVar[str]
     name: ClassVar[str]
-    plugin_api: ClassVar[str] = PLUGIN_API
+    plugin_api: ClassVar[str] = FIRST_API
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -154,7 +157,7 @@ class Estimator(AdvantagePart):
         """Return the targets of V(s_t) (T, N). The default is R̂."""
         return returns
 
-    def importance_weights(self, rollout: Rollout) -> Array | float:
+    def importance_weights(self, rollout: Rollout, state: State = None) -> Array | float:
         """Return the factor of Ψ_t, (T, N) or a number, for objectives without a ratio. The default is 1."""
         return 1.0
 
@@ -198,14 +201,18 @@ class Scale(AdvantagePart):
         """
         return 1.0
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         """Return the advantages of an update on another scale. The default returns them unchanged.
 
-        It is called with the advantages of all samples of a rollout, and again with those of each minibatch.
+        It is called with the advantages of all samples of a rollout, and again with those of each minibatch that the
+        update evaluates.
 
         Args:
             advantages: Ψ (M,) or (B,), float32, which must not be changed in place.
             over: what the advantages are those of.
+            state: the module from `make_state`.
         """
         return advantages
 
@@ -237,11 +244,11 @@ class Objective(Part):
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss of the policy, a scalar to minimise, and numbers to log under `train/`."""
 
-    def weights(self, rollout: Rollout) -> Array | None:
+    def weights(self, rollout: Rollout, state: State = None) -> Array | None:
         """Return w (M,) for which Σ w x aggregates x over the rollout, or None for the plain mean."""
         return rollout.weights(self.aggregate)
 
-    def value_loss(self, batch: Batch) -> torch.Tensor:
+    def value_loss(self, batch: Batch, state: State = None) -> torch.Tensor:
         """Return the loss of the critic, a scalar: the mean of (V(s_t) − R̂_t)² over the steps of the batch."""
         import torch.nn.functional as F
 
@@ -283,8 +290,13 @@ class Sampling(Part):
     provides: ClassVar[frozenset[Need]] = frozenset()
 
     @abstractmethod
-    def plan(self, context: PlanContext) -> Plan:
-        """Return the plan of a rollout. Called before each one."""
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        """Return the plan of a rollout. Called before each one.
+
+        Args:
+            context: what a sampling can use to plan a rollout.
+            state: the module from `make_state`.
+        """
 
 
 PartSpec: TypeAlias = "str | Mapping[str, Any]"
@@ -317,4 +329,4 @@ class Recipe:
     update: PartSpec = "gradient_descent"
     sampling: PartSpec = "auto"
     defaults: Mapping[str, Any] = field(default_factory=dict)
-    plugin_api: str = PLUGIN_API
+    plugin_api: str = FIRST_API

@@ -76,13 +76,60 @@ class EnvironmentCopies(Protocol):
         """Return (len(states), k): the discounted returns of k independent continuations from each copy."""
 
 
+@dataclass(frozen=True)
+class EpisodeEnd:
+    """An episode that has ended.
+
+    Attributes:
+        episode: the episode.
+        environment: the number of the environment that played it.
+        length: its number of steps.
+        discounted_return: Σ_t γ^t r_t.
+        info: what the environment returned with the last step.
+    """
+
+    episode: Episode
+    environment: int
+    length: int
+    discounted_return: float
+    info: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StepStart:
+    """The moment before a step of the rollout.
+
+    Attributes:
+        t: the number of the step, 0, 1, ….
+        active: (N,) which environments are recorded.
+        copies: copies of the environments.
+    """
+
+    t: int
+    active: Array
+    copies: EnvironmentCopies
+
+
+@dataclass(frozen=True)
+class RolloutEnd:
+    """A rollout that is complete.
+
+    Attributes:
+        group: (T, N), the group of each step; −1 where it is not recorded.
+        copies: copies of the environments; None for a plan without `before_step`.
+    """
+
+    group: Array
+    copies: EnvironmentCopies | None
+
+
 class Plan:
     """The plan of one rollout: a queue of whole episodes, or a fixed number of steps.
 
     An environment that is free takes the next episode of the queue. Every episode that begins is played to its end and
     recorded. Whether an episode is included therefore depends on the order in which episodes begin, and not on its
-    length. Taking the first episodes that end would favour short ones. An environment that finds the queue empty is
-    still stepped, but not recorded.
+    length. Taking the first episodes that end would favour short ones. An environment that finds the queue empty rests:
+    it is not stepped, or, in a VecEnv that must step all environments, not recorded.
 
     Override `episode_ended` to add episodes to the queue, for example in place of useless ones. Override `before_step`
     and `values` to compute the values of states from copies of the environments.
@@ -99,27 +146,21 @@ class Plan:
         self.queue = deque(episodes)
         self.n_steps, self.episode_bound = n_steps, episode_bound
 
-    def episode_ended(self, episode: Episode, discounted_return: float, info: Mapping[str, Any]) -> None:
-        """Take note of an episode that has ended.
+    def episode_ended(self, end: EpisodeEnd) -> None:
+        """Take note of an episode that has ended."""
 
-        Args:
-            episode: the episode.
-            discounted_return: Σ_t γ^t r_t.
-            info: what the environment returned with the last step.
-        """
+    def before_step(self, start: StepStart) -> None:
+        """Copy environments before a step of the rollout."""
 
-    def before_step(self, t: int, active: Array, copies: EnvironmentCopies) -> None:
-        """Copy environments before step t of the rollout. `active` (N,) says which of them are recorded."""
-
-    def values(self, shape: tuple[int, int], copies: EnvironmentCopies) -> Array:
+    def values(self, end: RolloutEnd) -> Array:
         """Return V(s_t) (T, N), if the sampling provides `Need.VALUES`. Called when the rollout is complete."""
         raise NotImplementedError
 
-    def update_mask(self, group: Array) -> Array:
-        """Return which recorded steps enter the update, given the group of each step, both (T, N)."""
+    def update_mask(self, end: RolloutEnd) -> Array:
+        """Return which recorded steps enter the update, (T, N). Called when the rollout is complete."""
         import numpy as np
 
-        return np.ones(group.shape, dtype=bool)
+        return np.ones(end.group.shape, dtype=bool)
 
     def metrics(self) -> Mapping[str, float]:
         """Return the metrics of the rollout, to be logged under `rollout/`."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from pgzoo.errors import ConfigError, unknown
+from pgzoo.errors import ConfigError, PluginError, unknown
 from pgzoo.interface.hyperparameters import Param, declared, plain_fields, shown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Recipe, Sampling, Scale, Update
 from pgzoo.interface.plans import EPISODE_BOUND
@@ -355,6 +355,12 @@ def _check_advantages(combination: Combination) -> None:
             f"{part.kind} {part.name!r} uses the Q(s, a) of the estimator, but estimator {estimator.name!r} has none; "
             "use q_value"
         )
+    for part in combination.parts.values():
+        if Need.ACTION_VALUES in part.needs and type(part).make_state is not Part.make_state:
+            raise PluginError(
+                f"{part.kind} {part.name!r} is called with the estimator's state, because of Need.ACTION_VALUES, so it "
+                "cannot have one of its own"
+            )
     if estimator.per_episode and (part := combination.part_that_needs(Need.STEP_RETURNS)):
         raise ConfigError(
             f"{part.kind} {part.name!r} needs one return per step with these settings, but estimator "

@@ -510,6 +510,19 @@ def _check_declarations(cls: Any) -> None:
             raise PluginError(f"{cls.__name__}.{name} must be True or False, not {value!r}")
 
 
+def _check_methods(cls: Any, base: type[Part]) -> None:
+    """Check that the methods take the arguments with which they are called."""
+    for name, method in inspect.getmembers(base, inspect.isfunction):
+        own = getattr(cls, name)
+        if own is method or not inspect.isfunction(own) or name in vars(object):
+            continue
+        arguments = list(inspect.signature(method).parameters)
+        try:
+            inspect.signature(own).bind(*arguments)
+        except TypeError:
+            raise PluginError(f"{cls.__name__}.{name} must take ({', '.join(arguments)})") from None
+
+
 def _elements(x: Any) -> Iterable[Any]:
     return x if isinstance(x, (set, frozenset, list, tuple)) else (x,)
 
@@ -531,6 +544,7 @@ def _check_part(cls: Any) -> None:
     if taken := {field.name for field in dataclasses.fields(cls)} & (RESERVED | {*PART_TYPES}) - MAY_BE_FIELDS:
         raise PluginError(f"{cls.__name__}.{min(taken)} cannot be a hyperparameter: the name has another meaning")
     _check_declarations(cls)
+    _check_methods(cls, bases[0])
     if abstract := getattr(cls, "__abstractmethods__", None):
         raise PluginError(f"{cls.__name__} does not define {', '.join(sorted(abstract))}")
     try:

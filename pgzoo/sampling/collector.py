@@ -51,6 +51,11 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     def backend(self) -> Backend:
         """How the policy is evaluated and updated."""
 
+    @property
+    @abstractmethod
+    def _sampling_state(self) -> Any:
+        """What the sampling learned, or None."""
+
     def _sample(
         self,
         env: VecEnv,
@@ -69,7 +74,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         the policy is not finite.
         """
         self._begin_rollout(env, rollout_buffer, n_rollout_steps)
-        with self.sampling_mode.resets(env):
+        with self.sampling_mode.control(env):
             return self._take_steps(env, callback, rollout_buffer, n_rollout_steps, needs)
 
     def _take_steps(
@@ -95,13 +100,13 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
             actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor)
             new_obs, rewards, dones, infos = converted_step(
-                env.step(clipped_actions), env.num_envs, self.observation_space
+                mode.step(env, clipped_actions), env.num_envs, self.observation_space
             )
             if normalize is not None:
                 check_original(normalize, dones, self._episode_steps)
             active = mode.active
 
-            self.num_timesteps += env.num_envs
+            self.num_timesteps += mode.n_stepped
             callback.update_locals(locals())
             if not callback.on_step():
                 self._after_step(new_obs, dones)
@@ -138,7 +143,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     def _to_rollout(
         self, buffer: RolloutBuffer, record: StepRecord, new_obs: Any, needs: frozenset[Need], backend: Backend
     ) -> Rollout:
-        values = self.sampling_mode.values(buffer.rewards.shape)
+        group = np.array(record.group)
+        values = self.sampling_mode.values(group)
         if (copies := self.sampling_mode.copies) is not None:
             self.num_timesteps += copies.n_steps
             copies.n_steps = 0
@@ -146,7 +152,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             buffer,
             record,
             new_obs,
-            update_mask=self.sampling_mode.update_mask(np.array(record.group)),
+            update_mask=self.sampling_mode.update_mask(group),
             gamma=self.gamma,
             needs=needs,
             backend=backend,
@@ -165,7 +171,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         if self._next_sampling_mode is not None:
             self.sampling_mode, self._next_sampling_mode = self._next_sampling_mode, None
             buffer.buffer_size = n_rollout_steps
-        self.sampling_mode.begin(env.num_envs)
+        self.sampling_mode.begin(env.num_envs, self._sampling_state)
         buffer.reset()
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)

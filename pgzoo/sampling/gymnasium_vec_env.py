@@ -74,6 +74,19 @@ class GymnasiumVecEnv(VecEnv):
         self.reset_infos[n] = self._split(infos)[n]
         return deepcopy(_element(observations, n))
 
+    @property
+    def resting(self) -> Any:
+        """The environments that the next step leaves as they are, a mask (N,) or None.
+
+        Raises:
+            AttributeError: the vector environment has no such attribute, so it always steps all environments.
+        """
+        return self.vector_env.unwrapped.resting  # type: ignore[attr-defined]
+
+    @resting.setter
+    def resting(self, mask: Array | None) -> None:
+        self.vector_env.unwrapped.resting = mask  # type: ignore[attr-defined]
+
     def step_async(self, actions: Array) -> None:
         """Store the actions (N, …) for `step_wait`."""
         self._actions = actions

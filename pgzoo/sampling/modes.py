@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,15 @@ from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.parts import Sampling
-from pgzoo.interface.plans import Episode, Plan, PlanContext
+from pgzoo.interface.plans import Episode, EpisodeEnd, Plan, PlanContext, RolloutEnd, StepStart
 from pgzoo.interface.types import Array, Need
 from pgzoo.sampling.conventions import converted_reset
 from pgzoo.sampling.copies import EnvCopies
 from pgzoo.sampling.resets import env_name, reset_with_seeds, resets_one, seeded_resets
+from pgzoo.sampling.resting import RestingEnvironments, can_rest
 
 NO_GROUP = -1
-"""The group of an environment that is stepped, but not recorded."""
+"""The group of an environment that is not recorded."""
 
 
 class SamplingMode:
@@ -38,6 +39,8 @@ class SamplingMode:
         plan: the plan of the current rollout.
         active: (N,) whether the next step of each environment is recorded.
         group: (N,) the group of each environment's current episode; 0 where there are no groups.
+        n_stepped: how many environments the last step stepped.
+        n_env_steps: the environment steps of the rollout so far.
         copies: copies of the environments; None if the plan has not asked for one.
     """
 
@@ -50,14 +53,19 @@ class SamplingMode:
         self.whole_episodes = Need.COMPLETE_EPISODES in sampling.provides
         self.copies: EnvCopies | None = None
         self._env_that_resets: VecEnv | None = None
+        self._resting: RestingEnvironments | None = None
 
-    def begin(self, n_envs: int) -> None:
+    def begin(self, n_envs: int, state: Any = None) -> None:
         """Start a rollout.
+
+        Args:
+            n_envs: the number of environments.
+            state: what the sampling learned.
 
         Raises:
             PluginError: the plan is empty.
         """
-        self.plan = plan = self.sampling.plan(self.context)
+        self.plan = plan = self.sampling.plan(self.context, state)
         if not isinstance(plan, Plan):
             raise PluginError(f"sampling {self.sampling.name!r} must return a Plan, not {plan!r}")
         if bool(plan.queue) != self.whole_episodes or (plan.n_steps is None) != self.whole_episodes:
@@ -73,6 +81,7 @@ class SamplingMode:
         self.group = np.full(n_envs, NO_GROUP if self.whole_episodes else 0)
         self._n_taken = 0
         self._n_active = 0
+        self.n_stepped = self.n_env_steps = 0
         self._seeded = any(episode.seed is not None or episode.options for episode in plan.queue)
         self._episodes: list[Episode | None] = [None] * n_envs
         self._begun: dict[int, Episode | None] = {}  # the episodes that `seeded_resets` has begun in this step
@@ -83,13 +92,29 @@ class SamplingMode:
         self._to_compare: list[int] = []
 
     @contextmanager
-    def resets(self, env: VecEnv) -> Iterator[None]:
-        """Reset environments with the seeds of their next episodes while the rollout is sampled."""
-        if self._seeded and resets_one(env):
-            with seeded_resets(env, self._begin_episode):
-                yield
-        else:
+    def control(self, env: VecEnv) -> Iterator[None]:
+        """Control the VecEnv's steps and resets while the rollout is sampled.
+
+        Environments begin their next episodes with their seeds, and rest if there are none.
+        """
+        with ExitStack() as stack:
+            self._resting = RestingEnvironments(env) if self.whole_episodes and can_rest(env) else None
+            if self._resting is not None:
+                stack.enter_context(self._resting.control())
+            if self._seeded and resets_one(env):
+                stack.enter_context(seeded_resets(env, self._begin_episode))
             yield
+
+    def step(self, env: VecEnv, actions: Array) -> tuple[Any, Any, Any, Any]:
+        """Step the environments, except those that rest."""
+        self.n_stepped = len(self.active)
+        if self._resting is None:
+            result = env.step(actions)
+        else:
+            result = self._resting.step(env, actions, ~self.active)
+            self.n_stepped -= int(np.count_nonzero(self._resting.resting))
+        self.n_env_steps += self.n_stepped
+        return result
 
     def reset(self, env: VecEnv, all_at_start: bool) -> Any:
         """Begin the first episodes, or those of a round. Return new observations if the environments were reset.
@@ -130,13 +155,14 @@ class SamplingMode:
         if self.copies is None or self.copies.env is not env:
             self.copies = EnvCopies(env, policy, self.context.gamma, self.plan.episode_bound)
         self.copies.policy, self.copies.observations = policy, observations
-        self.plan.before_step(self._n_taken, self.active, self.copies)
+        self.plan.before_step(StepStart(self._n_taken, self.active, self.copies))
 
-    def values(self, shape: tuple[int, int]) -> Array | None:
+    def values(self, group: Array) -> Array | None:
         """Return V(s_t) (T, N), float32, if the sampling provides it."""
-        if Need.VALUES not in self.sampling.provides or self.copies is None:
+        if Need.VALUES not in self.sampling.provides:
             return None
-        return self.plan.values(shape, self.copies).astype(np.float32)
+        values = np.asarray(self.plan.values(RolloutEnd(group, self.copies)), dtype=np.float32)
+        return self._shaped("values", values, group.shape)
 
     @property
     def finished(self) -> bool:
@@ -169,7 +195,8 @@ class SamplingMode:
         for n in ended:
             episode = self._episodes[n]
             if episode is not None and self._returns is not None:
-                self.plan.episode_ended(episode, float(self._returns[n]), infos[n])
+                end = EpisodeEnd(episode, n, int(episode_steps[n]), float(self._returns[n]), infos[n])
+                self.plan.episode_ended(end)
         queue = self.plan.queue
         if self._seeded:
             self._assign({n: self._begun.pop(n, None) for n in ended})
@@ -199,11 +226,24 @@ class SamplingMode:
 
     def update_mask(self, group: Array) -> Array:
         """Return which recorded steps enter the update, given the group of each step, both (T, N)."""
-        return self.plan.update_mask(group)
+        mask = np.asarray(self.plan.update_mask(RolloutEnd(group, self.copies)), dtype=bool)
+        return self._shaped("update_mask", mask, group.shape)
 
     def metrics(self) -> Mapping[str, float]:
         """Return the metrics of the rollout, to be logged under `rollout/`."""
-        return self.plan.metrics()
+        metrics = self.plan.metrics()
+        if not isinstance(metrics, Mapping):
+            raise PluginError(
+                f"the plan of sampling {self.sampling.name!r} must return a mapping of metrics, not {metrics!r}"
+            )
+        return metrics
+
+    def _shaped(self, name: str, array: Array, shape: tuple[int, ...]) -> Array:
+        if array.shape != shape:
+            raise PluginError(
+                f"the plan of sampling {self.sampling.name!r}: {name} has shape {array.shape}; it must be {shape}"
+            )
+        return array
 
     def _begin_episode(self, n: int) -> Episode | None:
         """Take the next episode of the queue for environment n, whose episode has ended."""

@@ -17,6 +17,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.plans import Episode
 from pgzoo.sampling.conventions import converted_reset
+from pgzoo.sampling.resting import replaced_methods
 
 
 def resets_one(env: VecEnv) -> bool:
@@ -55,11 +56,8 @@ def seeded_resets(env: VecEnv, next_episode: Callable[[int], Episode | None]) ->
             observations = _with_rows(observations, rows)
         return observations, rewards, dones, infos
 
-    venv.step_wait = step_and_reset
-    try:
+    with replaced_methods(venv, step_wait=step_and_reset):
         yield
-    finally:
-        del venv.step_wait  # the class's method is visible again
 
 
 def reset_with_seeds(env: VecEnv, episodes: Sequence[Episode | None]) -> Any:

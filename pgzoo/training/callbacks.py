@@ -17,6 +17,36 @@ from pgzoo.training.run_folder import RunFolder
 from pgzoo.training.saved_model import save
 
 
+class StepInterval:
+    """Divides the environment steps of a training into intervals.
+
+    SB3's callbacks count calls, each of which is one step of every environment. Here, some environments may rest. Where
+    none does, the intervals are those of RL Zoo: a multiple of the number of environments, at most `freq` steps if that
+    is possible.
+
+    Args:
+        freq: environment steps of an interval.
+    """
+
+    def __init__(self, freq: int) -> None:
+        self._freq = freq
+        self._start: int | None = None
+
+    def is_over(self, num_timesteps: int, n_envs: int) -> bool:
+        """Return whether the interval has ended, and begin the next one if it has.
+
+        Args:
+            num_timesteps: the environment steps so far. It is called after every step of the environments.
+            n_envs: the number of environments.
+        """
+        interval = n_envs * max(self._freq // n_envs, 1)
+        if self._start is None:
+            self._start = num_timesteps - n_envs
+        n_over = (num_timesteps - self._start) // interval
+        self._start += n_over * interval
+        return n_over > 0
+
+
 class EvaluationCallback(EvalCallback):
     """Evaluates the model at intervals, and saves evaluations.npz and the best model in RL Zoo's layout.
 
@@ -27,7 +57,7 @@ class EvaluationCallback(EvalCallback):
         eval_env: the environments to evaluate in.
         folder: the run's folder.
         n_episodes: episodes per evaluation.
-        freq: calls of the callback between two evaluations.
+        freq: environment steps between two evaluations.
         episode_bound: a longer episode is an error.
         verbose: 1: print the results.
     """
@@ -36,13 +66,13 @@ class EvaluationCallback(EvalCallback):
         self, eval_env: VecEnv, folder: RunFolder, *, n_episodes: int, freq: int, episode_bound: int, verbose: int
     ) -> None:
         super().__init__(eval_env, n_eval_episodes=n_episodes, eval_freq=freq, verbose=verbose, warn=False)
-        self._folder, self._episode_bound = folder, episode_bound
+        self._folder, self._episode_bound, self._interval = folder, episode_bound, StepInterval(freq)
 
     def _init_callback(self) -> None:
         """Skip SB3's comparison of the two VecEnvs: `sync_normalization` does not need equal classes."""
 
     def _on_step(self) -> bool:
-        if self.eval_freq > 0 and self.n_calls % self.eval_freq == 0:
+        if self._interval.is_over(self.num_timesteps, self.training_env.num_envs):
             sync_normalization(self.training_env, self.eval_env)
             evaluation = evaluate(self.model, self.eval_env, self.n_eval_episodes, episode_bound=self._episode_bound)
             self._write(evaluation)
@@ -87,15 +117,15 @@ class CheckpointCallback(BaseCallback):
 
     Args:
         folder: the run's folder.
-        freq: calls of the callback between two checkpoints.
+        freq: environment steps between two checkpoints.
     """
 
     def __init__(self, folder: RunFolder, freq: int) -> None:
         super().__init__()
-        self._folder, self._freq = folder, freq
+        self._folder, self._interval = folder, StepInterval(freq)
 
     def _on_step(self) -> bool:
-        if self.n_calls % self._freq == 0:
+        if self._interval.is_over(self.num_timesteps, self.training_env.num_envs):
             assert isinstance(self.model, PolicyGradient)
             save(self.model, self._folder.path / f"rl_model_{self.num_timesteps}_steps.zip")
         return True

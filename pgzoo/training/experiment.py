@@ -266,20 +266,19 @@ def _eval_env(config: ExperimentConfig, seed: int, n_envs: int) -> VecEnv:
 def _callbacks(
     config: ExperimentConfig, options: TrainConfig, folder: RunFolder, eval_env: VecEnv
 ) -> list[BaseCallback]:
-    n_envs = config.run.n_envs
     callbacks: list[BaseCallback] = []
     if configured := named(config.run.callback):
         built = [(path, build(path, kwargs, returns=BaseCallback)) for path, kwargs in configured]
         callbacks.append(UserCallbacks(built))
     if options.save_freq > 0:
-        callbacks.append(CheckpointCallback(folder, max(options.save_freq // n_envs, 1)))
+        callbacks.append(CheckpointCallback(folder, options.save_freq))
     if options.eval_freq > 0:
         callbacks.append(
             EvaluationCallback(
                 eval_env,
                 folder,
                 n_episodes=options.eval_episodes,
-                freq=max(options.eval_freq // n_envs, 1),
+                freq=options.eval_freq,
                 episode_bound=config.combination.episode_bound,
                 verbose=options.verbose,
             )

@@ -28,9 +28,9 @@ class DrGRPO(Objective):
     clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
     length: Annotated[float, Positive, "L in steps: the longest possible episode, or any constant"] = 100.0
 
-    def weights(self, rollout: Rollout) -> Array:
+    def weights(self, rollout: Rollout, state: State = None) -> Array:
         """Return the weights of `aggregate` (M,) divided by L. They apply to the loss and the entropy bonus."""
-        weights = super().weights(rollout)
+        weights = super().weights(rollout, state)
         if weights is None:  # the plain mean over M steps
             n_steps = rollout.lengths.sum()
             weights = np.full(n_steps, 1 / n_steps)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from pgzoo import Episode, Need, Plan, PlanContext, Range, Sampling, Search, hookimpl
+from pgzoo import Episode, Need, Plan, PlanContext, Range, Sampling, Search, State, hookimpl
 
 DEFAULT_EPISODES = 8
 """The minimum number of episodes per update if `n_episodes` is None."""
@@ -29,7 +29,7 @@ class Episodes(Sampling):
     ] = None
     episode_bound: Annotated[int, Range(1), "a longer episode is an error"] = 100_000
 
-    def plan(self, context: PlanContext) -> Plan:
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a queue of n_episodes episodes."""
         default = context.n_envs * math.ceil(DEFAULT_EPISODES / context.n_envs)
         return Plan([Episode()] * (self.n_episodes or default), episode_bound=self.episode_bound)

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
 
-from pgzoo import Array, ConfigError, Episode, Need, Plan, PlanContext, Range, Sampling, Search, hookimpl
+from pgzoo import (
+    Array,
+    ConfigError,
+    Episode,
+    EpisodeEnd,
+    Need,
+    Plan,
+    PlanContext,
+    Range,
+    RolloutEnd,
+    Sampling,
+    Search,
+    State,
+    hookimpl,
+)
 
 DEFAULT_GROUPS = 4
 """The number of groups per update if `n_episodes` is None."""
@@ -42,7 +56,7 @@ class Groups(Sampling):
                 f"the nearest is {size * max(1, round(n / size))}"
             )
 
-    def plan(self, context: PlanContext) -> Plan:
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a queue of n_episodes episodes, one group after the other."""
         return GroupPlan(self, context)
 
@@ -68,12 +82,12 @@ class GroupPlan(Plan):
         self.returns.append([])
         self.successes.append([])
 
-    def episode_ended(self, episode: Episode, discounted_return: float, info: Mapping[str, Any]) -> None:
+    def episode_ended(self, end: EpisodeEnd) -> None:
         """Store the return. Replace a complete group of equal returns within the budget."""
-        returns = self.returns[episode.group]
-        returns.append(discounted_return)
-        if "is_success" in info:
-            self.successes[episode.group].append(bool(info["is_success"]))
+        returns = self.returns[end.episode.group]
+        returns.append(end.discounted_return)
+        if "is_success" in end.info:
+            self.successes[end.episode.group].append(bool(end.info["is_success"]))
         complete = len(returns) == self.sampling.group_size
         if complete and max(returns) == min(returns) and len(self.returns) < self.n_groups + self.budget:
             self.add_group()
@@ -82,11 +96,11 @@ class GroupPlan(Plan):
         """Return the groups whose returns differ."""
         return [group for group, returns in enumerate(self.returns) if max(returns) > min(returns)]
 
-    def update_mask(self, group: Array) -> Array:
+    def update_mask(self, end: RolloutEnd) -> Array:
         """Return which steps enter the update: all of them, or those of groups whose returns differ."""
         if self.context.resample_budget is None:
-            return super().update_mask(group)
-        return np.isin(group, self.informative_groups())
+            return super().update_mask(end)
+        return np.isin(end.group, self.informative_groups())
 
     def metrics(self) -> dict[str, float]:
         """Return pass@1 and pass@G if the environment reports success, and the share of groups with equal returns."""

@@ -37,6 +37,8 @@ class NaturalGradient(Update):
 
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
         """Take the step, then train the critic."""
+        import torch
+
         actor = learner.actor(next(learner.minibatches(learner.samples, None)))
         batch, kl = actor.evaluate()
         loss, metrics = learner.policy_loss(batch)
@@ -47,8 +49,10 @@ class NaturalGradient(Update):
         if self.target_kl is not None:
             length = math.sqrt(2 * self.target_kl / curvature) if curvature > 0 else 0.0
         actor.parameters = actor.parameters + length * direction
+        with torch.no_grad():
+            kl = actor.evaluate()[1].mean()
         train_critic(learner, self.n_critic_updates, self.batch_size)
-        return {**metrics, "step_length": length}
+        return {**metrics, "approx_kl": kl, "step_length": length}
 
 
 NPG = Recipe(

@@ -37,12 +37,12 @@ class PPOClip(Objective):
             metrics["clip_range_vf"] = batch.scheduled(self.clip_range_vf)
         return loss, metrics
 
-    def value_loss(self, batch: Batch) -> torch.Tensor:
+    def value_loss(self, batch: Batch, state: State = None) -> torch.Tensor:
         """Return mean (V_clipped − R̂)², with V_clipped = V_old + clip(V − V_old, −ε, ε)."""
         import torch.nn.functional as F
 
         if self.clip_range_vf is None:
-            return super().value_loss(batch)
+            return super().value_loss(batch, state)
         limit = batch.scheduled(self.clip_range_vf)
         change = (batch.values - batch.old_values).clamp(-limit, limit)
         return F.mse_loss(batch.returns, batch.old_values + change)

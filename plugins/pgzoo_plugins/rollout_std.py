@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from pgzoo import Scale, hookimpl
+from pgzoo import Scale, State, hookimpl
 from pgzoo_plugins._normalized import normalized
 
 if TYPE_CHECKING:
@@ -22,7 +22,9 @@ class RolloutStd(Scale):
     bias = "the mean and the standard deviation depend on the advantages that they normalise"
     per_episode = True
 
-    def rescaled(self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"]) -> torch.Tensor:
+    def rescaled(
+        self, advantages: torch.Tensor, over: Literal["rollout", "minibatch"], state: State = None
+    ) -> torch.Tensor:
         """Return the normalised advantages of the rollout."""
         return normalized(advantages) if over == "rollout" else advantages
 

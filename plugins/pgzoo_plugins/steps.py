@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from pgzoo import Plan, PlanContext, Range, Sampling, Search, hookimpl
+from pgzoo import Plan, PlanContext, Range, Sampling, Search, State, hookimpl
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Steps(Sampling):
         int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
     ] = 128
 
-    def plan(self, context: PlanContext) -> Plan:
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a plan of n_steps steps."""
         return Plan(n_steps=self.n_steps)
 

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import numpy as np
 
-from pgzoo import Array, EnvironmentCopies, Episode, Need, Plan, PlanContext, Range, Recipe, Sampling, Search, hookimpl
+from pgzoo import (
+    Array,
+    Episode,
+    Need,
+    Plan,
+    PlanContext,
+    Range,
+    Recipe,
+    RolloutEnd,
+    Sampling,
+    Search,
+    State,
+    StepStart,
+    hookimpl,
+)
 
 
 @dataclass(frozen=True)
@@ -29,7 +43,7 @@ class Vine(Sampling):
     n_continuations: Annotated[int, Range(1), Search(choices=(1, 2, 4, 8)), "K, continuations from each state"] = 4
     episode_bound: Annotated[int, Range(1), "a longer episode is an error"] = 100_000
 
-    def plan(self, context: PlanContext) -> Plan:
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a queue of n_episodes episodes, in which every state is copied."""
         return VinePlan(self)
 
@@ -42,15 +56,16 @@ class VinePlan(Plan):
         self.k = sampling.n_continuations
         self.states: dict[tuple[int, int], Any] = {}
 
-    def before_step(self, t: int, active: Array, copies: EnvironmentCopies) -> None:
+    def before_step(self, start: StepStart) -> None:
         """Copy the environments that are recorded."""
-        self.states.update({(t, n): copies.copy(n) for n in np.flatnonzero(active).tolist()})
+        self.states.update({(start.t, n): start.copies.copy(n) for n in np.flatnonzero(start.active).tolist()})
 
-    def values(self, shape: tuple[int, int], copies: EnvironmentCopies) -> Array:
+    def values(self, end: RolloutEnd) -> Array:
         """Return V (T, N), the mean return of the continuations."""
-        values = np.zeros(shape)
+        assert end.copies is not None  # the plan has a method before_step
+        values = np.zeros(end.group.shape)
         places, states = list(self.states), list(self.states.values())
-        values[tuple(np.transpose(places))] = copies.returns(states, self.k).mean(axis=1)
+        values[tuple(np.transpose(places))] = end.copies.returns(states, self.k).mean(axis=1)
         self.states = {}  # the copies are not needed any more
         return values
 

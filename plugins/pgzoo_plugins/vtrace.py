@@ -42,7 +42,7 @@ class VTrace(Estimator):
         """Return v_t (T, N)."""
         return self._targets(rollout)
 
-    def importance_weights(self, rollout: Rollout) -> Array:
+    def importance_weights(self, rollout: Rollout, state: State = None) -> Array:
         """Return ρ_t (T, N)."""
         return np.minimum(self.rho_bar, rollout.ratios)
 

@@ -11,7 +11,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from pgzoo.algorithm.advantages import compute_advantages
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.interface.batch import Batch
-from pgzoo.interface.parts import Objective, Scale, Spaces
+from pgzoo.interface.parts import Objective, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure.score_gradients import policy_inputs
@@ -65,21 +65,21 @@ class PluginGradient:
         if self.own_loss:
             return self._objective_weights(rollout, advantages)
         if self.rescaled:
-            advantages = rollout.scatter(rescaled(c.scale, torch.as_tensor(rollout.flat(advantages))))
+            advantages = rollout.scatter(self._rescaled(torch.as_tensor(rollout.flat(advantages))))
         return np.where(rollout.mask, advantages, 0.0) / rollout.n_episodes
 
     def _objective_weights(self, rollout: Rollout, advantages: Array) -> Array:
         """Return −∂loss/∂log π (T, N) at the policy that sampled. The loss depends on the policy only through log π."""
         batch = sampled_batch(self.combination.objective, self.spaces.policy, rollout, advantages)
-        batch = replace(batch, advantages=rescaled(self.combination.scale, batch.advantages))
+        batch = replace(batch, advantages=self._rescaled(batch.advantages))
         loss, _ = self.combination.objective(batch, self.part_states["objective"])
         (gradient,) = torch.autograd.grad(loss, batch.log_probs)
         return -rollout.scatter(gradient)
 
-
-def rescaled(scale: Scale, advantages: torch.Tensor) -> torch.Tensor:
-    """Return Ψ (M,) as the scale gives them to an update of a single minibatch."""
-    return scale.rescaled(scale.rescaled(advantages, "rollout"), "minibatch")
+    def _rescaled(self, advantages: torch.Tensor) -> torch.Tensor:
+        """Return Ψ (M,) as the scale gives them to an update of a single minibatch."""
+        scale, state = self.combination.scale, self.part_states["scale"]
+        return scale.rescaled(scale.rescaled(advantages, "rollout", state), "minibatch", state)
 
 
 def sampled_batch(objective: Objective, policy: ActorCriticPolicy, rollout: Rollout, advantages: Array) -> Batch:

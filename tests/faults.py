@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -22,6 +22,7 @@ from pgzoo import (
     PlanContext,
     Range,
     Rollout,
+    RolloutEnd,
     Sampling,
     Scale,
     Search,
@@ -799,13 +800,13 @@ class AlwaysExplores(Update):
 
 
 @dataclass(frozen=True)
-class AllSamples(Update):
-    """It evaluates learner.samples, of which no scale of minibatches knows."""
+class OwnAdvantages(Update):
+    """It takes the advantages of learner.samples, which no scale of minibatches has seen."""
 
-    name = "all_samples"
+    name = "own_advantages"
 
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
-        batch = learner.evaluate(learner.samples)
+        batch = replace(learner.evaluate(learner.samples), advantages=learner.samples.advantages)
         loss, metrics = learner.policy_loss(batch)
         learner.step(loss + (learner.value_loss(batch) if learner.has_critic else 0.0))
         return metrics
@@ -905,8 +906,8 @@ class LonelyGroups(Sampling):
 
 
 class _WithoutFirstSteps(Plan):
-    def update_mask(self, group: Array) -> Array:
-        mask = np.ones(group.shape, dtype=bool)
+    def update_mask(self, end: RolloutEnd) -> Array:
+        mask = np.ones(end.group.shape, dtype=bool)
         mask[0] = False
         return mask
 
@@ -1036,7 +1037,7 @@ FAULTS: list[tuple[Any, str, str]] = [
     (GoesUp, "improves", "the loss does not fall"),
     (GoesUp, "direction", "an action with Ψ > 0 does not become more probable"),
     (AlwaysExplores, "no signal", "if all Ψ are 0, the policy moves"),
-    (AllSamples, "minibatch scale", "get the steps from learner.minibatches, even all at once"),
+    (OwnAdvantages, "minibatch scale", "use the advantages that learner.evaluate returns"),
     (OwnGenerator, "determinism", "draw random numbers from torch or numpy.random"),
     (Cools, "state", "after saving and loading, the output differs: keep what is learned in parameters or buffers"),
     (SearchesHuge, "search space", "with weight = 1e+39"),

@@ -39,7 +39,7 @@ storage = click.option(
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
 
 
-def bounds(arguments: type, name: str) -> click.ParamType:
+def bounds(arguments: type, name: str) -> click.ParamType[Any]:
     """Return the type of a flag: the range that a class of arguments declares for the field of this name."""
     argument = declared_arguments(arguments)[name]
     if argument.choices:

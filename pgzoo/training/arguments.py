@@ -6,7 +6,6 @@ and refuses `pgzoo.tune(n_jobs=0)` with the sentence of the flag.
 
 from __future__ import annotations
 
-import functools
 import math
 import numbers
 import os
@@ -106,7 +105,7 @@ class Arguments:
         check_fields(self)
 
 
-def check_fields(arguments: Any) -> None:
+def check_fields(arguments: object) -> None:
     """Check the fields of a dataclass, and convert its numbers.
 
     Raises:
@@ -116,7 +115,6 @@ def check_fields(arguments: Any) -> None:
         object.__setattr__(arguments, argument.name, argument.checked(getattr(arguments, argument.name)))
 
 
-@functools.cache
 def declared_arguments(cls: type) -> Mapping[str, Argument]:
     """Return the arguments that a dataclass declares, by name."""
     hints = typing.get_type_hints(cls, include_extras=True)

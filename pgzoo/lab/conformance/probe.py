@@ -64,6 +64,7 @@ class NotApplicable(Exception):
 
 
 Subject = TypeVar("Subject")
+P = TypeVar("P", bound=Part)
 
 
 def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> Finding:
@@ -182,6 +183,12 @@ def part_states_of(part: Part, spaces: Spaces) -> PartStates:
     if Need.ACTION_VALUES in part.needs:
         parts["estimator"] = RandomQ()
     return PartStates(parts, spaces, torch.device("cpu"))
+
+
+def with_fields(part: P, **values: Any) -> P:
+    """Return the part with other values of some hyperparameters."""
+    fields = {name: getattr(part, name) for name in declared(type(part))}
+    return type(part)(**{**fields, **values})
 
 
 def search_samples(part: Part) -> Iterator[tuple[str, Part]]:

@@ -20,7 +20,7 @@ from pgzoo.interface.plans import Episode
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.checks import check_plain_fields
-from pgzoo.lab.conformance.probe import Fault, Finding, NotApplicable, Note, run_check, search_samples
+from pgzoo.lab.conformance.probe import Fault, Finding, NotApplicable, Note, run_check, search_samples, with_fields
 from pgzoo.registry.plugins import Registry
 
 GAMMA = 0.9
@@ -38,7 +38,7 @@ class Countdown(gym.Env[Array, int]):
     """
 
     observation_space = spaces.Box(-np.inf, np.inf, (4,), np.float32)
-    action_space = spaces.Discrete(2)
+    action_space: spaces.Space[Any] = spaces.Discrete(2)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Draw the number of steps."""
@@ -138,7 +138,7 @@ class Subject:
             NotApplicable: it refuses the value.
         """
         try:
-            return replace(self, part=replace(self.part, **{name: value}))  # type: ignore[call-arg]
+            return replace(self, part=with_fields(self.part, **{name: value}))
         except ConfigError as error:
             raise NotApplicable(f"it refuses {name}={value}: {error}") from error
 

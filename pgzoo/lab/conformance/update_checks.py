@@ -28,6 +28,7 @@ from pgzoo.lab.conformance.probe import (
     describe,
     run_check,
     search_samples,
+    with_fields,
 )
 from pgzoo.lab.conformance.synthetic_rollout import make_spaces, synthetic_rollout
 from pgzoo.lab.measure.score_gradients import policy_inputs
@@ -203,7 +204,7 @@ def no_signal(subject: Subject) -> None:
     """If all Ψ are 0, and there is neither a critic nor an entropy bonus, the policy does not move."""
     part = subject.part
     if "ent_coef" in declared(type(part)):
-        part = replace(part, ent_coef=0.0)  # type: ignore[call-arg]
+        part = with_fields(part, ent_coef=0.0)
     step = replace(subject, part=part).step()
     before, rollout = step.parameters(), step.rollout(1)
     step.take(np.zeros(rollout.shape), rollout)
@@ -216,7 +217,7 @@ def minibatch_scale(subject: Subject) -> None:
     """A scale of minibatches, such as `minibatch_std`, has an effect."""
     results = [subject.after(1, scale=scale).parameters() for scale in ("none", "minibatch_std")]
     if _equal(*results):
-        raise Fault("the scale minibatch_std has no effect: get the steps from learner.minibatches, even all at once")
+        raise Fault("the scale minibatch_std has no effect: use the advantages that learner.evaluate returns")
 
 
 def determinism(subject: Subject) -> None:
@@ -257,7 +258,7 @@ def plain_fields(subject: Subject) -> None:
 def random_psi(seed: int) -> Array:
     """Return random Ψ (T, N), whose mean is not 0 and whose standard deviation is not 1."""
     shape = synthetic_rollout(seed, whole_episodes=True).arrays["mask"].shape
-    return np.random.default_rng(seed).normal(0.5, 2.0, shape)
+    return np.asarray(np.random.default_rng(seed).normal(0.5, 2.0, shape))
 
 
 def _equal(a: Mapping[str, torch.Tensor], b: Mapping[str, torch.Tensor]) -> bool:

@@ -79,7 +79,10 @@ class Resampling(PolicyGradientLoss):
     ("plugin", "options", "message"),
     [
         (3, {}, "plugin must be a recipe or estimator+baseline[+objective], not 3"),
-        ("td+none+ppo_clip+x", {}, "plugin 'td+none+ppo_clip+x': write estimator+baseline or"),
+        ("td+none+ppo_clip+trop", {},
+         "plugin 'td+none+ppo_clip+trop': unknown scale, update or sampling 'trop'; did you mean 'trpo'"),
+        ("td+none+ppo_clip+none+batch_std", {},
+         "plugin 'td+none+ppo_clip+none+batch_std' names two parts of kind scale: 'none', 'batch_std'"),
         (resolve(REGISTRY), {"baseline": "none"}, "a Combination already has its parts and hyperparameters"),
         ("gae", {"estimator": Group()}, "estimator must be a name, a mapping or an instance, not Group("),
         ("gae", {"baseline": {"name": 1}}, "baseline.name must be a name, not 1"),

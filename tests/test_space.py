@@ -126,6 +126,40 @@ def test_combinations_omit_contradictions() -> None:
     assert all(c.startswith("lambda_return+") and c.endswith("+ppo_clip") for c in only)
     with pytest.raises(ConfigError, match="did you mean 'baseline'"):
         combinations(REGISTRY, ENV, "gae", ["baselin"])
+    with pytest.raises(ConfigError, match="does not name a kind of part"):
+        combinations(REGISTRY, ENV, "gae", [])
+
+
+def test_every_kind_is_searched() -> None:
+    """Scales, updates and samplings follow the objective. What the others need decides which are allowed."""
+    prefix = "reward_to_go+value+policy_gradient"
+    samplings = combinations(REGISTRY, ENV, "rtg_value", ["sampling"])
+    assert samplings == [f"{prefix}+{name}" for name in ("episodes", "groups", "vine")]  # steps cut episodes
+    pairs = combinations(REGISTRY, ENV, "rtg_value", ["update", "scale"])
+    assert len(pairs) == len(REGISTRY.names("scale")) * len(REGISTRY.names("update"))
+    for name in (f"{prefix}+rollout_std+trpo", f"{prefix}+trpo+rollout_std"):
+        parts = load_config(REGISTRY, name, ENV).combination.parts
+        assert [parts[kind].name for kind in ("scale", "update")] == ["rollout_std", "trpo"]
+    assert f"{prefix}+rollout_std+trpo" in pairs
+    grouped = combinations(REGISTRY, ENV, "grpo", ["scale", "sampling"])
+    assert all(name.endswith("+groups") for name in grouped)  # what grpo compares
+
+
+def test_a_searched_scale_has_no_other_spelling() -> None:
+    """Finds a trial whose plugin names one scale while normalize_advantage or group.scale sets another."""
+    space = make_space(REGISTRY, ENV, combinations(REGISTRY, ENV, "grpo", ["scale"]))
+    assert {"normalize_advantage", "group.scale"}.isdisjoint(space.describe())
+    for _, plugin, overrides in drawn(space, 20):
+        config = load_config(REGISTRY, plugin, ENV, overrides=overrides)
+        assert config.combination.scale.name == plugin.split("+")[3]
+
+
+def test_parts_that_are_not_searched_stay_the_recipes() -> None:
+    """Finds a search of baselines for TRPO whose trials take steps of gradient descent."""
+    for recipe, part in (("trpo", "trpo"), ("vine", "vine")):
+        names = combinations(REGISTRY, ENV, recipe, ["baseline"])
+        assert names
+        assert all(name.endswith(f"+{part}") for name in names)
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ class _GroupWithShow(click.Group):
              short_help="Search hyperparameters and plugins.")  # fmt: skip
 @click.option("--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="A recipe or combination.")
 @click.option("--plugins", help="Several recipes separated by commas, or 'all': the recipe is searched too.")
-@click.option("--search", help="Kinds of part to search, separated by commas: estimator,baseline,objective.")
+@click.option("--search", help="Kinds of part to search, separated by commas: estimator, baseline, objective, scale, "
+              "update, sampling.")  # fmt: skip
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
 @click.option("-n", "--n-timesteps", type=bounds("n_timesteps"),
               help="Steps of each training.  [default: the recipe's; of several recipes the smallest]")  # fmt: skip
@@ -107,7 +108,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     study_config, tune_config = arguments.configs(
         registry, parse_ranges(arguments.ranges, "--search-range"), parse_pairs(arguments.fixed, "--fix")
     )
-    if arguments.search:
+    if arguments.search is not None:
         click.echo(f"{len(study_config.plugins)} combinations are valid")
     _run(study_config, tune_config, registry, arguments)
 

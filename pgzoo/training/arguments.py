@@ -123,12 +123,10 @@ def declared_arguments(cls: type) -> Mapping[str, Argument]:
 
 def _argument(name: str, hint: Any) -> Argument:
     metadata: tuple[Any, ...] = ()
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else [hint]
-    if typing.get_origin(hint) is typing.Union:
-        members = typing.get_args(hint)
-    members = [member for member in members if member is not type(None)]
-    optional = len(members) < len(typing.get_args(hint)) and typing.get_origin(hint) is not Annotated
-    (member, *others) = members
+    union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    members = typing.get_args(hint) if union else (hint,)
+    optional = type(None) in members
+    member, *others = (member for member in members if member is not type(None))
     if typing.get_origin(member) is Annotated:
         member, *extras = typing.get_args(member)
         metadata = tuple(extras)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.type_aliases import MaybeCallback
 
     from pgzoo.algorithm.policy_gradient import PolicyGradient
+    from pgzoo.backends.choice import Fast
     from pgzoo.training.experiment import Result, TrainConfig
     from pgzoo.training.run_folder import RunFolder
 
@@ -191,7 +192,7 @@ def train(
     log_folder: FilePath = "logs",
     trained_agent: FilePath | None = None,
     device: str = "auto",
-    fast: bool | None = None,
+    fast: Fast = "auto",
     tensorboard_log: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     gym_packages: Sequence[str] = (),
@@ -219,7 +220,7 @@ def train(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
         pairs=_pairs(overrides), conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
         n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=as_path(log_folder),
-        trained_agent=as_path(trained_agent), device=device, fast=fast, tensorboard_log=as_text(tensorboard_log),
+        trained_agent=as_path(trained_agent), device=device, fast=_flag(fast), tensorboard_log=as_text(tensorboard_log),
         env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
         progress=False, verbose=verbose,
     )  # fmt: skip
@@ -238,7 +239,7 @@ def zoo_model(
     registry: Registry | None,
     seed: int | None,
     device: str,
-    fast: bool | None,
+    fast: Fast,
     verbose: int,
     overrides: Mapping[str, Any],
 ) -> PolicyGradient:
@@ -250,7 +251,7 @@ def zoo_model(
         raise ConfigError(f"registry must be a Registry or None, not {shown(registry)}")
     registry = default_registry() if registry is None else registry
     arguments = TrainArguments(
-        plugin=plugin, env=env, vec_env=vec_env, seed=seed, device=device, fast=fast, verbose=verbose
+        plugin=plugin, env=env, vec_env=vec_env, seed=seed, device=device, fast=_flag(fast), verbose=verbose
     )
     config = arguments.configuration(registry, overrides)
     options = arguments.train_config(seed_or_random(arguments.seed))
@@ -264,15 +265,21 @@ def zoo_model(
     return model
 
 
+def _flag(fast: Any) -> bool | None:
+    """Return the constructor's `fast` as the command line has it."""
+    if fast not in ("auto", None) and not isinstance(fast, bool):
+        raise ConfigError(f"fast must be 'auto', True or False, not {shown(fast)}")
+    return fast if isinstance(fast, bool) else None
+
+
 def _check_callback(callback: Any) -> None:
     """Refuse what training could not call after a while."""
-    if (
-        callback is not None
-        and not isinstance(callback, list)
-        and not callable(callback)
-        and not hasattr(callback, "on_step")
-    ):
-        raise ConfigError(f"callback must be a callback of SB3, a list of them or a function, not {shown(callback)}")
+    if isinstance(callback, list):
+        if all(hasattr(member, "on_step") for member in callback):
+            return
+    elif callback is None or callable(callback) or hasattr(callback, "on_step"):
+        return
+    raise ConfigError(f"callback must be a callback of SB3, a list of them or a function, not {shown(callback)}")
 
 
 def _callback(callback: MaybeCallback) -> BaseCallback | None:

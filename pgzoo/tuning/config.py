@@ -153,6 +153,8 @@ class StudyConfig:
             raise ConfigError(unknown("sampler", self.sampler, SAMPLERS))
         if self.pruner not in PRUNERS:
             raise ConfigError(unknown("pruner", self.pruner, PRUNERS))
+        if not self.metrics:
+            raise ConfigError("a study needs a metric, such as final")
         if len(set(self.metrics)) < len(self.metrics):
             raise ConfigError(f"a metric is named twice: {', '.join(self.metrics)}")
         metrics = self.parsed_metrics

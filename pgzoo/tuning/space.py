@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
-from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
-from pgzoo.registry.plugins import Registry
+from pgzoo.interface.parts import Recipe
+from pgzoo.registry.combination import (
+    ALGORITHM,
+    AUTO,
+    AUTO_SAMPLINGS,
+    NAMED_KINDS,
+    Combination,
+    named_parts,
+)
+from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.registry.settings import AlgorithmConfig, search_of, short_name
 from pgzoo.registry.spellings import SPELLINGS, spellings_for
 from pgzoo.training.config import ExperimentConfig, load_config
@@ -136,7 +144,7 @@ def make_space(
     if contradictions := sorted(set(ranges) & set(fixed)):
         raise ConfigError(f"{contradictions[0]} is both fixed and given a range")
     bases = {plugin: load_config(registry, plugin, env, overrides=fixed) for plugin in plugins}
-    dimensions = {plugin: _dimensions(base, ranges, fixed) for plugin, base in bases.items()}
+    dimensions = {plugin: _dimensions(registry, base, ranges, fixed) for plugin, base in bases.items()}
     all_dimensions = itertools.chain.from_iterable(dimensions.values())
     known = {name for dimension in all_dimensions for name in (dimension.name, dimension.key, dimension.param.name)}
     for name in ranges:
@@ -146,15 +154,18 @@ def make_space(
 
 
 def _dimensions(
-    base: ExperimentConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
+    registry: Registry, base: ExperimentConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
 ) -> tuple[Dimension, ...]:
-    """Return the dimensions of a combination in the order of declaration."""
+    """Return the dimensions of a combination in the order of declaration.
+
+    Other spellings of the scale are searched, unless the scale is fixed or the combination names it.
+    """
     combination = base.combination
     dimensions: list[Dimension] = []
     for name, param in declared(AlgorithmConfig).items():
         if name not in _ignored(combination):
             dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, param.search, ranges, fixed)
-    if "scale" not in fixed:
+    if "scale" not in fixed and "scale" not in named_parts(registry, combination.plugin):
         for spelling in spellings_for(combination.baseline, combination.scale):
             param = spelling.param
             dimensions += _dimension(spelling.label, spelling.key, param, param.search, ranges, fixed)
@@ -210,26 +221,36 @@ def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dic
 
 
 def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) -> list[str]:
-    """Return every valid `estimator+baseline+objective` that differs from a recipe only in some kinds of part.
+    """Return every valid combination that differs from a recipe only in some kinds of part.
+
+    It is written `estimator+baseline+objective`. The scale, the update and the sampling follow where they are searched.
+    Otherwise the recipe's update and sampling follow where other ones would be used.
 
     Args:
         registry: the plugins.
         env: the environment's name.
         base: a recipe or combination.
-        kinds: the kinds of part to choose freely: "estimator", "baseline", "objective".
+        kinds: the kinds of part to choose freely, "estimator", "baseline", "objective", "scale", "update", "sampling".
 
     Raises:
-        ConfigError: a kind is unknown.
+        ConfigError: a kind is unknown, or no kind is given.
     """
     kinds = tuple(kinds)
     for kind in kinds:
-        if kind not in NAMED_KINDS:
-            raise ConfigError(unknown("kind of part", kind, NAMED_KINDS))
-    base_parts = load_config(registry, base, env).combination.parts
-    names = [registry.names(kind) if kind in kinds else [base_parts[kind].name] for kind in NAMED_KINDS]
+        if kind not in PART_TYPES:
+            raise ConfigError(unknown("kind of part", kind, PART_TYPES))
+    if not kinds:
+        raise ConfigError(f"--search does not name a kind of part; the kinds are {', '.join(PART_TYPES)}")
+    parts = {kind: part.name for kind, part in load_config(registry, base, env).combination.parts.items()}
+    by_default = {
+        "scale": parts["scale"],
+        "update": Recipe.update,
+        "sampling": parts["sampling"] if parts["sampling"] in AUTO_SAMPLINGS else AUTO,
+    }
+    written = [kind for kind in PART_TYPES if kind in (*NAMED_KINDS, *kinds) or parts[kind] != by_default[kind]]
     valid = []
-    for parts in itertools.product(*names):
-        combination = "+".join(parts)
+    for names in itertools.product(*(registry.names(kind) if kind in kinds else [parts[kind]] for kind in written)):
+        combination = "+".join(names)
         try:
             load_config(registry, combination, env)
         except PgzooError:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.hyperparameters import Search
+from pgzoo.interface.hyperparameters import Search, shown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.arguments import Arguments, Count, FilePath, as_path, as_paths, as_text, mapping, several
@@ -96,7 +96,7 @@ class TuneArguments(Arguments):
 
         check_outputs(self.report, self.write)
         check_environment(self.env)
-        plugins = self._plugins(registry)
+        plugins = self._plugins(registry, fixed)
         searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
         name = self.study_name
         study_config = StudyConfig(
@@ -138,14 +138,17 @@ class TuneArguments(Arguments):
             n_fresh=self.fresh_seeds,
         )
 
-    def _plugins(self, registry: Registry) -> list[str]:
+    def _plugins(self, registry: Registry, fixed: Mapping[str, Any]) -> list[str]:
         """Return the recipes or combinations that the study searches."""
         from pgzoo.tuning.space import combinations
 
-        if self.plugins and self.search:
+        if self.plugins is not None and self.search is not None:
             raise ConfigError("--plugins searches recipes, --search searches parts: use one of them")
-        if self.search:
-            return combinations(registry, self.env, self.plugin, _words(self.search))
+        if self.search is not None:
+            kinds = _words(self.search)
+            if fixed_kinds := [kind for kind in kinds if kind in fixed]:
+                raise ConfigError(f"{fixed_kinds[0]} is both searched and fixed")
+            return combinations(registry, self.env, self.plugin, kinds)
         if self.plugins == "all":
             return list(registry.recipes())
         if self.plugins is None:
@@ -241,12 +244,13 @@ def tune(
     """
     of_space, fixed = mapping("search_range", search_range), mapping("fix", fix)
     arguments = TuneArguments(
-        plugin=plugin, plugins=_text(plugins), search=_text(search), env=env, n_timesteps=n_timesteps,
-        n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs, executor=executor,
-        ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler, pruner=pruner,
-        defaults=defaults, n_startup_trials=n_startup_trials, n_evaluations=n_evaluations, eval_episodes=eval_episodes,
-        space=as_path(space), best=best, fresh_seeds=fresh_seeds, study_name=study_name, storage=as_text(storage),
-        heartbeat=heartbeat, write=as_path(write), report=as_path(report), log_folder=as_path(log_folder),
+        plugin=plugin, plugins=_text("plugins", plugins), search=_text("search", search), env=env,
+        n_timesteps=n_timesteps, n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs,
+        executor=executor, ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler,
+        pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials, n_evaluations=n_evaluations,
+        eval_episodes=eval_episodes, space=as_path(space), best=best, fresh_seeds=fresh_seeds, study_name=study_name,
+        storage=as_text(storage), heartbeat=heartbeat, write=as_path(write), report=as_path(report),
+        log_folder=as_path(log_folder),
         gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
     from pgzoo.tuning import run
@@ -324,10 +328,13 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _text(words: Any) -> Any:
-    """Return several names as the command line writes them. Another value stays what it is, and is refused."""
-    several_words = isinstance(words, (list, tuple)) and all(isinstance(word, str) for word in words)
-    return ",".join(words) if several_words else words
+def _text(name: str, words: Any) -> str | None:
+    """Return several names as the command line writes them."""
+    if words is None or isinstance(words, str):
+        return words
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{name} must be a name or a list of names, not {shown(words)}")
+    return ",".join(words)
 
 
 def _smallest_timesteps(registry: Registry, plugins: Sequence[str], env: str) -> int:

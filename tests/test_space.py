@@ -10,7 +10,8 @@ import optuna
 import pytest
 
 from pgzoo import Baseline, ConfigError, PgzooError, Range, Registry, Search
-from pgzoo.training.config import load_config
+from pgzoo.training.config import load_config, resolved_entry
+from pgzoo.training.run_folder import plain
 from pgzoo.tuning.space import PLUGIN, combinations, make_space
 
 REGISTRY = Registry.discover()
@@ -111,6 +112,18 @@ def test_ranges_and_fixed_values() -> None:
 def test_refusals(options: Any, message: str) -> None:
     with pytest.raises(PgzooError, match=message):
         make_space(REGISTRY, ENV, ["gae"], **options)
+
+
+@pytest.mark.parametrize("env", [ENV, "Pendulum-v1"])
+def test_the_settings_of_a_trial_as_hyperparameters(env: str) -> None:
+    """What a study stores gives the same configuration to `pgzoo.train`: nothing of the entry comes back."""
+    for recipe in ("ppo", "grpo", "trpo", "vine", "reward_to_go+batch_mean+ppo_clip+none"):
+        space = make_space(REGISTRY, env, [recipe])
+        for _, plugin, overrides in drawn(space, 3):
+            config = load_config(REGISTRY, plugin, env, overrides=overrides)
+            again = load_config(REGISTRY, plugin, env, overrides=plain(resolved_entry(config)))
+            assert again.run == config.run
+            assert again.combination == config.combination
 
 
 def test_combinations_omit_contradictions() -> None:

@@ -167,12 +167,14 @@ class BestTrial:
         plugin: the recipe or combination that it trained.
         values: one value per metric. They are optimistic, because the trial was chosen by them.
         params: the hyperparameters that were searched, by name.
+        hyperparams: every setting, as `pgzoo.train(plugin, hyperparams=…)` takes them.
     """
 
     number: int
     plugin: str
     values: tuple[float, ...]
     params: Mapping[str, Any]
+    hyperparams: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -233,7 +235,8 @@ def tune(
     """Search hyperparameters and plugins, and train the best trials again on fresh seeds, as `pgzoo tune` does.
 
         result = pgzoo.tune("reward_to_go+median", n_trials=20, n_jobs=2, fix={"n_envs": 8})
-        result.best.params, result.winner
+        best = result.winner  # the best configuration on fresh seeds
+        run = pgzoo.train(best.plugin, hyperparams=best.hyperparams)
 
     The arguments have the names of the command's flags, which `pgzoo tune --help` explains. The workers are processes
     of their own. They know what `pgzoo.register` and the decorators made known in this one. In a script, call `tune`
@@ -283,7 +286,8 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
         raise NoTrialCompleted(f"no trial of {study.study_name} has ended yet")
     trial = complete[0]
     params = {name: value for name, value in trial.params.items() if name != PLUGIN}
-    best = BestTrial(trial.number, trial.user_attrs["plugin"], tuple(trial.values), params)
+    attributes = trial.user_attrs
+    best = BestTrial(trial.number, attributes["plugin"], tuple(trial.values), params, attributes["config"])
     retrained = find_retrained(study)
     return TuneResult(study, storage, best, tuple(retrained), winner(retrained, metrics_of(study)))
 

@@ -171,6 +171,52 @@ def test_a_notebook(tmp_path: Path) -> None:
     assert json.loads(command(*pgzoo_eval, cwd=tmp_path).stdout)["n_episodes"] == 1
 
 
+INSTANCES = """
+from dataclasses import dataclass
+import numpy as np
+import pgzoo
+from pgzoo import Baseline, PolicyGradient
+
+@dataclass(frozen=True)
+class Median(Baseline):
+    \"\"\"A share of the median.\"\"\"
+    name = "median"
+    share: float = 0.5
+    def __call__(self, rollout, returns, state=None):
+        return self.share * float(np.median(returns[rollout.mask]))
+
+small = dict(n_timesteps=200, n_envs=2, seed=0, eval_freq=-1, eval_episodes=1)
+for refuse in (pgzoo.train, pgzoo.tune):
+    try:
+        name = "hyperparams" if refuse is pgzoo.train else "fix"
+        refuse("rtg", n_timesteps=200, **{name: {"baseline": Median(0.25)}})
+    except pgzoo.PluginError as error:
+        print(error)
+print(PolicyGradient.from_zoo("rtg", n_envs=1, baseline=Median(0.25)).baseline)
+pgzoo.register(Median)
+for baseline in (Median(0.25), Median):
+    run = pgzoo.train("rtg", hyperparams={"baseline": baseline}, **small)
+    pgzoo.evaluate(run.folder, n_episodes=1)
+    print(run.model.baseline)
+"""
+
+
+def test_instances_and_classes_of_parts(tmp_path: Path) -> None:
+    """They are saved by name, so only a registered class can be found again, by `evaluate` and by another process."""
+    *refused, from_zoo, instance, class_ = run_python(INSTANCES, tmp_path)
+    sentence = (
+        "baseline Median of module __main__ is not registered under its name 'median', so the files of a run could not "
+        "name it; call pgzoo.register(Median) first"
+    )
+    assert refused == [sentence, sentence]
+    assert [from_zoo, instance, class_] == ["Median(share=0.25)", "Median(share=0.25)", "Median(share=0.5)"]
+    folder = tmp_path / "logs" / "rtg" / "CartPole-v1_1"
+    assert "baseline:{'name': 'median', 'share': 0.25}" in (folder / "CartPole-v1" / "args.yml").read_text()
+    (tmp_path / "plugin.py").write_text(INSTANCES[: INSTANCES.index("small =")] + "pgzoo.register(Median)\n")
+    printed = command("eval", str(folder), "-n", "1", "--plugin-file", "plugin.py", "--json", cwd=tmp_path).stdout
+    assert json.loads(printed)["n_episodes"] == 1
+
+
 def test_one_default_recipe_for_every_door() -> None:
     """On an environment without an entry of its own, the tuned settings are those of the constructor."""
     from pgzoo.cli import eval as eval_command

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pgzoo.errors import ConfigError, PgzooError, unknown
+from pgzoo.errors import ConfigError, PgzooError, PluginError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.interface.parts import Part
 from pgzoo.registry.combination import Combination, resolve
@@ -137,6 +137,29 @@ def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[
     """
     source = "the run's config.yml"
     return _build(registry, plugin, env, _without_other_samplings(registry, plugin, env, entry, source), source)
+
+
+def with_named_parts(registry: Registry, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters in which names and fields replace the classes and instances of parts.
+
+    The files of a run have these names, by which another process finds the parts.
+
+    Raises:
+        PluginError: a part is not registered.
+    """
+    return {name: _named_part(registry, name, value) for name, value in hyperparams.items()}
+
+
+def _named_part(registry: Registry, kind: str, value: Any) -> Any:
+    cls = value if isinstance(value, type) else type(value)
+    if kind not in PART_TYPES or not issubclass(cls, PART_TYPES[kind]):
+        return value
+    if cls.name not in registry.names(kind) or registry.part(kind, cls.name) is not cls:
+        raise PluginError(
+            f"{kind} {cls.__name__} of module {cls.__module__} is not registered under its name {cls.name!r}, so "
+            f"the files of a run could not name it; call pgzoo.register({cls.__name__}) first"
+        )
+    return cls.name if cls is value else {"name": cls.name, **plain_fields(value)}
 
 
 def _without_other_samplings(

@@ -24,7 +24,7 @@ from pgzoo.training.arguments import (
     mapping,
     several,
 )
-from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages
+from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages, with_named_parts
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -218,7 +218,7 @@ def train(
     overrides, of_env = mapping("hyperparams", hyperparams), mapping("env_kwargs", env_kwargs)
     arguments = TrainArguments(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
-        pairs=_pairs(overrides), conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
+        conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
         n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=as_path(log_folder),
         trained_agent=as_path(trained_agent), device=device, fast=_flag(fast), tensorboard_log=as_text(tensorboard_log),
         env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
@@ -226,6 +226,8 @@ def train(
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)
+    overrides = with_named_parts(registry, overrides)
+    arguments = replace(arguments, pairs=_pairs(overrides))
     config = arguments.configuration(registry, arguments.overrides(overrides, of_env))
     return prepare(config, arguments, registry).start(_callback(callback))
 

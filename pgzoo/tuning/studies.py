@@ -13,7 +13,7 @@ from pgzoo.interface.hyperparameters import Search, shown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.arguments import Arguments, Count, FilePath, as_path, as_paths, as_text, mapping, several
-from pgzoo.training.config import check_environment, load_config, register_packages
+from pgzoo.training.config import check_environment, load_config, register_packages, with_named_parts
 from pgzoo.training.run_folder import file_name
 from pgzoo.tuning.limits import (
     Best,
@@ -262,6 +262,7 @@ def tune(
 
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)
+    fixed = with_named_parts(registry, fixed)
     texts = tuple(f"{name}:{text}" for name, text in of_space.items() if not isinstance(text, Search))
     ranges = {name: search for name, search in of_space.items() if isinstance(search, Search)}
     study_config, tune_config = arguments.configs(registry, {**ranges, **parse_ranges(texts, "search_range")}, fixed)

@@ -51,7 +51,8 @@ RESERVED: Final = frozenset(
     {
         "n_timesteps", "n_envs", "policy", "policy_kwargs", "normalize", "frame_stack", "env_wrapper",
         "vec_env_wrapper", "callback", "monitor_kwargs", "env_kwargs", "max_episode_steps", "plugin", "registry",
-        "seed", "device", "verbose", "fast", "state",
+        "seed", "device", "verbose", "fast", "state", "env", "vec_env", "plugin_kwargs", "normalize_advantage",
+        "rollout_buffer_class", "rollout_buffer_kwargs", "stats_window_size", "tensorboard_log",
     }
 )  # fmt: skip
 """Keys of `hyperparams/` and arguments of `PolicyGradient` that mean something else than a hyperparameter."""

@@ -327,7 +327,8 @@ def test_a_missing_attribute_leaves_asynchronous_environments_alive() -> None:
         assert not env.has_attr("nothing")
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             env.env_method("nothing")
-        assert env.step(np.zeros(2, dtype=int))[0].shape == (2, 2)
+        observations: Any = env.step(np.zeros(2, dtype=int))[0]
+        assert observations.shape == (2, 2)
     finally:
         env.close()
 

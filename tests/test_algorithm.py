@@ -27,7 +27,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
-from pgzoo.algorithm.minibatches import reevaluated
+from pgzoo.updates.minibatches import reevaluated
 
 RECIPES = Registry.discover().recipes()
 

@@ -21,8 +21,8 @@ from sizes import sizes
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
-from pgzoo.algorithm.minibatches import minibatches
 from pgzoo.interface.batch import Samples
+from pgzoo.updates.minibatches import minibatches
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)

@@ -27,10 +27,10 @@ from pgzoo import (
     State,
     Update,
 )
-from pgzoo.algorithm.minibatches import minibatches
 from pgzoo.registry.combination import resolve
 from pgzoo.training.config import load_config
 from pgzoo.tuning.space import make_space
+from pgzoo.updates.minibatches import minibatches
 
 DOCS = Path(__file__).parent.parent / "docs" / "write-an-update.md"
 MODELS = Path(__file__).parent / "data" / "models"

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from pgzoo.algorithm.advantages import StateByKind
-from pgzoo.algorithm.metrics import UpdateMetrics, sb3_metrics
-from pgzoo.algorithm.minibatches import rescaled
-from pgzoo.algorithm.part_errors import objective_error, scale_error
 from pgzoo.backends.actor import PolicyActor, parameters_behind
 from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.parts import Objective, Scale, Update
-from pgzoo.interface.types import Metrics, Need
+from pgzoo.interface.types import Metrics, Need, StateByKind
+from pgzoo.updates.blame import objective_error, scale_error
+from pgzoo.updates.metrics import UpdateMetrics, sb3_metrics
+from pgzoo.updates.minibatches import rescaled
 
 
 @dataclass

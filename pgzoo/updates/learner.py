@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from pgzoo.backends.actor import PolicyActor, parameters_behind
+from pgzoo.backends.actor import PolicyActor
 from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.batch import Batch, Samples
@@ -132,8 +132,7 @@ class UpdateLearner:
         return rescaled(samples, self.scale, "minibatch", self.states["scale"])
 
     def _actor_parameters(self) -> list[torch.nn.Parameter]:
-        """Return the parameters behind log π. The numpy backend shares none, and its batch has no graph to them."""
         if self._kept is None:
             assert self._batch is not None
-            self._kept = parameters_behind(self.backend.policy, self._batch.log_probs)
+            self._kept = self.backend.actor_parameters(self._batch)
         return self._kept

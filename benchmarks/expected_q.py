@@ -37,7 +37,7 @@ def measure(env: str) -> Report:
     for _ in range(N_BATCHES):
         measurement.batch()
     lab.close()
-    return measurement.report(explained, interrupted=False)
+    return measurement.report(explained, stopped_by=None)
 
 
 def main() -> None:

@@ -93,7 +93,8 @@ def test_ranges_and_fixed_values() -> None:
         config = load_config(REGISTRY, plugin, ENV, overrides={"learning_rate": 1e-3, "gae_lambda": 0.9, **overrides})
         assert config.combination.algorithm.learning_rate == 1e-3
         assert isinstance(trial.params["n_steps"], int)
-        assert 16 <= config.combination.sampling.n_steps <= 64
+        sampling: Any = config.combination.sampling
+        assert 16 <= sampling.n_steps <= 64
     estimator: Any = space.bases["gae"].combination.estimator
     assert estimator.gae_lambda == 0.9
 

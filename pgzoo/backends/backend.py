@@ -106,6 +106,10 @@ class Backend(ABC):
             entropy=-log_probs if entropy is None else entropy,
         )
 
+    def actor_parameters(self, batch: Batch) -> list[torch.nn.Parameter]:
+        """Return the parameters on which log π of the batch evaluated last depends."""
+        return parameters_behind(self.policy, batch.log_probs)
+
     def step(self, loss: torch.Tensor, max_grad_norm: float | None, *, keep: Sequence[torch.nn.Parameter] = ()) -> None:
         """Take one optimizer step on a loss that was computed from the last batch of `evaluate_actions`.
 
@@ -134,6 +138,13 @@ class Backend(ABC):
         parameters = [p.detach() for p in self.policy.parameters()]
         if not math.isfinite(torch.nn.utils.get_total_norm(parameters).item()):
             raise_if_diverged(self.policy)
+
+
+def parameters_behind(policy: ActorCriticPolicy, x: torch.Tensor) -> list[torch.nn.Parameter]:
+    """Return the trained parameters of a policy on which x depends, in the policy's order. x keeps its graph."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(x.sum(), trained, retain_graph=True, allow_unused=True)
+    return [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
 
 
 def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm.part_errors import scale_error
 from pgzoo.backends.backend import STEPS_TOGETHER, Backend, blocks, policy_actions, to_device
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Samples
@@ -18,6 +17,7 @@ from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.parts import Scale
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Observations, State
+from pgzoo.updates.blame import scale_error
 
 SHARE_OF_FREE_MEMORY = 0.5
 """A rollout's observations are kept on a GPU if they take at most this share of its free memory."""

@@ -391,3 +391,20 @@ def test_methods_take_the_arguments_with_which_they_are_called() -> None:
     check_plugin(Anything)
     with pytest.raises(PluginError, match=r"NoState\.__call__ must take"):
         resolve(Registry.discover(), "reward_to_go+none", baseline=NoState())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            Recipe("r", "", "td", defaults={"sampling": "groups"}),
+            r"sampling is not a default; write Recipe\(…, sampling=",
+        ),
+        (Recipe("r", "", "td", defaults={"normalize_advantage": True}), r"write Recipe\(…, scale=…\)"),
+        (Recipe("r", "", "td", "value", "ppo_clip", {"gamma": 0.9}), "scale must be a name, or a mapping of name and"),
+    ],
+)
+def test_recipes_of_1_x_are_refused(recipe: Recipe, message: str) -> None:
+    """Finds a recipe that is accepted, and fails when somebody uses it."""
+    with pytest.raises(PluginError, match=message):
+        check_plugin(recipe)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -169,6 +170,18 @@ def test_a_notebook(tmp_path: Path) -> None:
     (tmp_path / "definition.py").rename(tmp_path / "plugin.py")
     pgzoo_eval = ["eval", "logs/reward_to_go+median/CartPole-v1_1", "-n", "1", "--plugin-file", "plugin.py", "--json"]
     assert json.loads(command(*pgzoo_eval, cwd=tmp_path).stdout)["n_episodes"] == 1
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs(tmp_path: Path) -> None:
+    """Its blocks are the cells of one notebook. Only the budgets are smaller here."""
+    page = Path(__file__).parents[1] / "docs" / "python.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    for old, new in (("20_000", "300"), ("n_trials=20", "n_trials=1"), ("n_episodes=100", "n_episodes=1")):
+        assert old in code
+        code = code.replace(old, new)
+    code = code.replace("learn(model.n_timesteps)", "learn(300)")
+    assert run_python(code + "\nprint(run.model.baseline, winner.plugin)", tmp_path)[-1] == "median() ppo"
 
 
 INSTANCES = """

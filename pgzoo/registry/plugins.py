@@ -493,10 +493,16 @@ def _check_recipe(recipe: Recipe) -> None:
         raise PluginError(f"a recipe cannot be called {recipe.name!r}: the name is text without +")
     for kind in PART_TYPES:
         part = getattr(recipe, kind)
-        if not isinstance(part, (str, Mapping)):
+        if not isinstance(part, str) and not (isinstance(part, Mapping) and "name" in part):
             raise PluginError(
                 f"recipe {recipe.name!r}: {kind} must be a name, or a mapping of name and fields, not {part!r}; "
                 "register the part, and write its name"
+            )
+    for name in recipe.defaults:
+        if name in PART_TYPES or name == "normalize_advantage":
+            kind = name if name in PART_TYPES else "scale"
+            raise PluginError(
+                f"recipe {recipe.name!r}: {name} is not a default; write Recipe(…, {kind}=…); see {MIGRATION}"
             )
 
 

@@ -118,7 +118,8 @@ def check(ctx: click.Context, /, **params: Any) -> None:
     from pgzoo.lab.conformance.kit import check as check_parts
 
     options.set_threads(1)
-    with Counter("gradients", shown=arguments.progress and not arguments.as_json) as counter:
+    measured = any(issubclass(part, AdvantagePart) for part in parts)
+    with Counter("gradients", shown=measured and arguments.progress and not arguments.as_json) as counter:
         results = check_parts(
             registry, parts, mdps=mdps, n_episodes=arguments.episodes, seed=arguments.seed, progress=counter.show
         )

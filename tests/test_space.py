@@ -168,6 +168,13 @@ def test_a_searched_scale_has_no_other_spelling() -> None:
         assert config.combination.scale.name == plugin.split("+")[3]
 
 
+def test_combinations_share_the_hyperparameters_of_their_parts() -> None:
+    """Finds a search of scales and updates in which the sampler learns nothing from one combination about another."""
+    names = set(make_space(REGISTRY, ENV, combinations(REGISTRY, ENV, "rtg_value", ["scale", "update"])).describe())
+    assert {"trpo.n_critic_updates", "gradient_descent.n_critic_updates", "trpo.cg_damping", "learning_rate"} <= names
+    assert not any("+" in name for name in names)
+
+
 def test_parts_that_are_not_searched_stay_the_recipes() -> None:
     """Finds a search of baselines for TRPO whose trials take steps of gradient descent."""
     for recipe, part in (("trpo", "trpo"), ("vine", "vine")):

@@ -189,7 +189,7 @@ def _recipe(registry: Registry, plugin: str) -> Recipe:
         raise ConfigError(f"plugin must be a recipe or estimator+baseline[+objective], not {shown(plugin)}")
     if "+" not in plugin:
         return registry.recipe(plugin)
-    parts = named_parts(registry, plugin)
+    parts: dict[str, Any] = {str(kind): name for kind, name in named_parts(registry, plugin).items()}
     return Recipe(plugin, "", **{"scale": default_scale(parts["baseline"]), **parts})
 
 

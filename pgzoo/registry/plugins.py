@@ -500,9 +500,9 @@ def _check_recipe(recipe: Recipe) -> None:
             )
     for name in recipe.defaults:
         if name in PART_TYPES or name == "normalize_advantage":
-            kind = name if name in PART_TYPES else "scale"
+            argument = name if name in PART_TYPES else "scale"
             raise PluginError(
-                f"recipe {recipe.name!r}: {name} is not a default; write Recipe(…, {kind}=…); see {MIGRATION}"
+                f"recipe {recipe.name!r}: {name} is not a default; write Recipe(…, {argument}=…); see {MIGRATION}"
             )
 
 

@@ -12,7 +12,7 @@ from pgzoo.errors import ConfigError, PgzooError, PluginError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.interface.parts import Part
 from pgzoo.registry.combination import ALGORITHM, Combination, resolve
-from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
 from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig, short_name
 from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
@@ -162,12 +162,16 @@ def with_named_parts(registry: Registry, hyperparams: Mapping[str, Any]) -> dict
     Raises:
         PluginError: a part is not registered.
     """
-    return {name: _named_part(registry, name, value) for name, value in hyperparams.items()}
+    named = dict(hyperparams)
+    for kind in PART_TYPES:
+        if kind in named:
+            named[kind] = _named_part(registry, kind, named[kind])
+    return named
 
 
-def _named_part(registry: Registry, kind: str, value: Any) -> Any:
+def _named_part(registry: Registry, kind: Kind, value: Any) -> Any:
     cls = value if isinstance(value, type) else type(value)
-    if kind not in PART_TYPES or not issubclass(cls, PART_TYPES[kind]):
+    if not issubclass(cls, PART_TYPES[kind]):
         return value
     if cls.name not in registry.names(kind) or registry.part(kind, cls.name) is not cls:
         raise PluginError(

@@ -150,7 +150,7 @@ def make_space(
     for name in ranges:
         if name not in known:
             raise ConfigError(f"{unknown('hyperparameter to search', name, known)} (of {', '.join(plugins)})")
-    return Space(bases, _with_distinct_names(dimensions))
+    return Space(bases, _with_distinct_names(bases, dimensions))
 
 
 def _dimensions(
@@ -207,17 +207,34 @@ def _ignored(combination: Combination) -> frozenset[str]:
     return combination.unused | {"batch_size"} if single_pass else combination.unused
 
 
-def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dict[str, tuple[Dimension, ...]]:
-    """Prefix a name with its combination if the name has different ranges in two combinations."""
-    searches: dict[str, set[Search]] = {}
-    for dimension in itertools.chain.from_iterable(dimensions.values()):
-        searches.setdefault(dimension.name, set()).add(dimension.search)
-    return {
-        plugin: tuple(
-            replace(d, name=f"{plugin}.{d.name}") if len(searches[d.name]) > 1 else d for d in plugin_dimensions
-        )
-        for plugin, plugin_dimensions in dimensions.items()
-    }
+def _with_distinct_names(
+    bases: Mapping[str, ExperimentConfig], dimensions: Mapping[str, tuple[Dimension, ...]]
+) -> dict[str, tuple[Dimension, ...]]:
+    """Prefix a name that has different ranges in two combinations.
+
+    The prefix is the part if the combination names all its parts, so that combinations with this part share the
+    dimension: `trpo.n_critic_updates`. If that is not enough, the prefix is the combination.
+    """
+
+    def of_part(plugin: str, dimension: Dimension) -> str:
+        owner, _, field = dimension.key.partition(".")
+        parts = {str(kind): part.name for kind, part in bases[plugin].combination.parts.items()}
+        names_others = plugin.count("+") >= len(NAMED_KINDS)
+        return f"{parts[owner]}.{field}" if names_others and owner in parts else dimension.name
+
+    def of_combination(plugin: str, dimension: Dimension) -> str:
+        return f"{plugin}.{dimension.name}"
+
+    distinct = dict(dimensions)
+    for renamed in (of_part, of_combination):
+        searches: dict[str, set[Search]] = {}
+        for dimension in itertools.chain.from_iterable(distinct.values()):
+            searches.setdefault(dimension.name, set()).add(dimension.search)
+        distinct = {
+            plugin: tuple(replace(d, name=renamed(plugin, d)) if len(searches[d.name]) > 1 else d for d in ds)
+            for plugin, ds in distinct.items()
+        }
+    return distinct
 
 
 def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) -> list[str]:

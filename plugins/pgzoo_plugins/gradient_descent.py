@@ -44,9 +44,8 @@ class GradientDescent(Update):
                 batch = learner.evaluate(minibatch)
                 policy_loss, metrics = learner.policy_loss(batch)
                 value_loss = learner.value_loss(batch) if learner.has_critic else 0.0
-                loss = policy_loss + self.vf_coef * value_loss
-                if self.ent_coef:
-                    loss = loss - self.ent_coef * batch.aggregate(batch.entropy)
+                entropy = batch.aggregate(batch.entropy) if self.ent_coef else 0.0
+                loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
                 learner.record({**metrics, "value_loss": value_loss} if learner.has_critic else metrics)
                 if self.target_kl is not None and (kl := batch.approx_kl()) > 1.5 * self.target_kl:
                     learner.stop(f"reaching max kl: {kl:.2f}")

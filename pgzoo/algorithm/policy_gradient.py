@@ -208,6 +208,7 @@ class PolicyGradient(SavableAlgorithm):
             old_values=rollout.values if self.has_critic else None,
             weights=self.objective.weights(rollout, self.part_states["objective"]),
             progress_remaining=self._current_progress_remaining,
+            device=self._backend.device,
         )
         return rescaled(samples, self.scale, "rollout", self.part_states["scale"])
 

@@ -106,6 +106,11 @@ class Backend(ABC):
             entropy=-log_probs if entropy is None else entropy,
         )
 
+    @property
+    def device(self) -> torch.device:
+        """The policy's device."""
+        return self.policy.device
+
     def actor_parameters(self, batch: Batch) -> list[torch.nn.Parameter]:
         """Return the parameters on which log π of the batch evaluated last depends."""
         return parameters_behind(self.policy, batch.log_probs)
@@ -147,14 +152,19 @@ def parameters_behind(policy: ActorCriticPolicy, x: torch.Tensor) -> list[torch.
     return [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
 
 
-def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
-    """Convert actions (M, A) of a rollout buffer to the format of the policy's `evaluate_actions`, (M, …)."""
+def policy_actions(policy: ActorCriticPolicy, actions: Array, device: torch.device | None = None) -> torch.Tensor:
+    """Convert actions (M, A) of a rollout buffer to the format of the policy's `evaluate_actions`, (M, …).
+
+    Args:
+        policy: the policy.
+        actions: (M, A).
+        device: the policy's device; None to search its modules for a parameter, which takes 30 µs.
+    """
     if isinstance(policy.action_space, spaces.Discrete):
         converted = actions.astype("int64").ravel()
     else:
         converted = actions.astype("float32", copy=False)
-    # SB3's `policy.device` searches all modules for the first parameter
-    return torch.as_tensor(converted, device=next(policy.parameters()).device)
+    return torch.as_tensor(converted, device=device or policy.device)
 
 
 def to_device(x: Any, device: torch.device) -> Any:

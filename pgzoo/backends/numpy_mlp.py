@@ -24,6 +24,7 @@ from pgzoo.backends.threads import torch_on_one_thread
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.types import Array, Observations
 
+CPU = torch.device("cpu")
 NOISE_STEPS = 256
 """The number of steps whose random numbers are drawn together."""
 
@@ -140,6 +141,11 @@ class NumpyMlpBackend(Backend):
         self._leaves += [torch.from_numpy(array).requires_grad_(torch.is_grad_enabled()) for array in arrays]
         values = self._leaves[2] if self.has_critic else torch.zeros(len(x))
         return Batch(**vars(samples), log_probs=self._leaves[0], values=values, entropy=self._leaves[1])
+
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return CPU
 
     def actor_parameters(self, batch: Batch) -> list[torch.nn.Parameter]:
         """Return the parameters of the actor, which shares none with the critic."""

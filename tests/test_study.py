@@ -29,7 +29,9 @@ from pgzoo.tuning.report import write_report
 from pgzoo.tuning.results import best_trials, count, failures, outcome, trial_config
 from pgzoo.tuning.retrained import Retrained, difference, estimate, find_retrained, result_row, winner
 from pgzoo.tuning.run import retrain
+from pgzoo.tuning.space import PLUGIN
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
+from pgzoo.tuning.studies import result_of
 from pgzoo.tuning.study import open_study
 from pgzoo.tuning.trial import TrialRun, train_once
 from pgzoo.tuning.trial_queue import KEY, OUTCOME, claim, enqueue, is_lost, requeue_interrupted, unfinished
@@ -365,6 +367,17 @@ def test_the_best_trials_are_trained_again_with_their_defaults(finished: Any) ->
     best_candidate = winner(retrained, study_config.parsed_metrics)
     assert best_candidate is not None
     assert best_candidate.mean() == max(candidate.mean() for candidate in retrained)
+    result = result_of(study, url)
+    assert result.winner == best_candidate
+    trials = {candidate.name: candidate for candidate in retrained if not candidate.is_default}
+    for name, hyperparams in [
+        (f"trial {result.best.number}", result.best.hyperparams),
+        *((name, candidate.hyperparams) for name, candidate in trials.items()),
+    ]:
+        trial = study.trials[int(name.split()[-1])]
+        model = PolicyGradient.from_zoo(trial.user_attrs["plugin"], study_config.env, **hyperparams)
+        for parameter, value in trial.params.items():
+            assert parameter == PLUGIN or value == getattr(model, parameter.split(".")[-1]), parameter
 
 
 FILE = """# Of the whole file.

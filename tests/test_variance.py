@@ -335,6 +335,16 @@ def test_the_command(tmp_path: Path) -> None:
     assert again["summaries"] == report["summaries"]  # the same seed
 
 
+def test_steps_in_copies_count() -> None:
+    """An episode of TimeLimit has 6 steps. Two continuations from each state take 2 · (6 + 5 + … + 1) = 42 more."""
+    options = ["--plugins", "vine,rtg", "-P", "n_continuations:2", "--episodes", "4"]
+    result = pgzoo("variance", *options, "--env", "pgzoo/TimeLimit-v0", "--batches", "10", "--warmup", "1", "--json")
+    summaries = json.loads(result.stdout)["summaries"]
+    assert summaries["vine"]["steps"] == 4 * (6 + 42)
+    assert summaries["rtg"]["steps"] == 4 * 6
+    assert 0 < summaries["vine"]["variance"]["value"] < summaries["rtg"]["variance"]["value"]
+
+
 def test_a_saved_model_of_sb3(tmp_path: Path) -> None:
     A2C("MlpPolicy", "CartPole-v1", seed=0).save(tmp_path / "a2c.zip")
     options = ["variance", "--model", "a2c.zip", "--plugins", "rtg,grpo"]

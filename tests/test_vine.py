@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from functools import partial
+from itertools import product
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +20,13 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecFram
 from tabular import MDP, TABULAR_POLICY, logits, small_mdp
 from test_exact_gradient import FALSE_ALARM, t_squared
 
-from pgzoo import ConfigError, PolicyGradient
+from pgzoo import ConfigError, PolicyGradient, Registry, Spaces
+from pgzoo.envs import TABULAR
+from pgzoo.lab.measure.bias import hotelling
+from pgzoo.lab.measure.score_gradients import TableScores
+from pgzoo.lab.measure.variance import Lab, MeasureConfig, Measurement, plugin_gradient
+from pgzoo.registry.combination import resolve
+from pgzoo.training.config import load_config
 
 ENDS = ((3, "terminated"), (2, "truncated"))
 
@@ -117,6 +126,95 @@ def test_the_gradient_is_exact(gamma: float) -> None:
     assert t_squared(estimates, exact) > FALSE_ALARM
     error = np.linalg.norm(estimates.mean(axis=0) - exact) / np.linalg.norm(exact)
     assert error < 0.15  # about twice its standard error
+
+
+class Enumerated(gym.Env[np.ndarray, Any]):
+    """Two states, two actions and at most three steps. Actions come from a script, and transitions from bits.
+
+    Action 0 of state 0 terminates or stays, with probability ½ each. All other transitions lead to either state with
+    probability ½. Bit t of `noise` decides the transition of step t.
+
+    The environment plays its `script` whatever the policy says. A continuation is the copy of a copy. The k-th one
+    plays script k from its first step on, so eight continuations play each sequence of three actions once.
+    """
+
+    observation_space, action_space = spaces.Box(0, 1, (2,)), spaces.Discrete(2)
+    transitions = np.array([[[0.5, 0.0, 0.5], [0.5, 0.5, 0.0]], [[0.5, 0.5, 0.0], [0.5, 0.5, 0.0]]])
+    mdp = MDP(transitions, np.array([[1.0, -2.0], [0.5, 3.0]]), np.array([0.5, 0.5]), horizon=3)
+
+    def __init__(self, start: int, noise: int, script: int) -> None:
+        self.start, self.noise, self.script = start, noise, script
+        self.generation = self.n_copies = 0
+
+    def __deepcopy__(self, memo: Any) -> Enumerated:
+        copied = copy(self)
+        copied.generation += 1
+        if copied.generation == 2:
+            copied.script, copied.n_played, self.n_copies = self.n_copies, 0, self.n_copies + 1
+        return copied
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        self.t = self.n_played = 0
+        self.state = self.start
+        return np.eye(2, dtype=np.float32)[self.state], {}
+
+    def step(self, action: Any) -> Any:
+        action, one = self.script >> self.n_played & 1, self.noise >> self.t & 1
+        reward, may_end = float(self.mdp.rewards[self.state, action]), (self.state, action) == (0, 0)
+        self.t, self.n_played, self.state = self.t + 1, self.n_played + 1, 0 if may_end else one
+        done = (may_end and bool(one)) or self.t == self.mdp.horizon
+        return np.eye(2, dtype=np.float32)[self.state], reward, done, False, {}
+
+
+def test_the_mean_over_all_outcomes_is_exact() -> None:
+    """Every start, noise and sequence of actions once, each with every sequence of actions as a continuation.
+
+    With a uniform policy and one step left, V(0) = (1 − 2)/2 = −½ and V(1) = (½ + 3)/2 = 1.75. With two steps left and
+    γ = 0.8, V(1) = 1.75 + 0.8 (−½ + 1.75)/2 = 2.25, and V(0) = −½ + 0.8 (¼ (−½) + ¼ (−½ + 1.75)) = −0.35, because
+    action 0 stays with probability ½, and action 1 leads to both states.
+    """
+    outcomes = list(product((0, 1), range(8), range(8)))
+    model = vine(
+        DummyVecEnv([partial(Enumerated, *outcome) for outcome in outcomes]),
+        n_episodes=len(outcomes),
+        n_continuations=8,
+        gamma=0.8,
+        discount_states=True,
+    ).learn(1)
+    rollout = model.rollout
+    played = rollout.mask
+    state, step = np.asarray(rollout.observations).argmax(axis=2), rollout.step
+    for (s, t), value in {(0, 2): -0.5, (1, 2): 1.75, (0, 1): -0.35, (1, 1): 2.25}.items():
+        there = played & (state == s) & (step == t)
+        assert rollout.values[there].mean() == pytest.approx(value, abs=1e-6)
+        assert rollout.values[there].std() > 0.1 or t == 2  # single values depend on the noise
+    # A weight of Ψ on ∇ log π = (1 − ½, −½) of the logits of the action that was played and of the other one.
+    action = np.array([script for *_, script in outcomes])[rollout.episode] >> step & 1
+    gradient, psi = np.zeros((2, 2)), model.rollout_buffer.advantages / len(outcomes)
+    np.add.at(gradient, (state[played], action[played]), psi[played] / 2)
+    np.add.at(gradient, (state[played], 1 - action[played]), -psi[played] / 2)
+    np.testing.assert_allclose(gradient, Enumerated.mdp.gradient(torch.zeros(2, 2), 0.8), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("env", TABULAR)
+def test_no_bias_on_any_mdp_of_the_lab(env: str) -> None:
+    """Hotelling's T² over 800 gradients. It would detect a bias of 20 % of ‖∇J‖ in any direction."""
+    registry = Registry.discover()
+    combination = resolve(registry, "vine", overrides={"n_continuations": 1})
+    config = MeasureConfig({"vine": combination}, n_batches=800, gamma=0.9)
+    experiment = load_config(registry, "rtg", env)
+    lab = Lab(replace(experiment, run=replace(experiment.run, policy_kwargs=TABULAR_POLICY)), registry, config)
+    parts = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
+    measurement = Measurement(lab, [plugin_gradient(config, "vine", combination, parts)])
+    for _ in range(config.n_batches):
+        measurement.batch()
+    gradients, exact = np.array(measurement.records["vine"].gradients, dtype=np.float64), measurement.exact
+    assert exact is not None
+    assert isinstance(lab.scores, TableScores)
+    p_value, power = hotelling(gradients, exact, FALSE_ALARM / len(TABULAR), lab.scores.rank, effect=0.2)
+    assert power > 0.9
+    assert p_value > FALSE_ALARM / len(TABULAR)
 
 
 def test_it_learns_and_goes_on_after_load(tmp_path: Any) -> None:

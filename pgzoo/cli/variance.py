@@ -55,7 +55,8 @@ class VarianceConfig:
 
 @click.command("variance", short_help="Measure the variance and bias of plugins' gradients.")
 @click.option("--plugins", default="reinforce,rtg,rtg_batch_mean,rtg_value,gae", show_default=True,
-              metavar="NAME,…|all", help="Recipes, or combinations estimator+baseline[+objective].")  # fmt: skip
+              metavar="NAME,…|all", help="Recipes, or combinations estimator+baseline[+objective]. all: every recipe "
+              "that does not copy environments.")  # fmt: skip
 @click.option("--env", help="A registered environment; by default that of --model, or CartPole-v1.")
 @click.option("--model", type=click.Path(path_type=Path),
               help="A saved model whose policy is measured; by default a new policy.")  # fmt: skip
@@ -94,9 +95,10 @@ def command(ctx: click.Context, /, **values: Any) -> None:
     """Measure the variance and bias of plugins' gradients.
 
     A frozen policy is sampled, and every plugin computes its gradient from the same batches of whole episodes. Plugins
-    that compare groups get as many episodes in groups. On pgzoo/Chain-v0 and the other tabular environments, bias is
-    measured against the exact gradient; on other environments, against a large independent sample. Intervals are 95 %
-    bootstrap intervals.
+    that compare groups get as many episodes in groups. A plugin that copies environments, such as vine, gets as many
+    episodes of its own, and the steps in its copies count. On pgzoo/Chain-v0 and the other tabular environments, bias
+    is measured against the exact gradient; on other environments, against a large independent sample. Intervals are
+    95 % bootstrap intervals.
     """
     config = VarianceConfig(**values)
     _check_figure(config.out)
@@ -171,8 +173,8 @@ def _plugin_names(registry: Registry, text: str) -> list[str]:
     from pgzoo.interface.types import Need
     from pgzoo.registry.combination import resolve
 
-    measured = [n for n in registry.recipes() if Need.VALUES not in resolve(registry, n).sampling.provides]
-    names = measured if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
+    anywhere = [n for n in registry.recipes() if Need.VALUES not in resolve(registry, n).sampling.provides]
+    names = anywhere if text == "all" else [name.strip() for name in text.split(",") if name.strip()]
     if not names:
         raise ConfigError("--plugins is empty; name recipes separated by commas, or all")
     for name in names:
@@ -184,14 +186,10 @@ def _combinations(registry: Registry, names: list[str], pairs: tuple[str, ...]) 
     """Return each plugin's combination with the hyperparameters of -P that it has. Refuse one that no plugin has."""
     from pgzoo.errors import ConfigError
     from pgzoo.interface.hyperparameters import declared
-    from pgzoo.interface.types import Need
     from pgzoo.registry.combination import resolve
     from pgzoo.training.config import parse_pairs
 
     values = parse_pairs(pairs, "-P")
-    for name in names:
-        if Need.VALUES in (sampling := resolve(registry, name).sampling).provides:
-            raise ConfigError(f"{name!r} cannot be measured: {sampling.name!r} computes values while it samples")
     combinations: dict[str, Combination] = {}
     used: set[str] = set()
     for name in names:

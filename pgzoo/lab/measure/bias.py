@@ -329,8 +329,10 @@ def _with_none(registry: Registry, entry: Entry) -> Combination:
     return resolve(registry, "reward_to_go+none", estimator=estimator, overrides=_sampling(entry.grouped))
 
 
-def hotelling(gradients: Array, exact: Array, level: float, rank: int | None = None) -> tuple[float, float]:
-    """Return the p-value of the hypothesis that the mean gradient is exact, and the power to detect EFFECT.
+def hotelling(
+    gradients: Array, exact: Array, level: float, rank: int | None = None, effect: float = EFFECT
+) -> tuple[float, float]:
+    """Return the p-value of the hypothesis that the mean gradient is exact, and the power to detect a bias.
 
     In directions without variance, such as the sum of one state's logits, the mean is known, and any deviation refutes
     the hypothesis. With n ≤ rank + 1 gradients, directions can lack variance by accident. The p-value is then 1 and
@@ -341,6 +343,7 @@ def hotelling(gradients: Array, exact: Array, level: float, rank: int | None = N
         exact: ∇J (P,).
         level: the false-alarm rate of this test.
         rank: the largest possible rank of the covariance; by default P.
+        effect: the bias of the power, as a share of ‖∇J‖.
     """
     n = len(gradients)
     if n <= (len(exact) if rank is None else rank) + 1:
@@ -356,5 +359,5 @@ def hotelling(gradients: Array, exact: Array, level: float, rank: int | None = N
     to_f = (n - p) / (p * (n - 1))
     t_squared = n * float(np.sum(gap[varies] ** 2 / eigenvalues[varies]))
     threshold = stats.f.isf(level, p, n - p)
-    noncentrality = n * EFFECT**2 * float(exact @ exact) / eigenvalues[-1]
+    noncentrality = n * effect**2 * float(exact @ exact) / eigenvalues[-1]
     return float(stats.f.sf(t_squared * to_f, p, n - p)), float(stats.ncf.sf(threshold, p, n - p, noncentrality))

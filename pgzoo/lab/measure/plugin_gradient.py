@@ -13,7 +13,7 @@ from pgzoo.algorithm.part_states import PartStates
 from pgzoo.interface.batch import Batch
 from pgzoo.interface.parts import Objective, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.types import Array, Need
+from pgzoo.interface.types import Array
 from pgzoo.lab.measure.score_gradients import policy_inputs
 from pgzoo.registry.combination import Combination
 
@@ -44,11 +44,6 @@ class PluginGradient:
         self.name, self.combination, self.spaces = name, combination, spaces
         self.discount_states, self.own_loss, self.rescaled = discount_states, own_loss, rescaled
         self.part_states = PartStates(combination.parts, spaces, spaces.policy.device)
-
-    @property
-    def grouped(self) -> bool:
-        """Whether it needs episodes in groups."""
-        return Need.GROUPS in self.combination.sampling.provides
 
     def learn(self, rollout: Rollout) -> None:
         """Let the parts learn from a rollout."""

@@ -17,7 +17,7 @@ from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.interface.action_distribution import ActionDistribution
 from pgzoo.interface.batch import index_rows
 from pgzoo.interface.observations import map_observations
-from pgzoo.interface.parts import Estimator
+from pgzoo.interface.parts import Estimator, Sampling
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need, State
 
@@ -40,19 +40,25 @@ class _Everything(Estimator):
 
 
 def arguments(n_episodes: int, gamma: float, group_size: int | None = None) -> dict[str, Any]:
-    """Return arguments for a `PolicyGradient` whose rollouts contain everything that any part may read.
+    """Return arguments for a `PolicyGradient` that samples whole episodes, or groups of them.
 
     Args:
         n_episodes: episodes per rollout, a multiple of `group_size`.
         gamma: γ.
         group_size: episodes from each initial state; None: do not sample groups.
     """
+    if group_size is None:
+        return {**arguments_with("episodes", gamma), "n_episodes": n_episodes}
+    return {**arguments_with("groups", gamma), "group_size": group_size, "n_episodes": n_episodes}
+
+
+def arguments_with(sampling: str | Sampling, gamma: float) -> dict[str, Any]:
+    """Return arguments for a `PolicyGradient` whose rollouts contain everything that any part may read."""
     return {
         "plugin": "everything+none",
         "estimator": _Everything(),
         "baseline": "none",
-        **({"sampling": "episodes"} if group_size is None else {"sampling": "groups", "group_size": group_size}),
-        "n_episodes": n_episodes,
+        "sampling": sampling,
         "gamma": gamma,
     }
 
@@ -62,10 +68,11 @@ class Sampler:
 
     Args:
         model: a model that was created with `arguments`.
-        batch: episodes per batch, a divisor of the model's n_episodes.
+        batch: episodes per batch, a divisor of the model's n_episodes, which is the number of its environments. None:
+            a batch is a rollout.
     """
 
-    def __init__(self, model: PolicyGradient, batch: int) -> None:
+    def __init__(self, model: PolicyGradient, batch: int | None) -> None:
         self.model, self.batch = model, batch
         model.set_logger(Logger(None, []))
         prepare_learning(model)
@@ -78,7 +85,7 @@ class Sampler:
         return self.model.policy
 
     def rollout(self) -> Rollout:
-        """Sample n_episodes episodes."""
+        """Sample one rollout of the model."""
         model = self.model
         assert model.env is not None
         model.collect_rollouts(model.env, self._callback, model.rollout_buffer, model.n_steps)
@@ -86,10 +93,24 @@ class Sampler:
 
     def batches(self) -> Iterator[Rollout]:
         """Yield batches, endlessly."""
+        for rollout, _ in self.counted_batches():
+            yield rollout
+
+    def counted_batches(self) -> Iterator[tuple[Rollout, int]]:
+        """Yield batches, endlessly, each with the number of environment steps that it took.
+
+        A batch that is a rollout took all steps that training counts. These include steps of dropped episodes and steps
+        in copies of environments.
+        """
         while True:
+            before = self.model.num_timesteps
             rollout = self.rollout()
+            if self.batch is None:
+                yield rollout, self.model.num_timesteps - before
+                continue
             for start in range(0, rollout.shape[1], self.batch):
-                yield columns(rollout, start, start + self.batch)
+                batch = columns(rollout, start, start + self.batch)
+                yield batch, int(batch.mask.sum())
 
     def fit_critic(self, rollouts: Iterable[Rollout], *, epochs: int = 40, batch_size: int = 64) -> float:
         """Fit V to the rewards-to-go of rollouts. Return the share of their variance that V explains.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy, deepcopy
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +26,12 @@ class TabularEnv(gym.Env[Array, int]):
     def __init__(self, mdp: TabularMDP | str) -> None:
         self.mdp = make_mdp(mdp) if isinstance(mdp, str) else mdp
         self.observation_space, self.action_space = _spaces(self.mdp)
+
+    def __deepcopy__(self, memo: Any) -> TabularEnv:
+        """Return a copy that shares the MDP and the spaces, which steps do not change."""
+        copied = copy(self)
+        copied._np_random = deepcopy(self._np_random, memo)
+        return copied
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Draw an initial state."""
@@ -62,7 +69,12 @@ class TabularVecEnv(VecEnv):
         mdp: the MDP.
         num_envs: the number of copies.
         seed: of the generator of episode seeds.
+
+    Attributes:
+        resting: which copies the next step leaves as they are, (N,); None: it steps all of them.
     """
+
+    resting: Array | None = None
 
     def __init__(self, mdp: TabularMDP, num_envs: int, seed: int = 0) -> None:
         self.mdp = mdp
@@ -83,20 +95,33 @@ class TabularVecEnv(VecEnv):
         self._state = self._starts(np.arange(self.num_envs))
         return self._observations[self._state]
 
+    resets_one = True
+
+    def reset_one(self, n: int, *, seed: int | None, options: Mapping[str, Any] | None = None) -> Array:
+        """Begin an episode in environment n and return its observation, see `pgzoo.sampling.resets.resets_one`."""
+        columns = np.array([n])
+        self._keys[n], self._steps[n] = self._draw_seeds()[n] if seed is None else seed, 0
+        self._keys[columns] = mix(self._keys[columns])
+        self._state[columns] = self._starts(columns)
+        observation: Array = self._observations[self._state[n]]
+        return observation
+
     def step_async(self, actions: Array) -> None:
         """Store the actions (N,)."""
         self._actions = actions
 
     def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, Any]]]:
-        """Step every environment. Those whose episode ends begin a new one."""
+        """Step every environment that does not rest. Those whose episode ends begin a new one."""
         mdp, state, actions = self.mdp, self._state, self._actions
         next_state = (self._uniform(1)[:, None] > self._cumulative[state, actions]).sum(axis=1)
         rewards = mdp.rewards[state, actions, next_state]
         if mdp.noise:
             rewards = rewards + np.where(self._uniform(2) < 0.5, mdp.noise, -mdp.noise)
-        self._steps += np.uint64(1)
+        stepped = np.ones(self.num_envs, dtype=bool) if self.resting is None else ~self.resting
+        next_state, rewards = np.where(stepped, next_state, state), np.where(stepped, rewards, 0.0)
+        self._steps += stepped.astype(np.uint64)
         terminated = next_state == mdp.n_states
-        cut = ~terminated & (self._steps == (mdp.horizon or 0))
+        cut = stepped & ~terminated & (self._steps == (mdp.horizon or 0))
         dones = terminated | cut
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         ended = np.flatnonzero(dones)

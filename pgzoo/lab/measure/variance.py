@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -11,14 +11,16 @@ from signal import Signals
 from typing import Any, Protocol
 
 import numpy as np
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv
 
 from pgzoo import Registry
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.envs import TABULAR
 from pgzoo.errors import ConfigError
-from pgzoo.interface.parts import Spaces
+from pgzoo.interface.hyperparameters import declared
+from pgzoo.interface.parts import Sampling, Spaces
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.types import Array
+from pgzoo.interface.types import Array, Need
 from pgzoo.lab.measure import sampler as sampling
 from pgzoo.lab.measure.exact import exact_gradient
 from pgzoo.lab.measure.mdps import make_mdp
@@ -34,7 +36,7 @@ from pgzoo.lab.measure.statistics import (
     resample_weights,
     summarize,
 )
-from pgzoo.lab.measure.tabular import TabularVecEnv
+from pgzoo.lab.measure.tabular import TabularEnv, TabularVecEnv
 from pgzoo.registry.combination import Combination, resolve
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
@@ -46,7 +48,9 @@ REFERENCE = "reward_to_go+value"
 """The combination that estimates the reference if it is not known exactly: unbiased for any V, with little variance."""
 MAX_BYTES = 4 * 2**30
 TABULAR_ENVS = 4096
-GROUP_SEED_OFFSET = 500_000
+EPISODES, GROUPS = "episodes", "groups"
+SEED_OFFSET = 500_000
+"""Added to the seed of one sampler to get that of the next, so that their samples are independent."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,8 @@ class MeasureConfig:
         discount_states: multiply Ψ_t by γ^t, as the gradient of J requires; False: do not, as in SB3. None: as the
             recipe does if `own_loss`, otherwise True.
         own_loss: measure each recipe's own loss instead of the sum over each episode.
-        n_envs: environments stepped together, rounded down to whole batches, but at least one batch.
+        n_envs: environments stepped together, rounded down to whole batches, but at least one batch. A sampling that is
+            used as in training gets this number of environments, or `batch` if that is smaller.
         seed: of all random number generators.
     """
 
@@ -126,6 +131,9 @@ class Progress(Protocol):
 class Lab:
     """A frozen policy and its environments.
 
+    Combinations that sample steps, episodes or groups share batches of whole episodes, or of groups. Any other sampling
+    is used as in training, and one rollout is one batch.
+
     Args:
         config: the environment with its wrappers, and the arguments of the policy.
         registry: the plugins.
@@ -156,8 +164,8 @@ class Lab:
                 f"a batch of {measure_config.batch} episodes cannot be split into groups of {measure_config.group_size}"
             )
         self.mdp = make_mdp(TABULAR[config.env]) if config.env in TABULAR else None
-        self.episodes = self._sampler(None)
-        self._grouped: Sampler | None = None
+        self.episodes = self._shared_sampler(None)
+        self._samplers: dict[str, Sampler] = {EPISODES: self.episodes}
         self.scores: Scores
         if self.mdp is None:
             self.scores = PolicyScores(self.policy)
@@ -169,35 +177,59 @@ class Lab:
         """The frozen policy."""
         return self.episodes.policy
 
-    @property
-    def groups(self) -> Sampler:
-        """The same policy, sampled in groups."""
-        if self._grouped is None:
-            self._grouped = self._sampler(self.measure_config.group_size)
-            self._grouped.model.policy = self.policy
-        return self._grouped
+    def sampler(self, chosen: Sampling) -> Sampler:
+        """Return the sampler of the frozen policy for combinations with this sampling."""
+        name = batches_of(chosen)
+        if name not in self._samplers:
+            group_size = self.measure_config.group_size
+            sampler = self._shared_sampler(group_size) if name == GROUPS else self._rollout_sampler(chosen)
+            sampler.model.policy = self.policy
+            self._samplers[name] = sampler
+        return self._samplers[name]
 
     def close(self) -> None:
         """Close the environments."""
-        for sampler in (self.episodes, self._grouped):
-            if sampler is not None and sampler.model.env is not None:
+        for sampler in self._samplers.values():
+            if sampler.model.env is not None:
                 sampler.model.env.close()
 
-    def _sampler(self, group_size: int | None) -> Sampler:
+    def _shared_sampler(self, group_size: int | None) -> Sampler:
         m = self.measure_config
         most_batches = (m.n_envs if self.mdp is None else TABULAR_ENVS) // m.batch
         n_envs = m.batch * max(1, min(m.n_batches, most_batches))
-        settings = sampling.arguments(n_envs, m.gamma, group_size)
-        parts = {name: settings.pop(name) for name in ("plugin", "estimator", "baseline")}
+        seed = m.seed if group_size is None else m.seed + SEED_OFFSET
+        return Sampler(self._model(sampling.arguments(n_envs, m.gamma, group_size), n_envs, seed), m.batch)
+
+    def _rollout_sampler(self, chosen: Sampling) -> Sampler:
+        """Return a sampler whose batches are rollouts of this sampling, of `batch` episodes if it has `n_episodes`."""
+        m = self.measure_config
+        if "n_episodes" in declared(type(chosen)):
+            part: Any = chosen
+            chosen = replace(part, n_episodes=m.batch)
+        seed = m.seed + SEED_OFFSET * (1 + len(self._samplers))
+        settings = sampling.arguments_with(chosen, m.gamma)
+        return Sampler(self._model(settings, min(m.n_envs, m.batch), seed), None)
+
+    def _model(self, settings: dict[str, Any], n_envs: int, seed: int) -> PolicyGradient:
+        """Return a model with the policy and environments of the lab. Only Gymnasium environments can be copied."""
+        parts = {name: settings.pop(name) for name in ("plugin", "estimator", "baseline", "sampling")}
         config = replace(self.config, combination=resolve(self.registry, **parts, overrides=settings))
-        seed = m.seed if group_size is None else m.seed + GROUP_SEED_OFFSET
         env: VecEnv
-        if self.mdp is not None:
-            env = TabularVecEnv(self.mdp, n_envs, seed)
-        else:
+        if (mdp := self.mdp) is None:
             env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=self._statistics)
-        model = make_model(config, self.registry, env, TrainConfig(seed=seed, device="cpu"), self._start)
-        return Sampler(model, m.batch)
+        elif Need.VALUES in config.combination.sampling.provides:
+            env = DummyVecEnv([lambda: TabularEnv(mdp)] * n_envs)
+            env.seed(seed)
+        else:
+            env = TabularVecEnv(mdp, n_envs, seed)
+        return make_model(config, self.registry, env, TrainConfig(seed=seed, device="cpu"), self._start)
+
+
+def batches_of(chosen: Sampling) -> str:
+    """Return a name for the batches of a sampling. Combinations with the same name share batches."""
+    if chosen.name in (EPISODES, GROUPS):
+        return chosen.name
+    return repr(chosen) if Need.COMPLETE_EPISODES in chosen.provides else EPISODES
 
 
 def measure(lab: Lab, progress: Progress | None = None) -> Report:
@@ -210,7 +242,7 @@ def measure(lab: Lab, progress: Progress | None = None) -> Report:
     m = lab.measure_config
     spaces = Spaces(lab.policy.observation_space, lab.policy.action_space, lab.policy)
     run = Measurement(lab, [plugin_gradient(m, name, combination, spaces) for name, combination in m.plugins.items()])
-    explained_variance = _warm_up(lab, run.plugin_gradients) if m.warmup else None
+    explained_variance = warm_up(lab, run.plugin_gradients) if m.warmup else None
     stopped_by = None
     try:
         for done in range(m.n_batches):
@@ -232,12 +264,12 @@ def plugin_gradient(m: MeasureConfig, name: str, combination: Combination, space
     return PluginGradient(name, combination, spaces, discount_states=discount, own_loss=m.own_loss)
 
 
-def _warm_up(lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> float:
+def warm_up(lab: Lab, plugin_gradients: Sequence[PluginGradient]) -> float:
     """Fit the critic, then let the parts learn with it, on batches that are not measured."""
     warmup = lab.measure_config.warmup
     explained_variance = lab.episodes.fit_critic(list(islice(lab.episodes.batches(), warmup)))
     for plugin in plugin_gradients:
-        sampler = lab.groups if plugin.grouped else lab.episodes
+        sampler = lab.sampler(plugin.combination.sampling)
         if any(plugin.part_states[kind] is not None for kind in ("estimator", "baseline", "objective")):
             for rollout in islice(sampler.batches(), warmup):
                 plugin.learn(rollout)
@@ -266,8 +298,10 @@ class Measurement:
         self.returns: list[float] = []
         self.sampling_seconds = self.gradient_seconds = 0.0
         self.n_gradients = 0
-        self._episodes = self._timed(lab.episodes.batches)
-        self._groups = self._timed(lambda: lab.groups.batches())
+        self._batches: dict[str, Iterator[tuple[Rollout, int]]] = {}
+        self._sharing: dict[str, list[PluginGradient]] = {EPISODES: [], GROUPS: []}
+        for plugin in plugin_gradients:
+            self._sharing.setdefault(batches_of(plugin.combination.sampling), []).append(plugin)
 
     @property
     def n_batches(self) -> int:
@@ -275,34 +309,33 @@ class Measurement:
         counts = [len(record.gradients) for record in self.records.values()]
         return min(counts if self.exact is not None else [*counts, len(self.references)])
 
-    def _timed(self, source: Callable[[], Iterator[Rollout]]) -> Iterator[Rollout]:
-        batches: Iterator[Rollout] | None = None
-        while True:
-            start = time.perf_counter()
-            batches = source() if batches is None else batches
-            rollout = next(batches)
-            self.sampling_seconds += time.perf_counter() - start
-            yield rollout
+    def _next_batch(self, chosen: Sampling) -> tuple[Rollout, int]:
+        """Return a batch of this sampling, and the number of environment steps that it took."""
+        start = time.perf_counter()
+        name = batches_of(chosen)
+        if name not in self._batches:
+            self._batches[name] = self.lab.sampler(chosen).counted_batches()
+        batch = next(self._batches[name])
+        self.sampling_seconds += time.perf_counter() - start
+        return batch
 
     def batch(self) -> None:
-        """Sample a batch of each kind, and record the gradients of the plugins and of the reference."""
-        for grouped, batches in ((False, self._episodes), (True, self._groups)):
-            plugins = [plugin for plugin in self.plugin_gradients if plugin.grouped == grouped]
-            if plugins:
-                self._record(next(batches), plugins)
+        """Sample a batch of each sampling, and record the gradients of the plugins and of the reference."""
+        for plugins in filter(None, self._sharing.values()):
+            self._record(*self._next_batch(plugins[0].combination.sampling), plugins)
         if self.exact is None:
             total: Any = 0.0
             for _ in range(self.lab.measure_config.reference_batches):
-                rollout = next(self._episodes)
+                rollout, _ = self._next_batch(self.reference.combination.sampling)
                 total = total + self.lab.scores.gradients(rollout, [self.reference.weights(rollout)])[0]
             self.references.append(total / self.lab.measure_config.reference_batches)
 
-    def _record(self, rollout: Rollout, plugins: Sequence[PluginGradient]) -> None:
+    def _record(self, rollout: Rollout, n_steps: int, plugins: Sequence[PluginGradient]) -> None:
         gradients = self._gradients(rollout, plugins).astype(np.float32)
         self._check_memory(gradients.shape[1] * gradients.itemsize)
         for plugin, gradient in zip(plugins, gradients, strict=True):
             self.records[plugin.name].gradients.append(gradient)
-            self.records[plugin.name].steps.append(int(rollout.mask.sum()))
+            self.records[plugin.name].steps.append(n_steps)
         self.returns.append(float(rollout.episode_sums(rollout.rewards).mean()))
 
     def _gradients(self, rollout: Rollout, plugins: Sequence[PluginGradient]) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -12,16 +12,23 @@ from pgzoo import (
     Array,
     Baseline,
     Batch,
+    Episode,
     Estimator,
+    Learner,
     Metrics,
     Need,
     Objective,
+    Plan,
+    PlanContext,
     Range,
     Rollout,
+    RolloutEnd,
+    Sampling,
     Scale,
     Search,
     Spaces,
     State,
+    Update,
 )
 
 
@@ -692,6 +699,276 @@ class Exits(Baseline):
         raise SystemExit(0)
 
 
+def step(learner: Learner, sign: float = 1.0, batch_size: int | None = None) -> Metrics:
+    """One correct pass over the rollout, unless the sign is −1. It also trains a critic."""
+    metrics: Metrics = {}
+    for samples in learner.minibatches(learner.samples, batch_size):
+        batch = learner.evaluate(samples)
+        loss, metrics = learner.policy_loss(batch)
+        learner.step(sign * loss + (learner.value_loss(batch) if learner.has_critic else 0.0), 0.5)
+    return metrics
+
+
+@dataclass(frozen=True)
+class NoMetrics(Update):
+    """It forgets to return its metrics."""
+
+    name = "no_metrics"
+
+    def __call__(self, learner: Learner, state: State = None) -> Any:
+        step(learner)
+
+
+@dataclass(frozen=True)
+class NotImproved(Update):
+    """It logs the logarithm of an improvement that is not there."""
+
+    name = "not_improved"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        return {**step(learner), "improvement": float("nan")}
+
+
+@dataclass(frozen=True)
+class UndeclaredActor(Update):
+    """It uses the actor without Need.DISTRIBUTION."""
+
+    name = "undeclared_actor"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        learner.actor(learner.samples)
+        return step(learner)
+
+
+@dataclass(frozen=True)
+class AlwaysACritic(Update):
+    """It divides by the number of V's parameters, of which there are none without a critic."""
+
+    name = "always_a_critic"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        for samples in learner.minibatches(learner.samples, None):
+            batch = learner.evaluate(samples)
+            learner.step(learner.policy_loss(batch)[0] + learner.value_loss(batch))
+        return {"share": 1.0} if learner.has_critic else {"share": float("nan")}
+
+
+@dataclass(frozen=True)
+class StandsStill(Update):
+    """It computes the loss, but takes no step."""
+
+    name = "stands_still"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        return learner.policy_loss(learner.evaluate(next(learner.minibatches(learner.samples, None))))[1]
+
+
+@dataclass(frozen=True)
+class ForgetsTheCritic(Update):
+    """It moves the policy only."""
+
+    name = "forgets_the_critic"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        loss, metrics = learner.policy_loss(learner.evaluate(next(learner.minibatches(learner.samples, None))))
+        learner.step(loss)
+        return metrics
+
+
+@dataclass(frozen=True)
+class GoesUp(Update):
+    """It maximises the loss."""
+
+    name = "goes_up"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        return step(learner, -1.0)
+
+
+@dataclass(frozen=True)
+class AlwaysExplores(Update):
+    """An entropy bonus without a hyperparameter."""
+
+    name = "always_explores"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        batch = learner.evaluate(next(learner.minibatches(learner.samples, None)))
+        loss, metrics = learner.policy_loss(batch)
+        value_loss = learner.value_loss(batch) if learner.has_critic else 0.0
+        learner.step(loss + value_loss - 0.01 * batch.entropy.mean())
+        return metrics
+
+
+@dataclass(frozen=True)
+class OwnAdvantages(Update):
+    """It takes the advantages of learner.samples, which no scale of minibatches has seen."""
+
+    name = "own_advantages"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        batch = replace(learner.evaluate(learner.samples), advantages=learner.samples.advantages)
+        loss, metrics = learner.policy_loss(batch)
+        learner.step(loss + (learner.value_loss(batch) if learner.has_critic else 0.0))
+        return metrics
+
+
+@dataclass(frozen=True)
+class OwnGenerator(Update):
+    """It draws the size of its minibatches from the operating system's random numbers."""
+
+    name = "own_generator"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        return step(learner, batch_size=int(np.random.default_rng().integers(1, 50)))
+
+
+@dataclass(frozen=True)
+class Cools(Update):
+    """Its minibatches grow with the number of updates, which is forgotten when the model is saved."""
+
+    name = "cools"
+
+    def make_state(self, spaces: Spaces) -> torch.nn.Module:
+        return _PlainAttribute()
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        state.total += 1
+        return step(learner, batch_size=int(10 * state.total))
+
+
+@dataclass(frozen=True)
+class SearchesHuge(Update):
+    """Its Search ends at a step that makes the parameters infinite."""
+
+    name = "searches_huge"
+    weight: Annotated[float, Search(1.0, 1e39), "factor of the loss"] = 1.0
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        return step(learner, self.weight)
+
+
+@dataclass(frozen=True)
+class EmptyQueue(Sampling):
+    """Whole episodes, without any episode."""
+
+    name = "empty_queue"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan()
+
+
+@dataclass(frozen=True)
+class OncePlanned(Sampling):
+    """The same Plan object for every rollout. Its queue is empty after the first."""
+
+    name = "once_planned"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return _PLANS.setdefault(id(context), Plan([Episode()] * 4))
+
+
+_PLANS: dict[int, Plan] = {}
+
+
+@dataclass(frozen=True)
+class OneForEach(Sampling):
+    """One episode for each environment but the first, so that a single environment has none."""
+
+    name = "one_for_each"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan([Episode()] * (context.n_envs - 1))
+
+
+@dataclass(frozen=True)
+class UnseededGroups(Sampling):
+    """Numbers of groups, but no seed."""
+
+    name = "unseeded_groups"
+    provides = frozenset({Need.COMPLETE_EPISODES, Need.GROUPS})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan([Episode(group=i // 2) for i in range(8)])
+
+
+@dataclass(frozen=True)
+class LonelyGroups(Sampling):
+    """Every episode has a group of its own."""
+
+    name = "lonely_groups"
+    provides = frozenset({Need.COMPLETE_EPISODES, Need.GROUPS})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan([Episode(context.seeds.next(), group=i) for i in range(8)])
+
+
+class _WithoutFirstSteps(Plan):
+    def update_mask(self, end: RolloutEnd) -> Array:
+        mask = np.ones(end.group.shape, dtype=bool)
+        mask[0] = False
+        return mask
+
+
+@dataclass(frozen=True)
+class DropsSteps(Sampling):
+    """It drops the first step of some episodes."""
+
+    name = "drops_steps"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return _WithoutFirstSteps([Episode()] * 8)
+
+
+@dataclass(frozen=True)
+class PerEnvironment(Sampling):
+    """n_episodes per environment, where pgzoo's other samplings mean all environments together."""
+
+    name = "per_environment"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+    n_episodes: Annotated[int, Range(1), "episodes"] = 4
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan([Episode()] * (self.n_episodes * context.n_envs))
+
+
+@dataclass(frozen=True)
+class FixedSteps(Sampling):
+    """It ignores its hyperparameter."""
+
+    name = "fixed_steps"
+    n_steps: Annotated[int, Range(1), "steps"] = 16
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan(n_steps=16)
+
+
+@dataclass(frozen=True)
+class OwnSeeds(Sampling):
+    """It draws seeds that a saved model does not continue."""
+
+    name = "own_seeds"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan([Episode(int(seed)) for seed in np.random.default_rng().integers(0, 10**9, 8)])
+
+
+@dataclass(frozen=True)
+class SearchesNothing(Sampling):
+    """Its Search contains a number of episodes that makes an empty plan."""
+
+    name = "searches_nothing"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+    n_extra: Annotated[int, Search(choices=(0, 8)), "episodes"] = 8
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        return Plan([Episode()] * self.n_extra)
+
+
 # The plugin, the check that fails, and a part of its message.
 FAULTS: list[tuple[Any, str, str]] = [
     (OwnMean, "causality", "declares unbiased = True, but b_t depends on the return of its own episode"),
@@ -751,4 +1028,27 @@ FAULTS: list[tuple[Any, str, str]] = [
     (Sums, "aggregate", "with step_mean, repeating the batch changes the loss"),
     (ForgetsItsScale, "state", "keep what is learned in parameters or buffers"),
     (SearchesTooFar, "search space", "with width = 0.0 the loss is"),
+    (NoMetrics, "metrics", "update 'no_metrics' must return a mapping of metrics, not None"),
+    (NotImproved, "metrics", "the metric 'improvement' is nan"),
+    (AlwaysACritic, "metrics", "the metric 'share' is nan"),
+    (UndeclaredActor, "metrics", "learner.actor is absent: update 'undeclared_actor' must declare Need.DISTRIBUTION"),
+    (StandsStill, "moves", "the parameters of the policy do not move: call learner.step"),
+    (ForgetsTheCritic, "moves", "V does not move: also minimise learner.value_loss"),
+    (GoesUp, "improves", "the loss does not fall"),
+    (GoesUp, "direction", "an action with Ψ > 0 does not become more probable"),
+    (AlwaysExplores, "no signal", "if all Ψ are 0, the policy moves"),
+    (OwnAdvantages, "minibatch scale", "use the advantages that learner.evaluate returns"),
+    (OwnGenerator, "determinism", "draw random numbers from torch or numpy.random"),
+    (Cools, "state", "after saving and loading, the output differs: keep what is learned in parameters or buffers"),
+    (SearchesHuge, "search space", "with weight = 1e+39"),
+    (EmptyQueue, "plan", "the plan of sampling 'empty_queue' needs a queue of episodes"),
+    (OncePlanned, "plan", "the plan of sampling 'once_planned' needs a queue of episodes"),
+    (OneForEach, "plan", "the plan of sampling 'one_for_each' needs a queue of episodes"),
+    (UnseededGroups, "provides", "the episodes of a group begin differently: give them one seed"),
+    (LonelyGroups, "provides", "a group has a single episode"),
+    (DropsSteps, "provides", "update_mask must keep or drop whole episodes"),
+    (PerEnvironment, "sizes", "with n_episodes=8 and 3 environments, the rollout has 24"),
+    (FixedSteps, "sizes", "with n_steps=33 and 1 environments, the rollout has 16"),
+    (OwnSeeds, "determinism", "take seeds from context.seeds.next()"),
+    (SearchesNothing, "search space", "with n_extra = 0: the plan of sampling 'searches_nothing' needs a queue"),
 ]

@@ -15,6 +15,7 @@ import torch
 from envs import AnySpaces, Clock
 from gymnasium import spaces
 from parts import ValueAndSuccessors
+from pgzoo_plugins.policy_gradient import PolicyGradientLoss
 from same import assert_same
 from sizes import sizes
 from stable_baselines3 import A2C
@@ -26,7 +27,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo import ConfigError, PluginError, PolicyGradient, Registry
-from pgzoo.algorithm.minibatches import reevaluated
+from pgzoo.updates.minibatches import reevaluated
 
 RECIPES = Registry.discover().recipes()
 
@@ -191,12 +192,20 @@ def test_schedules() -> None:
 
 @pytest.mark.parametrize("over", ["rollout", "minibatch", True])
 def test_normalize_advantage(over: Any) -> None:
-    model = model_on("box", "discrete", "gae", normalize_advantage=over)
+    seen: list[torch.Tensor] = []
+
+    class Recording(PolicyGradientLoss):
+        name = "recording"
+
+        def __call__(self, batch: Any, state: Any = None) -> Any:
+            seen.append(batch.advantages.detach().clone())
+            return super().__call__(batch, state)
+
+    model = model_on("box", "discrete", "gae", objective=Recording(), normalize_advantage=over)
     model.learn(16)
-    batches = list(model._minibatches(model._samples(), None))
-    assert len(batches) == 1
-    assert float(batches[0].advantages.mean()) == pytest.approx(0, abs=1e-6)
-    assert float(batches[0].advantages.std()) == pytest.approx(1, abs=1e-5)
+    assert len(seen) == 1
+    assert float(seen[0].mean()) == pytest.approx(0, abs=1e-6)
+    assert float(seen[0].std()) == pytest.approx(1, abs=1e-5)
     assert model.rollout_buffer.advantages.std() != pytest.approx(1, abs=1e-3)  # what callbacks see is not normalised
 
 

@@ -21,6 +21,7 @@ LAYERS = [
     ["registry"],
     ["backends"],
     ["sampling"],
+    ["updates"],
     ["envs"],
     ["algorithm"],
     ["training"],

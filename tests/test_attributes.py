@@ -8,7 +8,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import cloudpickle  # type: ignore[import-untyped]  # it has no annotations
+import cloudpickle
 import numpy as np
 import pytest
 import torch

@@ -11,6 +11,7 @@ from pgzoo_plugins.gradient_descent import GradientDescent
 from pgzoo_plugins.group import Group
 from pgzoo_plugins.lambda_return import LambdaReturn
 from pgzoo_plugins.policy_gradient import PolicyGradientLoss
+from pgzoo_plugins.steps import Steps
 from pgzoo_plugins.vtrace import VTrace
 
 from pgzoo import ConfigError, Need, Recipe, Registry
@@ -38,6 +39,7 @@ def test_names() -> None:
     same_parts = resolve(REGISTRY, "lambda_return+value+ppo_clip")
     assert all(same_parts.parts[kind] == ppo.parts[kind] for kind in NAMED_KINDS)
     assert (ppo.update, same_parts.update) == (GradientDescent(batch_size=64, n_epochs=10), GradientDescent())
+    assert isinstance(ppo.sampling, Steps)
     assert replace(ppo.sampling, n_steps=128) == same_parts.sampling
     assert resolve(REGISTRY, ppo) is ppo
 
@@ -79,7 +81,10 @@ class Resampling(PolicyGradientLoss):
     ("plugin", "options", "message"),
     [
         (3, {}, "plugin must be a recipe or estimator+baseline[+objective], not 3"),
-        ("td+none+ppo_clip+x", {}, "plugin 'td+none+ppo_clip+x': write estimator+baseline or"),
+        ("td+none+ppo_clip+trop", {},
+         "plugin 'td+none+ppo_clip+trop': unknown scale, update or sampling 'trop'; did you mean 'trpo'"),
+        ("td+none+ppo_clip+none+batch_std", {},
+         "plugin 'td+none+ppo_clip+none+batch_std' names two parts of kind scale: 'none', 'batch_std'"),
         (resolve(REGISTRY), {"baseline": "none"}, "a Combination already has its parts and hyperparameters"),
         ("gae", {"estimator": Group()}, "estimator must be a name, a mapping or an instance, not Group("),
         ("gae", {"baseline": {"name": 1}}, "baseline.name must be a name, not 1"),

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from pgzoo_plugins.groups import Groups
 from pgzoo_plugins.lambda_return import LambdaReturn
 from pgzoo_plugins.steps import Steps
 
-from pgzoo import ConfigError, Estimator, Registry
+from pgzoo import Baseline, ConfigError, Estimator, Range, Registry
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.training.config import config_from_entry, load_config, parse_pairs, resolved_entry
@@ -116,6 +116,42 @@ def test_the_command_line_beats_the_file(
     file.write_text(YAML)
     estimator = load_config(registry, "gae", "CartPole-v1", file=file, overrides=overrides).combination.estimator
     assert (estimator.name, getattr(estimator, "gae_lambda", None)) == expected
+
+
+@dataclass(frozen=True)
+class Discounts(Baseline):
+    """A baseline with a γ of its own."""
+
+    name = "discounts"
+    gamma: Annotated[float, Range(0, 1), "a discount factor"] = 0.5
+
+    def __call__(self, rollout: Any, returns: Any, state: Any = None) -> float:
+        return self.gamma
+
+
+def test_a_field_of_a_part_leaves_the_algorithms_of_that_name(tmp_path: Path, registry_with: Any) -> None:
+    """Finds a file's γ that is lost because another γ, a baseline's, is replaced."""
+    file = tmp_path / "mine.yml"
+    file.write_text("default:\n  algorithm.gamma: 0.9\n  baseline.gamma: 0.1\n")
+
+    def gammas(**overrides: Any) -> list[Any]:
+        keys = {name.replace("_", "."): value for name, value in overrides.items()}
+        combination = load_config(
+            registry_with(Discounts), "td+discounts", "CartPole-v1", file=file, overrides=keys
+        ).combination
+        return [combination.algorithm.gamma, getattr(combination.baseline, "gamma", None)]
+
+    assert gammas() == [0.9, 0.1]
+    assert gammas(baseline_gamma=0.2) == [0.9, 0.2]
+    assert gammas(algorithm_gamma=0.8) == [0.8, 0.1]
+    assert gammas(baseline={"gamma": 0.3}) == [0.9, 0.3]
+    assert gammas(baseline="none") == [0.9, None]
+    registry = registry_with(Discounts)
+    config = load_config(registry, "td+discounts", "CartPole-v1", overrides={"algorithm.gamma": 0.9})
+    saved = config_from_entry(registry, "td+discounts", "CartPole-v1", resolved_entry(config))
+    assert saved.combination == config.combination
+    with pytest.raises(ConfigError, match=r"gamma belongs to algorithm and baseline; write algorithm.gamma or"):
+        gammas(gamma=0.7)
 
 
 def test_a_combination_is_resolved_once(tmp_path: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,17 +15,18 @@ from scipy import stats
 from unusual import UNUSUAL
 
 from pgzoo import Registry
+from pgzoo.interface.parts import AdvantagePart
 from pgzoo.interface.rollout import OPTIONAL
-from pgzoo.lab.conformance import checks
+from pgzoo.lab.conformance import checks, objective_checks, sampling_checks, update_checks
 from pgzoo.lab.conformance.kit import assert_conforms, check
 from pgzoo.lab.conformance.probe import Finding
 from pgzoo.lab.measure.bias import entries, hotelling, label, measure, variants
-from pgzoo.registry.plugins import Kind
+from pgzoo.registry.plugins import PART_TYPES, Kind
+from pgzoo.registry.scaffold import make_package
 
 REGISTRY = Registry.discover()
-KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective", "scale")
-BUILT_IN = [REGISTRY.part(kind, name) for kind in KINDS for name in REGISTRY.names(kind)]
-ADVANTAGE_PARTS = [cls for cls in BUILT_IN if cls.kind != "objective"]
+BUILT_IN = [REGISTRY.part(kind, name) for kind in PART_TYPES for name in REGISTRY.names(kind)]
+ADVANTAGE_PARTS = [cls for cls in BUILT_IN if issubclass(cls, AdvantagePart)]
 
 
 @cache
@@ -185,8 +186,23 @@ def test_assert_conforms() -> None:
         assert_conforms(OwnMean, n_episodes=160)
 
 
+@pytest.mark.parametrize("kind", ["scale", "update", "sampling"])
+def test_a_new_plugin_is_short_and_conforms(kind: Kind, tmp_path: Path) -> None:
+    """What `pgzoo plugins new` writes, before it is changed."""
+    module = next(
+        path for path in make_package(REGISTRY, "mine", kind, tmp_path / "mine") if path.name == "pgzoo_mine.py"
+    )
+    assert len(module.read_text(encoding="utf-8").splitlines()) < 40
+    registry = Registry.discover([module])
+    (result,) = check(registry, [registry.part(kind, "mine")], mdps=["noise"], n_episodes=160)
+    assert [finding for finding in result.findings if finding.status == "failed"] == []
+    assert len(result.findings) >= 8
+
+
 def test_every_check_has_a_docstring() -> None:
-    assert all((check.__doc__ or "").strip() for kind in checks.CHECKS.values() for check in kind.values())
+    modules: list[Any] = [objective_checks, update_checks, sampling_checks]
+    for kind in [*checks.CHECKS.values(), *(module.CHECKS for module in modules)]:
+        assert all((check.__doc__ or "").strip() for check in kind.values())
 
 
 # ---------------------------------------------------------------- the command

@@ -16,14 +16,14 @@ from stable_baselines3.common.policies import ActorCriticCnnPolicy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pgzoo import PolicyGradient, Rollout
-from pgzoo.algorithm import minibatches as minibatch_module
-from pgzoo.algorithm.minibatches import current_ratios, minibatches, observation_device, reevaluated, to_samples
 from pgzoo.algorithm.policies import is_small_mlp
 from pgzoo.backends import backend as backend_module
 from pgzoo.backends.backend import move_state
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.backends.score_norms import rollout_score_sq_norms
 from pgzoo.interface.batch import Samples, index_rows
+from pgzoo.updates import minibatches as minibatch_module
+from pgzoo.updates.minibatches import current_ratios, minibatches, observation_device, reevaluated, rescaled, to_samples
 
 VECTOR = spaces.Box(-1, 1, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
@@ -126,9 +126,8 @@ def test_no_sample_leaves_the_device_in_an_update(whole_episodes: bool, monkeypa
         monkeypatch.setattr(torch.Tensor, "cpu", lambda self: torch.arange(len(self)) // 6)
     backend = SB3Backend(policy, has_critic=True)
     with Transfers() as transfers:
-        order: dict[str, Any] = {"whole_episodes": whole_episodes, "scale": MinibatchStd(), "shuffle_whole": True}
-        for minibatch in minibatches(samples, 4, **order):
-            batch = backend.evaluate_actions(minibatch)
+        for minibatch in minibatches(samples, 4, whole_episodes=whole_episodes, shuffle_whole=True):
+            batch = backend.evaluate_actions(rescaled(minibatch, MinibatchStd(), "minibatch", None))
             loss = batch.aggregate(batch.ratio * batch.advantages) + batch.values.mean()
             loss.backward()  # type: ignore[no-untyped-call]
     assert transfers.seen == ["cpu → meta"]

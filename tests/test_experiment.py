@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -130,7 +131,9 @@ def test_statistics_are_copied_and_arguments_are_the_runs(tmp_path: Path) -> Non
     env.save(str(file))
     new = normalized(tmp_path, {"clip_obs": 0.2, "gamma": 0.5}, file)
     assert (new.clip_obs, new.gamma) == (0.2, 0.5)
-    np.testing.assert_array_equal(new.obs_rms.mean, env.obs_rms.mean)  # type: ignore[union-attr]
+    assert isinstance(new.obs_rms, RunningMeanStd)
+    assert isinstance(env.obs_rms, RunningMeanStd)
+    np.testing.assert_array_equal(new.obs_rms.mean, env.obs_rms.mean)
     assert new.ret_rms.count == env.ret_rms.count
     with pytest.raises(ConfigError, match=r"has statistics for normalize\.norm_obs=True; train with the same value"):
         normalized(tmp_path, {"norm_obs": False}, file)

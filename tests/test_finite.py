@@ -197,7 +197,7 @@ class RaisingObjective(Objective):
         self.fail("call")
         return -batch.aggregate(batch.advantages * batch.log_probs), {"own": lambda: self.fail("metric")}
 
-    def weights(self, rollout: Rollout) -> Any:
+    def weights(self, rollout: Rollout, state: State = None) -> Any:
         self.fail("weights")
         return None
 

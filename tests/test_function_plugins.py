@@ -20,7 +20,7 @@ from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.parts import AdvantagePart, Objective, Part
 from pgzoo.registry import plugins
 from pgzoo.registry.combination import resolve
-from pgzoo.registry.plugins import default_registry, reserved_names
+from pgzoo.registry.plugins import check_plugin, default_registry, reserved_names
 
 
 @pytest.fixture(autouse=True)
@@ -240,10 +240,27 @@ def test_the_examples_of_the_docs(tmp_path: Path) -> None:
     exec(code_of("write-a-plugin.md", "## In a notebook"), {"__name__": "notebook"})  # annotations are text, as here
     median: Any = default_registry().part("baseline", "median")
     assert median(share=0.5)(rollout, returns) == 1.0
+
+
+def test_the_ported_plugins_of_the_docs(tmp_path: Path) -> None:
+    """The median of 1, 2 and 6 is 2, and the mean of 1, 0 and 4 is 5/3."""
+    page = (Path(__file__).parent.parent / "docs" / "migration.md").read_text(encoding="utf-8")
+    code = "\n".join(block.split("```")[0] for block in page.split("```python\n")[1:])
     file = tmp_path / "ported.py"
-    file.write_text(code_of("migration.md", "in 2.0:").replace('"median"', '"ported"'))
-    ported: Any = Registry.discover([file]).part("baseline", "ported")
+    file.write_text(code.replace('"median"', '"ported"'))
+    registry = Registry.discover([file])
+    rollout: Any = SimpleNamespace(mask=np.full((3, 1), True))
+    returns = np.array([[1.0], [6.0], [2.0]])
+    ported: Any = registry.part("baseline", "ported")
     assert ported()(rollout, returns) == 2.0
+    assert registry.recipe("rtg_median").baseline == "ported"
+    scale: Any = registry.part("scale", "mean_deviation")
+    assert scale()(rollout, returns, returns - 2.0) == pytest.approx(5 / 3)
+    check_plugin(sys.modules["pgzoo_file_ported"].recipe)
+    model = PolicyGradient(
+        "MlpPolicy", "CartPole-v1", "rtg_median", objective="absolute_error", registry=registry, n_episodes=2, seed=0
+    ).learn(1)
+    assert model.num_timesteps > 0
 
 
 @pytest.mark.parametrize("base", [Baseline, Objective])

@@ -238,7 +238,7 @@ class Breaks(gym.Env[Any, Any]):
         copy = Breaks()
         self.copies.append(1)
         if len(self.copies) > 2:
-            copy.step = raising  # type: ignore[method-assign]
+            copy.step = raising  # type: ignore[assignment]
         return copy
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:

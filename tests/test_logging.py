@@ -9,7 +9,7 @@ import pytest
 from stable_baselines3.common.logger import KVWriter, Logger
 
 from pgzoo import Objective, PluginError, PolicyGradient
-from pgzoo.algorithm.metrics import DeferredValues, UpdateMetrics, deferred_values
+from pgzoo.updates.metrics import DeferredValues, UpdateMetrics, deferred_values
 
 KEYS = {"train/loss", "train/approx_kl", "train/entropy_loss", "train/value_loss", "train/advantage_std"}
 

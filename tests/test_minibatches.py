@@ -14,10 +14,10 @@ from rollouts import RAGGED, make_rollout
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo import Rollout
-from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.types import Aggregate
+from pgzoo.updates.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 
 close = np.testing.assert_allclose
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from sizes import sizes
 from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import Batch, ConfigError, PolicyGradient
+from pgzoo.interface.batch import Samples
+from pgzoo.updates.minibatches import minibatches
 
 LENGTHS = [1, 2, 5]
 EPISODE = np.repeat([0, 1, 2], LENGTHS)
@@ -207,6 +210,11 @@ def small(plugin: str, **options: Any) -> PolicyGradient:
     return PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", 4, seed=0), plugin, seed=0, device="cpu", **options)
 
 
+def minibatches_of(model: PolicyGradient, samples: Samples) -> Iterator[Samples]:
+    whole_episodes = model.objective.whole_episodes
+    return minibatches(samples, model.batch_size, whole_episodes=whole_episodes, shuffle_whole=False)
+
+
 def action_weights(policy: Any) -> torch.Tensor:
     head: torch.nn.Linear = policy.action_net
     return head.weight.detach().clone()
@@ -342,7 +350,7 @@ def test_minibatches_keep_the_scale_of_the_loss(plugin: str, batch_size: int | N
         whole = float(model.backend.evaluate_actions(samples).aggregate(samples.advantages))
         parts = 0.0
         steps = []
-        for minibatch in model._minibatches(samples, model.batch_size):
+        for minibatch in minibatches_of(model, samples):
             steps.append(len(minibatch))
             share = len(minibatch) / len(samples)
             if model.objective.whole_episodes:
@@ -359,7 +367,7 @@ def test_minibatches_of_gspo_consist_of_whole_episodes() -> None:
     samples = model._samples()
     lengths = torch.bincount(samples.episode)
     seen: list[int] = []
-    for minibatch in model._minibatches(samples, model.batch_size):
+    for minibatch in minibatches_of(model, samples):
         episodes, counts = torch.unique(minibatch.episode, return_counts=True)
         assert torch.equal(counts, lengths[episodes])
         seen += episodes.tolist()

@@ -14,14 +14,16 @@ from rich.console import Console
 from pgzoo import ConfigError, Registry
 from pgzoo.cli import options
 from pgzoo.cli.plugins import _show_recipe
+from pgzoo.training.finished_runs import RunArguments
+from pgzoo.training.runs import TrainArguments
 
 
 @pytest.mark.parametrize(
     ("option", "accepted", "refused"),
     [
-        (options.SEED, [0, 2**32 - 1], [-1, 2**32, 10**30]),
-        (options.SEED_OR_RANDOM, [-1, 0, 2**32 - 1], [-2, 2**32]),
-        (options.NUM_THREADS, [1, 64], [0, 100_000]),
+        (options.bounds(RunArguments, "seed"), [0, 2**32 - 1], [-1, 2**32, 10**30]),
+        (options.bounds(TrainArguments, "seed"), [-1, 0, 2**32 - 1], [-2, 2**32]),
+        (options.bounds(RunArguments, "num_threads"), [1, 64], [0, 100_000]),
     ],
 )
 def test_numbers_that_would_be_refused_later_or_crash(option: Any, accepted: list[int], refused: list[int]) -> None:

@@ -113,7 +113,7 @@ def test_the_wheel(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["baseline", "estimator", "objective", "scale"])
+@pytest.mark.parametrize("kind", ["baseline", "estimator", "objective", "scale", "update", "sampling"])
 def test_a_new_plugins_package_passes_its_own_tests(kind: str, tmp_path: Path) -> None:
     python = scratch(tmp_path / "env", pgzoo=True)
     output = run(python, "-m", "pgzoo", "plugins", "new", f"my_{kind}", "--kind", kind, cwd=tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import inspect
 from dataclasses import dataclass, fields, make_dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from pgzoo import (
     Objective,
     PlanContext,
     PluginError,
+    PolicyGradient,
     Positive,
     Range,
     Recipe,
@@ -31,6 +33,7 @@ from pgzoo.interface.parts import AdvantagePart
 from pgzoo.interface.plans import Seeds
 from pgzoo.registry.combination import NAMED_KINDS, resolve
 from pgzoo.registry.plugins import PART_TYPES, RESERVED, Source, check_plugin
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.training.config import RunConfig
 
 GOOD = '''
@@ -333,7 +336,12 @@ def test_declarations_have_their_types(changes: dict[str, Any], message: str) ->
 
 
 def test_names_with_another_meaning_cannot_be_hyperparameters() -> None:
+    """Finds a hyperparameter that the constructor, from_zoo or an entry would take for something else."""
     assert {field.name for field in fields(RunConfig)} <= RESERVED
+    of_parts = {"gae_lambda", "clip_range", "clip_range_vf", *UPDATE_FIELDS, *SAMPLING_KEYWORDS, *PART_TYPES}
+    for function in (PolicyGradient, PolicyGradient.from_zoo):
+        arguments = {name for name in inspect.signature(function).parameters if not name.startswith("_")}
+        assert arguments - of_parts - set(declared(AlgorithmConfig)) - {"hyperparams"} <= RESERVED
     for name in ("normalize", "seed", "scale"):
         cls = make_dataclass("Wrong", [(name, float, 1.0)], bases=(ZeroBaseline,), frozen=True)
         with pytest.raises(PluginError, match=f"{name} cannot be a hyperparameter"):
@@ -383,3 +391,20 @@ def test_methods_take_the_arguments_with_which_they_are_called() -> None:
     check_plugin(Anything)
     with pytest.raises(PluginError, match=r"NoState\.__call__ must take"):
         resolve(Registry.discover(), "reward_to_go+none", baseline=NoState())
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (
+            Recipe("r", "", "td", defaults={"sampling": "groups"}),
+            r"sampling is not a default; write Recipe\(…, sampling=",
+        ),
+        (Recipe("r", "", "td", defaults={"normalize_advantage": True}), r"write Recipe\(…, scale=…\)"),
+        (Recipe("r", "", "td", "value", "ppo_clip", {"gamma": 0.9}), "scale must be a name, or a mapping of name and"),
+    ],
+)
+def test_recipes_of_1_x_are_refused(recipe: Recipe, message: str) -> None:
+    """Finds a recipe that is accepted, and fails when somebody uses it."""
+    with pytest.raises(PluginError, match=message):
+        check_plugin(recipe)

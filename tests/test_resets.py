@@ -219,7 +219,8 @@ def test_a_vecenv_that_cannot_reset_one_environment_plays_rounds() -> None:
             self.inner.close()
 
         def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-            return self.inner.get_attr(attr_name, indices)
+            values: list[Any] = self.inner.get_attr(attr_name, indices)
+            return values
 
         set_attr = env_method = env_is_wrapped = get_attr  # type: ignore[assignment]
 

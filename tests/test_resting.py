@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -46,7 +47,7 @@ class Counter(gym.Env[Any, Any]):
 
 
 def counters(in_dict: bool = False) -> list[Callable[[], Any]]:
-    return [lambda n=n: Monitor(Counter(n, in_dict=in_dict)) for n in (2, 3, 7)]
+    return [partial(lambda n: Monitor(Counter(n, in_dict=in_dict)), n) for n in (2, 3, 7)]
 
 
 VEC_ENVS: dict[str, Callable[[], VecEnv]] = {
@@ -148,7 +149,7 @@ def test_frozen_statistics_stay_frozen() -> None:
 def test_numpy_vector_environments_rest_as_separate_ones_do(name: str) -> None:
     """The same seeds, the same episodes, the same number of steps."""
     groups: dict[str, Any] = {"plugin": "rloo", "n_episodes": 9, "group_size": 3}
-    kwargs = {"max_episode_steps": 9} if name == "Pendulum-v1" else {}
+    kwargs: dict[str, Any] = {"max_episode_steps": 9} if name == "Pendulum-v1" else {}
     vector = VecMonitor(make_vector_env(name, 3, kwargs))
     separate = DummyVecEnv([lambda: gym.make(name, **kwargs)] * 3)
     models = [train(env, updates=2, **groups) for env in (vector, separate)]

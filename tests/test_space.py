@@ -10,7 +10,8 @@ import optuna
 import pytest
 
 from pgzoo import Baseline, ConfigError, PgzooError, Range, Registry, Search
-from pgzoo.training.config import load_config
+from pgzoo.training.config import load_config, resolved_entry
+from pgzoo.training.run_folder import plain
 from pgzoo.tuning.space import PLUGIN, combinations, make_space
 
 REGISTRY = Registry.discover()
@@ -92,7 +93,8 @@ def test_ranges_and_fixed_values() -> None:
         config = load_config(REGISTRY, plugin, ENV, overrides={"learning_rate": 1e-3, "gae_lambda": 0.9, **overrides})
         assert config.combination.algorithm.learning_rate == 1e-3
         assert isinstance(trial.params["n_steps"], int)
-        assert 16 <= config.combination.sampling.n_steps <= 64
+        sampling: Any = config.combination.sampling
+        assert 16 <= sampling.n_steps <= 64
     estimator: Any = space.bases["gae"].combination.estimator
     assert estimator.gae_lambda == 0.9
 
@@ -113,6 +115,18 @@ def test_refusals(options: Any, message: str) -> None:
         make_space(REGISTRY, ENV, ["gae"], **options)
 
 
+@pytest.mark.parametrize("env", [ENV, "Pendulum-v1"])
+def test_the_settings_of_a_trial_as_hyperparameters(env: str) -> None:
+    """What a study stores gives the same configuration to `pgzoo.train`: nothing of the entry comes back."""
+    for recipe in ("ppo", "grpo", "trpo", "vine", "reward_to_go+batch_mean+ppo_clip+none"):
+        space = make_space(REGISTRY, env, [recipe])
+        for _, plugin, overrides in drawn(space, 3):
+            config = load_config(REGISTRY, plugin, env, overrides=overrides)
+            again = load_config(REGISTRY, plugin, env, overrides=plain(resolved_entry(config)))
+            assert again.run == config.run
+            assert again.combination == config.combination
+
+
 def test_combinations_omit_contradictions() -> None:
     valid = combinations(REGISTRY, ENV, "gae", ["estimator", "baseline", "objective"])
     assert "lambda_return+value+ppo_clip" in valid
@@ -126,6 +140,47 @@ def test_combinations_omit_contradictions() -> None:
     assert all(c.startswith("lambda_return+") and c.endswith("+ppo_clip") for c in only)
     with pytest.raises(ConfigError, match="did you mean 'baseline'"):
         combinations(REGISTRY, ENV, "gae", ["baselin"])
+    with pytest.raises(ConfigError, match="does not name a kind of part"):
+        combinations(REGISTRY, ENV, "gae", [])
+
+
+def test_every_kind_is_searched() -> None:
+    """Scales, updates and samplings follow the objective. What the others need decides which are allowed."""
+    prefix = "reward_to_go+value+policy_gradient"
+    samplings = combinations(REGISTRY, ENV, "rtg_value", ["sampling"])
+    assert samplings == [f"{prefix}+{name}" for name in ("episodes", "groups", "vine")]  # steps cut episodes
+    pairs = combinations(REGISTRY, ENV, "rtg_value", ["update", "scale"])
+    assert len(pairs) == len(REGISTRY.names("scale")) * len(REGISTRY.names("update"))
+    for name in (f"{prefix}+rollout_std+trpo", f"{prefix}+trpo+rollout_std"):
+        parts = load_config(REGISTRY, name, ENV).combination.parts
+        assert [parts[kind].name for kind in ("scale", "update")] == ["rollout_std", "trpo"]
+    assert f"{prefix}+rollout_std+trpo" in pairs
+    grouped = combinations(REGISTRY, ENV, "grpo", ["scale", "sampling"])
+    assert all(name.endswith("+groups") for name in grouped)  # what grpo compares
+
+
+def test_a_searched_scale_has_no_other_spelling() -> None:
+    """Finds a trial whose plugin names one scale while normalize_advantage or group.scale sets another."""
+    space = make_space(REGISTRY, ENV, combinations(REGISTRY, ENV, "grpo", ["scale"]))
+    assert {"normalize_advantage", "group.scale"}.isdisjoint(space.describe())
+    for _, plugin, overrides in drawn(space, 20):
+        config = load_config(REGISTRY, plugin, ENV, overrides=overrides)
+        assert config.combination.scale.name == plugin.split("+")[3]
+
+
+def test_combinations_share_the_hyperparameters_of_their_parts() -> None:
+    """Finds a search of scales and updates in which the sampler learns nothing from one combination about another."""
+    names = set(make_space(REGISTRY, ENV, combinations(REGISTRY, ENV, "rtg_value", ["scale", "update"])).describe())
+    assert {"trpo.n_critic_updates", "gradient_descent.n_critic_updates", "trpo.cg_damping", "learning_rate"} <= names
+    assert not any("+" in name for name in names)
+
+
+def test_parts_that_are_not_searched_stay_the_recipes() -> None:
+    """Finds a search of baselines for TRPO whose trials take steps of gradient descent."""
+    for recipe, part in (("trpo", "trpo"), ("vine", "vine")):
+        names = combinations(REGISTRY, ENV, recipe, ["baseline"])
+        assert names
+        assert all(name.endswith(f"+{part}") for name in names)
 
 
 @dataclass(frozen=True)

@@ -262,7 +262,7 @@ def test_a_signal_at_the_end_of_the_progress_bar_loses_nothing(tmp_path: Path) -
     config = load_config(REGISTRY, "a2c", CLOCK, overrides={"n_timesteps": 16, "n_envs": 2, "n_steps": N_STEPS})
     folder = new_folder(tmp_path, "a2c", CLOCK)
     options = TrainConfig(seed=0, device="cpu", eval_freq=0)
-    result = train(config, REGISTRY, options, folder, progress=SignalAtTheEnd())  # type: ignore[arg-type]
+    result = train(config, REGISTRY, options, folder, progress=SignalAtTheEnd())
     assert result.stopped_by == signal.SIGINT
     assert result.final is None
     assert folder.model.is_file()

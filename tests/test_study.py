@@ -29,7 +29,9 @@ from pgzoo.tuning.report import write_report
 from pgzoo.tuning.results import best_trials, count, failures, outcome, trial_config
 from pgzoo.tuning.retrained import Retrained, difference, estimate, find_retrained, result_row, winner
 from pgzoo.tuning.run import retrain
+from pgzoo.tuning.space import PLUGIN
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
+from pgzoo.tuning.studies import result_of
 from pgzoo.tuning.study import open_study
 from pgzoo.tuning.trial import TrialRun, train_once
 from pgzoo.tuning.trial_queue import KEY, OUTCOME, claim, enqueue, is_lost, requeue_interrupted, unfinished
@@ -365,6 +367,17 @@ def test_the_best_trials_are_trained_again_with_their_defaults(finished: Any) ->
     best_candidate = winner(retrained, study_config.parsed_metrics)
     assert best_candidate is not None
     assert best_candidate.mean() == max(candidate.mean() for candidate in retrained)
+    result = result_of(study, url)
+    assert result.winner == best_candidate
+    trials = {candidate.name: candidate for candidate in retrained if not candidate.is_default}
+    for name, hyperparams in [
+        (f"trial {result.best.number}", result.best.hyperparams),
+        *((name, candidate.hyperparams) for name, candidate in trials.items()),
+    ]:
+        trial = study.trials[int(name.split()[-1])]
+        model = PolicyGradient.from_zoo(trial.user_attrs["plugin"], study_config.env, **hyperparams)
+        for parameter, value in trial.params.items():
+            assert parameter == PLUGIN or value == getattr(model, parameter.split(".")[-1]), parameter
 
 
 FILE = """# Of the whole file.
@@ -513,14 +526,16 @@ def test_another_definition_is_refused_with_the_differences(tmp_path: Path) -> N
 def test_numbers_out_of_range_are_refused() -> None:
     """Finds numbers that only the command line checks."""
     for changes in ({"n_seeds": 0}, {"seed": -1}, {"seed": 2**32}, {"n_timesteps": 0.5}, {"eval_episodes": True}):
-        with pytest.raises(ConfigError, match=f"{next(iter(changes))} must be a whole number from"):
+        with pytest.raises(
+            ConfigError, match=f"{next(iter(changes))}(: .* is not in the range| must be a whole number)"
+        ):
             small(**changes).check()
     wrong: dict[str, Any] = {"n_total": 0, "n_jobs": 0, "heartbeat": 0.5, "n_fresh": 1, "command_limit": 0}
     for name, value in wrong.items():
-        with pytest.raises(ConfigError, match=f"{name} must be a whole number from"):
+        with pytest.raises(ConfigError, match=f"{name}(: .* is not in the range| must be a whole number)"):
             TuneConfig(**{"storage": "a.db", "n_total": 1, name: value}).check()
     for timeout in (float("nan"), float("inf"), -1.0):
-        with pytest.raises(ConfigError, match="timeout must be a number of seconds"):
+        with pytest.raises(ConfigError, match=r"timeout: .* is not in the range x>=0"):
             TuneConfig(storage="a.db", n_total=1, timeout=timeout).check()
     TuneConfig(storage="a.db", n_total=1, timeout=0.0).check()
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+import sys
+import threading
+import types
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import optuna
 import pytest
 import torch
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from pgzoo_plugins.lambda_return import LambdaReturn
 from scipy import stats
 
-from pgzoo import ConfigError
+from pgzoo import Baseline, ConfigError, PluginError
 from pgzoo.errors import describe, is_machine_fault
 from pgzoo.tuning.config import PlannedTrial
 from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
 from pgzoo.tuning.metrics import Metric, Point, parse_metric
+from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.ranges import parse_range, read_ranges
 from pgzoo.tuning.results import best_trials, count, counted_trials, failures, outcome
 from pgzoo.tuning.retrained import ResultRow, Retrained, difference, estimate, result_row, winner
@@ -285,3 +291,36 @@ class Mute(Exception):
 def test_an_error_without_text_and_a_long_one() -> None:
     assert describe(Mute()) == "Mute"
     assert len(describe(ValueError("x" * 10**5))) < 600
+
+
+# ---------------------------------------------------------------- plugins of this process
+
+
+def test_plugins_of_this_process_reach_the_workers() -> None:
+    """A module that only exists in this process, such as one made by an exec, is sent by value."""
+    module = types.ModuleType("only_here")
+    sys.modules["only_here"] = module
+    code = "from pgzoo import Baseline\nclass Constant(Baseline):\n    name = 'constant'\n    value = OFFSET = 7"
+    exec(code, module.__dict__)
+    items = pickled([module.Constant])
+    del sys.modules["only_here"]
+    (constant,) = cloudpickle.loads(items)
+    assert (constant.name, constant.value) == ("constant", 7)
+    assert pickled([]) == b""
+    (installed,) = cloudpickle.loads(pickled([LambdaReturn]))
+    assert installed is LambdaReturn
+
+
+def test_a_plugin_that_cannot_be_sent_is_refused_by_name() -> None:
+    lock = threading.Lock()
+
+    class Locked(Baseline):
+        name = "locked"
+
+        def __call__(self, rollout: Any, returns: Any, state: Any = None) -> float:
+            with lock:
+                return 0.0
+
+    Locked.__module__ = "__main__"
+    with pytest.raises(PluginError, match="baseline 'locked' is known in this process only, and cannot be sent to"):
+        pickled([Locked])

@@ -27,10 +27,10 @@ from pgzoo import (
     State,
     Update,
 )
-from pgzoo.algorithm.minibatches import minibatches
 from pgzoo.registry.combination import resolve
 from pgzoo.training.config import load_config
 from pgzoo.tuning.space import make_space
+from pgzoo.updates.minibatches import minibatches
 
 DOCS = Path(__file__).parent.parent / "docs" / "write-an-update.md"
 MODELS = Path(__file__).parent / "data" / "models"
@@ -286,3 +286,28 @@ def test_the_update_does_not_answer_for_the_policy(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(type(trained.policy), "get_distribution", broken)
     with pytest.raises(RuntimeError, match=r"^no memory$"):
         trained.learn(64)
+
+
+@dataclass(frozen=True)
+class BothLossesForTheCritic(Update):
+    """Steps on the sum of both losses, which must not move the actor."""
+
+    name = "both_losses_for_the_critic"
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        batch = learner.evaluate(learner.samples)
+        learner.step(learner.policy_loss(batch)[0] + learner.value_loss(batch), keep_actor=True)
+        return {}
+
+
+@pytest.mark.parametrize("fast", [True, False])
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_the_actor_is_kept_whatever_the_loss(env: str, fast: bool) -> None:
+    """Pendulum has a log σ beside the layers. The critic moves as on the value loss alone."""
+    model = PolicyGradient(
+        "MlpPolicy", env, "a2c", update=BothLossesForTheCritic(), n_steps=16, device="cpu", fast=fast
+    )
+    before = {name: p.detach().clone() for name, p in model.policy.named_parameters()}
+    model.learn(16)
+    moved = {name for name, p in model.policy.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {name for name in before if "value_net" in name}

@@ -226,9 +226,8 @@ def test_the_episodes_of_a_group_start_alike(make: Any) -> None:
 
 
 def test_groups_of_a_numpy_vector_environment_start_alike() -> None:
-    model = PolicyGradient(
-        "MlpPolicy", make_vector_env("pgzoo/Addition-v0", 8, {}), "rloo", group_size=4, n_episodes=8, device="cpu"
-    )
+    env = make_vector_env("pgzoo/Addition-v0", 8, {})
+    model = PolicyGradient("MlpPolicy", env, "rloo", group_size=4, n_episodes=8, seed=0, device="cpu")
     model.learn(1)
     first = np.asarray(model.rollout.observations)[0]
     assert (first[:4] == first[0]).all()
@@ -327,7 +326,8 @@ def test_a_missing_attribute_leaves_asynchronous_environments_alive() -> None:
         assert not env.has_attr("nothing")
         with pytest.raises(AttributeError, match="no attribute 'nothing'"):
             env.env_method("nothing")
-        assert env.step(np.zeros(2, dtype=int))[0].shape == (2, 2)
+        observations: Any = env.step(np.zeros(2, dtype=int))[0]
+        assert observations.shape == (2, 2)
     finally:
         env.close()
 

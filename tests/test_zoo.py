@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -161,6 +162,64 @@ def test_a_notebook(tmp_path: Path) -> None:
     (tmp_path / "definition.py").rename(tmp_path / "plugin.py")
     pgzoo_eval = ["eval", "logs/reward_to_go+median/CartPole-v1_1", "-n", "1", "--plugin-file", "plugin.py", "--json"]
     assert json.loads(command(*pgzoo_eval, cwd=tmp_path).stdout)["n_episodes"] == 1
+
+
+@pytest.mark.slow
+def test_the_page_on_python_runs(tmp_path: Path) -> None:
+    """Its blocks are the cells of one notebook. Only the budgets are smaller here."""
+    page = Path(__file__).parents[1] / "docs" / "python.md"
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL))
+    for old, new in (("20_000", "300"), ("n_trials=20", "n_trials=1"), ("n_episodes=100", "n_episodes=1")):
+        assert old in code
+        code = code.replace(old, new)
+    code = code.replace("learn(model.n_timesteps)", "learn(300)")
+    assert run_python(code + "\nprint(run.model.baseline, winner.plugin)", tmp_path)[-1] == "median() ppo"
+
+
+INSTANCES = """
+from dataclasses import dataclass
+import numpy as np
+import pgzoo
+from pgzoo import Baseline, PolicyGradient
+
+@dataclass(frozen=True)
+class Median(Baseline):
+    \"\"\"A share of the median.\"\"\"
+    name = "median"
+    share: float = 0.5
+    def __call__(self, rollout, returns, state=None):
+        return self.share * float(np.median(returns[rollout.mask]))
+
+small = dict(n_timesteps=200, n_envs=2, seed=0, eval_freq=-1, eval_episodes=1)
+for refuse in (pgzoo.train, pgzoo.tune):
+    try:
+        name = "hyperparams" if refuse is pgzoo.train else "fix"
+        refuse("rtg", n_timesteps=200, **{name: {"baseline": Median(0.25)}})
+    except pgzoo.PluginError as error:
+        print(error)
+print(PolicyGradient.from_zoo("rtg", n_envs=1, baseline=Median(0.25)).baseline)
+pgzoo.register(Median)
+for baseline in (Median(0.25), Median):
+    run = pgzoo.train("rtg", hyperparams={"baseline": baseline}, **small)
+    pgzoo.evaluate(run.folder, n_episodes=1)
+    print(run.model.baseline)
+"""
+
+
+def test_instances_and_classes_of_parts(tmp_path: Path) -> None:
+    """They are saved by name, so only a registered class can be found again, by `evaluate` and by another process."""
+    *refused, from_zoo, instance, class_ = run_python(INSTANCES, tmp_path)
+    sentence = (
+        "baseline Median of module __main__ is not registered under its name 'median', so the files of a run could not "
+        "name it; call pgzoo.register(Median) first"
+    )
+    assert refused == [sentence, sentence]
+    assert [from_zoo, instance, class_] == ["Median(share=0.25)", "Median(share=0.25)", "Median(share=0.5)"]
+    folder = tmp_path / "logs" / "rtg" / "CartPole-v1_1"
+    assert "baseline:{'name': 'median', 'share': 0.25}" in (folder / "CartPole-v1" / "args.yml").read_text()
+    (tmp_path / "plugin.py").write_text(INSTANCES[: INSTANCES.index("small =")] + "pgzoo.register(Median)\n")
+    printed = command("eval", str(folder), "-n", "1", "--plugin-file", "plugin.py", "--json", cwd=tmp_path).stdout
+    assert json.loads(printed)["n_episodes"] == 1
 
 
 def test_one_default_recipe_for_every_door() -> None:

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Scale
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.types import Array
-
-
-class StateByKind(Protocol):
-    """The states of the parts: `PartStates`, or a mapping."""
-
-    def __getitem__(self, kind: str) -> Any:
-        """Return the state of "estimator", "baseline" or "scale", or None."""
+from pgzoo.interface.types import Array, StateByKind
 
 
 @dataclass(frozen=True, eq=False)

@@ -308,9 +308,9 @@ class PluginAlgorithm(SamplingAlgorithm):
         registry: Registry | None = None,
         seed: int | None = None,
         device: str = "auto",
-        fast: bool | None = None,
+        fast: Fast = "auto",
         verbose: int = 0,
-        **changes: Any,
+        **hyperparams: Any,
     ) -> Self:
         """Return a model with the tuned settings of `hyperparams/`, and with the environments of `pgzoo train`.
 
@@ -324,9 +324,9 @@ class PluginAlgorithm(SamplingAlgorithm):
             registry: the plugins to choose from; None for the installed ones.
             seed: the seed of the model and of the first environment; None: a random one.
             device: as in the constructor.
-            fast: as in the constructor; None: "auto".
+            fast: as in the constructor.
             verbose: as in the constructor.
-            **changes: keys of the entry, such as `gamma`, `n_envs` or `normalize`; `{"estimator.gae_lambda": 0.9}`.
+            **hyperparams: keys of the entry, such as `gamma`, `n_envs` or `normalize`; `{"estimator.gae_lambda": 0.9}`.
 
         Raises:
             PgzooError: an unknown name, or a wrong value.
@@ -334,7 +334,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         runs = importlib.import_module("pgzoo.training.runs")  # by name, because it is built on this class
         model: Self = runs.zoo_model(
             cls, plugin, env, vec_env=vec_env, registry=registry, seed=seed, device=device, fast=fast, verbose=verbose,
-            overrides=changes,
+            overrides=hyperparams,
         )  # fmt: skip
         return model
 

@@ -15,9 +15,6 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.advantages import compute_advantages
-from pgzoo.algorithm.learner import UpdateLearner
-from pgzoo.algorithm.metrics import UpdateMetrics, compute_deferred
-from pgzoo.algorithm.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
@@ -32,6 +29,9 @@ from pgzoo.interface.schedules import value_at
 from pgzoo.interface.types import Need
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import unflatten
+from pgzoo.updates.learner import UpdateLearner
+from pgzoo.updates.metrics import UpdateMetrics, compute_deferred
+from pgzoo.updates.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 
 LEARNING_RATE = declared(AlgorithmConfig)["learning_rate"]
 
@@ -208,6 +208,7 @@ class PolicyGradient(SavableAlgorithm):
             old_values=rollout.values if self.has_critic else None,
             weights=self.objective.weights(rollout, self.part_states["objective"]),
             progress_remaining=self._current_progress_remaining,
+            device=self._backend.device,
         )
         return rescaled(samples, self.scale, "rollout", self.part_states["scale"])
 

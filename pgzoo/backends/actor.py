@@ -9,7 +9,7 @@ import torch
 from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import check_gradient, raise_if_not_finite, to_device
+from pgzoo.backends.backend import check_gradient, parameters_behind, raise_if_not_finite, to_device
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Batch, Samples
 
@@ -89,13 +89,6 @@ class PolicyActor:
         flat = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs])
         check_gradient(x, flat.detach().norm().item())
         return flat
-
-
-def parameters_behind(policy: ActorCriticPolicy, x: torch.Tensor) -> list[torch.nn.Parameter]:
-    """Return the trained parameters of a policy on which x depends, in the policy's order. x keeps its graph."""
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    gradients = torch.autograd.grad(x.sum(), trained, retain_graph=True, allow_unused=True)
-    return [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
 
 
 def _summed(kl: torch.Tensor) -> torch.Tensor:

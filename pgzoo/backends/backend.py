@@ -106,6 +106,15 @@ class Backend(ABC):
             entropy=-log_probs if entropy is None else entropy,
         )
 
+    @property
+    def device(self) -> torch.device:
+        """The policy's device."""
+        return self.policy.device
+
+    def actor_parameters(self, batch: Batch) -> list[torch.nn.Parameter]:
+        """Return the parameters on which log π of the batch evaluated last depends."""
+        return parameters_behind(self.policy, batch.log_probs)
+
     def step(self, loss: torch.Tensor, max_grad_norm: float | None, *, keep: Sequence[torch.nn.Parameter] = ()) -> None:
         """Take one optimizer step on a loss that was computed from the last batch of `evaluate_actions`.
 
@@ -136,14 +145,26 @@ class Backend(ABC):
             raise_if_diverged(self.policy)
 
 
-def policy_actions(policy: ActorCriticPolicy, actions: Array) -> torch.Tensor:
-    """Convert actions (M, A) of a rollout buffer to the format of the policy's `evaluate_actions`, (M, …)."""
+def parameters_behind(policy: ActorCriticPolicy, x: torch.Tensor) -> list[torch.nn.Parameter]:
+    """Return the trained parameters of a policy on which x depends, in the policy's order. x keeps its graph."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    gradients = torch.autograd.grad(x.sum(), trained, retain_graph=True, allow_unused=True)
+    return [p for p, gradient in zip(trained, gradients, strict=True) if gradient is not None]
+
+
+def policy_actions(policy: ActorCriticPolicy, actions: Array, device: torch.device | None = None) -> torch.Tensor:
+    """Convert actions (M, A) of a rollout buffer to the format of the policy's `evaluate_actions`, (M, …).
+
+    Args:
+        policy: the policy.
+        actions: (M, A).
+        device: the policy's device; None to search its modules for a parameter, which takes 30 µs.
+    """
     if isinstance(policy.action_space, spaces.Discrete):
         converted = actions.astype("int64").ravel()
     else:
         converted = actions.astype("float32", copy=False)
-    # SB3's `policy.device` searches all modules for the first parameter
-    return torch.as_tensor(converted, device=next(policy.parameters()).device)
+    return torch.as_tensor(converted, device=device or policy.device)
 
 
 def to_device(x: Any, device: torch.device) -> Any:

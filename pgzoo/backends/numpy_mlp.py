@@ -24,6 +24,7 @@ from pgzoo.backends.threads import torch_on_one_thread
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.types import Array, Observations
 
+CPU = torch.device("cpu")
 NOISE_STEPS = 256
 """The number of steps whose random numbers are drawn together."""
 
@@ -40,6 +41,7 @@ class NumpyMlpBackend(Backend):
         self.critic = Network(modules.mlp_extractor.value_net, modules.value_net)
         self.head = make_head(policy.action_space)
         self.log_std: torch.nn.Parameter | None = getattr(policy, "log_std", None)
+        self._actor_parameters = [*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]
         self._parameters = list(policy.parameters())
         self._addresses: list[int] = []
         self._flat: FlatOptimizer | None = None
@@ -140,10 +142,19 @@ class NumpyMlpBackend(Backend):
         values = self._leaves[2] if self.has_critic else torch.zeros(len(x))
         return Batch(**vars(samples), log_probs=self._leaves[0], values=values, entropy=self._leaves[1])
 
+    @property
+    def device(self) -> torch.device:
+        """The CPU."""
+        return CPU
+
+    def actor_parameters(self, batch: Batch) -> list[torch.nn.Parameter]:
+        """Return the parameters of the actor, which shares none with the critic."""
+        return self._actor_parameters
+
     def step(self, loss: torch.Tensor, max_grad_norm: float | None, *, keep: Sequence[torch.nn.Parameter] = ()) -> None:
         """Take one optimizer step: autograd from the loss to the leaves, NumPy from there to the parameters.
 
-        `keep` has no effect, because actor and critic share no parameters.
+        If the actor's parameters are in `keep`, the critic alone takes a step.
 
         Raises:
             DivergenceError: the gradient is not finite. The parameters have not changed.
@@ -153,7 +164,8 @@ class NumpyMlpBackend(Backend):
         if all(gradient is None for gradient in gradients):
             raise RuntimeError("the loss must depend on the batch evaluated last, and each batch allows one step")
         d_log_prob, d_entropy, d_value = [None if x is None else x.numpy() for x in (*gradients, None)[:3]]
-        update_actor, update_critic = not (d_log_prob is None and d_entropy is None), d_value is not None
+        update_actor = not (keep or (d_log_prob is None and d_entropy is None))
+        update_critic = d_value is not None
         flat = self._flat_optimizer(update_actor, update_critic)
         flat.gradients[:] = 0
         with np.errstate(all="ignore"):  # a gradient that is not finite raises below
@@ -205,8 +217,7 @@ class NumpyMlpBackend(Backend):
     def _flatten(self) -> FlatOptimizer:
         """Join the trained parameters: all of them, or separately those of actor and critic and of unequal states."""
         optimizer = self.policy.optimizer
-        actor = [*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]
-        critic = self.critic.parameters if self.has_critic else []
+        actor, critic = self._actor_parameters, self.critic.parameters if self.has_critic else []
         networks = {"actor": actor, "critic": critic} if self._separate_critic else {"both": [*actor, *critic]}
         groups = [
             (name, group) for name, network in networks.items() for group in with_equal_states(network, optimizer)

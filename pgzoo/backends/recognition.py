@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
-from operator import attrgetter, is_, itemgetter, methodcaller
+from operator import attrgetter, getitem, is_, itemgetter, methodcaller
 from typing import Any
 
 import torch
@@ -293,7 +293,8 @@ def _methods(classes: Iterable[type]) -> list[tuple[type, str]]:
 
 
 _tensor_hooks = attrgetter("_backward_hooks", "_post_accumulate_grad_hooks")
-_flags = attrgetter("requires_grad", "dtype", "is_cpu", "_backward_hooks", "_post_accumulate_grad_hooks")
+_flags = attrgetter("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
+_memory_kind = attrgetter("dtype", "is_cpu")
 _group_parameters = itemgetter("params")
 _members = methodcaller("values")
 
@@ -311,7 +312,9 @@ class Fingerprint:
         parts = [*modules, optimizer, getattr(policy, "action_dist", None)]
         self._instances = [vars(part) for part in parts if hasattr(part, "__dict__")]
         self._policy_attributes = vars(policy)
-        self._methods = [(vars(cls), name) for cls, name in _methods(map(type, parts))]
+        self._classes, self._methods = zip(
+            *[(vars(cls), name) for cls, name in _methods(map(type, parts))], strict=True
+        )
         hooks = [vars(module).get(name, {}) for module in modules for name in HOOKS]
         hooks += [vars(optimizer).get(name, {}) for name in OPTIMIZER_HOOKS]
         hooks += [hook for p in self._parameters for hook in _tensor_hooks(p) if hook is not None]
@@ -321,12 +324,29 @@ class Fingerprint:
         self._empty = [x for x in (*watched, *buffers) if not x]
         self._filled = [x for x in watched if x]
         self._parts = parts
+        self._addresses = self._current_addresses()
         self._recorded = self._objects(), self._values()
+        self._recorded_memory = self._memory(self._addresses)
 
     def is_current(self) -> bool:
         """Whether the policy still consists of the same parts."""
         objects, values = self._recorded
-        return not any(self._empty) and same_objects(self._objects(), objects) and self._values() == values
+        try:
+            same = not any(self._empty) and same_objects(self._objects(), objects) and self._values() == values
+        except KeyError:  # a method was removed
+            return False
+        addresses = self._current_addresses()
+        if same and addresses != self._addresses:
+            same = self._memory(addresses) == self._recorded_memory
+            self._addresses = addresses if same else self._addresses
+        return same
+
+    def _current_addresses(self) -> list[int]:
+        return list(map(torch.Tensor.data_ptr, self._parameters))
+
+    def _memory(self, addresses: list[int]) -> tuple[Any, ...]:
+        """Return what may only change with the addresses. `p.data = q.data` ties two parameters."""
+        return len(set(addresses)), list(map(_memory_kind, self._parameters))
 
     def _objects(self) -> list[Any]:
         """Return modules, parameters, hooks and methods, which are compared by identity."""
@@ -336,14 +356,13 @@ class Fingerprint:
             *chain.from_iterable(map(_members, self._filled)),
             *chain.from_iterable(map(_group_parameters, groups)),
             *map(type, self._parts),
-            *[methods.get(name) for methods, name in self._methods],
+            *map(getitem, self._classes, self._methods),
         ]
 
     def _values(self) -> tuple[Any, ...]:
         """Return numbers and flags, which are compared by value."""
         n_groups = len(self._policy.optimizer.param_groups)
-        separate = len(set(map(torch.Tensor.data_ptr, self._parameters)))  # `p.data = q.data` ties two parameters
-        return n_groups, separate, list(map(len, self._instances)), list(map(_flags, self._parameters))
+        return n_groups, list(map(len, self._instances)), list(map(_flags, self._parameters))
 
 
 def same_objects(first: list[Any], second: list[Any]) -> bool:

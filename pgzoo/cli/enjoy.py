@@ -8,20 +8,23 @@ from typing import Any
 import click
 
 from pgzoo.cli import options
+from pgzoo.cli.options import bounds
 from pgzoo.formatting import format_number
+from pgzoo.training.arguments import Count
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnjoyArguments(options.RunArguments):
     """The arguments of `pgzoo enjoy`."""
 
-    n_episodes: int
-    no_render: bool
+    n_episodes: Count = 5
+    no_render: bool = False
 
 
 @click.command("enjoy", short_help="Watch a saved model, or print its returns.")
 @options.run_options
-@click.option("-n", "--n-episodes", type=click.IntRange(min=1), default=5, show_default=True, help="Episodes to play.")
+@click.option("-n", "--n-episodes", type=bounds(EnjoyArguments, "n_episodes"), default=5, show_default=True,
+              help="Episodes to play.")  # fmt: skip
 @click.option("--no-render", is_flag=True, help="Only print the returns.")
 def command(**params: Any) -> None:
     """Watch a saved model, or print its returns with --no-render.

@@ -9,22 +9,23 @@ from typing import Any
 import click
 
 from pgzoo.cli import options
+from pgzoo.cli.options import bounds
+from pgzoo.training.finished_runs import EvalArguments
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalArguments(options.RunArguments):
+class CommandArguments(EvalArguments):
     """The arguments of `pgzoo eval`."""
 
-    n_episodes: int
-    n_envs: int
-    as_json: bool
+    as_json: bool = False
 
 
 @click.command("eval", short_help="Evaluate a saved model over n episodes.")
 @options.run_options
-@click.option("-n", "--n-episodes", type=click.IntRange(min=1), default=100, show_default=True,
+@click.option("-n", "--n-episodes", type=bounds(EvalArguments, "n_episodes"), default=100, show_default=True,
               help="Episodes to evaluate.")  # fmt: skip
-@click.option("--n-envs", type=click.IntRange(min=1), default=1, show_default=True, help="Parallel environments.")
+@click.option("--n-envs", type=bounds(EvalArguments, "n_envs"), default=1, show_default=True,
+              help="Parallel environments.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(**params: Any) -> None:
     """Evaluate a saved model over n episodes.
@@ -33,7 +34,7 @@ def command(**params: Any) -> None:
     """
     from pgzoo.cli.loading import open_run
 
-    arguments = EvalArguments(**params)
+    arguments = CommandArguments(**params)
     with open_run(arguments, n_envs=arguments.n_envs) as run:
         evaluation = run.evaluate(arguments.n_episodes, stochastic=arguments.stochastic)
     if arguments.as_json:

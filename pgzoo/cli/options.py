@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from pgzoo.registry.combination import DEFAULT_RECIPE
+from pgzoo.training.arguments import declared_arguments
 from pgzoo.training.finished_runs import EVALUATION_SEED
 from pgzoo.training.finished_runs import RunArguments as RunArguments
 
@@ -36,18 +37,24 @@ storage = click.option(
     "grpc://host:port.  [default: studies.db in the log folder]",
 )
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
-SEED = click.IntRange(min=0, max=2**32 - 1)
-"""The seeds that NumPy's generator accepts."""
-SEED_OR_RANDOM = click.IntRange(min=-1, max=2**32 - 1)
-"""A seed, or -1 for a random one, as in RL Zoo."""
-NUM_THREADS = click.IntRange(min=1, max=max(64, 4 * (os.cpu_count() or 1)))
-"""The number of threads. If the machine cannot start that many, torch crashes without a message.
 
-More than four threads per core never help. 64 are always allowed, so that a script for a larger machine also runs on a
-laptop.
-"""
+
+def bounds(arguments: type, name: str) -> click.ParamType[Any]:
+    """Return the type of a flag: the range that a class of arguments declares for the field of this name."""
+    argument = declared_arguments(arguments)[name]
+    if argument.choices:
+        return click.Choice(argument.choices)
+    assert argument.range is not None
+    low, high = argument.range.low, argument.range.high
+    if argument.type is float:
+        return click.FloatRange(low, None if math.isinf(high) else high)
+    return click.IntRange(int(low), None if math.isinf(high) else int(high))
+
+
 num_threads = click.option(
-    "--num-threads", type=NUM_THREADS, help="Threads of torch and BLAS; by default, they choose."
+    "--num-threads",
+    type=bounds(RunArguments, "num_threads"),
+    help="Threads of torch and BLAS; by default, they choose.",
 )
 log_folder = click.option(
     "-f",
@@ -68,11 +75,15 @@ def run_options(function: F) -> F:
                 "--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="The run's recipe or combination."
             ),
             click.option("--env", default="CartPole-v1", show_default=True, help="The run's environment."),
-            click.option("--exp-id", default=0, type=click.IntRange(min=0), help="The run's number; 0: the latest."),
+            click.option(
+                "--exp-id", default=0, type=bounds(RunArguments, "exp_id"), help="The run's number; 0: the latest."
+            ),
             log_folder,
             click.option("--load-best", is_flag=True, help="Load the best model of training, not the final one."),
             click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the most likely ones."),
-            click.option("--seed", type=SEED, default=EVALUATION_SEED, help="Seed of the environments."),
+            click.option(
+                "--seed", type=bounds(RunArguments, "seed"), default=EVALUATION_SEED, help="Seed of the environments."
+            ),
             device,
             num_threads,
             gym_packages,

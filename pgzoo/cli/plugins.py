@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pgzoo.cli import options
 from pgzoo.interface.parts import AdvantagePart
+from pgzoo.registry.plugins import PART_TYPES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from pgzoo.interface.hyperparameters import Param
     from pgzoo.interface.parts import Part, PartSpec, Recipe
     from pgzoo.registry.plugins import Kind, Registry
-
-
-CHECKED_KINDS: Final[tuple[Kind, ...]] = ("estimator", "baseline", "objective", "scale")
-"""The kinds that `pgzoo plugins check` can check."""
 
 
 @click.group("plugins", short_help="List, show, create and check plugins.")
@@ -37,7 +34,6 @@ def list_(plugin_files: tuple[Path, ...]) -> None:
     from rich.console import Console
 
     from pgzoo.registry.combination import NAMED_KINDS
-    from pgzoo.registry.plugins import PART_TYPES
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
@@ -64,7 +60,6 @@ def show(name: str, plugin_files: tuple[Path, ...]) -> None:
     from rich.console import Console
 
     from pgzoo.errors import PluginError, unknown
-    from pgzoo.registry.plugins import PART_TYPES
 
     registry = options.find_registry(plugin_files)
     console = Console(markup=False, highlight=False)
@@ -105,8 +100,8 @@ class CheckArguments:
 def check(ctx: click.Context, /, **params: Any) -> None:
     """Check that plugins follow the interface and are as unbiased as they declare. If one does not, the status is 1.
 
-    The name of a recipe stands for all its parts. The checks change one thing in a rollout and look at the effect. A
-    declaration of `unbiased` is tested against the exact gradient on tabular MDPs.
+    The name of a recipe stands for all its parts. The checks change one thing in a rollout and look at the effect, take
+    an update, or sample rollouts. A declaration of `unbiased` is tested against the exact gradient on tabular MDPs.
     """
     arguments = CheckArguments(**params)
     registry = options.find_registry(arguments.plugin_files)
@@ -123,7 +118,8 @@ def check(ctx: click.Context, /, **params: Any) -> None:
     from pgzoo.lab.conformance.kit import check as check_parts
 
     options.set_threads(1)
-    with Counter("gradients", shown=arguments.progress and not arguments.as_json) as counter:
+    measured = any(issubclass(part, AdvantagePart) for part in parts)
+    with Counter("gradients", shown=measured and arguments.progress and not arguments.as_json) as counter:
         results = check_parts(
             registry, parts, mdps=mdps, n_episodes=arguments.episodes, seed=arguments.seed, progress=counter.show
         )
@@ -136,18 +132,15 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
     """Return the parts with these names and the parts of the recipes with these names, each once."""
     from pgzoo.errors import PluginError, unknown
     from pgzoo.registry.combination import resolve
-    from pgzoo.registry.plugins import PART_TYPES
 
-    entries = [(name, registry.part(kind, name)) for kind in CHECKED_KINDS for name in registry.names(kind)]
+    entries = [(name, registry.part(kind, name)) for kind in PART_TYPES for name in registry.names(kind)]
     if names == ("all",):
         return [part for _, part in entries]
     parts: list[type[Part]] = []
     for name in names:
         named = [part for part_name, part in entries if part_name == name]
         if name in registry.recipes():
-            named += [type(part) for kind, part in resolve(registry, name).parts.items() if kind in CHECKED_KINDS]
-        if not named and any(name in registry.names(kind) for kind in PART_TYPES):
-            raise PluginError(f"there are no checks for {name!r}: updates and samplings are not checked")
+            named += [type(part) for part in resolve(registry, name).parts.values()]
         if not named:
             raise PluginError(unknown("plugin", name, [*registry.recipes(), *(part_name for part_name, _ in entries)]))
         parts += named
@@ -156,8 +149,7 @@ def _parts(registry: Registry, names: tuple[str, ...]) -> list[type[Part]]:
 
 @command.command()
 @click.argument("name")
-@click.option("--kind", type=click.Choice(["baseline", "estimator", "objective", "scale"]), required=True,
-              help="Kind of the plugin.")  # fmt: skip
+@click.option("--kind", type=click.Choice(list(PART_TYPES)), required=True, help="Kind of the plugin.")
 @click.option(
     "--folder",
     type=click.Path(path_type=Path),

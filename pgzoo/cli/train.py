@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import click
 
 from pgzoo.cli import options
 from pgzoo.registry.combination import DEFAULT_RECIPE
-from pgzoo.training.runs import VEC_ENVS, Run, TrainArguments, prepare
+from pgzoo.training.runs import Run, TrainArguments, prepare
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pgzoo.registry.plugins import Registry
     from pgzoo.training.config import ExperimentConfig
     from pgzoo.training.experiment import Result
+
+bounds = partial(options.bounds, TrainArguments)
 
 
 @click.command("train", short_help="Train a model, evaluate and save it.")
@@ -31,20 +34,18 @@ if TYPE_CHECKING:
               "environment, hyperparameters and, without --seed, its first seed.")  # fmt: skip
 @options.storage
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
-@click.option("-n", "--n-timesteps", type=click.IntRange(min=1), help="Steps of training, over all environments.")
-@click.option("--n-envs", type=click.IntRange(min=1), help="Parallel environments.")
-@click.option("--vec-env", type=click.Choice(VEC_ENVS), default="dummy",
+@click.option("-n", "--n-timesteps", type=bounds("n_timesteps"), help="Steps of training, over all environments.")
+@click.option("--n-envs", type=bounds("n_envs"), help="Parallel environments.")
+@click.option("--vec-env", type=bounds("vec_env"), default="dummy",
               show_default=True, help="vector, envpool: one vector environment, stepped as arrays.")  # fmt: skip
-@click.option(
-    "--seed", type=options.SEED_OR_RANDOM, default=None, help="By default a random seed, which is printed and saved."
-)
+@click.option("--seed", type=bounds("seed"), help="By default a random seed, which is printed and saved.")
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated).")  # fmt: skip
 @click.option("--conf-file", type=click.Path(path_type=Path), help="YAML file of hyperparameters by environment.")
 @click.option("--eval-freq", default=10_000, show_default=True, help="Steps between evaluations; -1: none.")
-@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True,
+@click.option("--eval-episodes", type=bounds("eval_episodes"), default=10, show_default=True,
               help="Episodes per evaluation.")  # fmt: skip
-@click.option("--n-eval-envs", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--n-eval-envs", type=bounds("n_eval_envs"), default=1, show_default=True,
               help="Parallel environments for evaluation.")  # fmt: skip
 @click.option("--save-freq", default=-1, show_default=True, help="Steps between checkpoints; -1: none.")
 @options.log_folder
@@ -65,7 +66,7 @@ if TYPE_CHECKING:
 @options.gym_packages
 @options.plugin_files
 @click.option("--progress/--no-progress", default=True, show_default=True, help="Show a progress bar.")
-@click.option("--verbose", type=click.IntRange(0, 2), default=0, show_default=True, help="1: print SB3's log tables.")
+@click.option("--verbose", type=bounds("verbose"), default=0, show_default=True, help="1: print SB3's log tables.")
 @click.pass_context
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Train a model, evaluate and save it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from pgzoo.registry.plugins import Registry
     from pgzoo.tuning.config import StudyConfig, TuneConfig
 
+bounds = partial(options.bounds, TuneArguments)
 write_option = click.option(
     "--write", type=click.Path(path_type=Path), help="Write the winner into this hyperparameter file."
 )
@@ -41,46 +43,47 @@ class _GroupWithShow(click.Group):
              short_help="Search hyperparameters and plugins.")  # fmt: skip
 @click.option("--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="A recipe or combination.")
 @click.option("--plugins", help="Several recipes separated by commas, or 'all': the recipe is searched too.")
-@click.option("--search", help="Kinds of part to search, separated by commas: estimator,baseline,objective.")
+@click.option("--search", help="Kinds of part to search, separated by commas: estimator, baseline, objective, scale, "
+              "update, sampling.")  # fmt: skip
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
-@click.option("-n", "--n-timesteps", type=click.IntRange(min=1),
+@click.option("-n", "--n-timesteps", type=bounds("n_timesteps"),
               help="Steps of each training.  [default: the recipe's; of several recipes the smallest]")  # fmt: skip
-@click.option("--n-trials", type=click.IntRange(min=1), help="Trials of the study; with --max-total-trials, of this "
+@click.option("--n-trials", type=bounds("n_trials"), help="Trials of the study; with --max-total-trials, of this "
               "command.  [default: 50]")  # fmt: skip
-@click.option("--max-total-trials", type=click.IntRange(min=1), help="Trials over all machines on this storage.")
-@click.option("--timeout", type=click.FloatRange(min=0), help="Seconds after which no further trial begins.")
-@click.option("-j", "--n-jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Number of workers.")
-@click.option("--executor", type=click.Choice(["process", "ray"]), default="process", show_default=True)
+@click.option("--max-total-trials", type=bounds("max_total_trials"), help="Trials over all machines on this storage.")
+@click.option("--timeout", type=bounds("timeout"), help="Seconds after which no further trial begins.")
+@click.option("-j", "--n-jobs", type=bounds("n_jobs"), default=1, show_default=True, help="Number of workers.")
+@click.option("--executor", type=bounds("executor"), default="process", show_default=True)
 @click.option("--ray-address", help="The Ray cluster.  [default: one that runs here, or a new one]")
-@click.option("--metric", "metrics", multiple=True, default=("final",), show_default=True,
+@click.option("--metric", multiple=True, default=("final",), show_default=True,
               help="final, best, auc, wall, steps_to:X or wall_to:X; several make a Pareto front.")  # fmt: skip
-@click.option("--seeds", "n_seeds", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--seeds", type=bounds("seeds"), default=1, show_default=True,
               help="Trainings per trial, with the same seeds for every trial.")  # fmt: skip
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True,
+@click.option("--seed", type=bounds("seed"), default=0, show_default=True,
               help="Seed of the sampler and of the first training.")  # fmt: skip
 @click.option("--sampler", default="tpe", show_default=True, help="tpe or random.")
 @click.option("--pruner", help="none, median, hyperband, halving (within a seed) or wilcoxon (over seeds).  "
               "[default: median; none for several metrics]")  # fmt: skip
 @click.option("--defaults/--no-defaults", default=True, show_default=True,
               help="Start with the default of each plugin.")  # fmt: skip
-@click.option("--n-startup-trials", type=click.IntRange(min=0), default=10, show_default=True,
+@click.option("--n-startup-trials", type=bounds("n_startup_trials"), default=10, show_default=True,
               help="Random trials after the defaults, before sampler and pruner begin.")  # fmt: skip
-@click.option("--n-evaluations", type=click.IntRange(min=1), default=10, show_default=True,
+@click.option("--n-evaluations", type=bounds("n_evaluations"), default=10, show_default=True,
               help="Evaluations per training.")  # fmt: skip
-@click.option("--eval-episodes", type=click.IntRange(min=1), default=10, show_default=True,
+@click.option("--eval-episodes", type=bounds("eval_episodes"), default=10, show_default=True,
               help="Episodes per evaluation.")  # fmt: skip
 @click.option("--space", type=click.Path(path_type=Path), help="A YAML file with search ranges by name.")
 @click.option("--search-range", "ranges", multiple=True, metavar="NAME:RANGE",
               help="A search range, such as gamma:0.95..0.9999:log or n_epochs:4,10 (may be repeated).")  # fmt: skip
 @click.option("--fix", "fixed", multiple=True, metavar="NAME:VALUE",
               help="A value that is not searched (may be repeated).")  # fmt: skip
-@click.option("--best", "n_best", type=click.IntRange(min=0), default=3, show_default=True,
+@click.option("--best", type=bounds("best"), default=3, show_default=True,
               help="Trials to train again, together with the defaults of their plugins.")  # fmt: skip
-@click.option("--fresh-seeds", "n_fresh", type=click.IntRange(min=2), default=5, show_default=True,
+@click.option("--fresh-seeds", type=bounds("fresh_seeds"), default=5, show_default=True,
               help="Seeds for each of them, which the search does not use.")  # fmt: skip
 @click.option("--study-name", help="The study's name.  [default: from the plugins and the environment]")
 @options.storage
-@click.option("--heartbeat", type=click.IntRange(min=1), default=20, show_default=True,
+@click.option("--heartbeat", type=bounds("heartbeat"), default=20, show_default=True,
               help="Seconds between heartbeats; a worker that misses three is considered dead.")  # fmt: skip
 @write_option
 @report_option
@@ -105,7 +108,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     study_config, tune_config = arguments.configs(
         registry, parse_ranges(arguments.ranges, "--search-range"), parse_pairs(arguments.fixed, "--fix")
     )
-    if arguments.search:
+    if arguments.search is not None:
         click.echo(f"{len(study_config.plugins)} combinations are valid")
     _run(study_config, tune_config, registry, arguments)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pgzoo.errors import ConfigError, describe
-from pgzoo.interface.hyperparameters import Param, Schedule, shown
+from pgzoo.interface.hyperparameters import Param, Range, Schedule, shown
 
 
 def as_schedule(value: Any) -> Schedule:
@@ -34,14 +34,18 @@ def value_at(param: Param, schedule: Schedule, progress_remaining: float) -> flo
     Raises:
         ConfigError: the schedule raises, returns something else than a number, or leaves the hyperparameter's range.
     """
-    label = f"{param.name} (its schedule, with {progress_remaining:.3g} of training remaining)"
     try:
         value = schedule(progress_remaining)
     except Exception as error:  # the function is the user's
-        raise ConfigError(f"{label}: {describe(error)}") from error
+        raise ConfigError(f"{_label(param, progress_remaining)}: {describe(error)}") from error
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(f"{label} must be a number, not {shown(value)}") from error
-    param.check_number(number, label, endpoint=True)
+        raise ConfigError(f"{_label(param, progress_remaining)} must be a number, not {shown(value)}") from error
+    if number not in (param.range or Range()):
+        param.check_number(number, _label(param, progress_remaining), endpoint=True)
     return number
+
+
+def _label(param: Param, progress_remaining: float) -> str:
+    return f"{param.name} (its schedule, with {progress_remaining:.3g} of training remaining)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,6 +17,14 @@ Observations: TypeAlias = "Array | dict[str, Array]"
 
 State: TypeAlias = Any
 """What the part's own `make_state` returned: a torch module, or None."""
+
+
+class StateByKind(Protocol):
+    """The states of all parts."""
+
+    def __getitem__(self, kind: str) -> State:
+        """Return the state of "estimator", "baseline", …."""
+
 
 Metrics: TypeAlias = Mapping[str, Any]
 """Numbers to log under `train/`."""

@@ -20,7 +20,9 @@ from pgzoo.registry.spellings import NORMALIZE_ADVANTAGE, default_scale, spelled
 DEFAULT_RECIPE = "ppo"
 """The recipe of every command and function that is not told another one. `docs/design.md` says why."""
 NAMED_KINDS: tuple[Kind, ...] = ("estimator", "baseline", "objective")
-"""The kinds of the parts in `estimator+baseline+objective`."""
+"""The kinds of the first parts in `estimator+baseline+objective`, in this order."""
+OTHER_KINDS: tuple[Kind, ...] = ("scale", "update", "sampling")
+"""The kinds of the parts that may follow, such as in `reward_to_go+value+policy_gradient+batch_std`."""
 AUTO = "auto"
 """The sampling that is chosen by what the other parts need: the first of AUTO_SAMPLINGS that provides it."""
 AUTO_SAMPLINGS = ("steps", "episodes", "groups")
@@ -182,16 +184,36 @@ class _Owner:
 
 
 def _recipe(registry: Registry, plugin: str) -> Recipe:
-    """Return the recipe of that name, or one that is made of `estimator+baseline[+objective]`."""
+    """Return the recipe of that name, or one that is made of the parts in `estimator+baseline[+objective]…`."""
     if not isinstance(plugin, str):
         raise ConfigError(f"plugin must be a recipe or estimator+baseline[+objective], not {shown(plugin)}")
     if "+" not in plugin:
         return registry.recipe(plugin)
+    parts: dict[str, Any] = {str(kind): name for kind, name in named_parts(registry, plugin).items()}
+    return Recipe(plugin, "", **{"scale": default_scale(parts["baseline"]), **parts})
+
+
+def named_parts(registry: Registry, plugin: str) -> dict[Kind, str]:
+    """Return the names of the parts in `estimator+baseline[+objective]`, and of the others that follow, by kind.
+
+    A scale, an update and a sampling may follow the objective, in any order.
+
+    Raises:
+        ConfigError: a name after the objective is unknown, or there are two of a kind.
+    """
     names = plugin.split("+")
-    if len(names) > len(NAMED_KINDS):
-        raise ConfigError(f"plugin {plugin!r}: write estimator+baseline or estimator+baseline+objective")
-    parts: dict[str, Any] = dict(zip(NAMED_KINDS, names, strict=False))
-    return Recipe(plugin, "", scale=default_scale(parts["baseline"]), **parts)
+    parts: dict[Kind, str] = dict(zip(NAMED_KINDS, names, strict=False))
+    for name in names[len(NAMED_KINDS) :]:
+        kinds = [kind for kind in OTHER_KINDS if name in registry.names(kind)]
+        if not kinds:
+            known = [other for kind in OTHER_KINDS for other in registry.names(kind)]
+            raise ConfigError(f"plugin {plugin!r}: {unknown('scale, update or sampling', name, known)}")
+        if len(kinds) > 1:
+            raise ConfigError(f"plugin {plugin!r}: {name!r} is a {' and a '.join(kinds)}; write -P {kinds[0]}:{name}")
+        if kinds[0] in parts:
+            raise ConfigError(f"plugin {plugin!r} names two parts of kind {kinds[0]}: {parts[kinds[0]]!r}, {name!r}")
+        parts[kinds[0]] = name
+    return parts
 
 
 def _choose_parts(

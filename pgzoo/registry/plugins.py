@@ -51,7 +51,8 @@ RESERVED: Final = frozenset(
     {
         "n_timesteps", "n_envs", "policy", "policy_kwargs", "normalize", "frame_stack", "env_wrapper",
         "vec_env_wrapper", "callback", "monitor_kwargs", "env_kwargs", "max_episode_steps", "plugin", "registry",
-        "seed", "device", "verbose", "fast", "state",
+        "seed", "device", "verbose", "fast", "state", "env", "vec_env", "plugin_kwargs", "normalize_advantage",
+        "rollout_buffer_class", "rollout_buffer_kwargs", "stats_window_size", "tensorboard_log",
     }
 )  # fmt: skip
 """Keys of `hyperparams/` and arguments of `PolicyGradient` that mean something else than a hyperparameter."""
@@ -492,10 +493,16 @@ def _check_recipe(recipe: Recipe) -> None:
         raise PluginError(f"a recipe cannot be called {recipe.name!r}: the name is text without +")
     for kind in PART_TYPES:
         part = getattr(recipe, kind)
-        if not isinstance(part, (str, Mapping)):
+        if not isinstance(part, str) and not (isinstance(part, Mapping) and "name" in part):
             raise PluginError(
                 f"recipe {recipe.name!r}: {kind} must be a name, or a mapping of name and fields, not {part!r}; "
                 "register the part, and write its name"
+            )
+    for name in recipe.defaults:
+        if name in PART_TYPES or name == "normalize_advantage":
+            argument = name if name in PART_TYPES else "scale"
+            raise PluginError(
+                f"recipe {recipe.name!r}: {name} is not a default; write Recipe(…, {argument}=…); see {MIGRATION}"
             )
 
 

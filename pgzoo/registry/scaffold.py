@@ -6,6 +6,7 @@ import keyword
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 from typing import Final
@@ -13,6 +14,7 @@ from typing import Final
 from pgzoo import __version__
 from pgzoo.errors import ConfigError
 from pgzoo.interface.parts import PLUGIN_API
+from pgzoo.registry.combination import NAMED_KINDS
 from pgzoo.registry.plugins import Kind, Registry
 
 
@@ -41,8 +43,8 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
         "module": f"pgzoo_{name}",
         "version": __version__,
         "api": PLUGIN_API,
-        "arguments": f'"{COMBINATIONS[kind].format(name)}"' + (f', scale="{name}"' if kind == "scale" else ""),
-        "flags": COMBINATIONS[kind].format(name) + (f" -P scale:{name}" if kind == "scale" else ""),
+        "arguments": f'"{COMBINATIONS[kind].format(name)}"' + ("" if kind in NAMED_KINDS else f', {kind}="{name}"'),
+        "flags": COMBINATIONS[kind].format(name) + ("" if kind in NAMED_KINDS else f" -P {kind}:{name}"),
     }
     files = {
         "pyproject.toml": PYPROJECT,
@@ -65,13 +67,15 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
 
 NAME: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
-COMBINATIONS: Final = {
+COMBINATIONS: Final[Mapping[Kind, str]] = {
     "estimator": "{}+none",
     "baseline": "reward_to_go+{}",
     "objective": "lambda_return+value+{}",
     "scale": "reward_to_go+value",
+    "update": "lambda_return+value+ppo_clip",
+    "sampling": "reward_to_go+value",
 }
-"""The combination in which the package's test trains the new plugin. A scale is added to it."""
+"""The combination in which the package's test trains the new plugin. A part of the last three kinds is added to it."""
 
 PYPROJECT: Final = """\
 [build-system]
@@ -261,6 +265,79 @@ def pgzoo_plugins() -> Iterable[type[Scale]]:
     return [$cls]
 '''
 
+UPDATE: Final = '''\
+"""The update $name: describe here in one line how it moves the parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from pgzoo import Learner, Metrics, Range, Search, State, Update, hookimpl
+
+
+@dataclass(frozen=True)
+class $cls(Update):
+    """n_epochs optimizer steps on the whole rollout. Replace this by your equation and its source."""
+
+    name = "$name"
+    plugin_api = "$api"
+    critic_fields = frozenset({"vf_coef"})
+    n_epochs: Annotated[int, Range(1), Search(choices=(1, 4, 10)), "passes over a rollout"] = 4
+    vf_coef: Annotated[float, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
+
+    def __call__(self, learner: Learner, state: State = None) -> Metrics:
+        """Move the parameters, and return the last loss."""
+        for samples in learner.epochs(self.n_epochs):
+            for minibatch in learner.minibatches(samples, None):
+                batch = learner.evaluate(minibatch)
+                loss, metrics = learner.policy_loss(batch)
+                if learner.has_critic:
+                    loss = loss + self.vf_coef * learner.value_loss(batch)
+                learner.record(metrics)
+                learner.step(loss, max_grad_norm=0.5)
+        return {"loss": loss}
+
+
+@hookimpl
+def pgzoo_plugins() -> Iterable[type[Update]]:
+    """Register the update."""
+    return [$cls]
+'''
+
+SAMPLING: Final = '''\
+"""The sampling $name: describe here in one line which steps or episodes make up a rollout."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated
+
+from pgzoo import Episode, Need, Plan, PlanContext, Range, Sampling, Search, State, hookimpl
+
+
+@dataclass(frozen=True)
+class $cls(Sampling):
+    """n_episodes whole episodes, each from a reset seed of its own. Replace this by your rule and its source."""
+
+    name = "$name"
+    plugin_api = "$api"
+    provides = frozenset({Need.COMPLETE_EPISODES})
+    n_episodes: Annotated[int, Range(1), Search(choices=(4, 8, 16)), "episodes per update"] = 8
+
+    def plan(self, context: PlanContext, state: State = None) -> Plan:
+        """Return a queue of episodes. Free environments take the next one."""
+        return Plan([Episode(seed=context.seeds.next()) for _ in range(self.n_episodes)])
+
+
+@hookimpl
+def pgzoo_plugins() -> Iterable[type[Sampling]]:
+    """Register the sampling."""
+    return [$cls]
+'''
+
 TESTS: Final = '''\
 """$name conforms to pgzoo's interface, is as unbiased as it declares, and trains."""
 
@@ -280,4 +357,11 @@ def test_training() -> None:
     assert model.$kind == $cls()
 '''
 
-PLUGINS: Final = {"baseline": BASELINE, "estimator": ESTIMATOR, "objective": OBJECTIVE, "scale": SCALE}
+PLUGINS: Final[Mapping[Kind, str]] = {
+    "baseline": BASELINE,
+    "estimator": ESTIMATOR,
+    "objective": OBJECTIVE,
+    "scale": SCALE,
+    "update": UPDATE,
+    "sampling": SAMPLING,
+}

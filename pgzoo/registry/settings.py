@@ -5,10 +5,10 @@ Names that also exist in SB3's A2C and PPO have the same meaning here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
+from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search, declared
 
 UPDATE_FIELDS = ("n_epochs", "batch_size", "n_critic_updates", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
 """Arguments of SB3's algorithms that are hyperparameters of the update.
@@ -29,6 +29,19 @@ def short_name(key: str) -> str:
     owner, _, field = key.rpartition(".")
     fields = SHORT.get(owner, ())
     return field if fields is None or field in fields else key
+
+
+def search_of(cls: type, name: str) -> Search | None:
+    """Return the search range that a class declares for a field, without values that contradict its other fields.
+
+    For `n_episodes` of a sampling with groups, these are the multiples of every searched `group_size`.
+    """
+    params = declared(cls)
+    search, sizes = params[name].search, params.get("group_size")
+    if name != "n_episodes" or search is None or sizes is None or sizes.search is None:
+        return search
+    choices = tuple(n for n in search.choices if n % max(sizes.search.choices) == 0)
+    return replace(search, choices=choices) if choices else None
 
 
 @dataclass(frozen=True, kw_only=True)

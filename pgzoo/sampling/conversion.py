@@ -54,7 +54,7 @@ def to_rollout(
             array[~mask] = 0
     terminated, truncated = np.array(record.terminated) & mask, np.array(record.truncated) & mask
     observations: Any = buffer.observations
-    if values is None and needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
+    if values is None and np.count_nonzero(truncated) and needs & {Need.VALUES, Need.NEXT_OBSERVATIONS}:
         _replace_missing(record.terminal_observations, missing_terminal, observations, terminated, truncated)
     optional = {} if values is None else _episode_values(values, terminated | truncated, mask)
     terminal = record.terminal_observations
@@ -98,7 +98,7 @@ def _replace_missing(
     truncated: Array,
 ) -> None:
     """Deal with time limits without terminal observation, as the setting `missing_terminal_observation` says."""
-    for t, n in zip(*np.nonzero(truncated), strict=True):
+    for t, n in np.argwhere(truncated).tolist():
         if (t, n) in terminal_observations:
             continue
         if missing == "error":
@@ -110,7 +110,7 @@ def _replace_missing(
         if missing == "terminate":
             terminated[t, n], truncated[t, n] = True, False
         else:
-            terminal_observations[int(t), int(n)] = map_observations(lambda x, t=t, n=n: x[t, n], observations)
+            terminal_observations[t, n] = map_observations(lambda x, t=t, n=n: x[t, n], observations)
 
 
 def _next_values(
@@ -127,9 +127,9 @@ def _next_values(
     next_values[:-1] = values[1:]
     if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
         next_values[-1] = backend.predict_values(last_observations)
-    cuts = [(int(t), int(n)) for t, n in zip(*np.nonzero(truncated), strict=True)]
-    if cuts:
-        next_values[truncated] = backend.predict_terminal_values([terminal_observations[cut] for cut in cuts])
+    if np.count_nonzero(truncated):
+        cuts = [terminal_observations[t, n] for t, n in np.argwhere(truncated).tolist()]
+        next_values[truncated] = backend.predict_terminal_values(cuts)
     next_values[terminated | ~mask] = 0.0
     return next_values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -91,14 +91,17 @@ class SamplingMode:
         self._first_observations: dict[int, Any] = {}
         self._to_compare: list[int] = []
 
-    @contextmanager
-    def control(self, env: VecEnv) -> Iterator[None]:
-        """Control the VecEnv's steps and resets while the rollout is sampled.
+    def control(self, env: VecEnv) -> AbstractContextManager[None]:
+        """Control the VecEnv's steps and resets in the returned context, while the rollout is sampled.
 
         Environments begin their next episodes with their seeds, and rest if there are none.
         """
+        return self._controlled(env) if self.whole_episodes else nullcontext()
+
+    @contextmanager
+    def _controlled(self, env: VecEnv) -> Iterator[None]:
         with ExitStack() as stack:
-            self._resting = RestingEnvironments(env) if self.whole_episodes and can_rest(env) else None
+            self._resting = RestingEnvironments(env) if can_rest(env) else None
             if self._resting is not None:
                 stack.enter_context(self._resting.control())
             if self._seeded and resets_one(env):

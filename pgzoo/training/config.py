@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pgzoo.errors import ConfigError, PgzooError, unknown
+from pgzoo.errors import ConfigError, PgzooError, PluginError, unknown
 from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
 from pgzoo.interface.parts import Part
-from pgzoo.registry.combination import Combination, resolve
-from pgzoo.registry.plugins import PART_TYPES, Registry
-from pgzoo.registry.settings import SAMPLING_KEYWORDS, short_name
+from pgzoo.registry.combination import ALGORITHM, Combination, resolve
+from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
+from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig, short_name
 from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
@@ -109,19 +109,34 @@ def _overridden(
     replaces its other spellings. If an override replaces a whole part, the file's values for the old part are dropped.
     To find the old part, the file's entry is resolved without the overrides, which is not done otherwise.
     """
-    dropped = {name.rpartition(".")[2] for name in overrides} | superseded(overrides, file_entry.values)
+    dropped = {_owner_and_field(name) for name in [*overrides, *superseded(overrides, file_entry.values)]}
     if replaced_kinds := [kind for kind in PART_TYPES if kind in overrides]:
         old_parts = _build(registry, plugin, env, file_entry.values, file_entry.source).combination.parts
         for kind in replaced_kinds:
             if not _is_same_part(old_parts[kind], overrides[kind]):
-                dropped |= set(declared(type(old_parts[kind])))
+                dropped |= {(kind, field) for field in declared(type(old_parts[kind]))}
             elif isinstance(overrides[kind], Mapping):
-                dropped |= set(overrides[kind])
-    remaining = {key: value for key, value in file_entry.values.items() if key.rpartition(".")[2] not in dropped}
+                dropped |= {(kind, field) for field in overrides[kind]}
+    remaining = {key: value for key, value in file_entry.values.items() if not _is_among(dropped, key)}
     entry = {**remaining, **overrides}
     if replaced_kinds:
         return _without_other_samplings(registry, plugin, env, entry, file_entry.source, keep=overrides)
     return entry
+
+
+def _owner_and_field(key: str) -> tuple[str, str]:
+    """Return the owner and the field that a key means. The owner is empty if a short name does not tell."""
+    owner, _, field = short_name(key).rpartition(".")
+    return owner or (ALGORITHM if field in declared(AlgorithmConfig) else ""), field
+
+
+def _is_among(hyperparameters: Iterable[tuple[str, str]], key: str) -> bool:
+    """Whether a key may mean one of these hyperparameters."""
+    owner, field = _owner_and_field(key)
+    return any(
+        field == other and (owner == other_owner or not owner or not other_owner)
+        for other_owner, other in hyperparameters
+    )
 
 
 def _is_same_part(part: Part, replacement: Any) -> bool:
@@ -137,6 +152,33 @@ def config_from_entry(registry: Registry, plugin: str, env: str, entry: Mapping[
     """
     source = "the run's config.yml"
     return _build(registry, plugin, env, _without_other_samplings(registry, plugin, env, entry, source), source)
+
+
+def with_named_parts(registry: Registry, hyperparams: Mapping[str, Any]) -> dict[str, Any]:
+    """Return hyperparameters in which names and fields replace the classes and instances of parts.
+
+    The files of a run have these names, by which another process finds the parts.
+
+    Raises:
+        PluginError: a part is not registered.
+    """
+    named = dict(hyperparams)
+    for kind in PART_TYPES:
+        if kind in named:
+            named[kind] = _named_part(registry, kind, named[kind])
+    return named
+
+
+def _named_part(registry: Registry, kind: Kind, value: Any) -> Any:
+    cls = value if isinstance(value, type) else type(value)
+    if not issubclass(cls, PART_TYPES[kind]):
+        return value
+    if cls.name not in registry.names(kind) or registry.part(kind, cls.name) is not cls:
+        raise PluginError(
+            f"{kind} {cls.__name__} of module {cls.__module__} is not registered under its name {cls.name!r}, so "
+            f"the files of a run could not name it; call pgzoo.register({cls.__name__}) first"
+        )
+    return cls.name if cls is value else {"name": cls.name, **plain_fields(value)}
 
 
 def _without_other_samplings(
@@ -291,8 +333,15 @@ def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
 
 
 def resolved_entry(config: ExperimentConfig) -> dict[str, Any]:
-    """Return every setting of the run, including defaults, as plain data."""
-    entry = {**plain_fields(config.run), **plain_fields(config.combination.algorithm)}
-    for kind, part in config.combination.parts.items():
-        entry[kind] = {"name": part.name, **plain_fields(part)}
-    return entry
+    """Return every setting of the run, including defaults, as plain data.
+
+    A setting of the algorithm has its short name, unless a part has a field of that name.
+    """
+    parts = config.combination.parts
+    shared = {field for part in parts.values() for field in declared(type(part))}
+    algorithm = plain_fields(config.combination.algorithm)
+    return {
+        **plain_fields(config.run),
+        **{f"{ALGORITHM}.{name}" if name in shared else name: value for name, value in algorithm.items()},
+        **{kind: {"name": part.name, **plain_fields(part)} for kind, part in parts.items()},
+    }

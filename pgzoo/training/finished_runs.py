@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from pgzoo.errors import ConfigError
+from pgzoo.interface.hyperparameters import Range
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.arguments import Arguments, Count, NumThreads, Seed, as_path, as_paths, several
 from pgzoo.training.config import ExperimentConfig, check_environment, register_packages
 from pgzoo.training.run_folder import RunFolder, find_folder, open_folder
-from pgzoo.training.runs import several
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -27,7 +28,7 @@ EVALUATION_SEED = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunArguments:
+class RunArguments(Arguments):
     """Which finished run to open, and how, under the names of the flags.
 
     Attributes:
@@ -48,15 +49,28 @@ class RunArguments:
     path: Path | None = None
     plugin: str = DEFAULT_RECIPE
     env: str = "CartPole-v1"
-    exp_id: int = 0
+    exp_id: Annotated[int, Range(0)] = 0
     log_folder: Path = Path("logs")
     load_best: bool = False
     stochastic: bool = False
-    seed: int = EVALUATION_SEED
+    seed: Seed = EVALUATION_SEED
     device: str = "auto"
-    num_threads: int | None = None
+    num_threads: NumThreads | None = None
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalArguments(RunArguments):
+    """The arguments of an evaluation.
+
+    Attributes:
+        n_episodes: the number of episodes.
+        n_envs: the number of parallel environments.
+    """
+
+    n_episodes: Count = 100
+    n_envs: Count = 1
 
 
 @dataclass(frozen=True)
@@ -162,13 +176,13 @@ def evaluate(
     Raises:
         PgzooError: there is no such run, or it cannot be loaded.
     """
-    arguments = RunArguments(
-        path=None if path is None else Path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=Path(log_folder),
-        load_best=load_best, stochastic=stochastic, seed=seed, device=device, gym_packages=several(gym_packages),
-        plugin_files=tuple(map(Path, several(plugin_files))),
+    arguments = EvalArguments(
+        path=as_path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=as_path(log_folder), load_best=load_best,
+        stochastic=stochastic, n_episodes=n_episodes, n_envs=n_envs, seed=seed, device=device,
+        gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
-    with open_run(arguments, n_envs=n_envs) as run:
-        return run.evaluate(n_episodes, stochastic=stochastic)
+    with open_run(arguments, n_envs=arguments.n_envs) as run:
+        return run.evaluate(arguments.n_episodes, stochastic=stochastic)
 
 
 def _model_file(folder: RunFolder, arguments: RunArguments) -> Path:

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pgzoo.errors import ConfigError, unknown
+from pgzoo.errors import ConfigError
+from pgzoo.interface.hyperparameters import Range, shown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry, default_registry
-from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages
+from pgzoo.training.arguments import (
+    Arguments,
+    Count,
+    FilePath,
+    NumThreads,
+    SeedOrRandom,
+    as_path,
+    as_paths,
+    as_text,
+    mapping,
+    several,
+)
+from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages, with_named_parts
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.type_aliases import MaybeCallback
 
     from pgzoo.algorithm.policy_gradient import PolicyGradient
+    from pgzoo.backends.choice import Fast
     from pgzoo.training.experiment import Result, TrainConfig
     from pgzoo.training.run_folder import RunFolder
-
-FilePath: TypeAlias = "str | os.PathLike[str]"
 
 VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
 """The kinds of vector environment that `--vec-env` chooses from."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainArguments:
+class TrainArguments(Arguments):
     """The arguments of a run under the names of the flags, which args.yml saves.
 
     `pairs` and `env_kwargs` are written `name:value`. The other attributes are explained by `pgzoo train --help`.
@@ -39,22 +50,22 @@ class TrainArguments:
     trial: str | None = None
     storage: str | None = None
     env: str = "CartPole-v1"
-    n_timesteps: int | None = None
-    n_envs: int | None = None
-    vec_env: str = "dummy"
-    seed: int | None = None
+    n_timesteps: Count | None = None
+    n_envs: Count | None = None
+    vec_env: Annotated[str, VEC_ENVS] = "dummy"
+    seed: SeedOrRandom | None = None
     pairs: tuple[str, ...] = ()
     conf_file: Path | None = None
     eval_freq: int = 10_000
-    eval_episodes: int = 10
-    n_eval_envs: int = 1
+    eval_episodes: Count = 10
+    n_eval_envs: Count = 1
     save_freq: int = -1
     log_folder: Path = Path("logs")
     trained_agent: Path | None = None
     device: str = "auto"
     fast: bool | None = None
     tensorboard_log: str | None = None
-    num_threads: int | None = None
+    num_threads: NumThreads | None = None
     track: bool = False
     wandb_project_name: str = "pgzoo"
     wandb_entity: str | None = None
@@ -63,7 +74,7 @@ class TrainArguments:
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
     progress: bool = True
-    verbose: int = 0
+    verbose: Annotated[int, Range(0, 2)] = 0
 
     def overrides(self, hyperparams: Mapping[str, Any], env_kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return everything that replaces values of the entry in `hyperparams/`."""
@@ -82,8 +93,6 @@ class TrainArguments:
         Raises:
             PgzooError: an unknown recipe, part, environment or hyperparameter, or a wrong value.
         """
-        if self.vec_env not in VEC_ENVS:
-            raise ConfigError(unknown("vec_env", self.vec_env, VEC_ENVS))
         if "+" not in self.plugin:
             registry.recipe(self.plugin)  # an unknown recipe is refused before an unknown environment
         check_environment(self.env)
@@ -183,7 +192,7 @@ def train(
     log_folder: FilePath = "logs",
     trained_agent: FilePath | None = None,
     device: str = "auto",
-    fast: bool | None = None,
+    fast: Fast = "auto",
     tensorboard_log: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     gym_packages: Sequence[str] = (),
@@ -205,17 +214,21 @@ def train(
     Raises:
         PgzooError: an unknown name, a wrong value, a plugin or environment that fails, or a training that diverges.
     """
+    _check_callback(callback)
+    overrides, of_env = mapping("hyperparams", hyperparams), mapping("env_kwargs", env_kwargs)
     arguments = TrainArguments(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
-        pairs=_pairs(hyperparams), conf_file=_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
-        n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=Path(log_folder), trained_agent=_path(trained_agent),
-        device=device, fast=fast, tensorboard_log=tensorboard_log, env_kwargs=_pairs(env_kwargs),
-        gym_packages=several(gym_packages), plugin_files=tuple(map(Path, several(plugin_files))), progress=False,
-        verbose=verbose,
+        conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
+        n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=as_path(log_folder),
+        trained_agent=as_path(trained_agent), device=device, fast=_flag(fast), tensorboard_log=as_text(tensorboard_log),
+        env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
+        progress=False, verbose=verbose,
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)
-    config = arguments.configuration(registry, arguments.overrides(hyperparams or {}, env_kwargs or {}))
+    overrides = with_named_parts(registry, overrides)
+    arguments = replace(arguments, pairs=_pairs(overrides))
+    config = arguments.configuration(registry, arguments.overrides(overrides, of_env))
     return prepare(config, arguments, registry).start(_callback(callback))
 
 
@@ -228,7 +241,7 @@ def zoo_model(
     registry: Registry | None,
     seed: int | None,
     device: str,
-    fast: bool | None,
+    fast: Fast,
     verbose: int,
     overrides: Mapping[str, Any],
 ) -> PolicyGradient:
@@ -236,10 +249,14 @@ def zoo_model(
     from pgzoo.training.environments import make_env
     from pgzoo.training.experiment import make_model, seed_or_random
 
-    registry = registry or default_registry()
-    arguments = TrainArguments(plugin=plugin, env=env, vec_env=vec_env, device=device, fast=fast, verbose=verbose)
+    if registry is not None and not isinstance(registry, Registry):
+        raise ConfigError(f"registry must be a Registry or None, not {shown(registry)}")
+    registry = default_registry() if registry is None else registry
+    arguments = TrainArguments(
+        plugin=plugin, env=env, vec_env=vec_env, seed=seed, device=device, fast=_flag(fast), verbose=verbose
+    )
     config = arguments.configuration(registry, overrides)
-    options = arguments.train_config(seed_or_random(seed))
+    options = arguments.train_config(seed_or_random(arguments.seed))
     venv = make_env(config, n_envs=config.run.n_envs, seed=options.seed, vec_env=vec_env)
     try:
         model = make_model(config, registry, venv, options, algorithm=cls)
@@ -248,6 +265,23 @@ def zoo_model(
         raise
     model.n_timesteps = config.run.n_timesteps
     return model
+
+
+def _flag(fast: Any) -> bool | None:
+    """Return the constructor's `fast` as the command line has it."""
+    if fast not in ("auto", None) and not isinstance(fast, bool):
+        raise ConfigError(f"fast must be 'auto', True or False, not {shown(fast)}")
+    return fast if isinstance(fast, bool) else None
+
+
+def _check_callback(callback: Any) -> None:
+    """Refuse what training could not call after a while."""
+    if isinstance(callback, list):
+        if all(hasattr(member, "on_step") for member in callback):
+            return
+    elif callback is None or callable(callback) or hasattr(callback, "on_step"):
+        return
+    raise ConfigError(f"callback must be a callback of SB3, a list of them or a function, not {shown(callback)}")
 
 
 def _callback(callback: MaybeCallback) -> BaseCallback | None:
@@ -259,15 +293,6 @@ def _callback(callback: MaybeCallback) -> BaseCallback | None:
     return CallbackList(callback) if isinstance(callback, list) else ConvertCallback(callback)
 
 
-def several(names: Any) -> tuple[Any, ...]:
-    """Return one name or path, or several of them, as a tuple."""
-    return (names,) if isinstance(names, (str, os.PathLike)) else tuple(names)
-
-
-def _path(path: FilePath | None) -> Path | None:
-    return None if path is None else Path(path)
-
-
-def _pairs(values: Mapping[str, Any] | None) -> tuple[str, ...]:
+def _pairs(values: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a mapping as the command line writes it."""
-    return tuple(f"{name}:{value}" for name, value in (values or {}).items())
+    return tuple(f"{name}:{value}" for name, value in values.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,21 @@ from typing import TYPE_CHECKING, Any
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Search
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.arguments import Count, check_fields
 from pgzoo.training.run_folder import plain
+from pgzoo.tuning.limits import (
+    FRESH_SEED_OFFSET,
+    Best,
+    Evaluations,
+    FreshSeeds,
+    Heartbeat,
+    Jobs,
+    Seeds,
+    StartupTrials,
+    StudySeed,
+    Timeout,
+    Trials,
+)
 from pgzoo.tuning.metrics import Metric, parse_metric
 from pgzoo.tuning.space import Space, make_space
 
@@ -21,11 +34,6 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("tpe", "random")
 PRUNERS = ("none", "median", "hyperband", "halving", "wilcoxon")
-FRESH_SEED_OFFSET = 10_000
-"""The first fresh seed, minus the first seed of the search."""
-MAX_SEED = 2**32 - 2_000_000
-"""The largest seed of a study. Its evaluations and fresh seeds are larger, and NumPy's seeds end at 2³² − 1."""
-MAX_TRIALS = 100_000
 MAX_NAME_BYTES = 200
 """The longest name of a study, which is also the name of a folder."""
 
@@ -90,15 +98,15 @@ class StudyConfig:
     env: str
     plugins: tuple[str, ...]
     metrics: tuple[str, ...] = ("final",)
-    n_timesteps: int
-    n_seeds: int = 1
-    seed: int = 0
+    n_timesteps: Count
+    n_seeds: Seeds = 1
+    seed: StudySeed = 0
     sampler: str = "tpe"
     pruner: str = "median"
     defaults: bool = True
-    n_startup_trials: int = 10
-    n_evaluations: int = 10
-    eval_episodes: int = 10
+    n_startup_trials: StartupTrials = 10
+    n_evaluations: Evaluations = 10
+    eval_episodes: Evaluations = 10
     ranges: Mapping[str, Search] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     plugin_files: tuple[Path, ...] = ()
@@ -138,21 +146,15 @@ class StudyConfig:
             ConfigError: a name is unknown, a number is out of range, or two choices contradict each other.
         """
         check_name(self.name)
-        _check_integers(
-            self,
-            n_timesteps=(1, 10**15),
-            n_seeds=(1, FRESH_SEED_OFFSET),
-            seed=(0, MAX_SEED),
-            n_startup_trials=(0, MAX_TRIALS),
-            n_evaluations=(1, 10**6),
-            eval_episodes=(1, 10**6),
-        )
+        check_fields(self)
         if "n_timesteps" in self.fixed:
             raise ConfigError("n_timesteps cannot be fixed, because -n sets it")
         if self.sampler not in SAMPLERS:
             raise ConfigError(unknown("sampler", self.sampler, SAMPLERS))
         if self.pruner not in PRUNERS:
             raise ConfigError(unknown("pruner", self.pruner, PRUNERS))
+        if not self.metrics:
+            raise ConfigError("a study needs a metric, such as final")
         if len(set(self.metrics)) < len(self.metrics):
             raise ConfigError(f"a metric is named twice: {', '.join(self.metrics)}")
         metrics = self.parsed_metrics
@@ -242,14 +244,14 @@ class TuneConfig:
     """
 
     storage: str
-    n_total: int
-    command_limit: int | None = None
-    n_jobs: int = 1
-    timeout: float | None = None
-    heartbeat: int = 20
+    n_total: Trials
+    command_limit: Trials | None = None
+    n_jobs: Jobs = 1
+    timeout: Timeout | None = None
+    heartbeat: Heartbeat = 20
     folder: Path = Path("logs")
-    n_best: int = 3
-    n_fresh: int = 5
+    n_best: Best = 3
+    n_fresh: FreshSeeds = 5
 
     def check(self) -> None:
         """Check the numbers.
@@ -257,18 +259,7 @@ class TuneConfig:
         Raises:
             ConfigError: a number is out of range.
         """
-        _check_integers(
-            self,
-            n_total=(1, MAX_TRIALS),
-            n_jobs=(1, 10_000),
-            heartbeat=(1, 86_400),
-            n_best=(0, 1000),
-            n_fresh=(2, 1000),
-        )
-        if self.command_limit is not None:
-            _check_integers(self, command_limit=(1, MAX_TRIALS))
-        if self.timeout is not None and not (math.isfinite(self.timeout) and self.timeout >= 0):
-            raise ConfigError(f"timeout must be a number of seconds, at least 0, not {self.timeout}")
+        check_fields(self)
 
 
 def check_name(name: str) -> None:
@@ -283,10 +274,3 @@ def check_name(name: str) -> None:
         raise ConfigError(f"the name of a study cannot contain slashes or control characters: {name!r}")
     if len(name.encode()) > MAX_NAME_BYTES:
         raise ConfigError(f"the name of a study can have {MAX_NAME_BYTES} bytes, not {len(name.encode())}")
-
-
-def _check_integers(config: StudyConfig | TuneConfig, **limits: tuple[int, int]) -> None:
-    for name, (low, high) in limits.items():
-        value = getattr(config, name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ConfigError(f"{name} must be a whole number from {low:,} to {high:,}, not {value!r}")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import optuna
@@ -32,6 +33,7 @@ class Retrained:
         seeds: the fresh seeds, trained or not.
         failed_seeds: the seeds whose training failed.
         search_values: the values in the search; None for a default.
+        hyperparams: every setting, as `pgzoo.train(plugin, hyperparams=…)` takes them.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Retrained:
     seeds: tuple[int, ...] = ()
     failed_seeds: tuple[int, ...] = ()
     search_values: tuple[float, ...] | None = None
+    hyperparams: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def is_default(self) -> bool:
@@ -110,6 +113,7 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
                     tuple(stored["seeds"]),
                     tuple(trial.user_attrs["seed"] for trial in candidate_trials if trial.number in failed),
                     search_values.get(name),
+                    candidate_trials[0].user_attrs["config"],
                 )
             )
     return candidates

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 
-import cloudpickle
 import optuna
 
 from pgzoo.errors import PgzooError
@@ -17,6 +16,7 @@ from pgzoo.training.run_folder import plain
 from pgzoo.tuning._optuna import storage_of
 from pgzoo.tuning.config import Candidate, PlannedTrial, StudyConfig, TuneConfig
 from pgzoo.tuning.executors import Executor
+from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.results import best_trials
 from pgzoo.tuning.retrained import CANDIDATES
 from pgzoo.tuning.storage import open_storage, storage_errors
@@ -51,6 +51,7 @@ def tune(
     study_config.check()
     tune_config.check()
     study_config.space(registry)
+    registered = pickled(registered_in_process())
     with storage_errors(tune_config.storage):
         storage = open_storage(tune_config.storage, tune_config.heartbeat)
         study = open_study(study_config, registry, storage)
@@ -64,7 +65,7 @@ def tune(
             planned,
             tune_config.folder,
             deadline=deadline,
-            registered=_registered(),
+            registered=registered,
         )
         _work(study, job, tune_config.n_jobs, tune_config.command_limit, executor, on_update)
         timed_out = deadline is not None and time.time() > deadline
@@ -101,15 +102,9 @@ def retrain(
         planned,
         tune_config.folder,
         retrain=True,
-        registered=_registered(),
+        registered=pickled(registered_in_process()),
     )
     _work(retrained, job, tune_config.n_jobs, None, executor, on_update)
-
-
-def _registered() -> bytes:
-    """Return the plugins that are known in this process only, as a worker's `Job` takes them."""
-    items = registered_in_process()
-    return cloudpickle.dumps(items) if items else b""
 
 
 def choose_candidates(

@@ -9,9 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
-from pgzoo.registry.combination import ALGORITHM, NAMED_KINDS, Combination
-from pgzoo.registry.plugins import Registry
-from pgzoo.registry.settings import AlgorithmConfig, short_name
+from pgzoo.interface.parts import Recipe
+from pgzoo.registry.combination import (
+    ALGORITHM,
+    AUTO,
+    AUTO_SAMPLINGS,
+    NAMED_KINDS,
+    Combination,
+    named_parts,
+)
+from pgzoo.registry.plugins import PART_TYPES, Registry
+from pgzoo.registry.settings import AlgorithmConfig, search_of, short_name
 from pgzoo.registry.spellings import SPELLINGS, spellings_for
 from pgzoo.training.config import ExperimentConfig, load_config
 
@@ -136,25 +144,28 @@ def make_space(
     if contradictions := sorted(set(ranges) & set(fixed)):
         raise ConfigError(f"{contradictions[0]} is both fixed and given a range")
     bases = {plugin: load_config(registry, plugin, env, overrides=fixed) for plugin in plugins}
-    dimensions = {plugin: _dimensions(base, ranges, fixed) for plugin, base in bases.items()}
+    dimensions = {plugin: _dimensions(registry, base, ranges, fixed) for plugin, base in bases.items()}
     all_dimensions = itertools.chain.from_iterable(dimensions.values())
     known = {name for dimension in all_dimensions for name in (dimension.name, dimension.key, dimension.param.name)}
     for name in ranges:
         if name not in known:
             raise ConfigError(f"{unknown('hyperparameter to search', name, known)} (of {', '.join(plugins)})")
-    return Space(bases, _with_distinct_names(dimensions))
+    return Space(bases, _with_distinct_names(bases, dimensions))
 
 
 def _dimensions(
-    base: ExperimentConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
+    registry: Registry, base: ExperimentConfig, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
 ) -> tuple[Dimension, ...]:
-    """Return the dimensions of a combination in the order of declaration."""
+    """Return the dimensions of a combination in the order of declaration.
+
+    Other spellings of the scale are searched, unless the scale is fixed or the combination names it.
+    """
     combination = base.combination
     dimensions: list[Dimension] = []
     for name, param in declared(AlgorithmConfig).items():
         if name not in _ignored(combination):
             dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, param.search, ranges, fixed)
-    if "scale" not in fixed:
+    if "scale" not in fixed and "scale" not in named_parts(registry, combination.plugin):
         for spelling in spellings_for(combination.baseline, combination.scale):
             param = spelling.param
             dimensions += _dimension(spelling.label, spelling.key, param, param.search, ranges, fixed)
@@ -163,7 +174,7 @@ def _dimensions(
             key = f"{kind}.{name}"
             short = short_name(key)
             if short not in _ignored(combination):
-                search = _valid_choices(param.search, name, base) if param.search else None
+                search = search_of(type(part), name)
                 dimension_name = f"{part.name}.{name}" if short == key else short
                 dimensions += _dimension(dimension_name, key, param, search, ranges, fixed)
     return tuple(dimensions)
@@ -196,50 +207,67 @@ def _ignored(combination: Combination) -> frozenset[str]:
     return combination.unused | {"batch_size"} if single_pass else combination.unused
 
 
-def _valid_choices(search: Search, name: str, base: ExperimentConfig) -> Search | None:
-    """Return the search range; for n_episodes of groups only the multiples of every searched group_size."""
-    sizes = declared(type(base.combination.sampling)).get("group_size")
-    if name != "n_episodes" or sizes is None or sizes.search is None:
-        return search
-    size = max(sizes.search.choices)
-    choices = tuple(n for n in search.choices if n % size == 0)
-    return replace(search, choices=choices) if choices else None
+def _with_distinct_names(
+    bases: Mapping[str, ExperimentConfig], dimensions: Mapping[str, tuple[Dimension, ...]]
+) -> dict[str, tuple[Dimension, ...]]:
+    """Prefix a name that has different ranges in two combinations.
 
+    The prefix is the part if the combination names all its parts, so that combinations with this part share the
+    dimension: `trpo.n_critic_updates`. If that is not enough, the prefix is the combination.
+    """
 
-def _with_distinct_names(dimensions: Mapping[str, tuple[Dimension, ...]]) -> dict[str, tuple[Dimension, ...]]:
-    """Prefix a name with its combination if the name has different ranges in two combinations."""
-    searches: dict[str, set[Search]] = {}
-    for dimension in itertools.chain.from_iterable(dimensions.values()):
-        searches.setdefault(dimension.name, set()).add(dimension.search)
-    return {
-        plugin: tuple(
-            replace(d, name=f"{plugin}.{d.name}") if len(searches[d.name]) > 1 else d for d in plugin_dimensions
-        )
-        for plugin, plugin_dimensions in dimensions.items()
-    }
+    def of_part(plugin: str, dimension: Dimension) -> str:
+        owner, _, field = dimension.key.partition(".")
+        parts = {str(kind): part.name for kind, part in bases[plugin].combination.parts.items()}
+        names_others = plugin.count("+") >= len(NAMED_KINDS)
+        return f"{parts[owner]}.{field}" if names_others and owner in parts else dimension.name
+
+    def of_combination(plugin: str, dimension: Dimension) -> str:
+        return f"{plugin}.{dimension.name}"
+
+    distinct = dict(dimensions)
+    for renamed in (of_part, of_combination):
+        searches: dict[str, set[Search]] = {}
+        for dimension in itertools.chain.from_iterable(distinct.values()):
+            searches.setdefault(dimension.name, set()).add(dimension.search)
+        distinct = {
+            plugin: tuple(replace(d, name=renamed(plugin, d)) if len(searches[d.name]) > 1 else d for d in ds)
+            for plugin, ds in distinct.items()
+        }
+    return distinct
 
 
 def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) -> list[str]:
-    """Return every valid `estimator+baseline+objective` that differs from a recipe only in some kinds of part.
+    """Return every valid combination that differs from a recipe only in some kinds of part.
+
+    It is written `estimator+baseline+objective`. The scale, the update and the sampling follow where they are searched.
+    Otherwise the recipe's update and sampling follow where other ones would be used.
 
     Args:
         registry: the plugins.
         env: the environment's name.
         base: a recipe or combination.
-        kinds: the kinds of part to choose freely: "estimator", "baseline", "objective".
+        kinds: the kinds of part to choose freely, "estimator", "baseline", "objective", "scale", "update", "sampling".
 
     Raises:
-        ConfigError: a kind is unknown.
+        ConfigError: a kind is unknown, or no kind is given.
     """
     kinds = tuple(kinds)
     for kind in kinds:
-        if kind not in NAMED_KINDS:
-            raise ConfigError(unknown("kind of part", kind, NAMED_KINDS))
-    base_parts = load_config(registry, base, env).combination.parts
-    names = [registry.names(kind) if kind in kinds else [base_parts[kind].name] for kind in NAMED_KINDS]
+        if kind not in PART_TYPES:
+            raise ConfigError(unknown("kind of part", kind, PART_TYPES))
+    if not kinds:
+        raise ConfigError(f"--search does not name a kind of part; the kinds are {', '.join(PART_TYPES)}")
+    parts = {kind: part.name for kind, part in load_config(registry, base, env).combination.parts.items()}
+    by_default = {
+        "scale": parts["scale"],
+        "update": Recipe.update,
+        "sampling": parts["sampling"] if parts["sampling"] in AUTO_SAMPLINGS else AUTO,
+    }
+    written = [kind for kind in PART_TYPES if kind in (*NAMED_KINDS, *kinds) or parts[kind] != by_default[kind]]
     valid = []
-    for parts in itertools.product(*names):
-        combination = "+".join(parts)
+    for names in itertools.product(*(registry.names(kind) if kind in kinds else [parts[kind]] for kind in written)):
+        combination = "+".join(names)
         try:
             load_config(registry, combination, env)
         except PgzooError:

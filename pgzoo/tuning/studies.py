@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from pgzoo.errors import ConfigError
-from pgzoo.interface.hyperparameters import Search
+from pgzoo.interface.hyperparameters import Search, shown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import check_environment, load_config, register_packages
+from pgzoo.training.arguments import Arguments, Count, FilePath, as_path, as_paths, as_text, mapping, several
+from pgzoo.training.config import check_environment, load_config, register_packages, with_named_parts
 from pgzoo.training.run_folder import file_name
-from pgzoo.training.runs import several
+from pgzoo.tuning.limits import (
+    Best,
+    Evaluations,
+    Executor,
+    FreshSeeds,
+    Heartbeat,
+    Jobs,
+    Seeds,
+    StartupTrials,
+    StudySeed,
+    Timeout,
+    Trials,
+)
 
 if TYPE_CHECKING:
     import optuna
@@ -23,45 +35,43 @@ if TYPE_CHECKING:
     from pgzoo.tuning.config import StudyConfig, TuneConfig
     from pgzoo.tuning.retrained import Retrained
 
-FilePath: TypeAlias = "str | os.PathLike[str]"
-
 DEFAULT_TRIALS = 50
 MAX_DEFAULT_NAME = 120
 """A longer default name of a study, from many plugins, is shortened."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuneArguments:
+class TuneArguments(Arguments):
     """The arguments of a study and of how it is carried out. `pgzoo tune --help` explains them."""
 
     plugin: str = DEFAULT_RECIPE
     plugins: str | None = None
     search: str | None = None
     env: str = "CartPole-v1"
-    n_timesteps: int | None = None
-    n_trials: int | None = None
-    max_total_trials: int | None = None
-    timeout: float | None = None
-    n_jobs: int = 1
-    executor: str = "process"
+    n_timesteps: Count | None = None
+    n_trials: Trials | None = None
+    max_total_trials: Trials | None = None
+    timeout: Timeout | None = None
+    n_jobs: Jobs = 1
+    executor: Executor = "process"
     ray_address: str | None = None
-    metrics: tuple[str, ...] = ("final",)
-    n_seeds: int = 1
-    seed: int = 0
+    metric: tuple[str, ...] = ("final",)
+    seeds: Seeds = 1
+    seed: StudySeed = 0
     sampler: str = "tpe"
     pruner: str | None = None
     defaults: bool = True
-    n_startup_trials: int = 10
-    n_evaluations: int = 10
-    eval_episodes: int = 10
+    n_startup_trials: StartupTrials = 10
+    n_evaluations: Evaluations = 10
+    eval_episodes: Evaluations = 10
     space: Path | None = None
     ranges: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
-    n_best: int = 3
-    n_fresh: int = 5
+    best: Best = 3
+    fresh_seeds: FreshSeeds = 5
     study_name: str | None = None
     storage: str | None = None
-    heartbeat: int = 20
+    heartbeat: Heartbeat = 20
     write: Path | None = None
     report: Path | None = None
     log_folder: Path = Path("logs")
@@ -86,19 +96,19 @@ class TuneArguments:
 
         check_outputs(self.report, self.write)
         check_environment(self.env)
-        plugins = self._plugins(registry)
+        plugins = self._plugins(registry, fixed)
         searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
         name = self.study_name
         study_config = StudyConfig(
             name=default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
             env=self.env,
             plugins=tuple(plugins),
-            metrics=self.metrics,
+            metrics=self.metric,
             n_timesteps=self.n_timesteps or _smallest_timesteps(registry, plugins, self.env),
-            n_seeds=self.n_seeds,
+            n_seeds=self.seeds,
             seed=self.seed,
             sampler=self.sampler,
-            pruner=self.pruner or ("none" if len(self.metrics) > 1 else "median"),
+            pruner=self.pruner or ("none" if len(self.metric) > 1 else "median"),
             defaults=self.defaults,
             n_startup_trials=self.n_startup_trials,
             n_evaluations=self.n_evaluations,
@@ -124,18 +134,21 @@ class TuneArguments:
             timeout=self.timeout,
             heartbeat=self.heartbeat,
             folder=self.log_folder.resolve() / "tune" / name,
-            n_best=self.n_best,
-            n_fresh=self.n_fresh,
+            n_best=self.best,
+            n_fresh=self.fresh_seeds,
         )
 
-    def _plugins(self, registry: Registry) -> list[str]:
+    def _plugins(self, registry: Registry, fixed: Mapping[str, Any]) -> list[str]:
         """Return the recipes or combinations that the study searches."""
         from pgzoo.tuning.space import combinations
 
-        if self.plugins and self.search:
+        if self.plugins is not None and self.search is not None:
             raise ConfigError("--plugins searches recipes, --search searches parts: use one of them")
-        if self.search:
-            return combinations(registry, self.env, self.plugin, _words(self.search))
+        if self.search is not None:
+            kinds = _words(self.search)
+            if fixed_kinds := [kind for kind in kinds if kind in fixed]:
+                raise ConfigError(f"{fixed_kinds[0]} is both searched and fixed")
+            return combinations(registry, self.env, self.plugin, kinds)
         if self.plugins == "all":
             return list(registry.recipes())
         if self.plugins is None:
@@ -154,12 +167,14 @@ class BestTrial:
         plugin: the recipe or combination that it trained.
         values: one value per metric. They are optimistic, because the trial was chosen by them.
         params: the hyperparameters that were searched, by name.
+        hyperparams: every setting, as `pgzoo.train(plugin, hyperparams=…)` takes them.
     """
 
     number: int
     plugin: str
     values: tuple[float, ...]
     params: Mapping[str, Any]
+    hyperparams: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -220,7 +235,8 @@ def tune(
     """Search hyperparameters and plugins, and train the best trials again on fresh seeds, as `pgzoo tune` does.
 
         result = pgzoo.tune("reward_to_go+median", n_trials=20, n_jobs=2, fix={"n_envs": 8})
-        result.best.params, result.winner
+        best = result.winner  # the best configuration on fresh seeds
+        run = pgzoo.train(best.plugin, hyperparams=best.hyperparams)
 
     The arguments have the names of the command's flags, which `pgzoo tune --help` explains. The workers are processes
     of their own. They know what `pgzoo.register` and the decorators made known in this one. In a script, call `tune`
@@ -229,15 +245,16 @@ def tune(
     Raises:
         PgzooError: an unknown name or a wrong value, a storage that fails, or a study in which no trial completed.
     """
+    of_space, fixed = mapping("search_range", search_range), mapping("fix", fix)
     arguments = TuneArguments(
-        plugin=plugin, plugins=_text(plugins), search=_text(search), env=env, n_timesteps=n_timesteps,
-        n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs, executor=executor,
-        ray_address=ray_address, metrics=(metric,) if isinstance(metric, str) else tuple(metric), n_seeds=seeds,
-        seed=seed, sampler=sampler, pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials,
-        n_evaluations=n_evaluations, eval_episodes=eval_episodes, space=_path(space), n_best=best,
-        n_fresh=fresh_seeds, study_name=study_name, storage=storage, heartbeat=heartbeat, write=_path(write),
-        report=_path(report), log_folder=Path(log_folder), gym_packages=several(gym_packages),
-        plugin_files=tuple(map(Path, several(plugin_files))),
+        plugin=plugin, plugins=_text("plugins", plugins), search=_text("search", search), env=env,
+        n_timesteps=n_timesteps, n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs,
+        executor=executor, ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler,
+        pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials, n_evaluations=n_evaluations,
+        eval_episodes=eval_episodes, space=as_path(space), best=best, fresh_seeds=fresh_seeds, study_name=study_name,
+        storage=as_text(storage), heartbeat=heartbeat, write=as_path(write), report=as_path(report),
+        log_folder=as_path(log_folder),
+        gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
     from pgzoo.tuning import run
     from pgzoo.tuning.executors import make_executor
@@ -245,11 +262,10 @@ def tune(
 
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)
-    texts = tuple(f"{name}:{text}" for name, text in (search_range or {}).items() if not isinstance(text, Search))
-    ranges = {name: search for name, search in (search_range or {}).items() if isinstance(search, Search)}
-    study_config, tune_config = arguments.configs(
-        registry, {**ranges, **parse_ranges(texts, "search_range")}, fix or {}
-    )
+    fixed = with_named_parts(registry, fixed)
+    texts = tuple(f"{name}:{text}" for name, text in of_space.items() if not isinstance(text, Search))
+    ranges = {name: search for name, search in of_space.items() if isinstance(search, Search)}
+    study_config, tune_config = arguments.configs(registry, {**ranges, **parse_ranges(texts, "search_range")}, fixed)
     study = run.tune(study_config, registry, tune_config, make_executor(executor, ray_address))
     result = result_of(study, tune_config.storage)
     write_outputs(study, registry, arguments.report, arguments.write)
@@ -271,7 +287,8 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
         raise NoTrialCompleted(f"no trial of {study.study_name} has ended yet")
     trial = complete[0]
     params = {name: value for name, value in trial.params.items() if name != PLUGIN}
-    best = BestTrial(trial.number, trial.user_attrs["plugin"], tuple(trial.values), params)
+    attributes = trial.user_attrs
+    best = BestTrial(trial.number, attributes["plugin"], tuple(trial.values), params, attributes["config"])
     retrained = find_retrained(study)
     return TuneResult(study, storage, best, tuple(retrained), winner(retrained, metrics_of(study)))
 
@@ -316,13 +333,13 @@ def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
 
 
-def _text(words: Sequence[str] | str | None) -> str | None:
+def _text(name: str, words: Any) -> str | None:
     """Return several names as the command line writes them."""
-    return words if words is None or isinstance(words, str) else ",".join(words)
-
-
-def _path(path: FilePath | None) -> Path | None:
-    return None if path is None else Path(path)
+    if words is None or isinstance(words, str):
+        return words
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
+        raise ConfigError(f"{name} must be a name or a list of names, not {shown(words)}")
+    return ",".join(words)
 
 
 def _smallest_timesteps(registry: Registry, plugins: Sequence[str], env: str) -> int:

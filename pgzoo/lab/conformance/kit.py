@@ -17,8 +17,8 @@ from typing import Any
 
 from pgzoo import __version__
 from pgzoo.errors import PgzooError
-from pgzoo.interface.parts import PLUGIN_API, AdvantagePart, Objective, Part
-from pgzoo.lab.conformance import checks, objective_checks
+from pgzoo.interface.parts import PLUGIN_API, AdvantagePart, Objective, Part, Sampling, Update
+from pgzoo.lab.conformance import checks, objective_checks, sampling_checks, update_checks
 from pgzoo.lab.conformance.probe import Finding, describe, part_states_of, probe_of
 from pgzoo.lab.conformance.synthetic_rollout import make_spaces
 from pgzoo.lab.measure import bias as bias_lab
@@ -40,11 +40,11 @@ class Conformance:
     """The result for one part.
 
     Attributes:
-        kind: "estimator", "baseline", "scale" or "objective".
+        kind: "estimator", "baseline", "scale", "objective", "update" or "sampling".
         name: of the part.
         findings: of all checks, in order.
         biases: the measured biases; empty if a call of the part fails.
-        seconds: the median time of a call on 256 steps of 8 environments; None for an objective.
+        seconds: the median time of a call on 256 steps of 8 environments, if it is an estimator, baseline or scale.
     """
 
     kind: str
@@ -98,13 +98,13 @@ def check(
 
     Args:
         registry: the plugins that the parts are combined with.
-        parts: classes of estimators, baselines, scales and objectives.
+        parts: classes of parts.
         mdps: names of the lab's MDPs on which bias is measured.
         n_episodes: episodes per MDP, for each combination that is declared unbiased.
         seed: of the measurement.
         progress: called with the number of gradients so far and in total.
     """
-    findings = {cls: _call_findings(cls) for cls in parts}
+    findings = {cls: _call_findings(cls, registry) for cls in parts}
     callable_parts = [cls for cls in parts if issubclass(cls, AdvantagePart) and not _call_fails(findings[cls])]
     measured = _measure(registry, callable_parts, mdps, n_episodes, seed, progress)
     results = []
@@ -136,13 +136,17 @@ def assert_conforms(
     assert result.passed, f"{cls.kind} {cls.name!r} does not conform\n" + "\n".join(faults)
 
 
-def _call_findings(cls: type[Part]) -> list[Finding]:
+def _call_findings(cls: type[Part], registry: Registry) -> list[Finding]:
     try:
         part = cls()
     except (Exception, SystemExit) as error:  # a plugin may raise anything
         return [Finding("shapes", "failed", describe(error))]
     if isinstance(part, Objective):
         return objective_checks.run(part)
+    if isinstance(part, Update):
+        return update_checks.run(part, registry)
+    if isinstance(part, Sampling):
+        return sampling_checks.run(part, registry)
     assert isinstance(part, AdvantagePart)
     return checks.run(part)
 

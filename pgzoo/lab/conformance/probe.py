@@ -12,12 +12,13 @@ import torch
 from pgzoo import errors
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.errors import ConfigError, PgzooError
-from pgzoo.interface.hyperparameters import Param, declared
+from pgzoo.interface.hyperparameters import Param, Search, declared
 from pgzoo.interface.parts import AdvantagePart, Baseline, Estimator, Part, Scale, Spaces
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_spaces, synthetic_rollout
 from pgzoo.lab.measure.random_q import RandomQ
+from pgzoo.registry.settings import search_of
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6
@@ -63,6 +64,7 @@ class NotApplicable(Exception):
 
 
 Subject = TypeVar("Subject")
+P = TypeVar("P", bound=Part)
 
 
 def run_check(name: str, check: Callable[[Subject], None], subject: Subject) -> Finding:
@@ -183,6 +185,12 @@ def part_states_of(part: Part, spaces: Spaces) -> PartStates:
     return PartStates(parts, spaces, torch.device("cpu"))
 
 
+def with_fields(part: P, **values: Any) -> P:
+    """Return the part with other values of some hyperparameters."""
+    fields = {name: getattr(part, name) for name in declared(type(part))}
+    return type(part)(**{**fields, **values})
+
+
 def search_samples(part: Part) -> Iterator[tuple[str, Part]]:
     """Yield the part with values from its search ranges, one hyperparameter at a time, each with a description.
 
@@ -190,20 +198,20 @@ def search_samples(part: Part) -> Iterator[tuple[str, Part]]:
         Fault: a Search contains a value that the hyperparameter's Range refuses.
         NotApplicable: no hyperparameter has a Search.
     """
-    params = [param for param in declared(type(part)).values() if param.search is not None]
-    if not params:
+    params = declared(type(part))
+    searches = {name: search for name in params if (search := search_of(type(part), name)) is not None}
+    if not searches:
         raise NotApplicable("no hyperparameter has a Search")
-    for param in params:
-        for value in _search_values(param):
+    for name, search in searches.items():
+        param = params[name]
+        for value in _search_values(param, search):
             try:
                 yield f"{param.name} = {value!r}", type(part)(**{param.name: param.validate(value)})
             except ConfigError as error:
                 raise Fault(f"the Search of {param.name} contains {value!r}, which is refused: {error}") from error
 
 
-def _search_values(param: Param) -> list[Any]:
-    search = param.search
-    assert search is not None
+def _search_values(param: Param, search: Search) -> list[Any]:
     if search.choices:
         return list(search.choices)
     low, high = float(search.low or 0), float(search.high or 0)

@@ -8,16 +8,15 @@ from typing import Any
 
 import torch
 
-from pgzoo.algorithm.advantages import StateByKind
-from pgzoo.algorithm.metrics import UpdateMetrics, sb3_metrics
-from pgzoo.algorithm.minibatches import rescaled
-from pgzoo.algorithm.part_errors import objective_error, scale_error
-from pgzoo.backends.actor import PolicyActor, parameters_behind
+from pgzoo.backends.actor import PolicyActor
 from pgzoo.backends.backend import Backend
 from pgzoo.errors import DivergenceError, PluginError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.parts import Objective, Scale, Update
-from pgzoo.interface.types import Metrics, Need
+from pgzoo.interface.types import Metrics, Need, StateByKind
+from pgzoo.updates.blame import objective_error, scale_error
+from pgzoo.updates.metrics import UpdateMetrics, sb3_metrics
+from pgzoo.updates.minibatches import rescaled
 
 
 @dataclass
@@ -133,8 +132,7 @@ class UpdateLearner:
         return rescaled(samples, self.scale, "minibatch", self.states["scale"])
 
     def _actor_parameters(self) -> list[torch.nn.Parameter]:
-        """Return the parameters behind log π. The numpy backend shares none, and its batch has no graph to them."""
         if self._kept is None:
             assert self._batch is not None
-            self._kept = parameters_behind(self.backend.policy, self._batch.log_probs)
+            self._kept = self.backend.actor_parameters(self._batch)
         return self._kept

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.algorithm.part_errors import scale_error
 from pgzoo.backends.backend import STEPS_TOGETHER, Backend, blocks, policy_actions, to_device
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Samples
@@ -18,6 +17,7 @@ from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.parts import Scale
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Observations, State
+from pgzoo.updates.blame import scale_error
 
 SHARE_OF_FREE_MEMORY = 0.5
 """A rollout's observations are kept on a GPU if they take at most this share of its free memory."""
@@ -32,20 +32,22 @@ def to_samples(
     old_values: Array | None = None,
     weights: Array | None = None,
     progress_remaining: float = 1.0,
+    device: torch.device | None = None,
 ) -> Samples:
     """Return the steps of a rollout as tensors, without padding, in the order of SB3's buffer.
 
     Args:
         rollout: what was sampled.
-        policy: determines the format of the actions and the device.
+        policy: determines the format of the actions.
         advantages: Ψ (T, N).
         critic_targets: the targets of V, (T, N).
         old_values: V (T, N) at sampling time; None without a critic.
         weights: (M,) weights of the objective's aggregate; None for the plain mean.
         progress_remaining: the argument of schedules.
+        device: the policy's device; None to ask the policy.
     """
-    actions = policy_actions(policy, rollout.flat(rollout.actions))
-    device = actions.device  # SB3's `policy.device` searches the modules at every call
+    actions = policy_actions(policy, rollout.flat(rollout.actions), device)
+    device = actions.device
 
     def tensor(x: Array) -> torch.Tensor:
         return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=device)

@@ -1,0 +1,1 @@
+"""What an update works with: minibatches, losses, metrics, and whom to blame."""

@@ -4,7 +4,8 @@
     python benchmarks/unused.py --recipes rtg_value --envs CartPole-v1
 
 Each job trains a recipe with the configuration of `groups.py`, for a part of its steps. A step is unused if no update
-used it, because its environment waited for the last episodes of the rollout. The time covers sampling and updates.
+used it, because its environment waited for the last episodes of the rollout. The time is the process's CPU time for
+sampling and updates.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ def measure(recipe: str, env: str, seed: int, steps: int) -> tuple[float, float,
     curve = Curve("", 10**9)
     lengths: list[int] = []
     curve._on_rollout_end = lambda: lengths.append(int(model.rollout.mask.sum()))  # type: ignore[method-assign]
-    start = time.perf_counter()
+    start = time.process_time()
     model.learn(steps, callback=curve)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     venv.close()
     used = int(np.sum(lengths))
     return 1 - used / model.num_timesteps, 1e6 * seconds / used, used

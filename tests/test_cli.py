@@ -111,11 +111,11 @@ def test_training_starts_from_a_saved_model(run: Path, tmp_path: Path) -> None:
     pgzoos = str(run / "logs" / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip")
     plain = [*SHORT, "-P", "normalize:false"]
     for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip")):
-        pgzoo("train", "--plugin", plugin, "-i", start, *plain, "-P", "learning_rate:0", cwd=tmp_path)
+        pgzoo("train", "--plugin", plugin, "-i", start, "--trust", *plain, "-P", "learning_rate:0", cwd=tmp_path)
     assert "train with -P normalize:true" in pgzoo("train", "-i", pgzoos, *plain, cwd=tmp_path, status=2).stderr
     normalized = ["-P", "normalize:true", "-P", "learning_rate:0"]
     pgzoo("train", "-i", pgzoos, *SHORT, *normalized, cwd=tmp_path)
-    refusal = pgzoo("train", "-i", "ppo.zip", *SHORT, *normalized, cwd=tmp_path, status=2).stderr
+    refusal = pgzoo("train", "-i", "ppo.zip", "--trust", *SHORT, *normalized, cwd=tmp_path, status=2).stderr
     assert "ppo.zip has no statistics of VecNormalize" in refusal
 
     # A moving average and VecNormalize's statistics continue from the saved ones.

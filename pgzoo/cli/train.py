@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 @click.option("--save-freq", default=-1, show_default=True, help="Steps between checkpoints; -1: none.")
 @options.log_folder
 @click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
-              help="Start from a saved model of pgzoo, or of SB3's A2C or PPO.")  # fmt: skip
+              help="Start from a saved model of pgzoo, or with --trust of SB3's A2C or PPO.")  # fmt: skip
+@options.trust
 @options.device
 @click.option("--fast/--no-fast", default=None, help="Require the numpy backend, or use SB3's own calls. By default "
               "the fastest backend that applies.")  # fmt: skip

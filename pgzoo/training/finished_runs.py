@@ -43,6 +43,7 @@ class RunArguments:
         num_threads: threads of torch and BLAS; None: they choose.
         gym_packages: packages that register environments; empty: those of the run.
         plugin_files: files of plugins; empty: those of the run.
+        trusted: whether to run code that the run's folder contains.
     """
 
     path: Path | None = None
@@ -57,6 +58,7 @@ class RunArguments:
     num_threads: int | None = None
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
+    trusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def open_run(
         folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
     file = _model_file(folder, arguments)
 
-    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_statistics
+    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_normalizer
 
     trained_with = read_arguments(folder)
     register_packages(arguments.gym_packages or trained_with.gym_packages)
@@ -115,13 +117,13 @@ def open_run(
     from pgzoo.training.environments import close_all, make_env
 
     config = read_config(folder, registry)
-    model = load_model(file, registry, device=arguments.device)
+    model = load_model(file, registry, device=arguments.device, trusted=arguments.trusted)
     env = make_env(
         config,
         n_envs=n_envs,
         seed=arguments.seed,
         training=False,
-        statistics=run_statistics(config, file),
+        statistics=run_normalizer(config, file),
         env_kwargs={"render_mode": render_mode} if render_mode else None,
     )
     try:
@@ -146,6 +148,7 @@ def evaluate(
     device: str = "auto",
     gym_packages: Sequence[str] = (),
     plugin_files: Sequence[str | os.PathLike[str]] = (),
+    trusted: bool = False,
 ) -> Evaluation:
     """Evaluate a saved model, as `pgzoo eval` does.
 
@@ -165,7 +168,7 @@ def evaluate(
     arguments = RunArguments(
         path=None if path is None else Path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=Path(log_folder),
         load_best=load_best, stochastic=stochastic, seed=seed, device=device, gym_packages=several(gym_packages),
-        plugin_files=tuple(map(Path, several(plugin_files))),
+        plugin_files=tuple(map(Path, several(plugin_files))), trusted=trusted,
     )  # fmt: skip
     with open_run(arguments, n_envs=n_envs) as run:
         return run.evaluate(n_episodes, stochastic=stochastic)

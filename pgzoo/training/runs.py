@@ -51,6 +51,7 @@ class TrainArguments:
     save_freq: int = -1
     log_folder: Path = Path("logs")
     trained_agent: Path | None = None
+    trusted: bool = False
     device: str = "auto"
     fast: bool | None = None
     tensorboard_log: str | None = None
@@ -103,6 +104,7 @@ class TrainArguments:
             n_eval_envs=self.n_eval_envs,
             save_freq=self.save_freq,
             trained_agent=self.trained_agent,
+            trusted=self.trusted,
             tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
             verbose=self.verbose,
         )
@@ -182,6 +184,7 @@ def train(
     save_freq: int = -1,
     log_folder: FilePath = "logs",
     trained_agent: FilePath | None = None,
+    trusted: bool = False,
     device: str = "auto",
     fast: bool | None = None,
     tensorboard_log: str | None = None,
@@ -209,7 +212,7 @@ def train(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
         pairs=_pairs(hyperparams), conf_file=_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
         n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=Path(log_folder), trained_agent=_path(trained_agent),
-        device=device, fast=fast, tensorboard_log=tensorboard_log, env_kwargs=_pairs(env_kwargs),
+        trusted=trusted, device=device, fast=fast, tensorboard_log=tensorboard_log, env_kwargs=_pairs(env_kwargs),
         gym_packages=several(gym_packages), plugin_files=tuple(map(Path, several(plugin_files))), progress=False,
         verbose=verbose,
     )  # fmt: skip

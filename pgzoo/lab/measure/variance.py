@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from signal import Signals
 from typing import Any, Protocol
 
@@ -143,14 +142,13 @@ class Lab:
         registry: Registry,
         measure_config: MeasureConfig,
         start: Start | None = None,
-        statistics: Path | None = None,
     ) -> None:
         self.config, self.registry, self.measure_config = config, registry, measure_config
         if config.combination.algorithm.use_sde:
             raise ConfigError(
                 "the policy uses gSDE, whose noise is shared between steps: their scores are not independent"
             )
-        self._start, self._statistics = start, statistics
+        self._start = start
         if measure_config.batch % measure_config.group_size:
             raise ConfigError(
                 f"a batch of {measure_config.batch} episodes cannot be split into groups of {measure_config.group_size}"
@@ -195,7 +193,8 @@ class Lab:
         if self.mdp is not None:
             env = TabularVecEnv(self.mdp, n_envs, seed)
         else:
-            env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=self._statistics)
+            statistics = self._start.normalizer if self._start else None
+            env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=statistics)
         model = make_model(config, self.registry, env, TrainConfig(seed=seed, device="cpu"), self._start)
         return Sampler(model, m.batch)
 

@@ -189,9 +189,11 @@ def check_parameter_names(parameters: Collection[str], expected: Collection[str]
 
 def check_size(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:
     """Raise ConfigError if a policy of SB3 would have more parameters than the file, before memory is allocated."""
+    if not isinstance(parameters.get("policy"), Mapping):
+        raise ConfigError("it does not contain a policy")
+    weights = parameters["policy"].values()
     if class_name(values.get("policy_class", object)) is None:
         return
-    weights = parameters["policy"].values()
     n_parameters = sum(x.numel() for x in weights if isinstance(x, torch.Tensor))
     kwargs = values["policy_kwargs"]
     extractor = kwargs.get("features_extractor_kwargs") or {}
@@ -239,7 +241,10 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     shapes = {number: parameter.shape for number, parameter in zip(numbers, parameters, strict=False)}
     for number, moment in _moments(state):
         if number not in shapes or (moment.numel() != 1 and moment.shape != shapes[number]):
-            raise ConfigError(f"the optimizer's state {shown(number)} has the shape {tuple(moment.shape)}")
+            shape = tuple(shapes.get(number, ()))
+            raise ConfigError(
+                f"the optimizer's state {shown(number)} has the shape {tuple(moment.shape)}, its parameter {shape}"
+            )
 
 
 def _moments(state: Mapping[str, Any]) -> Iterator[tuple[Any, torch.Tensor]]:

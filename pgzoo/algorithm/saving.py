@@ -166,6 +166,7 @@ class SavableAlgorithm(PluginAlgorithm):
         """Set parameters from a dict or zip as SB3 does. Those of plugins may be missing.
 
         From a zip, what a plugin learned is loaded if this model has the same part. Nothing is unpickled.
+        If the parameters do not fit, the model keeps its own.
 
         Raises:
             ConfigError: the file is damaged, or the state of the optimizer does not fit.
@@ -181,9 +182,15 @@ class SavableAlgorithm(PluginAlgorithm):
         own = {name: value for name, value in load_path_or_dict.items() if name not in names}
         if "policy.optimizer" in own:
             check_optimizer_state(self.policy.optimizer, own["policy.optimizer"])
-        super().set_parameters(own, exact_match, device)
-        self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in names})
-        self.load_part_states(parts, arrays)
+        before = map_nested({**super().get_parameters(), **names}, torch.Tensor, torch.Tensor.clone)
+        try:
+            super().set_parameters(own, exact_match, device)
+            self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in names})
+            self.load_part_states(parts, arrays)
+        except Exception:  # torch has set the tensors that fit
+            super().set_parameters({name: x for name, x in before.items() if name not in names}, device=device)
+            self.part_states.load_parameters(before)
+            raise
 
     def load_part_states(self, parts: Mapping[str, Mapping[str, Any]], arrays: Mapping[str, Any]) -> None:
         """Load what a saved model's plugins learned, for the parts that both models have."""

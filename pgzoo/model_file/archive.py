@@ -34,7 +34,7 @@ LARGEST_EXPANSION = 16
 """How many times larger than the file its members may be. Models are written without compression."""
 SMALL = 2**20
 """Files whose members have at most this many bytes may be compressed as much as they like."""
-MOST_NODES = 1_000_000
+MOST_NODES = 200_000
 """The most items of a state dict, with items that occur several times counted each time."""
 
 

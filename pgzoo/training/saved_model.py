@@ -154,11 +154,10 @@ def read_start(path: Path, *, trusted: bool = False) -> Start:
             sections = {name: {} for name in SECTIONS}
             pickled = unpickled(archive, ["policy_kwargs"] if trusted else None, trusted=trusted)
         parameters = archive.parameters()
-        if not isinstance(parameters.get("policy"), Mapping):
-            raise ConfigError(f"{path} is not a saved model: it does not contain a policy")
         policy = {**sections["policy"], **sections["spaces"], **pickled}
         policy_kwargs = dict(policy["policy_kwargs"] or {})
-        check_size({**policy, "policy_kwargs": policy_kwargs}, parameters)
+        with converted(f"{path} is not a saved model"):
+            check_size({**policy, "policy_kwargs": policy_kwargs}, parameters)
         normalizer = _normalizer(sections) if DOCUMENT in archive else _unpickled_statistics(path)
         optimizer_class = policy_kwargs.pop("optimizer_class", torch.optim.Adam)
         policy_kwargs.pop("optimizer_kwargs", None)

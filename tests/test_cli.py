@@ -353,8 +353,9 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     result: dict[str, Any] = json.loads(pgzoo("eval", *common, "-n", "4", "--json", cwd=tmp_path).stdout)
     assert result["success_rate"] == 0.5
     assert "50 %" in pgzoo("eval", *common, "-n", "4", cwd=tmp_path).stdout
-    folder = "logs/ppo/Clock-v0_1"  # the run folder has the name of the package
-    assert json.loads(pgzoo("eval", folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
+    folder = ["logs/ppo/Clock-v0_1", "--trust"]  # the run folder has the name of the package
+    assert f"Next: pgzoo eval {' '.join(folder)}" in out
+    assert json.loads(pgzoo("eval", *folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
     assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
 
 
@@ -364,8 +365,13 @@ def test_an_environment_is_named_by_module_and_name(tmp_path: Path) -> None:
         "gymnasium.register('Own-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
     )
     pgzoo("train", "--env", "own:Own-v0", *SHORT, cwd=tmp_path)
-    result = pgzoo("eval", "logs/ppo/Own-v0_1", "-n", "2", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout)["mean_return"] == 9
+    for given in (
+        ["logs/ppo/Own-v0_1", "--trust"],
+        ["logs/ppo/Own-v0_1", "--env", "own:Own-v0"],
+        ["--env", "own:Own-v0"],
+    ):
+        result = pgzoo("eval", *given, "-n", "2", "--json", cwd=tmp_path)
+        assert json.loads(result.stdout)["mean_return"] == 9
 
 
 def test_eval_loads_the_given_file_and_its_statistics(run: Path) -> None:

@@ -40,7 +40,9 @@ from pgzoo.model_file.archive import open_archive, read_json
 from pgzoo.model_file.document import UntrustedError, pickled_names
 from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.model_file.values import Decoder, Encoder, NotDataError
+from pgzoo.training.run_folder import write_yaml
 from pgzoo.training.saved_model import load_model, read_normalizer, read_start, save
+from pgzoo.training.yaml_files import read_yaml_mapping
 
 REGISTRY = Registry.discover()
 
@@ -246,7 +248,7 @@ def test_sb3_opens_the_file(cls: Any, saved: Path) -> None:
     model, theirs = PolicyGradient.load(saved, device="cpu"), cls.load(saved, device="cpu")
     observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     for ours, other in zip(model.predict(observations, deterministic=True), theirs.predict(observations), strict=True):
-        assert ours is None or ours.shape == other.shape
+        assert np.shape(ours) == np.shape(other)
     assert_same(model.policy.state_dict(), theirs.policy.state_dict())
 
 
@@ -490,6 +492,47 @@ def test_a_command_runs_nothing_of_a_folder(command: str, run: Path, tmp_path: P
     assert not target.exists()
     pgzoo(*arguments, "--trust", cwd=tmp_path, status=2)
     assert target.exists() == (command in ("train -i", "variance"))  # the others refuse models of SB3
+
+
+EVIL = """
+import pathlib, gymnasium, stable_baselines3.common.policies as policies
+pathlib.Path(__file__).with_name("exploded").touch()
+class Wrapper(gymnasium.Wrapper): pass
+class Policy(policies.ActorCriticPolicy): pass
+def register(registry): pass
+"""
+CODE: dict[str, tuple[str, Any]] = {
+    "gym_packages": ("args.yml", ["evil"]),
+    "plugin_files": ("args.yml", ["evil.py"]),
+    "env": ("args.yml", "evil:CartPole-v1"),
+    "env_wrapper": ("config.yml", "evil.Wrapper"),
+    "vec_env_wrapper": ("config.yml", ["evil.Wrapper"]),
+    "policy": ("config.yml", "evil.Policy"),
+    "policy_kwargs": ("config.yml", {"features_extractor_class": "evil.Policy"}),
+}
+
+
+@pytest.mark.parametrize("key", CODE)
+def test_a_folder_of_somebody_else_runs_nothing(
+    key: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "evil", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    file, value = CODE[key]
+    folder = shutil.copytree(run, tmp_path / "run")
+    (tmp_path / "evil.py").write_text(EVIL)
+    path = folder / "CartPole-v1" / file
+    write_yaml(path, {**read_yaml_mapping(path), key: value})
+    for command in ("eval", "enjoy", "variance"):
+        arguments = [argument.replace("RUN", str(folder)) for argument in COMMANDS[command]]
+        result = pgzoo(*arguments, cwd=tmp_path, status=None)
+        assert not (tmp_path / "exploded").exists(), command
+        if command != "variance" or file == "config.yml":  # which reads neither packages nor files of the folder
+            assert result.returncode == 2
+            assert f"because its {key}" in result.stderr
+    pgzoo(*arguments, "--trust", cwd=tmp_path, status=None)
+    pgzoo("eval", str(folder), "-n", "1", "--trust", cwd=tmp_path, status=None)
+    assert (tmp_path / "exploded").exists()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -218,6 +218,7 @@ def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[Experime
     if path is None:
         return load_config(registry, DEFAULT_RECIPE, config.env or "CartPole-v1"), None
     from pgzoo.training.saved_model import read_config, read_start
+    from pgzoo.training.trust import check_arguments, check_configuration
 
     try:
         folder = open_folder(path)
@@ -228,6 +229,12 @@ def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[Experime
         overrides = {"normalize": True} if start.normalizer is not None else {}
         return load_config(registry, DEFAULT_RECIPE, config.env, overrides=overrides), start
     experiment = read_config(folder, registry)
+    if not config.trusted:
+        check_arguments(
+            folder.path, experiment.env, (), (), given_env=config.env or "", given_packages=config.gym_packages,
+            given_files=(),
+        )  # fmt: skip
+        check_configuration(experiment.run, folder.path)
     if config.env not in (None, experiment.env):
         raise ConfigError(f"--model {path} was trained on {experiment.env}, not {config.env}")
     file = folder.model if path.is_dir() else path

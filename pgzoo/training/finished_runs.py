@@ -15,6 +15,7 @@ from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, check_environment, register_packages
 from pgzoo.training.run_folder import RunFolder, find_folder, open_folder
 from pgzoo.training.runs import several
+from pgzoo.training.trust import check_arguments, check_configuration
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -88,7 +89,8 @@ def open_run(
 ) -> Iterator[FinishedRun]:
     """Open a finished run. The environment is closed at the end of the context.
 
-    Packages and plugin files that the run was trained with are loaded again, unless the arguments name others.
+    Packages and plugin files that the run was trained with are loaded again if the folder is trusted, unless the
+    arguments name others.
 
     Args:
         arguments: which run and model, and how to open it.
@@ -109,14 +111,21 @@ def open_run(
     from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_normalizer
 
     trained_with = read_arguments(folder)
-    register_packages(arguments.gym_packages or trained_with.gym_packages)
     plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
+    if not arguments.trusted:
+        check_arguments(
+            folder.path, trained_with.env, trained_with.gym_packages, plugin_files, given_env=arguments.env,
+            given_packages=arguments.gym_packages, given_files=arguments.plugin_files,
+        )  # fmt: skip
+    register_packages(arguments.gym_packages or trained_with.gym_packages)
     registry = discover(arguments.plugin_files or plugin_files)
     check_environment(trained_with.env)
 
     from pgzoo.training.environments import close_all, make_env
 
     config = read_config(folder, registry)
+    if not arguments.trusted:
+        check_configuration(config.run, folder.path)
     model = load_model(file, registry, device=arguments.device, trusted=arguments.trusted)
     env = make_env(
         config,

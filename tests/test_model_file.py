@@ -40,8 +40,10 @@ from pgzoo.model_file.archive import open_archive, read_json
 from pgzoo.model_file.document import UntrustedError, pickled_names
 from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.model_file.values import Decoder, Encoder, NotDataError
+from pgzoo.training.config import RunConfig
 from pgzoo.training.run_folder import write_yaml
 from pgzoo.training.saved_model import load_model, read_normalizer, read_start, save
+from pgzoo.training.trust import code_in
 from pgzoo.training.yaml_files import read_yaml_mapping
 
 REGISTRY = Registry.discover()
@@ -95,7 +97,7 @@ def assert_equal(a: Any, b: Any) -> None:
         assert a == b or (a != a and b != b)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(VALUES)
 def test_values_come_back(value: Any) -> None:
     assert_equal(round_trip(value), value)
@@ -161,7 +163,7 @@ def assert_same_space(a: Any, b: Any) -> None:
             np.testing.assert_array_equal(x, y)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(SPACES)
 def test_spaces_come_back(space: Any) -> None:
     assert_same_space(round_trip(space), space)
@@ -535,6 +537,21 @@ def test_a_folder_of_somebody_else_runs_nothing(
     assert (tmp_path / "exploded").exists()
 
 
+@pytest.mark.parametrize(
+    ("settings", "code"),
+    [
+        ({"callback": "mine.Callback"}, ["callback"]),
+        ({"env_wrapper": ["a.B", {"c.D": {"n": 1}}]}, ["env_wrapper"]),
+        ({"env_wrapper": "stable_baselines3.common.atari_wrappers.AtariWrapper"}, []),
+        ({"policy": "CnnPolicy", "policy_kwargs": {"activation_fn": "nn.ReLU", "optimizer_class": "SGD"}}, []),
+        ({"policy_kwargs": {"activation_fn": "mine.ReLU"}}, ["policy_kwargs.activation_fn"]),
+        ({"policy_kwargs": {"features_extractor_class": "a.B"}}, ["policy_kwargs.features_extractor_class"]),
+    ],
+)  # fmt: skip
+def test_what_is_code(settings: dict[str, Any], code: list[str]) -> None:
+    assert list(code_in(RunConfig(**settings), training=True)) == code
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_normalised_run_needs_statistics(command: str, run: Path, tmp_path: Path) -> None:
     """vecnormalize.pkl does not count: it would have to be unpickled."""
@@ -624,6 +641,12 @@ ATTACKS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] =
     ),
     "no part": (lambda c: changed(c, at("parts", "parts", value=3)), "one part of each kind"),
     "moments": (lambda c: changed(c, at("states", "normalizer", "clip_obs", value="x")), "clip_obs must be a number"),
+    "a moment": (
+        lambda c: changed(c, at("states", "normalizer", "ret_rms", "var", value={"$array": "0"})), "of the shape"
+    ),
+    "a part's optimizer": (
+        lambda c: changed(c, first_moment(value={"$numpy": ["float32", 1.0]})), "contains np.float32(1.0)"
+    ),
     "another shape": (lambda c: {**c, "pgzoo/0.npy": c["pgzoo/0.npy"][:-8]}, "does not fit its size"),
     "a huge array": (
         lambda c: {**c, "pgzoo/0.npy": c["pgzoo/0.npy"].replace(b"'shape': (", b"'shape': (9,")}, "pgzoo/0.npy"
@@ -642,6 +665,17 @@ ATTACKS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] =
     ),
     "no tensors": (lambda c: {**c, "policy.pth": state_dict([1])}, "instead of tensors by name"),
 }  # fmt: skip
+
+
+def first_moment(value: Any) -> Callable[[dict[str, Any]], None]:
+    """Replace a moment of the first part's optimizer, whose state has numbers as keys."""
+
+    def change(document: dict[str, Any]) -> None:
+        states = document["states"]["part_state_arrays"]
+        moments = next(x for name, x in states.items() if name.endswith(".optimizer"))["state"]["$dict"][0][1]
+        moments["exp_avg"] = value
+
+    return change
 
 
 def wrong_moments(data: bytes) -> Any:
@@ -708,6 +742,31 @@ def test_flipped_bits_and_truncation(saved: Path, tmp_path: Path) -> None:
         path.write_bytes(data[: rng.randrange(len(data))])
         with pytest.raises(ConfigError, match="is not a saved model"):
             PolicyGradient.load(path, device="cpu")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bytes_instead_of_a_member(saved: Path, data: st.DataObject) -> None:
+    """Whatever the bytes, the model is loaded or a PgzooError is raised, never another exception."""
+    content = members(saved)
+    name = data.draw(st.sampled_from(sorted(content)))
+    old = content[name]
+    content[name] = data.draw(
+        st.one_of(
+            st.binary(max_size=200),
+            st.integers(0, len(old)).map(lambda n: old[:n]),
+            st.tuples(st.integers(0, len(old) - 1), st.binary(max_size=9)).map(
+                lambda change: old[: change[0]] + change[1] + old[change[0] + len(change[1]) :]
+            ),
+        )
+    )
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as file:
+        for member, content_of_member in content.items():
+            file.writestr(member, content_of_member)
+    stream.seek(0)
+    with suppress(PgzooError):
+        assert PolicyGradient.load(stream, device="cpu").plugin == "advantage"
 
 
 def test_a_refused_file_changes_nothing(saved: Path, tmp_path: Path) -> None:

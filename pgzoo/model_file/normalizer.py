@@ -100,6 +100,11 @@ class Normalizer:
                 raise ConfigError(f"normalizer.{name} must be a number, not {shown(number)}")
         if type(normalizer.norm_obs) is not bool or type(normalizer.norm_reward) is not bool:
             raise ConfigError("normalizer.norm_obs and norm_reward must be true or false")
+        keys = normalizer.norm_obs_keys
+        if keys is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+            raise ConfigError(f"normalizer.norm_obs_keys must be a list of keys, not {shown(keys)}")
+        for moments in (*normalizer.obs_rms.values(), normalizer.ret_rms):
+            moments.check(np.shape(moments.mean), "the normalizer")
         return normalizer
 
     def as_data(self) -> dict[str, Any]:

@@ -249,8 +249,8 @@ def test_a_file_is_read_without_unpickling(saved: Path) -> None:
 def test_sb3_opens_the_file(cls: Any, saved: Path) -> None:
     model, theirs = PolicyGradient.load(saved, device="cpu"), cls.load(saved, device="cpu")
     observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
-    for ours, other in zip(model.predict(observations, deterministic=True), theirs.predict(observations), strict=True):
-        assert np.shape(ours) == np.shape(other)
+    ours, other = (one.predict(observations, deterministic=True)[0] for one in (model, theirs))
+    np.testing.assert_array_equal(ours, other)
     assert_same(model.policy.state_dict(), theirs.policy.state_dict())
 
 
@@ -288,6 +288,15 @@ def test_code_needs_trust(tmp_path: Path) -> None:
         PolicyGradient.load(tmp_path / "policy", device="cpu")
     loaded = PolicyGradient.load(tmp_path / "policy", device="cpu", trusted=True)
     assert any(isinstance(module, Grown) for module in loaded.policy.modules())
+
+
+def test_infos_may_be_any_object(tmp_path: Path) -> None:
+    """They are only logged, so a model does not need trust because of them."""
+    model = small().learn(40)
+    assert model.ep_info_buffer is not None
+    model.ep_info_buffer.append({"r": 1.0, "l": 1, "goal": object()})
+    model.save(tmp_path / "model")
+    assert PolicyGradient.load(tmp_path / "model", device="cpu").ep_info_buffer is None
 
 
 def test_attributes_of_the_user(tmp_path: Path) -> None:
@@ -622,6 +631,8 @@ ATTACKS: dict[str, tuple[Callable[[dict[str, bytes]], dict[str, bytes]], str]] =
     "a name of two sections": (lambda c: changed(c, at("attributes", "n_envs", value=1)), "has a name twice"),
     "a counter": (lambda c: changed(c, at("counters", "num_timesteps", value="x")), "num_timesteps must be"),
     "many environments": (lambda c: changed(c, at("counters", "n_envs", value=10**9)), "n_envs must be"),
+    "fast": (lambda c: changed(c, at("attributes", "fast", value="x")), "fast must be 'auto', True or False"),
+    "a seed": (lambda c: changed(c, at("attributes", "seed", value=-1)), "seed must lie in"),
     "no space": (lambda c: changed(c, at("spaces", "action_space", value=3)), "must be spaces"),
     "a huge space": (
         lambda c: changed(c, at("spaces", "action_space", value={"$made": ["Discrete", {"n": 10**9, "start": 0, "dtype": "<i8"}]})),  # noqa: E501

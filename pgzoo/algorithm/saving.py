@@ -28,7 +28,7 @@ from pgzoo.algorithm.loaded_values import (
     sections_of,
 )
 from pgzoo.algorithm.part_states import map_nested
-from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged
+from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, check_sb3_arguments, merged
 from pgzoo.algorithm.settings import PART_KEYWORDS
 from pgzoo.errors import ConfigError, converted, unknown
 from pgzoo.files import atomic_write, writing
@@ -54,6 +54,10 @@ NOT_SAVED = (
     "_current_parts", "_scheduled", "_saved_normalizer",
 )  # fmt: skip
 """Attributes that are not saved, because the constructor, `_setup_model` or `learn` creates them again."""
+
+
+TRANSIENT = ("ep_info_buffer", "ep_success_buffer", "_last_obs", "_last_original_obs", "_last_episode_starts")
+"""Attributes that a model can do without. If data cannot describe them, they are left out: infos may be any object."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +142,8 @@ class SavableAlgorithm(PluginAlgorithm):
         part_states = self.part_states.arrays()
         settings = plain_fields(self.combination.algorithm)
         document, arrays = encoded(sections_of(attributes, settings, part_states, self.normalizer))
+        for name in TRANSIENT:
+            document[CODE].pop(name, None)
         if "part_state_arrays" in document[CODE]:
             self.part_state_arrays = part_states
         self._saving = True
@@ -269,7 +275,13 @@ class SavableAlgorithm(PluginAlgorithm):
             )
         sections = read(archive, SECTIONS, trusted=trusted, replaced=replaced)
         reserved = cls.__new__(cls)._excluded_save_params()
-        return checked_values(sections, sections[CODE], reserved, cls)
+        saved = checked_values(sections, sections[CODE], reserved, cls)
+        values = saved.values
+        check_arguments(None, None, values.get("seed"), values.get("fast", "auto"))
+        check_sb3_arguments(
+            values.get("_stats_window_size", 1), values.get("tensorboard_log"), values.get("rollout_buffer_class")
+        )
+        return saved
 
     def _restore(self, saved: Saved, values: dict[str, Any], changes: _Changes, classes: Sequence[type[Part]]) -> None:
         """Set attributes, adopt the combination, and build the policy and the states of the parts."""

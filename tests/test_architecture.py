@@ -19,6 +19,7 @@ LAYERS = [
     ["files"],
     ["interface"],
     ["registry"],
+    ["model_file"],
     ["backends"],
     ["sampling"],
     ["updates"],

@@ -111,11 +111,11 @@ def test_training_starts_from_a_saved_model(run: Path, tmp_path: Path) -> None:
     pgzoos = str(run / "logs" / "ppo" / "CartPole-v1_1" / "CartPole-v1.zip")
     plain = [*SHORT, "-P", "normalize:false"]
     for plugin, start in (("ppo", "ppo.zip"), ("gae", "ppo.zip"), ("ppo", "a2c.zip")):
-        pgzoo("train", "--plugin", plugin, "-i", start, *plain, "-P", "learning_rate:0", cwd=tmp_path)
+        pgzoo("train", "--plugin", plugin, "-i", start, "--trust", *plain, "-P", "learning_rate:0", cwd=tmp_path)
     assert "train with -P normalize:true" in pgzoo("train", "-i", pgzoos, *plain, cwd=tmp_path, status=2).stderr
     normalized = ["-P", "normalize:true", "-P", "learning_rate:0"]
     pgzoo("train", "-i", pgzoos, *SHORT, *normalized, cwd=tmp_path)
-    refusal = pgzoo("train", "-i", "ppo.zip", *SHORT, *normalized, cwd=tmp_path, status=2).stderr
+    refusal = pgzoo("train", "-i", "ppo.zip", "--trust", *SHORT, *normalized, cwd=tmp_path, status=2).stderr
     assert "ppo.zip has no statistics of VecNormalize" in refusal
 
     # A moving average and VecNormalize's statistics continue from the saved ones.
@@ -353,8 +353,9 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     result: dict[str, Any] = json.loads(pgzoo("eval", *common, "-n", "4", "--json", cwd=tmp_path).stdout)
     assert result["success_rate"] == 0.5
     assert "50 %" in pgzoo("eval", *common, "-n", "4", cwd=tmp_path).stdout
-    folder = "logs/ppo/Clock-v0_1"  # the run folder has the name of the package
-    assert json.loads(pgzoo("eval", folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
+    folder = ["logs/ppo/Clock-v0_1", "--trust"]  # the run folder has the name of the package
+    assert f"Next: pgzoo eval {' '.join(folder)}" in out
+    assert json.loads(pgzoo("eval", *folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
     assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
 
 
@@ -364,8 +365,13 @@ def test_an_environment_is_named_by_module_and_name(tmp_path: Path) -> None:
         "gymnasium.register('Own-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
     )
     pgzoo("train", "--env", "own:Own-v0", *SHORT, cwd=tmp_path)
-    result = pgzoo("eval", "logs/ppo/Own-v0_1", "-n", "2", "--json", cwd=tmp_path)
-    assert json.loads(result.stdout)["mean_return"] == 9
+    for given in (
+        ["logs/ppo/Own-v0_1", "--trust"],
+        ["logs/ppo/Own-v0_1", "--env", "own:Own-v0"],
+        ["--env", "own:Own-v0"],
+    ):
+        result = pgzoo("eval", *given, "-n", "2", "--json", cwd=tmp_path)
+        assert json.loads(result.stdout)["mean_return"] == 9
 
 
 def test_eval_loads_the_given_file_and_its_statistics(run: Path) -> None:

@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from pgzoo import ConfigError, DivergenceError, MachineError, PolicyGradient, Registry
+from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.training import experiment
 from pgzoo.training.config import load_config
 from pgzoo.training.environments import make_env
@@ -109,14 +110,14 @@ class Masked(FlattenExtractor):
 def test_a_policy_with_an_infinite_buffer_is_saved(tmp_path: Path) -> None:
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", policy_kwargs={"features_extractor_class": Masked})
     save(model, tmp_path / "model.zip")
-    load_model(tmp_path / "model.zip", Registry.discover())
+    load_model(tmp_path / "model.zip", Registry.discover(), trusted=True)
     with torch.no_grad():
         model.policy.action_net.bias.fill_(torch.nan)  # type: ignore[operator]
     with pytest.raises(DivergenceError, match=r"parameter action_net\.bias is not finite"):
         save(model, tmp_path / "model.zip")
 
 
-def normalized(tmp_path: Path, arguments: Any = True, statistics: Path | None = None) -> VecNormalize:
+def normalized(tmp_path: Path, arguments: Any = True, statistics: Normalizer | None = None) -> VecNormalize:
     config = load_config(Registry.discover(), "a2c", "CartPole-v1", overrides={"normalize": arguments, "n_envs": 2})
     env = make_env(config, n_envs=2, seed=0, statistics=statistics)
     assert isinstance(env, VecNormalize)
@@ -125,18 +126,18 @@ def normalized(tmp_path: Path, arguments: Any = True, statistics: Path | None = 
 
 def test_statistics_are_copied_and_arguments_are_the_runs(tmp_path: Path) -> None:
     """Finds a run that clips at the bounds of the model it begins with, and evaluates at its own."""
-    env, file = normalized(tmp_path), tmp_path / "vecnormalize.pkl"
+    env = normalized(tmp_path)
     env.reset()
     env.step(np.zeros(2, dtype=int))
-    env.save(str(file))
-    new = normalized(tmp_path, {"clip_obs": 0.2, "gamma": 0.5}, file)
+    statistics = Normalizer.of(env)
+    new = normalized(tmp_path, {"clip_obs": 0.2, "gamma": 0.5}, statistics)
     assert (new.clip_obs, new.gamma) == (0.2, 0.5)
     assert isinstance(new.obs_rms, RunningMeanStd)
     assert isinstance(env.obs_rms, RunningMeanStd)
     np.testing.assert_array_equal(new.obs_rms.mean, env.obs_rms.mean)
     assert new.ret_rms.count == env.ret_rms.count
     with pytest.raises(ConfigError, match=r"has statistics for normalize\.norm_obs=True; train with the same value"):
-        normalized(tmp_path, {"norm_obs": False}, file)
+        normalized(tmp_path, {"norm_obs": False}, statistics)
 
 
 def test_a_model_that_cannot_be_written_keeps_its_statistics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,20 +64,23 @@ def changed_tensors(data: bytes, rng: random.Random) -> bytes:
     return buffer.getvalue()
 
 
-def changed_data(data: bytes, rng: random.Random) -> bytes:
-    """Return the JSON of a saved model with one entry changed, removed or added."""
-    entries = json.loads(data)
+def changed_document(data: bytes, rng: random.Random) -> bytes:
+    """Return the JSON of a saved model with one entry changed, removed or added, at any depth."""
+    document = json.loads(data)
+    entries = document
+    while rng.random() < 0.8 and (inner := [x for x in entries.values() if isinstance(x, dict) and x]):
+        entries = rng.choice(inner)
     name = rng.choice(list(entries))
     action = rng.random()
-    if action < 0.3:
+    if action < 0.2:
         del entries[name]
+    elif action < 0.4:
+        entries[rng.choice(["predict", "learn", "policy", "save", "__class__", "_setup_model", "train", "$x"])] = 1
     elif action < 0.5:
-        entries[rng.choice(["predict", "learn", "policy", "save", "__class__", "_setup_model", "train"])] = 1
-    elif action < 0.6 and isinstance(entries[name], dict):
-        entries[name][":serialized:"] = rng.choice(["", "AAAA", "gAWVBAAAAAAAAABLAS4="])
+        entries[name] = {rng.choice(["$array", "$class", "$made", "$dict", "$deque", "$numpy"]): rng.choice(JUNK)}
     else:
         entries[name] = rng.choice(JUNK)
-    return json.dumps(entries).encode()
+    return json.dumps(document).encode()
 
 
 def damage_zip(path: Path, rng: random.Random) -> None:
@@ -95,8 +98,8 @@ def damage_zip(path: Path, rng: random.Random) -> None:
         del content[name]
     elif action < 0.2:
         content[name] = content[name][: len(content[name]) // 2]
-    elif action < 0.5:
-        content["data"] = changed_data(content["data"], rng)
+    elif action < 0.6:
+        content["pgzoo.json"] = changed_document(content["pgzoo.json"], rng)
     else:
         name = rng.choice([name for name in content if name.endswith(".pth") and "variables" not in name])
         content[name] = changed_tensors(content[name], rng)

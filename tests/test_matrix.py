@@ -15,7 +15,7 @@ from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import evaluate
 from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, train
 from pgzoo.training.run_folder import new_folder
-from pgzoo.training.saved_model import run_statistics
+from pgzoo.training.saved_model import run_normalizer
 
 REGISTRY = Registry.discover()
 SAMPLING = {
@@ -57,7 +57,7 @@ def test_a_saved_model_evaluates_as_it_did_in_training(
         folder.best_model: (best, list(evaluations["results"][best])),
     }
     for file, (n_before, returns) in expected.items():
-        statistics = run_statistics(config, file)
+        statistics = run_normalizer(config, file)
         assert (statistics is not None) == normalize
         env = make_env(config, n_envs=1, seed=1 + EVAL_SEED_OFFSET, training=False, statistics=statistics)
         model = PolicyGradient.load(file, device="cpu")

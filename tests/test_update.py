@@ -33,7 +33,6 @@ from pgzoo.tuning.space import make_space
 from pgzoo.updates.minibatches import minibatches
 
 DOCS = Path(__file__).parent.parent / "docs" / "write-an-update.md"
-MODELS = Path(__file__).parent / "data" / "models"
 REGISTRY = Registry.discover()
 
 
@@ -137,20 +136,6 @@ def test_attributes_exist_where_the_update_has_the_field(tmp_path: Path) -> None
     )
     assert (changed.target_kl, changed.update.cg_damping) == (0.04, 0.0)
     A2C.load(tmp_path / "model", device="cpu")
-
-
-@pytest.mark.parametrize("recipe", ["ppo_kl", "a2c"])
-def test_an_old_model_keeps_what_its_settings_were(recipe: str) -> None:
-    """They are plain attributes of its file, where SB3 reads them too."""
-    from stable_baselines3.common.save_util import load_from_zip_file
-
-    data, _, _ = load_from_zip_file(MODELS / recipe, device="cpu")
-    assert data is not None
-    assert "update" not in data["parts"]
-    loaded: Any = PolicyGradient.load(MODELS / recipe, device="cpu")
-    for name in ("n_epochs", "batch_size", "ent_coef", "vf_coef", "max_grad_norm", "target_kl"):
-        assert getattr(loaded, name) == getattr(loaded.update, name) == data[name], name
-    assert PolicyGradient.load(MODELS / recipe, device="cpu", vf_coef=0.7).update.vf_coef == 0.7  # type: ignore[attr-defined]
 
 
 # ---------------------------------------------------------------- samples

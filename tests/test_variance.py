@@ -350,7 +350,8 @@ def test_a_saved_model_of_sb3(tmp_path: Path) -> None:
     options = ["variance", "--model", "a2c.zip", "--plugins", "rtg,grpo"]
     options += ["--batches", "3", "--warmup", "1", "--loss", "own"]
     assert "not in a run folder of pgzoo: add its --env" in pgzoo(*options, cwd=tmp_path, status=2).stderr
-    result = pgzoo(*options, "--env", "CartPole-v1", cwd=tmp_path)
+    assert "--trust" in pgzoo(*options, "--env", "CartPole-v1", cwd=tmp_path, status=2).stderr
+    result = pgzoo(*options, "--env", "CartPole-v1", "--trust", cwd=tmp_path)
     assert "over 96 other episodes" in result.stdout  # 3 batches × 4 × 8
 
 

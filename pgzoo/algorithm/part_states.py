@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pgzoo.algorithm.loaded_values import check_optimizer_state
 from pgzoo.backends.backend import move_state
 from pgzoo.interface.parts import Part, Spaces
 from pgzoo.interface.rollout import Rollout
@@ -75,6 +76,7 @@ class PartStates:
                 state.load_state_dict(dict(parameters[name]))
             optimizer = self._optimizers.get(kind)
             if optimizer is not None and (name := f"{kind}_state.optimizer") in parameters:
+                check_optimizer_state(optimizer, parameters[name])
                 options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
                 optimizer.load_state_dict(dict(parameters[name]))
                 for group, current in zip(optimizer.param_groups, options, strict=True):

@@ -87,7 +87,6 @@ class PluginAlgorithm(SamplingAlgorithm):
         has_critic: whether V is trained; not saved.
         parts: name, distribution, class (if that is not of a distribution) and fields of each part by kind.
         part_states: what the parts learned.
-        part_state_arrays: the same as plain arrays, at the last save or load.
         rollout: the last rollout; not saved.
         returns: R̂ (T, N) of the last rollout; not saved.
         group_seed, groups_drawn: the state of the stream of group seeds.
@@ -108,7 +107,6 @@ class PluginAlgorithm(SamplingAlgorithm):
     has_critic: bool
     parts: dict[Kind, dict[str, Any]]
     part_states: PartStates
-    part_state_arrays: dict[str, Any]
     rollout: Rollout
     returns: Array
     group_seed: int
@@ -231,7 +229,6 @@ class PluginAlgorithm(SamplingAlgorithm):
         self.fast = fast
         self._requested_device = device
         self._current_parts: dict[Kind, Part] = {}
-        self.part_state_arrays = {}
         self.saved_by = ""
         self.group_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.groups_drawn = 0
@@ -407,7 +404,6 @@ class PluginAlgorithm(SamplingAlgorithm):
             self._choose_device()
             super()._setup_model()
         self.make_part_states()
-        self.part_states.load_arrays(self.part_state_arrays)
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
         self._choose_backend()
 

@@ -29,6 +29,7 @@ plugin_files = click.option(
 gym_packages = click.option(
     "--gym-packages", multiple=True, help="Import this package, which registers environments (may be repeated)."
 )
+trust = click.option("--trust", "trusted", is_flag=True, help="Run the code that a model or a run's folder contains.")
 storage = click.option(
     "--storage",
     envvar="PGZOO_STORAGE",
@@ -88,6 +89,7 @@ def run_options(function: F) -> F:
             num_threads,
             gym_packages,
             plugin_files,
+            trust,
         ]
     ):
         function = option(function)

@@ -50,7 +50,8 @@ bounds = partial(options.bounds, TrainArguments)
 @click.option("--save-freq", default=-1, show_default=True, help="Steps between checkpoints; -1: none.")
 @options.log_folder
 @click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
-              help="Start from a saved model of pgzoo, or of SB3's A2C or PPO.")  # fmt: skip
+              help="Start from a saved model of pgzoo, or with --trust of SB3's A2C or PPO.")  # fmt: skip
+@options.trust
 @options.device
 @click.option("--fast/--no-fast", default=None, help="Require the numpy backend, or use SB3's own calls. By default "
               "the fastest backend that applies.")  # fmt: skip
@@ -74,6 +75,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     Without options, this trains the default recipe on CartPole-v1.
     """
     from pgzoo.training.config import parse_pairs, register_packages
+    from pgzoo.training.trust import is_code
 
     arguments = TrainArguments(**params)
     registry = options.find_registry(arguments.plugin_files)
@@ -95,7 +97,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     )
     with _tracked(run):
         result = _start(run)
-    _show(result)
+    _show(result, is_code(arguments.env, arguments.gym_packages, arguments.plugin_files, config.run))
     if result.stopped_by is not None:
         ctx.exit(128 + result.stopped_by)  # as shells expect it
 
@@ -109,6 +111,7 @@ def _trial(
         UsageError: another option contradicts the trial.
     """
     from pgzoo.training.config import check_environment
+    from pgzoo.training.trust import check_configuration
     from pgzoo.tuning.results import trial_config
     from pgzoo.tuning.studies import storage_url
 
@@ -119,6 +122,8 @@ def _trial(
     if overrides:
         raise click.UsageError(f"--trial repeats a trial exactly; {next(iter(overrides))} cannot be replaced", ctx)
     config, seed = trial_config(registry, storage_url(arguments.storage, arguments.log_folder), trial)
+    if not arguments.trusted:
+        check_configuration(config.run, f"trial {trial}", training=True)
     check_environment(config.env)
     device_was_given = ctx.get_parameter_source("device") == from_command_line
     return config, replace(
@@ -181,7 +186,8 @@ def _import_wandb() -> ModuleType:
     return module
 
 
-def _show(result: Result) -> None:
+def _show(result: Result, trust: bool) -> None:
+    """Show the results, and how to evaluate the model. A run that uses the user's own code needs --trust."""
     from rich.console import Console
     from rich.table import Table
 
@@ -201,4 +207,4 @@ def _show(result: Result) -> None:
         how = "Interrupted" if result.stopped_by == signal.SIGINT else f"Ended by {result.stopped_by.name}"
         click.echo(f"{how} after {result.n_timesteps:,} steps. The model so far is saved.")
     click.echo(f"Saved in {result.folder.path}")
-    click.echo(f"Next: pgzoo eval {result.folder.path}")
+    click.echo(f"Next: pgzoo eval {result.folder.path}{' --trust' if trust else ''}")

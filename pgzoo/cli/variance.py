@@ -50,6 +50,7 @@ class VarianceConfig:
     num_threads: int
     gym_packages: tuple[str, ...]
     plugin_files: tuple[Path, ...]
+    trusted: bool
     progress: bool
 
 
@@ -89,6 +90,7 @@ class VarianceConfig:
               help="Threads of torch and BLAS.")  # fmt: skip
 @options.gym_packages
 @options.plugin_files
+@options.trust
 @click.option("--progress/--no-progress", default=True, show_default=True, help="Show a progress bar.")
 @click.pass_context
 def command(ctx: click.Context, /, **values: Any) -> None:
@@ -148,7 +150,7 @@ def _make_lab(config: VarianceConfig) -> AbstractContextManager[Lab]:
     if config.env is not None:
         check_environment(config.env)
     options.set_threads(config.num_threads)  # batches are small, so more threads mostly wait for each other
-    experiment, start, statistics = _frozen_policy(registry, config)
+    experiment, start = _frozen_policy(registry, config)
 
     from pgzoo.lab.measure.variance import Lab, MeasureConfig
 
@@ -165,7 +167,7 @@ def _make_lab(config: VarianceConfig) -> AbstractContextManager[Lab]:
         n_envs=config.n_envs,
         seed=config.seed,
     )
-    return closing(Lab(experiment, registry, measure_config, start, statistics))
+    return closing(Lab(experiment, registry, measure_config, start))
 
 
 def _plugin_names(registry: Registry, text: str) -> list[str]:
@@ -203,8 +205,8 @@ def _combinations(registry: Registry, names: list[str], pairs: tuple[str, ...]) 
     return combinations
 
 
-def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[ExperimentConfig, Start | None, Path | None]:
-    """Return the environment's configuration, the saved model, and the statistics of its observations."""
+def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[ExperimentConfig, Start | None]:
+    """Return the environment's configuration and the saved model."""
     from pgzoo.errors import ConfigError
     from pgzoo.registry.combination import DEFAULT_RECIPE
     from pgzoo.training.config import load_config
@@ -212,22 +214,31 @@ def _frozen_policy(registry: Registry, config: VarianceConfig) -> tuple[Experime
 
     path = config.model
     if path is None:
-        return load_config(registry, DEFAULT_RECIPE, config.env or "CartPole-v1"), None, None
-    from pgzoo.training.saved_model import read_config, read_start, run_statistics
+        return load_config(registry, DEFAULT_RECIPE, config.env or "CartPole-v1"), None
+    from pgzoo.training.saved_model import read_config, read_start
+    from pgzoo.training.trust import check_arguments, check_configuration
 
     try:
         folder = open_folder(path)
     except ConfigError:
         if config.env is None:
             raise ConfigError(f"--model {path} is not in a run folder of pgzoo: add its --env") from None
-        start = read_start(path, "cpu")
-        overrides = {"normalize": True} if start.statistics is not None else {}
-        return load_config(registry, DEFAULT_RECIPE, config.env, overrides=overrides), start, start.statistics
+        start = read_start(path, trusted=config.trusted)
+        overrides = {"normalize": True} if start.normalizer is not None else {}
+        return load_config(registry, DEFAULT_RECIPE, config.env, overrides=overrides), start
     experiment = read_config(folder, registry)
+    if not config.trusted:
+        check_arguments(
+            folder.path, experiment.env, (), (), given_env=config.env or "", given_packages=config.gym_packages,
+            given_files=(),
+        )  # fmt: skip
+        check_configuration(experiment.run, folder.path)
     if config.env not in (None, experiment.env):
         raise ConfigError(f"--model {path} was trained on {experiment.env}, not {config.env}")
     file = folder.model if path.is_dir() else path
-    return experiment, read_start(file, "cpu"), run_statistics(experiment, file)
+    start = read_start(file, trusted=config.trusted)
+    start.check_normalization(bool(experiment.run.normalize))
+    return experiment, start
 
 
 def _show(report: Report, snr: float) -> None:

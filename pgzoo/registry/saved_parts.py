@@ -48,7 +48,7 @@ def saved_classes(
     passed = {(cls.kind, cls.name): cls for cls in classes}
     found: list[type[Part]] = []
     for kind, part in parts.items():
-        name, path = part["name"], part.get("class", "")  # the first models did not save the class
+        name, path = part["name"], part["class"]
         registered = registry.part(kind, name) if name in registry.names(kind) else None
         if registered is not None and path in ("", class_path(registered)):
             cls: type[Part] | None = registered

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
@@ -21,8 +20,8 @@ from stable_baselines3.common.vec_env import (
 
 from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError, converted
+from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.training.config import ExperimentConfig
-from pgzoo.training.evaluation import copy_statistics
 from pgzoo.training.guarded import GuardedVecEnv
 from pgzoo.training.imports import build, imported, load_object, named
 from pgzoo.training.keyword_arguments import check_norm_obs_keys
@@ -44,7 +43,7 @@ def make_env(
     vec_env: str = "dummy",
     monitor_dir: Path | None = None,
     training: bool = True,
-    statistics: Path | None = None,
+    statistics: Normalizer | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
 ) -> VecEnv:
     """Return the run's VecEnv: guarded, wrapped, monitored, normalised and stacked, in RL Zoo's order.
@@ -58,7 +57,7 @@ def make_env(
         vec_env: "dummy", "subproc", "vector" or "envpool".
         monitor_dir: the folder for Monitor's files; None: write none.
         training: whether VecNormalize updates its statistics and normalises rewards.
-        statistics: a file of VecNormalize's statistics to start from; None: new statistics.
+        statistics: the statistics of VecNormalize to start from; None: new statistics.
         env_kwargs: arguments of gymnasium.make, which replace those of the run.
 
     Raises:
@@ -79,7 +78,7 @@ def make_env(
         raise
 
 
-def _wrapped(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecEnv:
+def _wrapped(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Normalizer | None) -> VecEnv:
     run = config.run
     for path, kwargs in named(run.vec_env_wrapper):
         venv = GuardedVecEnv(build(path, kwargs, venv, returns=VecEnv), f"{config.env} (through {path})")
@@ -167,7 +166,7 @@ def _vector_env(
     return GuardedVecEnv(monitored, config.env)
 
 
-def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Path | None) -> VecNormalize:
+def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Normalizer | None) -> VecNormalize:
     arguments = config.run.normalize if isinstance(config.run.normalize, dict) else {}
     check_norm_obs_keys(arguments, venv.observation_space)
     with converted("normalize"):
@@ -180,28 +179,17 @@ def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statisti
     return normalized
 
 
-def _set_statistics(normalized: VecNormalize, file: Path) -> None:
-    """Copy the statistics of a file. The arguments, such as `clip_obs`, remain those of the run.
+def _set_statistics(normalized: VecNormalize, normalizer: Normalizer) -> None:
+    """Copy the statistics of a saved model. The arguments, such as `clip_obs`, remain those of the run.
 
     Raises:
-        ConfigError: the file is missing, damaged, or of another environment, or it normalises other observations.
+        ConfigError: they are of another environment or not finite, or the model normalises other observations.
     """
-    venv = normalized.venv
-    with converted(f"cannot read the statistics {file}"):
-        stored = VecNormalize.load(str(file), venv)
-        for name in ("norm_obs", "norm_obs_keys"):
-            if getattr(stored, name) != getattr(normalized, name):
-                expected = getattr(stored, name)
-                raise ConfigError(f"{file} has statistics for normalize.{name}={expected!r}; train with the same value")
-        moments = stored.obs_rms if stored.norm_obs else {}
-        by_key: Mapping[Any, Any] = moments if isinstance(moments, dict) else {None: moments}
-        for key, rms in by_key.items():
-            space = venv.observation_space if key is None else venv.observation_space[key]  # type: ignore[index]
-            if rms.mean.shape != space.shape:
-                raise ConfigError(f"{file} has statistics of observations of shape {rms.mean.shape}, not {space.shape}")
-            if not (np.isfinite(rms.mean).all() and np.isfinite(rms.var).all()):
-                raise ConfigError(f"{file} has statistics that are not finite")
-    copy_statistics(stored, normalized)
+    for name in ("norm_obs", "norm_obs_keys"):
+        if (expected := getattr(normalizer, name)) != getattr(normalized, name):
+            raise ConfigError(f"the model has statistics for normalize.{name}={expected!r}; train with the same value")
+    normalizer.check(normalized.venv.observation_space, "the model")
+    normalizer.copy_to(normalized)
 
 
 def close_all(*envs: VecEnv) -> None:

@@ -51,6 +51,7 @@ class TrainConfig:
         n_eval_envs: parallel environments for evaluation.
         save_freq: environment steps between checkpoints; 0 or less: no checkpoints.
         trained_agent: a saved model to start from.
+        trusted: whether to run code that this model contains.
         tensorboard_log: TensorBoard's folder; None: do not log there.
         verbose: 0: print nothing, 1: SB3's log tables, 2: debug.
     """
@@ -64,6 +65,7 @@ class TrainConfig:
     n_eval_envs: int = 1
     save_freq: int = -1
     trained_agent: Path | None = None
+    trusted: bool = False
     tensorboard_log: str | None = None
     verbose: int = 0
 
@@ -187,7 +189,7 @@ def _set_up(
     If anything fails, the environments are closed and the folder is removed.
     """
     with _discarded_on_failure(folder), ExitStack() as stack:
-        start = read_start(options.trained_agent, options.device) if options.trained_agent else None
+        start = read_start(options.trained_agent, trusted=options.trusted) if options.trained_agent else None
         if start is not None:
             start.check_normalization(bool(config.run.normalize))
         env = make_env(
@@ -196,7 +198,7 @@ def _set_up(
             seed=options.seed,
             vec_env=options.vec_env,
             monitor_dir=folder.path,
-            statistics=start.statistics if start else None,
+            statistics=start.normalizer if start else None,
         )
         stack.callback(close_all, env)
         eval_env = _eval_env(config, options.seed, options.n_eval_envs)

@@ -16,6 +16,7 @@ from pgzoo.registry.plugins import Registry
 from pgzoo.training.arguments import Arguments, Count, NumThreads, Seed, as_path, as_paths, several
 from pgzoo.training.config import ExperimentConfig, check_environment, register_packages
 from pgzoo.training.run_folder import RunFolder, find_folder, open_folder
+from pgzoo.training.trust import check_arguments, check_configuration
 
 if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
@@ -44,6 +45,7 @@ class RunArguments(Arguments):
         num_threads: threads of torch and BLAS; None: they choose.
         gym_packages: packages that register environments; empty: those of the run.
         plugin_files: files of plugins; empty: those of the run.
+        trusted: whether to run code that the run's folder contains.
     """
 
     path: Path | None = None
@@ -58,6 +60,7 @@ class RunArguments(Arguments):
     num_threads: NumThreads | None = None
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
+    trusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +103,8 @@ def open_run(
 ) -> Iterator[FinishedRun]:
     """Open a finished run. The environment is closed at the end of the context.
 
-    Packages and plugin files that the run was trained with are loaded again, unless the arguments name others.
+    Packages and plugin files that the run was trained with are loaded again if the folder is trusted, unless the
+    arguments name others.
 
     Args:
         arguments: which run and model, and how to open it.
@@ -118,24 +122,31 @@ def open_run(
         folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
     file = _model_file(folder, arguments)
 
-    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_statistics
+    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_normalizer
 
     trained_with = read_arguments(folder)
-    register_packages(arguments.gym_packages or trained_with.gym_packages)
     plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
+    if not arguments.trusted:
+        check_arguments(
+            folder.path, trained_with.env, trained_with.gym_packages, plugin_files, given_env=arguments.env,
+            given_packages=arguments.gym_packages, given_files=arguments.plugin_files,
+        )  # fmt: skip
+    register_packages(arguments.gym_packages or trained_with.gym_packages)
     registry = discover(arguments.plugin_files or plugin_files)
     check_environment(trained_with.env)
 
     from pgzoo.training.environments import close_all, make_env
 
     config = read_config(folder, registry)
-    model = load_model(file, registry, device=arguments.device)
+    if not arguments.trusted:
+        check_configuration(config.run, folder.path)
+    model = load_model(file, registry, device=arguments.device, trusted=arguments.trusted)
     env = make_env(
         config,
         n_envs=n_envs,
         seed=arguments.seed,
         training=False,
-        statistics=run_statistics(config, file),
+        statistics=run_normalizer(config, file),
         env_kwargs={"render_mode": render_mode} if render_mode else None,
     )
     try:
@@ -160,6 +171,7 @@ def evaluate(
     device: str = "auto",
     gym_packages: Sequence[str] = (),
     plugin_files: Sequence[str | os.PathLike[str]] = (),
+    trusted: bool = False,
 ) -> Evaluation:
     """Evaluate a saved model, as `pgzoo eval` does.
 
@@ -179,7 +191,7 @@ def evaluate(
     arguments = EvalArguments(
         path=as_path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=as_path(log_folder), load_best=load_best,
         stochastic=stochastic, n_episodes=n_episodes, n_envs=n_envs, seed=seed, device=device,
-        gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
+        gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files), trusted=trusted,
     )  # fmt: skip
     with open_run(arguments, n_envs=arguments.n_envs) as run:
         return run.evaluate(arguments.n_episodes, stochastic=stochastic)

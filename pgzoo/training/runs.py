@@ -62,6 +62,7 @@ class TrainArguments(Arguments):
     save_freq: int = -1
     log_folder: Path = Path("logs")
     trained_agent: Path | None = None
+    trusted: bool = False
     device: str = "auto"
     fast: bool | None = None
     tensorboard_log: str | None = None
@@ -112,6 +113,7 @@ class TrainArguments(Arguments):
             n_eval_envs=self.n_eval_envs,
             save_freq=self.save_freq,
             trained_agent=self.trained_agent,
+            trusted=self.trusted,
             tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
             verbose=self.verbose,
         )
@@ -191,6 +193,7 @@ def train(
     save_freq: int = -1,
     log_folder: FilePath = "logs",
     trained_agent: FilePath | None = None,
+    trusted: bool = False,
     device: str = "auto",
     fast: Fast = "auto",
     tensorboard_log: str | None = None,
@@ -220,8 +223,8 @@ def train(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
         conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
         n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=as_path(log_folder),
-        trained_agent=as_path(trained_agent), device=device, fast=_flag(fast), tensorboard_log=as_text(tensorboard_log),
-        env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
+        trained_agent=as_path(trained_agent), trusted=trusted, device=device, fast=_flag(fast),
+        tensorboard_log=as_text(tensorboard_log), env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
         progress=False, verbose=verbose,
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from stable_baselines3.common.save_util import load_from_zip_file
 from stable_baselines3.common.utils import check_for_correct_spaces
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
+from pgzoo.algorithm.loaded_values import SECTIONS, check_size
 from pgzoo.algorithm.policy_gradient import PolicyGradient
-from pgzoo.algorithm.saving import saved_arrays
-from pgzoo.errors import ConfigError, DivergenceError, PgzooError, converted, describe
+from pgzoo.errors import ConfigError, DivergenceError, PgzooError, converted
 from pgzoo.files import atomic_write
+from pgzoo.model_file.archive import DOCUMENT, Archive, open_archive
+from pgzoo.model_file.document import read_data, unpickled
+from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
 from pgzoo.training.imports import find_local_modules
@@ -24,7 +28,7 @@ from pgzoo.training.yaml_files import read_yaml_mapping
 
 
 def save(model: PolicyGradient, file: Path) -> None:
-    """Save a model, and the statistics of VecNormalize that belong to it. Each file is replaced when it is complete.
+    """Save a model, and for RL Zoo the statistics of its VecNormalize. Each file is replaced when it is complete.
 
     Raises:
         DivergenceError: a parameter of the policy is not finite.
@@ -89,29 +93,26 @@ class Start:
         parameters: the weights and the optimizer's state, as `set_parameters` takes them.
         part_state_arrays: what its parts learned; empty for a model of SB3.
         parts: its parts, as `PolicyGradient.parts`.
-        statistics: the file of its VecNormalize's statistics; None if there is none.
+        normalizer: how its observations and rewards were normalised; None if they were not.
     """
 
     path: Path
     policy_kwargs: dict[str, Any]
     optimizer_class: type[torch.optim.Optimizer]
     parameters: dict[str, Any]
-    part_state_arrays: dict[str, Any]
-    parts: dict[str, dict[str, Any]]
-    statistics: Path | None
+    part_state_arrays: Mapping[str, Any]
+    parts: Mapping[str, Any]
+    normalizer: Normalizer | None
 
     def check_normalization(self, normalize: bool) -> None:
         """Raise ConfigError unless the run normalises exactly if the saved model's run did."""
-        if normalize and self.statistics is None:
-            expected = statistics_path(self.path)
+        if normalize and self.normalizer is None:
             raise ConfigError(
-                f"{self.path} has no statistics of VecNormalize ({expected} is missing), but this run normalises; "
-                "copy them there, or train with -P normalize:false"
+                f"{self.path} has no statistics of VecNormalize, but this run normalises; train with "
+                f"-P normalize:false, or copy SB3's statistics to {statistics_path(self.path)}"
             )
-        if not normalize and self.statistics is not None:
-            raise ConfigError(
-                f"{self.path} was trained on normalised observations ({self.statistics}); train with -P normalize:true"
-            )
+        if not normalize and self.normalizer is not None:
+            raise ConfigError(f"{self.path} was trained on normalised observations; train with -P normalize:true")
 
     def apply(self, model: PolicyGradient) -> None:
         """Set the policy's weights and the states of the parts that both models have.
@@ -131,17 +132,33 @@ class Start:
             model.load_part_states(self.parts, self.part_state_arrays)
 
 
-def read_start(path: Path, device: str) -> Start:
+def read_start(path: Path, *, trusted: bool = False) -> Start:
     """Read a saved model to start from.
 
+    Args:
+        path: a model of pgzoo, or of SB3's A2C or PPO.
+        trusted: whether to unpickle what data cannot describe. A model of SB3 always needs it.
+
     Raises:
+        UntrustedError: the file must be unpickled, and is not trusted.
         ConfigError: the file is missing or is not a saved model.
     """
     if not path.is_file() and path.with_name(f"{path.name}.zip").is_file():
         path = path.with_name(f"{path.name}.zip")  # SB3 accepts the short form, too
-    data, parameters = read_zip(path, device)
-    with converted(f"{path} is not a saved model"):
-        policy_kwargs = dict(data.get("policy_kwargs") or {})
+    with _opened(path, trusted) as archive:
+        if DOCUMENT in archive:
+            sections, code = read_data(archive, SECTIONS)
+            wanted = [name for name in code if name in ("parts", "policy_kwargs")]
+            pickled = unpickled(archive, wanted, trusted=trusted) if wanted else {}
+        else:  # a model of SB3
+            sections = {name: {} for name in SECTIONS}
+            pickled = unpickled(archive, ["policy_kwargs"] if trusted else None, trusted=trusted)
+        parameters = archive.parameters()
+        policy = {**sections["policy"], **sections["spaces"], **pickled}
+        policy_kwargs = dict(policy["policy_kwargs"] or {})
+        with converted(f"{path} is not a saved model"):
+            check_size({**policy, "policy_kwargs": policy_kwargs}, parameters)
+        normalizer = _normalizer(sections) if DOCUMENT in archive else _unpickled_statistics(path)
         optimizer_class = policy_kwargs.pop("optimizer_class", torch.optim.Adam)
         policy_kwargs.pop("optimizer_kwargs", None)
         return Start(
@@ -149,30 +166,53 @@ def read_start(path: Path, device: str) -> Start:
             policy_kwargs=policy_kwargs,
             optimizer_class=optimizer_class,
             parameters=parameters,
-            part_state_arrays=dict(saved_arrays(data)),
-            parts=dict(data.get("parts") or {}),
-            statistics=find_statistics(path),
+            part_state_arrays=sections["states"].get("part_state_arrays", {}),
+            parts={**sections["parts"], **pickled}.get("parts", {}),
+            normalizer=normalizer,
         )
 
 
-def read_zip(path: Path, device: str = "cpu") -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a saved model's data and parameters.
+def read_normalizer(path: Path) -> Normalizer | None:
+    """Return how the observations and rewards of a saved model of pgzoo were normalised; None if they were not.
 
     Raises:
-        ConfigError: the file is missing or is not a saved model.
+        ConfigError: the file is missing or is not a saved model of pgzoo.
     """
+    with _opened(path, trusted=False) as archive:
+        if DOCUMENT not in archive:
+            raise ConfigError(f"{path} was not saved by pgzoo")
+        return _normalizer(read_data(archive, SECTIONS)[0])
+
+
+@contextmanager
+def _opened(path: Path, trusted: bool) -> Iterator[Archive]:
+    """Open a saved model for reading. Modules of the working directory can be unpickled if it is trusted."""
     if not path.is_file():
         raise ConfigError(f"there is no model at {path}")
-    find_local_modules()  # the model may contain classes of the user's own files
-    try:
-        data, parameters, _ = load_from_zip_file(path, device=device)
-    except Exception as error:  # a damaged file can raise nearly anything: zip, JSON, pickle, torch
-        raise ConfigError(f"{path} is not a saved model: {describe(error)}") from error
-    if not isinstance(data, dict) or not isinstance(parameters.get("policy"), Mapping):
-        raise ConfigError(f"{path} is not a saved model: it does not contain a policy")
-    if shadowing := [key for key in data if callable(getattr(PolicyGradient, str(key), None))]:
-        raise ConfigError(f"{path} is not a saved model: its entry {shadowing[0]!r} would replace a method")
-    return data, parameters
+    if trusted:
+        find_local_modules()
+    with open_archive(path) as archive, converted(f"{path} is not a saved model"):
+        yield archive
+
+
+def _normalizer(sections: Mapping[str, Mapping[str, Any]]) -> Normalizer | None:
+    data = sections["states"].get("normalizer")
+    return None if data is None else Normalizer.from_data(data)
+
+
+def _unpickled_statistics(model: Path) -> Normalizer | None:
+    """Return the statistics that SB3 saved beside a trusted model; None if there are none.
+
+    Raises:
+        ConfigError: they are damaged.
+    """
+    if (file := find_statistics(model)) is None:
+        return None
+    with converted(f"cannot read the statistics {file}"):
+        stored = pickle.loads(file.read_bytes())
+        if not isinstance(stored, VecNormalize):
+            raise ConfigError(f"{file} has no statistics of VecNormalize")
+        return Normalizer.of(stored)
 
 
 def not_finite(model: PolicyGradient) -> str:
@@ -204,17 +244,18 @@ def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
         raise type(error)(f"{file}: {error}") from error
 
 
-def load_model(path: Path, registry: Registry, *, device: str = "auto") -> PolicyGradient:
+def load_model(path: Path, registry: Registry, *, device: str = "auto", trusted: bool = False) -> PolicyGradient:
     """Return a saved model of pgzoo.
 
     Raises:
+        UntrustedError: the file must be unpickled, and is not trusted.
         PgzooError: the file is missing, damaged, not pgzoo's, or uses a plugin that is not installed.
     """
-    data, _ = read_zip(path)
-    if "parts" not in data:
-        raise ConfigError(f"{path} was not saved by pgzoo")
+    with _opened(path, trusted) as archive:
+        if DOCUMENT not in archive:
+            raise ConfigError(f"{path} was not saved by pgzoo")
     with converted(f"{path} is not a usable model"):
-        model = PolicyGradient.load(path, device=device, registry=registry)
+        model = PolicyGradient.load(path, device=device, registry=registry, trusted=trusted)
     _check_finite(model, path)
     return model
 
@@ -226,16 +267,14 @@ def check_fit(model: PolicyGradient, env: VecEnv, path: Path) -> None:
         model.predict(env.observation_space.sample(), deterministic=True)
 
 
-def run_statistics(config: ExperimentConfig, path: Path) -> Path | None:
-    """Return the statistics of VecNormalize for a saved model of a run; None if the run does not normalise.
+def run_normalizer(config: ExperimentConfig, path: Path) -> Normalizer | None:
+    """Return the statistics of VecNormalize of a saved model of a run; None if the run does not normalise.
 
     Raises:
-        ConfigError: the run normalises, but the model's statistics are missing.
+        ConfigError: the run normalises, but the model has no statistics.
     """
     if not config.run.normalize:
         return None
-    if (statistics := find_statistics(path)) is None:
-        raise ConfigError(
-            f"{path} needs the statistics of VecNormalize it was trained with, but {statistics_path(path)} is missing"
-        )
-    return statistics
+    if (normalizer := read_normalizer(path)) is None:
+        raise ConfigError(f"{path} has no statistics of VecNormalize, but its run normalises observations")
+    return normalizer

@@ -21,11 +21,13 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import DivergenceError, EnvironmentFailure, MachineError, describe
 from pgzoo.files import atomic_write
+from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, make_model
+from pgzoo.training.saved_model import run_normalizer
 from pgzoo.tuning.faults import machine_fault
 from pgzoo.tuning.metrics import Point
 
@@ -132,16 +134,16 @@ def _load_or_make(
     A damaged checkpoint, for example after a power failure, is deleted with a warning.
     """
 
-    def make(statistics: Path | None = None) -> VecEnv:
+    def make(statistics: Normalizer | None = None) -> VecEnv:
         return make_env(config, n_envs=config.run.n_envs, seed=run.seed, statistics=statistics)
 
     while (path := _Checkpoint.latest(run.folder)) is not None:
         try:
-            checkpoint, statistics = _Checkpoint.read(path), path / "vecnormalize.pkl"
-            if config.run.normalize:
-                statistics.stat()  # raises if it is missing
-            with _closed_on_failure(make(statistics)) as env:
-                return PolicyGradient.load(path / "model.zip", env, device="cpu", registry=registry), checkpoint
+            checkpoint, file = _Checkpoint.read(path), path / "model.zip"
+            with _closed_on_failure(make(run_normalizer(config, file))) as env:
+                new = make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu"))
+                custom = {"policy_class": new.policy_class, "policy_kwargs": new.policy_kwargs}  # need no unpickling
+                return PolicyGradient.load(file, env, "cpu", registry=registry, custom_objects=custom), checkpoint
         except Exception as error:  # loading damaged files may raise anything
             if isinstance(error, EnvironmentFailure) or machine_fault(error) is not None:
                 raise
@@ -232,7 +234,7 @@ class EvalCheckpointCallback(BaseCallback):
 
 @dataclass(frozen=True)
 class _Checkpoint:
-    """A training at its last evaluation: the model, VecNormalize's statistics and all evaluations."""
+    """A training at its last evaluation: the model and all evaluations."""
 
     folder: Path
     points: list[Point]
@@ -253,9 +255,6 @@ class _Checkpoint:
             with atomic_write(self.path) as partial:
                 partial.mkdir(parents=True)
                 model.save(partial / "model.zip")
-                if (normalized := model.get_vec_normalize_env()) is not None:
-                    with atomic_write(partial / "vecnormalize.pkl") as statistics:
-                        normalized.save(str(statistics))
                 with atomic_write(partial / "evaluations.json") as evaluations:
                     evaluations.write_text(json.dumps(as_data(self.points, self.evaluations)), encoding="utf-8")
         except MachineError:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from signal import Signals
 from typing import Any, Protocol
 
@@ -151,14 +150,13 @@ class Lab:
         registry: Registry,
         measure_config: MeasureConfig,
         start: Start | None = None,
-        statistics: Path | None = None,
     ) -> None:
         self.config, self.registry, self.measure_config = config, registry, measure_config
         if config.combination.algorithm.use_sde:
             raise ConfigError(
                 "the policy uses gSDE, whose noise is shared between steps: their scores are not independent"
             )
-        self._start, self._statistics = start, statistics
+        self._start = start
         if measure_config.batch % measure_config.group_size:
             raise ConfigError(
                 f"a batch of {measure_config.batch} episodes cannot be split into groups of {measure_config.group_size}"
@@ -216,7 +214,8 @@ class Lab:
         config = replace(self.config, combination=resolve(self.registry, **parts, overrides=settings))
         env: VecEnv
         if (mdp := self.mdp) is None:
-            env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=self._statistics)
+            statistics = self._start.normalizer if self._start else None
+            env = make_env(config, n_envs=n_envs, seed=seed, training=False, statistics=statistics)
         elif Need.VALUES in config.combination.sampling.provides:
             env = DummyVecEnv([lambda: TabularEnv(mdp)] * n_envs)
             env.seed(seed)

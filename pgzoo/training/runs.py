@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pgzoo.errors import ConfigError, unknown
+from pgzoo.errors import ConfigError, converted, unknown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry, default_registry
 from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages
@@ -26,6 +26,9 @@ FilePath: TypeAlias = "str | os.PathLike[str]"
 
 VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
 """The kinds of vector environment that `--vec-env` chooses from."""
+
+ON_NAN = ("stop", "skip")
+"""What `--on-nan` does with a gradient that is not finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,9 @@ class TrainArguments:
     eval_episodes: int = 10
     n_eval_envs: int = 1
     save_freq: int = -1
+    checkpoint_every: str | None = None
+    keep_checkpoints: int = 2
+    on_nan: str = "stop"
     log_folder: Path = Path("logs")
     trained_agent: Path | None = None
     device: str = "auto"
@@ -91,8 +97,13 @@ class TrainArguments:
 
     def train_config(self, seed: int) -> TrainConfig:
         """Return how to carry out the run."""
+        from pgzoo.training.checkpoints import Interval
         from pgzoo.training.experiment import TrainConfig
 
+        if self.on_nan not in ON_NAN:
+            raise ConfigError(unknown("on_nan", self.on_nan, ON_NAN))
+        if self.keep_checkpoints < 1:
+            raise ConfigError(f"keep_checkpoints must be 1 or more, not {self.keep_checkpoints}")
         return TrainConfig(
             seed=seed,
             vec_env=self.vec_env,
@@ -102,6 +113,9 @@ class TrainArguments:
             eval_episodes=self.eval_episodes,
             n_eval_envs=self.n_eval_envs,
             save_freq=self.save_freq,
+            checkpoint_every=None if self.checkpoint_every is None else Interval.parse(self.checkpoint_every),
+            keep_checkpoints=self.keep_checkpoints,
+            on_nan=self.on_nan,
             trained_agent=self.trained_agent,
             tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
             verbose=self.verbose,
@@ -162,8 +176,49 @@ def prepare(config: ExperimentConfig, arguments: TrainArguments, registry: Regis
 
     seed = seed_or_random(arguments.seed)
     arguments = replace(arguments, seed=seed)  # args.yml has the seed that was drawn
+    train_config = arguments.train_config(seed)
     folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
-    return Run(config, arguments, registry, arguments.train_config(seed), folder)
+    return Run(config, arguments, registry, train_config, folder)
+
+
+def prepare_resumed(path: Path, discover: Callable[[tuple[Path, ...]], Registry], **changes: Any) -> Run:
+    """Return the run in a folder, ready to continue from its last checkpoint.
+
+    Args:
+        path: the folder.
+        discover: returns the plugins, including those of some files.
+        **changes: arguments that differ from those of the interrupted run.
+
+    Raises:
+        PgzooError: the run cannot be resumed.
+    """
+    from pgzoo.training.run_folder import open_folder
+    from pgzoo.training.saved_model import read_config
+    from pgzoo.training.yaml_files import read_yaml_mapping
+
+    folder = replace(open_folder(path), resumed=True)
+    file = folder.details / "args.yml"
+    arguments = replace(_arguments(read_yaml_mapping(file), file), **changes)
+    register_packages(arguments.gym_packages)
+    registry = discover(arguments.plugin_files)
+    check_environment(arguments.env)
+    config = read_config(folder, registry)
+    if arguments.seed is None or arguments.checkpoint_every is None:
+        raise ConfigError(f"{folder.path} cannot be resumed: it was trained without --checkpoint-every")
+    return Run(config, arguments, registry, arguments.train_config(arguments.seed), folder)
+
+
+def _arguments(saved: Mapping[str, Any], file: Path) -> TrainArguments:
+    """Return the arguments that args.yml has."""
+    with converted(f"{file} cannot be used"):
+        arguments = TrainArguments(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        return replace(
+            arguments,
+            log_folder=Path(arguments.log_folder),
+            conf_file=_path(arguments.conf_file),
+            trained_agent=_path(arguments.trained_agent),
+            plugin_files=tuple(map(Path, arguments.plugin_files)),
+        )
 
 
 def train(
@@ -180,6 +235,9 @@ def train(
     eval_episodes: int = 10,
     n_eval_envs: int = 1,
     save_freq: int = -1,
+    checkpoint_every: int | str | None = None,
+    keep_checkpoints: int = 2,
+    on_nan: str = "stop",
     log_folder: FilePath = "logs",
     trained_agent: FilePath | None = None,
     device: str = "auto",
@@ -208,7 +266,10 @@ def train(
     arguments = TrainArguments(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
         pairs=_pairs(hyperparams), conf_file=_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
-        n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=Path(log_folder), trained_agent=_path(trained_agent),
+        n_eval_envs=n_eval_envs, save_freq=save_freq,
+        checkpoint_every=None if checkpoint_every is None else str(checkpoint_every),
+        keep_checkpoints=keep_checkpoints, on_nan=on_nan, log_folder=Path(log_folder),
+        trained_agent=_path(trained_agent),
         device=device, fast=fast, tensorboard_log=tensorboard_log, env_kwargs=_pairs(env_kwargs),
         gym_packages=several(gym_packages), plugin_files=tuple(map(Path, several(plugin_files))), progress=False,
         verbose=verbose,

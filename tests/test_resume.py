@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import pgzoo
 from same import assert_same
 from stable_baselines3.common.callbacks import BaseCallback
 
 from pgzoo import PolicyGradient, Registry
-from pgzoo.training.checkpoints import saved_steps
+from pgzoo.errors import ConfigError
+from pgzoo.training.checkpoints import Interval, locked, saved_steps
 from pgzoo.training.experiment import Result
 from pgzoo.training.run_folder import RunFolder, open_folder
 from pgzoo.training.runs import TrainArguments, prepare, prepare_resumed
@@ -106,3 +108,107 @@ def test_a_resumed_run_equals_the_whole_one(name: str, tmp_path: Path) -> None:
     assert len(saved_steps(killed)) == 2
     resumed = resume(killed.path)
     assert_equal_runs(whole.folder, resumed.folder)
+
+
+PPO: tuple[str, str, dict[str, Any]] = ("ppo", "CartPole-v1", {"n_steps": 32, "batch_size": 16})
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that was killed after more than 200 of 260 steps."""
+    folder = tmp_path_factory.mktemp("killed")
+    start(folder, *PPO, at=200)
+    return folder / "killed"
+
+
+@pytest.fixture
+def copy(killed: Path, tmp_path: Path) -> Path:
+    """A copy of the killed run's folder."""
+    return Path(shutil.copytree(killed, tmp_path / "run"))
+
+
+def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
+    result = start(tmp_path, *PPO, n_timesteps=64, eval_freq=-1)
+    folder = str(result.folder.path)
+    said = pgzoo("train", "--resume", folder).stdout
+    assert said == f"The run in {folder} has finished: 64 steps\nNext: pgzoo eval {folder}\n"
+
+
+def test_what_contradicts_resume(copy: Path) -> None:
+    said = pgzoo("train", "--resume", str(copy), "--seed", "1", status=2).stderr
+    assert "--resume continues the run with its own options; remove --seed" in said
+
+
+def test_a_second_process_is_refused(copy: Path) -> None:
+    """Finds two processes that write the same files."""
+    with locked(open_folder(copy)):
+        said = pgzoo("train", "--resume", str(copy), "--no-progress", status=2).stderr
+    assert said == f"Error: another process is training in {copy}\n"
+    pgzoo("train", "--resume", str(copy), "--no-progress", "--num-threads", "1")
+
+
+def test_without_a_checkpoint(copy: Path) -> None:
+    shutil.rmtree(copy / "checkpoints")
+    said = pgzoo("train", "--resume", str(copy), status=2).stderr
+    assert "has no checkpoint to resume from" in said
+    assert "is not the folder of a run" in pgzoo("train", "--resume", str(copy.parent), status=2).stderr
+
+
+@pytest.mark.parametrize("file", ["state.json", "state.npz", "model.zip"])
+def test_a_damaged_checkpoint(file: str, copy: Path) -> None:
+    """A broken disk. The folder keeps everything, and the checkpoint before it is whole."""
+    folder = open_folder(copy)
+    before, last = saved_steps(folder)
+    (folder.checkpoints / str(last) / file).write_bytes(b"PK damaged")
+    said = pgzoo("train", "--resume", str(copy), "--no-progress", status=2).stderr
+    assert str(folder.checkpoints / str(last)) in said
+    assert "Traceback" not in said
+    shutil.rmtree(folder.checkpoints / str(last))
+    assert f"Resumed after {before} steps" in pgzoo("train", "--resume", str(copy), "--no-progress").stderr
+
+
+def test_a_checkpoint_executes_nothing(copy: Path) -> None:
+    """A pickle in the arrays is refused by NumPy."""
+    folder = open_folder(copy)
+    file = folder.checkpoints / str(saved_steps(folder)[-1]) / "state.npz"
+    np.savez(file, a0=np.array([Bomb(copy / "exploded")], dtype=object))
+    pgzoo("train", "--resume", str(copy), "--no-progress", status=2)
+    assert not (copy / "exploded").exists()
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def test_environments_that_cannot_be_described_are_reset(tmp_path: Path) -> None:
+    """Finds environments in other processes that are taken to continue."""
+    start(tmp_path, *PPO, at=100, n_timesteps=130, vec_env="subproc", eval_freq=-1)
+    (tmp_path / "killed" / "checkpoints" / "lock").unlink()
+    result = pgzoo("train", "--resume", str(tmp_path / "killed"), "--no-progress")
+    assert "The environments were reset, because their state could not be saved: they are in a" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "interval"),
+    [("10000", Interval(steps=10000)), ("60s", Interval(seconds=60.0)), ("0.5s", Interval(seconds=0.5))],
+)
+def test_intervals(text: str, interval: Interval) -> None:
+    assert Interval.parse(text) == interval
+
+
+@pytest.mark.parametrize("text", ["", "s", "0", "-1", "0s", "1h", "ten", "nan", "nans", "infs"])
+def test_what_is_no_interval(text: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--checkpoint-every must be a number of steps or of seconds"):
+        Interval.parse(text)
+
+
+def test_every_n_seconds(tmp_path: Path) -> None:
+    """With an interval of a microsecond, every update is followed by a checkpoint."""
+    result = start(tmp_path, *PPO, n_timesteps=256, checkpoint_every="0.000001s", keep_checkpoints=3, eval_freq=-1)
+    assert saved_steps(result.folder) == [64, 128, 192]

@@ -14,6 +14,7 @@ it is read.
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import shutil
@@ -67,7 +68,7 @@ class Interval:
         """
         number, unit = (str(text)[:-1], "s") if str(text).endswith("s") else (str(text), "")
         with suppress(ValueError):
-            if unit and float(number) > 0:
+            if unit and 0 < float(number) < math.inf:
                 return cls(seconds=float(number))
             if not unit and int(number) > 0:
                 return cls(steps=int(number))

@@ -88,6 +88,7 @@ def assert_equal_runs(a: RunFolder, b: RunFolder) -> None:
 RUNS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "steps, numpy": ("ppo", "CartPole-v1", {"n_steps": 32, "batch_size": 16, "normalize": True}, {}),
     "steps, sb3, log interval": ("a2c", "CartPole-v1", {"n_steps": 8, "log_interval": 3}, {"fast": False}),
+    "evaluated later": ("a2c", "CartPole-v1", {"n_steps": 16}, {"eval_freq": 210}),
     "vector": ("ppo", "CartPole-v1", {"n_steps": 32, "batch_size": 16}, {"vec_env": "vector"}),
     "gSDE, schedule": ("ppo", "Pendulum-v1", {"n_steps": 32, "batch_size": 16, "use_sde": True, "max_episode_steps": 20,
                        "learning_rate": {"schedule": "linear", "initial": 1e-3}}, {}),

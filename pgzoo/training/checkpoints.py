@@ -144,12 +144,14 @@ class Checkpoints(BoundaryCallback):
 
     def _run_state(self, encoder: Encoder) -> dict[str, Any]:
         assert self.model.env is not None
+        progress = [callback.progress for callback in self._callbacks]
+        evaluated = any(callback.get("evaluations_timesteps") for callback in progress)
         return {
             "format": FORMAT,
             "n_iterations": self.n_iterations,
             "env": encode_env(encoder, self.model.env),
-            "eval_env": encode_env(encoder, self._eval_env),
-            "callbacks": [encoder.encode(callback.progress, "progress") for callback in self._callbacks],
+            "eval_env": encode_env(encoder, self._eval_env) if evaluated else None,  # the first reset has a seed
+            "callbacks": [encoder.encode(callback, "progress") for callback in progress],
             "files": lengths(self._folder.path),
         }
 
@@ -204,8 +206,10 @@ class Checkpoint:
         with converted(f"{self.path} does not fit this run"):
             observations = model.env.reset()
             reason = decode_env(decoder, state["env"], model.env)
-            eval_env.reset()
-            eval_reason = decode_env(decoder, state["eval_env"], eval_env)
+            eval_reason = ""
+            if state["eval_env"] is not None:
+                eval_env.reset()
+                eval_reason = decode_env(decoder, state["eval_env"], eval_env)
             if reason:
                 observations = converted_reset(model.env.reset(), model.n_envs, model.observation_space)
                 starts = np.ones(model.n_envs, dtype=bool)

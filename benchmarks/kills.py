@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ def kill_and_resume(
     while killed:
         path = only_run(folder)
         limit = moments.uniform(0, seconds) if counts.kills < n_kills else None
-        killed = in_process((lambda: start(plugin, folder)) if path is None else (lambda: resume(path)), limit)
+        killed = in_process(partial(start, plugin, folder) if path is None else partial(resume, path), limit)
         counts.kills += killed
         path = only_run(folder)
         if path is None:
@@ -158,7 +159,7 @@ def measure(n_kills: int, plugins: tuple[str, ...] = tuple(RUNS)) -> Counts:
         seconds: dict[str, float] = {}
         for plugin in plugins:
             whole, begin = Path(directory) / f"whole-{plugin}", time.perf_counter()
-            in_process(lambda whole=whole, plugin=plugin: start(plugin, whole), None)
+            in_process(partial(start, plugin, whole), None)
             seconds[plugin] = time.perf_counter() - begin
             path = only_run(whole)
             assert path is not None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 
 from pgzoo import PolicyGradient, Registry
 from pgzoo.errors import ConfigError
+from pgzoo.training.callbacks import EvaluationCallback
 from pgzoo.training.checkpoints import Interval, locked, saved_steps
 from pgzoo.training.experiment import Result
 from pgzoo.training.run_folder import RunFolder, open_folder
@@ -126,6 +129,28 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def copy(killed: Path, tmp_path: Path) -> Path:
     """A copy of the killed run's folder."""
     return Path(shutil.copytree(killed, tmp_path / "run"))
+
+
+def test_sigterm_ends_a_run_that_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster's preemption. Finds a run that continues from the model in mid-rollout instead of the checkpoint."""
+    whole = start(tmp_path / "whole", *PPO)
+    evaluate = EvaluationCallback._on_step
+
+    def preempted(self: EvaluationCallback) -> bool:
+        if self.num_timesteps == 150:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return evaluate(self)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EvaluationCallback, "_on_step", preempted)
+        options = "--n-envs 2 -P n_steps:32 -P batch_size:16 --seed 3 --eval-freq 90 --eval-episodes 1 --device cpu"
+        arguments = f"train --plugin ppo -n 260 {options} --checkpoint-every 60 --no-progress".split()
+        said = pgzoo(*arguments, cwd=tmp_path, status=143).stdout
+    folder = tmp_path / "logs" / "ppo" / "CartPole-v1_1"
+    assert "Ended by SIGTERM after 150 steps" in said
+    assert said.endswith("Continue: pgzoo train --resume logs/ppo/CartPole-v1_1\n")
+    assert PolicyGradient.load(open_folder(folder).model).num_timesteps == 150
+    assert_equal_runs(whole.folder, resume(folder).folder)
 
 
 def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def kill_and_resume(
     moments, killed, steps = random.Random(f"{plugin} {folder.name}"), True, -1
     while killed:
         path = only_run(folder)
-        limit = moments.uniform(0, seconds) if counts.kills < n_kills else None
+        limit = moments.uniform(0, 2 * seconds) if counts.kills < n_kills else None
         killed = in_process(partial(start, plugin, folder) if path is None else partial(resume, path), limit)
         counts.kills += killed
         path = only_run(folder)

@@ -15,6 +15,7 @@ import torch
 from command import pgzoo
 from same import assert_same
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.env_util import make_vec_env
 
 from pgzoo import PolicyGradient, Registry
 from pgzoo.errors import ConfigError
@@ -58,6 +59,24 @@ def start(tmp_path: Path, plugin: str, env: str, overrides: dict[str, Any], at: 
     return run.start(snapshot)
 
 
+@pytest.mark.parametrize("plugin", ["reinforce", "rloo"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_learning_twice_is_learning_once(plugin: str, n_envs: int) -> None:
+    """Finds a rollout that depends on how many episodes the environments have played before."""
+
+    def learned(*timesteps: int) -> Any:
+        model = PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", n_envs, seed=0), plugin, n_episodes=8, seed=1)
+        for steps in timesteps:
+            model.learn(steps)
+        return model.get_parameters()
+
+    assert_same(learned(1, 1), learned(1, 1))
+    model = PolicyGradient("MlpPolicy", make_vec_env("CartPole-v1", n_envs, seed=0), plugin, n_episodes=8, seed=1)
+    model.learn(1)
+    n_steps = model.num_timesteps
+    assert_same(learned(1, 1), learned(n_steps + 1))
+
+
 def resume(folder: Path) -> Result:
     torch.manual_seed(0)  # whatever the new process did before
     np.random.seed(0)
@@ -97,6 +116,8 @@ RUNS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
                        "learning_rate": {"schedule": "linear", "initial": 1e-3}}, {}),
     "frame stack": ("a2c", "CartPole-v1", {"n_steps": 16, "frame_stack": 2}, {}),
     "episodes": ("reinforce", "CartPole-v1", {"n_episodes": 4}, {}),
+    "episodes, subproc": ("reinforce", "CartPole-v1", {"n_episodes": 5}, {"vec_env": "subproc"}),
+    "one environment": ("reinforce", "CartPole-v1", {"n_episodes": 5, "n_envs": 1}, {}),
     "groups": ("rloo", "CartPole-v1", {"n_episodes": 4, "group_size": 2}, {}),
     "part states": ("q_value+value", "CartPole-v1", {"n_steps": 32}, {}),
 }  # fmt: skip

@@ -204,7 +204,8 @@ class Checkpoint:
         decoder, state = Decoder(self.arrays), self.state
         assert model.env is not None
         with converted(f"{self.path} does not fit this run"):
-            observations = model.env.reset()
+            if not state["env"]["reason"]:
+                model.env.reset()  # an environment has generators, and all of its attributes, after a reset
             reason = decode_env(decoder, state["env"], model.env)
             eval_reason = ""
             if state["eval_env"] is not None:

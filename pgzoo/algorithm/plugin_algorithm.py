@@ -90,7 +90,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         part_state_arrays: the same as plain arrays, at the last save or load.
         rollout: the last rollout; not saved.
         returns: R̂ (T, N) of the last rollout; not saved.
-        group_seed, groups_drawn: the state of the stream of group seeds.
+        group_seed, groups_drawn: the state of the stream of reset seeds.
         fast: "auto", True or False, see `PolicyGradient`.
         saved_by: pgzoo's name and version at the last save; empty before.
         n_timesteps: the steps of training of the entry that `from_zoo` took; None for other models.

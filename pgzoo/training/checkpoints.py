@@ -131,12 +131,13 @@ class Checkpoints(BoundaryCallback):
         if name := not_finite(model):
             raise DivergenceError(f"training diverged: the policy's parameter {name} is not finite, so it is not saved")
         encoder = Encoder()
+        arrays: dict[str, Any] = encoder.arrays
         state = {**_model_state(encoder, model), **self._run_state(encoder)}
         with atomic_folder(self._folder.checkpoints / str(model.num_timesteps)) as partial:
             model.save(partial / "model.zip")
             _copy_best(self._folder.path, partial)
             with atomic_write(partial / "state.npz") as file:
-                np.savez(file, **encoder.arrays)
+                np.savez(file, **arrays)
             with atomic_write(partial / "state.json") as file:
                 file.write_text(json.dumps(state), encoding="utf-8")
         for steps in saved_steps(self._folder)[: -self._keep]:

@@ -91,7 +91,7 @@ class Encoder:
         return name
 
     def _object(self, value: Any, where: str) -> dict[str, Any]:
-        cls = type(value)
+        cls: Any = type(value)
         plain = cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
         if not plain or not hasattr(value, "__dict__"):
             raise NotPlain(f"{where} is of type {cls.__name__}")
@@ -188,7 +188,7 @@ def _array(saved: Array, current: Any) -> Array:
     return current  # type: ignore[no-any-return]
 
 
-def _generator(state: Mapping[str, Any], current: Any) -> np.random.Generator:
+def _generator(state: Mapping[str, Any], current: Any) -> Any:
     name = state["bit_generator"]
     if name not in BIT_GENERATORS:
         raise NotPlain(f"{name} is not a generator of NumPy")

@@ -211,7 +211,8 @@ def prepare_resumed(path: Path, discover: Callable[[tuple[Path, ...]], Registry]
 def _arguments(saved: Mapping[str, Any], file: Path) -> TrainArguments:
     """Return the arguments that args.yml has."""
     with converted(f"{file} cannot be used"):
-        arguments = TrainArguments(**{k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()})
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        arguments = TrainArguments(**values)
         return replace(
             arguments,
             log_folder=Path(arguments.log_folder),

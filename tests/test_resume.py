@@ -122,13 +122,17 @@ RUNS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "part states": ("q_value+value", "CartPole-v1", {"n_steps": 32}, {}),
 }  # fmt: skip
 
+SLOW = {"gSDE, schedule", "frame stack", "part states", "one environment"}
 
-@pytest.mark.parametrize("name", RUNS)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in RUNS]
+)
 def test_a_resumed_run_equals_the_whole_one(name: str, tmp_path: Path) -> None:
     """Finds whatever a checkpoint lacks: a moment of Adam, a random state, an environment, an episode's return so far,
     statistics, the count of iterations, or a line of a file that is written twice."""
     plugin, env, overrides, arguments = RUNS[name]
-    whole = start(tmp_path, plugin, env, overrides, at=200, **arguments)
+    whole = start(tmp_path, plugin, env, overrides, at=190, **arguments)
     killed = open_folder(tmp_path / "killed")
     assert len(saved_steps(killed)) == 2
     resumed = resume(killed.path)
@@ -140,9 +144,9 @@ PPO: tuple[str, str, dict[str, Any]] = ("ppo", "CartPole-v1", {"n_steps": 32, "b
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that was killed after more than 200 of 260 steps."""
+    """The folder of a run that was killed after 190 of 260 steps."""
     folder = tmp_path_factory.mktemp("killed")
-    start(folder, *PPO, at=200)
+    start(folder, *PPO, at=190)
     return folder / "killed"
 
 

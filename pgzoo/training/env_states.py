@@ -6,6 +6,7 @@ generators. What Python cannot look into, such as a physics engine, cannot be de
 
 from __future__ import annotations
 
+import enum
 import functools
 import logging
 import types
@@ -61,6 +62,8 @@ class Encoder:
             return value
         if isinstance(value, FIXED):
             return {"fixed": type(value).__name__}
+        if isinstance(value, enum.Enum):
+            return {"member": value.name}
         if isinstance(value, np.generic):
             return {"scalar": self._store(value, where)}
         if type(value) is tuple:
@@ -93,6 +96,8 @@ class Encoder:
     def _object(self, value: Any, where: str) -> dict[str, Any]:
         cls: Any = type(value)
         plain = cls.__reduce__ is object.__reduce__ and cls.__reduce_ex__ is object.__reduce_ex__
+        states = [vars(base)["__getstate__"] for base in cls.__mro__[:-1] if "__getstate__" in vars(base)]
+        plain &= all(isinstance(state, types.FunctionType) for state in states)  # others have a state in C
         if not plain or not hasattr(value, "__dict__"):
             raise NotPlain(f"{where} is of type {cls.__name__}")
         try:
@@ -142,6 +147,10 @@ class Decoder:
     def _value(self, kind: str, content: Any, current: Any) -> Any:
         if kind == "generator":
             return _generator(self.decode(content), current)
+        if kind == "member":
+            if not isinstance(current, enum.Enum):
+                raise NotPlain(f"there is a {type(current).__name__} where the checkpoint has an enum's {content}")
+            return type(current)[content]
         if kind == "scalar":
             return self._arrays[content][()]
         if kind == "array":

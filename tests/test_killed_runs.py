@@ -93,7 +93,7 @@ def _die_at(k: int) -> None:
         setattr(os, name, dying(getattr(os, name)))
 
 
-@pytest.mark.parametrize("every", [73, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [73, pytest.param(7, marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore:.*fork")
 def test_a_run_that_dies_before_a_system_call(every: int, tmp_path: Path) -> None:
     """Finds a checkpoint that is there before all of its files are, and one that is removed too early."""

@@ -141,6 +141,6 @@ def test_statistics_survive_environments_that_do_not() -> None:
         state = encode_env(encoder, original)
         assert state["reason"] == "they are in a SubprocVecEnv"
         assert decode_env(Decoder(encoder.arrays), state, new) == state["reason"]
-        np.testing.assert_array_equal(new.obs_rms.mean, original.obs_rms.mean)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(new.obs_rms.mean, original.obs_rms.mean)  # type: ignore[attr-defined]
     finally:
         original.close()

@@ -49,6 +49,10 @@ class DivergenceError(PgzooError):
     """Training diverged: a number of the policy or of its update is not finite."""
 
 
+class GradientError(DivergenceError):
+    """The loss or the gradient of an optimizer step is not finite. The step has not changed the parameters."""
+
+
 class MachineError(PgzooError, OSError):
     """The machine cannot do what was asked: the disk is full, a permission is missing, memory is short."""
 

@@ -1,9 +1,11 @@
-"""Atomic file writes: a file is replaced only once the new one is complete and on the disk."""
+"""Atomic writes: a file or a folder is replaced only once the new one is complete and on the disk."""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +27,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         MachineError: the file cannot be written.
     """
-    partial = path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
+    partial = _hidden(path)
     try:
         with writing(path):
             yield partial
@@ -36,6 +38,47 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder, which becomes `path` if the block succeeds. A folder that is there already is replaced.
+
+    Each file in it must have been written with `atomic_write`, so that it is on the disk.
+
+    Raises:
+        MachineError: the folder cannot be written.
+    """
+    partial = _hidden(path)
+    try:
+        with writing(path):
+            partial.mkdir(parents=True)
+            yield partial
+            _sync(partial)
+            remove_folder(path)
+            partial.rename(path)
+        with suppress(OSError):
+            _sync(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if it exists. It loses its name first, so that no part of it is taken for the whole."""
+    hidden = _hidden(path)
+    with suppress(OSError):
+        path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed process has left directly in a folder."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(r"\.\d+-[0-9a-f]{8}\..+", path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -53,6 +96,11 @@ def writing(where: str | Path) -> Iterator[None]:
         if not is_machine_fault(error):
             failure.exit_status = ConfigError.exit_status
         raise failure from error
+
+
+def _hidden(path: Path) -> Path:
+    """Return a temporary path in the same folder."""
+    return path.with_name(f".{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
 
 
 def _sync(path: Path) -> None:

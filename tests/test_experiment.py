@@ -16,6 +16,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from pgzoo import ConfigError, DivergenceError, MachineError, PolicyGradient, Registry
+from pgzoo.interface.plans import Seeds
 from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.training import experiment
 from pgzoo.training.config import load_config
@@ -71,7 +72,11 @@ def test_evaluation_has_fresh_seeds_and_the_statistics_of_training(
     SeedRecorder.seeds.clear()
     options = TrainConfig(seed=3, device="cpu", eval_freq=-1, eval_episodes=2)
     result = train(config, registry, options, new_folder(tmp_path, "rtg", "SeedRecorder-v0"))
-    assert set(SeedRecorder.seeds) == {3, 4, 1_000_003}
+    assert SeedRecorder.seeds[0] == 3
+    assert {3, 4, 1_000_003} <= set(SeedRecorder.seeds)
+    stream = Seeds(result.model.group_seed)
+    assert set(SeedRecorder.seeds) <= {3, 4, 1_000_003, *(stream.next() for _ in range(40))}
+    assert SeedRecorder.seeds.count(1_000_003) == 1
     ((training, evaluation),) = seen
     assert evaluation is not training
     assert not evaluation.training

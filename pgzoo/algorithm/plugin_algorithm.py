@@ -89,10 +89,14 @@ class PluginAlgorithm(SamplingAlgorithm):
         part_states: what the parts learned.
         rollout: the last rollout; not saved.
         returns: R̂ (T, N) of the last rollout; not saved.
-        group_seed, groups_drawn: the state of the stream of group seeds.
+        group_seed, groups_drawn: the state of the stream of reset seeds.
         fast: "auto", True or False, see `PolicyGradient`.
         saved_by: pgzoo's name and version at the last save; empty before.
         n_timesteps: the steps of training of the entry that `from_zoo` took; None for other models.
+        on_nan: what to do if the loss or the gradient of an optimizer step is not finite. "stop" raises an error,
+            "skip" leaves out the step and logs the number of such steps as `train/skipped_updates`.
+        skipped_updates: the number of steps that were left out.
+        iterations_before: the rollouts of the run that `learn` continues; 0 unless a run is resumed. Not saved.
     """
 
     registry: Registry
@@ -114,6 +118,10 @@ class PluginAlgorithm(SamplingAlgorithm):
     fast: Fast = "auto"
     saved_by: str
     n_timesteps: int | None = None
+    on_nan: str = "stop"
+    skipped_updates: int = 0
+    iterations_before: int = 0
+    _dump_interval: int | None = None
     n_epochs: int
     n_critic_updates: int
     batch_size: int | None
@@ -247,6 +255,9 @@ class PluginAlgorithm(SamplingAlgorithm):
             env = VecMonitor(env) if monitor_wrapper else env
         check_spaces(env.observation_space, env.action_space)
         return SamplingAlgorithm._wrap_env(env, verbose, monitor_wrapper)
+
+    def _excluded_save_params(self) -> list[str]:
+        return [*super()._excluded_save_params(), "iterations_before", "_dump_interval"]
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Compute the remaining progress, at least 0: the last rollout may exceed `total_timesteps`."""

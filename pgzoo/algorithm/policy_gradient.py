@@ -188,8 +188,10 @@ class PolicyGradient(SavableAlgorithm):
             split=partial(minibatches, whole_episodes=self.objective.whole_episodes, shuffle_whole=backend.bitwise_sb3),
             recompute=partial(self._recomputed, backend) if self.estimator.recompute == "epoch" else None,
             verbose=self.verbose >= 1,
+            skip_nan=self.on_nan == "skip",
         )
         metrics.set(learner.apply(self.update), f"update {self.update.name!r}")
+        self.skipped_updates += learner.n_skipped
         self._n_updates += max(learner.n_passes, 1)
 
     def _recomputed(self, backend: Backend, samples: Samples) -> Samples:
@@ -231,6 +233,8 @@ class PolicyGradient(SavableAlgorithm):
             std = torch.exp(self.policy.log_std.detach())
             extra["std"] = lambda: std.mean().item()
         metrics.write(self.logger, **extra)
+        if self.on_nan == "skip":
+            self.logger.record("train/skipped_updates", self.skipped_updates)
         self.logger.record("train/n_updates", self._n_updates, exclude="tensorboard")
 
     # ---------------------------------------------------------------- learn
@@ -257,14 +261,22 @@ class PolicyGradient(SavableAlgorithm):
             log_interval = self.log_interval
         elif log_interval is not None:
             log_interval = declared(AlgorithmConfig)["log_interval"].validate(log_interval)
+        self._dump_interval = log_interval if self.iterations_before else None
         super().learn(
             total_timesteps,
             callback,
-            log_interval,  # type: ignore[arg-type]
+            1 if self._dump_interval else log_interval,  # type: ignore[arg-type]
             self.plugin if tb_log_name is None else tb_log_name,
             reset_num_timesteps,
             progress_bar,
         )
+        self.iterations_before = 0
         compute_deferred(self.logger)
         self.backend.check_parameters()
         return self
+
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Log as SB3 does. A resumed run continues to count the iterations of the run that it resumes."""
+        iteration += self.iterations_before
+        if iteration % (self._dump_interval or 1) == 0:
+            super().dump_logs(iteration)

@@ -14,7 +14,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.backends.recognition import Fingerprint
-from pgzoo.errors import DivergenceError, EnvironmentFailure
+from pgzoo.errors import DivergenceError, EnvironmentFailure, GradientError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.types import Array, Observations
@@ -203,11 +203,11 @@ def diverged(what: str) -> DivergenceError:
 
 
 def check_gradient(loss: torch.Tensor, norm: float) -> None:
-    """Raise DivergenceError if the norm of the gradient is not finite."""
+    """Raise GradientError if the norm of the gradient is not finite."""
     if math.isfinite(norm):
         return
     value = loss.item()
-    raise diverged(f"the gradient is {norm}" if math.isfinite(value) else f"the loss is {value}")
+    raise GradientError(*diverged(f"the gradient is {norm}" if math.isfinite(value) else f"the loss is {value}").args)
 
 
 def raise_if_diverged(policy: ActorCriticPolicy, cause: Exception | None = None) -> None:

@@ -15,7 +15,7 @@ import click
 
 from pgzoo.cli import options
 from pgzoo.registry.combination import DEFAULT_RECIPE
-from pgzoo.training.runs import Run, TrainArguments, prepare
+from pgzoo.training.runs import Run, TrainArguments, prepare, prepare_resumed
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pgzoo.training.experiment import Result
 
 bounds = partial(options.bounds, TrainArguments)
+
+WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbose"})
+"""Parameters that may differ from those of the run that is resumed."""
 
 
 @click.command("train", short_help="Train a model, evaluate and save it.")
@@ -47,7 +50,15 @@ bounds = partial(options.bounds, TrainArguments)
               help="Episodes per evaluation.")  # fmt: skip
 @click.option("--n-eval-envs", type=bounds("n_eval_envs"), default=1, show_default=True,
               help="Parallel environments for evaluation.")  # fmt: skip
-@click.option("--save-freq", default=-1, show_default=True, help="Steps between checkpoints; -1: none.")
+@click.option("--save-freq", default=-1, show_default=True, help="Steps between saved models; -1: none.")
+@click.option("--checkpoint-every", metavar="STEPS|SECONDSs", help="Write a checkpoint for --resume at this interval, "
+              "such as 10000 or 60s.")  # fmt: skip
+@click.option("--keep-checkpoints", type=bounds("keep_checkpoints"), default=2, show_default=True,
+              help="The number of these checkpoints that are kept.")  # fmt: skip
+@click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Continue the run in this folder "
+              "from its last checkpoint, with its own options.")  # fmt: skip
+@click.option("--on-nan", type=bounds("on_nan"), default="stop", show_default=True,
+              help="What to do if a loss or gradient is not finite.")  # fmt: skip
 @options.log_folder
 @click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
               help="Start from a saved model of pgzoo, or with --trust of SB3's A2C or PPO.")  # fmt: skip
@@ -75,8 +86,10 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     Without options, this trains the default recipe on CartPole-v1.
     """
     from pgzoo.training.config import parse_pairs, register_packages
-    from pgzoo.training.trust import is_code
 
+    if (path := params.pop("resume")) is not None:
+        _resume(ctx, path)
+        return
     arguments = TrainArguments(**params)
     registry = options.find_registry(arguments.plugin_files)
     register_packages(arguments.gym_packages)
@@ -95,11 +108,50 @@ def command(ctx: click.Context, /, **params: Any) -> None:
         f"{config.combination.plugin} on {config.env}, seed {run.train_config.seed}, "
         f"hyperparameters from {config.source}"
     )
+    _train(ctx, run)
+
+
+def _train(ctx: click.Context, run: Run) -> None:
+    """Train, show the results, and end with the status of the signal that stopped training, if one did."""
+    from pgzoo.training.trust import is_code
+
     with _tracked(run):
         result = _start(run)
-    _show(result, is_code(arguments.env, arguments.gym_packages, arguments.plugin_files, config.run))
+    arguments = run.arguments
+    needs_trust = is_code(arguments.env, arguments.gym_packages, arguments.plugin_files, run.config.run)
+    _show(result, needs_trust)
     if result.stopped_by is not None:
+        if arguments.checkpoint_every is not None:
+            click.echo(f"Continue: pgzoo train --resume {result.folder.path}{' --trust' if needs_trust else ''}")
         ctx.exit(128 + result.stopped_by)  # as shells expect it
+
+
+def _resume(ctx: click.Context, path: Path) -> None:
+    """Continue a run.
+
+    Raises:
+        UsageError: another option contradicts the run's.
+        PgzooError: the run cannot be resumed.
+    """
+    from pgzoo.training.run_folder import finished_steps, open_folder
+
+    command_line = click.core.ParameterSource.COMMANDLINE
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) == command_line} - {"resume"}
+    if other := sorted(given - WITH_RESUME):
+        raise click.UsageError(f"--resume continues the run with its own options; remove {_flag(ctx, other[0])}", ctx)
+    if (n_steps := finished_steps(open_folder(path))) is not None:
+        click.echo(f"The run in {path} has finished: {n_steps:,} steps")
+        click.echo(f"Next: pgzoo eval {path}")
+        return
+    run = prepare_resumed(path, options.find_registry, **{name: ctx.params[name] for name in given})
+    options.set_threads(run.arguments.num_threads)
+    options.check_device(run.arguments.device)
+    _train(ctx, run)
+
+
+def _flag(ctx: click.Context, name: str) -> str:
+    """Return the long flag of a parameter."""
+    return next(option.opts[-1] for option in ctx.command.params if option.name == name)
 
 
 def _trial(

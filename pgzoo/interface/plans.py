@@ -18,7 +18,8 @@ class Episode:
     """An episode that a plan asks for.
 
     Attributes:
-        seed: the seed of `reset`; None to continue the environment's own random generator.
+        seed: the seed of `reset`; None to continue the environment's own random generator. If no episode has a seed,
+            the generators are seeded at the start of each rollout, where the VecEnv allows it.
         options: passed to `reset(options=…)`, if not None.
         group: the number of its group, 0, 1, …. The episodes of a group must begin with the same observation.
     """

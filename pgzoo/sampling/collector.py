@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
@@ -30,6 +32,32 @@ from pgzoo.sampling.finite import (
 )
 from pgzoo.sampling.modes import SamplingMode
 from pgzoo.sampling.step_record import StepRecord
+
+
+class BoundaryCallback(BaseCallback):
+    """A callback that is also called between two updates, before anything of the next rollout is drawn.
+
+    SB3's `_on_rollout_start` follows the first draws, such as gSDE's noise.
+    """
+
+    @abstractmethod
+    def on_boundary(self) -> None:
+        """Act before a rollout."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where the environments are between two steps.
+
+    Attributes:
+        observations: what the policy sees next, (N, …).
+        episode_starts: (N,) whether each environment is at the beginning of an episode.
+        episode_steps: (N,) the steps of the current episodes.
+    """
+
+    observations: Any
+    episode_starts: Array
+    episode_steps: Array
 
 
 class SamplingAlgorithm(OnPolicyAlgorithm):
@@ -73,6 +101,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         Raises PgzooError: an episode does not end, an environment returns something that is not allowed, or a number of
         the policy is not finite.
         """
+        for boundary_callback in _boundary_callbacks(callback):
+            boundary_callback.on_boundary()
         self._begin_rollout(env, rollout_buffer, n_rollout_steps)
         with self.sampling_mode.control(env):
             return self._take_steps(env, callback, rollout_buffer, n_rollout_steps, needs)
@@ -176,6 +206,17 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         if self.use_sde:
             self.policy.reset_noise(env.num_envs)
 
+    @property
+    def position(self) -> Position:
+        """Where the environments are. Set it, with environments in the same state, to continue from there."""
+        assert self._last_episode_starts is not None
+        return Position(self._last_obs, self._last_episode_starts, self._episode_steps)
+
+    @position.setter
+    def position(self, position: Position) -> None:
+        self._set_last_obs(position.observations, position.episode_starts)
+        self._episode_steps = position.episode_steps.copy()
+
     def _reset_if_due(self, env: VecEnv, mode: SamplingMode) -> None:
         if (observations := mode.reset(env, self._all_at_start())) is not None:
             self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
@@ -243,6 +284,15 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             running = torch.as_tensor(~self._last_episode_starts, device=self.device)  # type: ignore[operator]
             with torch.no_grad():  # otherwise autograd's graph grows with every episode
                 distribution.exploration_matrices[running] = matrices[running]
+
+
+def _boundary_callbacks(callback: BaseCallback) -> Iterator[BoundaryCallback]:
+    """Yield the callbacks of a list, and of lists in it, that are called between two updates."""
+    if isinstance(callback, CallbackList):
+        for item in callback.callbacks:
+            yield from _boundary_callbacks(item)
+    elif isinstance(callback, BoundaryCallback):
+        yield callback
 
 
 def _recorded_infos(infos: list[dict[str, Any]], active: Array) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import numpy as np
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
+from pgzoo._sb3 import takes_reset_seeds
 from pgzoo.errors import ConfigError, PluginError
 from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.parts import Sampling
@@ -122,6 +123,10 @@ class SamplingMode:
     def reset(self, env: VecEnv, all_at_start: bool) -> Any:
         """Begin the first episodes, or those of a round. Return new observations if the environments were reset.
 
+        Where possible, episodes without seeds begin with seeds from the model's stream, except in the model's first
+        rollout, which begins with those of the VecEnv. A rollout therefore does not depend on the episodes of earlier
+        ones, so a resumed run samples what the interrupted one would have sampled.
+
         Args:
             env: the VecEnv.
             all_at_start: whether every environment is at the beginning of an episode.
@@ -133,6 +138,10 @@ class SamplingMode:
             return None
         queue = self.plan.queue
         self._assign({n: queue.popleft() if queue else None for n in range(len(self.active))})
+        if not self._seeded and self._can_seed(env):
+            is_first = all_at_start and self.context.seeds.n_drawn == 0
+            starts = [Episode(self.context.seeds.next()) for _ in self.active]
+            return None if is_first else reset_with_seeds(env, starts)
         if all_at_start and not self._seeded:
             return None
         self._check_early_resets(env)
@@ -271,17 +280,25 @@ class SamplingMode:
                 self._to_compare.append(n)
         self.active, self.group, self._n_active = active, group, int(np.count_nonzero(active))
 
+    def _can_seed(self, env: VecEnv) -> bool:
+        """Whether the environments can be reset with a seed each before the rollout's first step."""
+        return resets_one(env) and takes_reset_seeds(env) and self._allows_early_resets(env)
+
+    def _allows_early_resets(self, env: VecEnv) -> bool:
+        if env is not self._env_that_resets:
+            venv = env.unwrapped
+            if venv.has_attr("allow_early_resets") and False in venv.get_attr("allow_early_resets"):
+                return False
+            self._env_that_resets = env
+        return True
+
     def _check_early_resets(self, env: VecEnv) -> None:
         """Refuse a Monitor that does not allow resets in mid-episode. It would end the process of a SubprocVecEnv."""
-        if env is self._env_that_resets:
-            return
-        venv = env.unwrapped
-        if venv.has_attr("allow_early_resets") and False in venv.get_attr("allow_early_resets"):
+        if not self._allows_early_resets(env):
             raise ConfigError(
                 "whole episodes and groups reset environments in mid-episode, which a Monitor with "
                 "allow_early_resets=False refuses; use allow_early_resets=True, or a recipe that samples steps"
             )
-        self._env_that_resets = env
 
 
 def _check_episode_lengths(running: Array, episode_steps: Array, max_steps: int) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,12 @@ from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.run_folder import RunFolder
 from pgzoo.training.saved_model import save
 
+RESULTS = (
+    "evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes",
+    "last_mean_reward", "best_mean_reward",
+)  # fmt: skip
+"""Attributes of SB3's EvalCallback."""
+
 
 class StepInterval:
     """Divides the environment steps of a training into intervals.
@@ -26,11 +33,14 @@ class StepInterval:
 
     Args:
         freq: environment steps of an interval.
+
+    Attributes:
+        start: the step at which the interval began; None before the first step.
     """
 
     def __init__(self, freq: int) -> None:
         self._freq = freq
-        self._start: int | None = None
+        self.start: int | None = None
 
     def is_over(self, num_timesteps: int, n_envs: int) -> bool:
         """Return whether the interval has ended, and begin the next one if it has.
@@ -40,10 +50,10 @@ class StepInterval:
             n_envs: the number of environments.
         """
         interval = n_envs * max(self._freq // n_envs, 1)
-        if self._start is None:
-            self._start = num_timesteps - n_envs
-        n_over = (num_timesteps - self._start) // interval
-        self._start += n_over * interval
+        if self.start is None:
+            self.start = num_timesteps - n_envs
+        n_over = (num_timesteps - self.start) // interval
+        self.start += n_over * interval
         return n_over > 0
 
 
@@ -68,6 +78,22 @@ class EvaluationCallback(EvalCallback):
         super().__init__(eval_env, n_eval_episodes=n_episodes, eval_freq=freq, verbose=verbose, warn=False)
         self._folder, self._episode_bound, self._interval = folder, episode_bound, StepInterval(freq)
 
+    @property
+    def progress(self) -> dict[str, Any]:
+        """The results so far, which a resumed run sets."""
+        return {"start": self._interval.start, **{name: getattr(self, name) for name in RESULTS}}
+
+    @progress.setter
+    def progress(self, progress: Mapping[str, Any]) -> None:
+        self._interval.start = progress["start"]
+        for name in RESULTS:
+            setattr(self, name, progress[name])
+        file = self._folder.path / "evaluations.npz"
+        if self.evaluations_timesteps:
+            self._write_results(file)
+        else:
+            file.unlink(missing_ok=True)
+
     def _init_callback(self) -> None:
         """Skip SB3's comparison of the two VecEnvs: `sync_normalization` does not need equal classes."""
 
@@ -88,15 +114,19 @@ class EvaluationCallback(EvalCallback):
         self.evaluations_timesteps.append(self.num_timesteps)
         self.evaluations_results.append(list(evaluation.returns))
         self.evaluations_length.append(list(evaluation.lengths))
+        if evaluation.successes:
+            self.evaluations_successes.append(list(evaluation.successes))
+        self._write_results(self._folder.path / "evaluations.npz")
+
+    def _write_results(self, file: Path) -> None:
         arrays: dict[str, Any] = {
             "timesteps": self.evaluations_timesteps,
             "results": self.evaluations_results,
             "ep_lengths": self.evaluations_length,
         }
-        if evaluation.successes:
-            self.evaluations_successes.append(list(evaluation.successes))
+        if self.evaluations_successes:
             arrays["successes"] = self.evaluations_successes
-        with atomic_write(self._folder.path / "evaluations.npz") as partial:
+        with atomic_write(file) as partial:
             np.savez(partial, **arrays)
 
     def _log(self, evaluation: Evaluation) -> None:
@@ -123,6 +153,15 @@ class CheckpointCallback(BaseCallback):
     def __init__(self, folder: RunFolder, freq: int) -> None:
         super().__init__()
         self._folder, self._interval = folder, StepInterval(freq)
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """Where the interval began, which a resumed run sets."""
+        return {"start": self._interval.start}
+
+    @progress.setter
+    def progress(self, progress: Mapping[str, Any]) -> None:
+        self._interval.start = progress["start"]
 
     def _on_step(self) -> bool:
         if self._interval.is_over(self.num_timesteps, self.training_env.num_envs):

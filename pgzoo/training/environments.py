@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.monitor import ResultsWriter
 from stable_baselines3.common.vec_env import (
     DummyVecEnv,
     VecEnv,
@@ -35,6 +37,15 @@ VECTOR_ENV_MAKERS = {"vector": make_vector_env, "envpool": make_envpool}
 ATARI_WRAPPER = "stable_baselines3.common.atari_wrappers.AtariWrapper"
 
 
+@dataclass(frozen=True)
+class _Monitored:
+    """What Monitors are for: the folder of their files, training or evaluation, and whether they continue files."""
+
+    folder: Path | None
+    training: bool
+    append: bool
+
+
 def make_env(
     config: ExperimentConfig,
     *,
@@ -45,6 +56,7 @@ def make_env(
     training: bool = True,
     statistics: Normalizer | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    append: bool = False,
 ) -> VecEnv:
     """Return the run's VecEnv: guarded, wrapped, monitored, normalised and stacked, in RL Zoo's order.
 
@@ -59,6 +71,7 @@ def make_env(
         training: whether VecNormalize updates its statistics and normalises rewards.
         statistics: the statistics of VecNormalize to start from; None: new statistics.
         env_kwargs: arguments of gymnasium.make, which replace those of the run.
+        append: whether Monitors continue their files.
 
     Raises:
         PgzooError: the environment or a wrapper does not accept its arguments, or raises. Environments that were
@@ -70,7 +83,8 @@ def make_env(
         arguments["max_episode_steps"] = run.max_episode_steps
     with converted(f"cannot make {config.env}"):
         make = _vector_env if vec_env in VECTOR_ENV_MAKERS else _separate_envs
-        venv: VecEnv = make(config, n_envs, seed, vec_env, monitor_dir, arguments, training)
+        monitored = _Monitored(monitor_dir, training, append)
+        venv: VecEnv = make(config, n_envs, seed, vec_env, arguments, monitored)
     try:
         return _wrapped(venv, config, training, statistics)
     except BaseException:
@@ -100,9 +114,8 @@ def _separate_envs(
     n_envs: int,
     seed: int | None,
     vec_env: str,
-    monitor_dir: Path | None,
     arguments: Mapping[str, Any],
-    training: bool,
+    monitored: _Monitored,
 ) -> VecEnv:
     wrappers = _env_wrappers(config)
 
@@ -117,11 +130,11 @@ def _separate_envs(
         lambda **kwargs: gym.make(spec, **kwargs),
         n_envs=n_envs,
         seed=seed,
-        monitor_dir=str(monitor_dir) if monitor_dir else None,
+        monitor_dir=str(monitored.folder) if monitored.folder else None,
         wrapper_class=wrapped if wrappers else None,
         env_kwargs=dict(arguments),
         vec_env_cls=VEC_ENV_CLASSES[vec_env],  # type: ignore[arg-type]  # SB3 annotates its own two classes only
-        monitor_kwargs=_monitor_kwargs(config, training),
+        monitor_kwargs=_monitor_kwargs(config, monitored),
     )
     return GuardedVecEnv(venv, config.env)
 
@@ -135,10 +148,12 @@ def _env_wrappers(config: ExperimentConfig) -> list[tuple[Callable[..., Any], di
     return wrappers
 
 
-def _monitor_kwargs(config: ExperimentConfig, training: bool) -> dict[str, Any]:
+def _monitor_kwargs(config: ExperimentConfig, monitored: _Monitored) -> dict[str, Any]:
     """Return the arguments of Monitor. Evaluations reset environments in mid-episode."""
     kwargs = dict(config.run.monitor_kwargs or {})
-    return kwargs if training else {**kwargs, "allow_early_resets": True}
+    if monitored.append:
+        kwargs["override_existing"] = False
+    return kwargs if monitored.training else {**kwargs, "allow_early_resets": True}
 
 
 def _vector_env(
@@ -146,9 +161,8 @@ def _vector_env(
     n_envs: int,
     seed: int | None,
     vec_env: str,
-    monitor_dir: Path | None,
     arguments: Mapping[str, Any],
-    training: bool,
+    monitored: _Monitored,
 ) -> VecEnv:
     if wrappers := _env_wrappers(config):
         names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
@@ -162,8 +176,11 @@ def _vector_env(
     venv = VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments)
     venv.seed(seed)
     venv.action_space.seed(seed)
-    monitored = VecMonitor(venv, str(monitor_dir / "0") if monitor_dir else None, info_keywords=keywords)
-    return GuardedVecEnv(monitored, config.env)
+    file = str(monitored.folder / "0") if monitored.folder else None
+    monitor = VecMonitor(venv, None if monitored.append else file, info_keywords=keywords)
+    if file and monitored.append:
+        monitor.results_writer = ResultsWriter(file, extra_keys=keywords, override_existing=False)
+    return GuardedVecEnv(monitor, config.env)
 
 
 def _normalized(venv: VecEnv, config: ExperimentConfig, training: bool, statistics: Normalizer | None) -> VecNormalize:

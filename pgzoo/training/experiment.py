@@ -24,7 +24,17 @@ from pgzoo.errors import ConfigError, MachineError, PgzooError, converted, descr
 from pgzoo.files import writing
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.callbacks import CheckpointCallback, EvaluationCallback, UserCallbacks
+from pgzoo.training.checkpoints import (
+    Checkpoint,
+    Checkpoints,
+    Interval,
+    last_checkpoint,
+    locked,
+    saved_steps,
+    set_finished,
+)
 from pgzoo.training.config import ExperimentConfig, resolved_entry
+from pgzoo.training.continued_files import PROGRESS, ContinuedCSV
 from pgzoo.training.environments import close_all, make_env
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.imports import build, named
@@ -49,7 +59,10 @@ class TrainConfig:
         eval_freq: environment steps between evaluations; 0 or less: no evaluations during training.
         eval_episodes: episodes per evaluation.
         n_eval_envs: parallel environments for evaluation.
-        save_freq: environment steps between checkpoints; 0 or less: no checkpoints.
+        save_freq: environment steps between saved models; 0 or less: none.
+        checkpoint_every: how often to write a checkpoint from which the run can be resumed; None: never.
+        keep_checkpoints: the number of these that are kept.
+        on_nan: what to do with a gradient that is not finite: "stop" or "skip", see `PolicyGradient.on_nan`.
         trained_agent: a saved model to start from.
         trusted: whether to run code that this model contains.
         tensorboard_log: TensorBoard's folder; None: do not log there.
@@ -64,6 +77,9 @@ class TrainConfig:
     eval_episodes: int = 5
     n_eval_envs: int = 1
     save_freq: int = -1
+    checkpoint_every: Interval | None = None
+    keep_checkpoints: int = 2
+    on_nan: str = "stop"
     trained_agent: Path | None = None
     trusted: bool = False
     tensorboard_log: str | None = None
@@ -124,9 +140,11 @@ def train(
         PgzooError: the policy, the spaces, the number of episodes or the saved model do not fit together, or an
             environment, a plugin, a callback or the machine failed.
     """
-    with StopSignals() as signals:
+    lock = locked(folder) if options.checkpoint_every else nullcontext()
+    with lock, StopSignals() as signals:
         with signals.raising():
-            model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {})
+            checkpoint = last_checkpoint(folder) if folder.resumed else None
+            model, eval_env, callbacks, resources = _set_up(config, registry, options, folder, args or {}, checkpoint)
         with resources:
             if callback is not None:
                 callbacks.append(callback)
@@ -135,6 +153,8 @@ def train(
                 _learn(model, config.run.n_timesteps, callbacks, folder, signals)
             seconds = time.perf_counter() - start_time
             save(model, folder.model)
+            if options.checkpoint_every and signals.received is None:
+                set_finished(folder, model.num_timesteps)
             final = None
             try:
                 with suppress(KeyboardInterrupt), signals.raising():
@@ -153,7 +173,8 @@ def _learn(
     """Train, until a signal ends it early. After an error, save the model and raise it."""
     try:
         with suppress(KeyboardInterrupt), signals.raising():
-            model.learn(n_timesteps, callback=callbacks)
+            remaining = max(n_timesteps - model.num_timesteps, 0)
+            model.learn(remaining, callback=callbacks, reset_num_timesteps=not folder.resumed)
     except Exception as error:
         failure = MachineError(describe(error)) if is_machine_fault(error) else error
         _save_after(failure, model, folder)
@@ -175,6 +196,8 @@ def _save_after(error: Exception, model: PolicyGradient, folder: RunFolder) -> N
         note = f"The model after {model.num_timesteps:,} steps is saved in {folder.path}"
     except PgzooError as failure:
         note = f"The model after {model.num_timesteps:,} steps could not be saved: {failure}"
+    if saved_steps(folder):
+        note += f". Continue: pgzoo train --resume {folder.path}"
     if isinstance(error, PgzooError):
         error.note = note
     else:
@@ -182,14 +205,23 @@ def _save_after(error: Exception, model: PolicyGradient, folder: RunFolder) -> N
 
 
 def _set_up(
-    config: ExperimentConfig, registry: Registry, options: TrainConfig, folder: RunFolder, args: Mapping[str, Any]
+    config: ExperimentConfig,
+    registry: Registry,
+    options: TrainConfig,
+    folder: RunFolder,
+    args: Mapping[str, Any],
+    checkpoint: Checkpoint | None,
 ) -> tuple[PolicyGradient, VecEnv, list[BaseCallback], ExitStack]:
     """Return the model, the evaluation environment, the callbacks, and a context that closes the environments.
 
     If anything fails, the environments are closed and the folder is removed.
     """
     with _discarded_on_failure(folder), ExitStack() as stack:
-        start = read_start(options.trained_agent, trusted=options.trusted) if options.trained_agent else None
+        start = None
+        if checkpoint is not None:
+            checkpoint.cut_files(folder)
+        elif options.trained_agent:
+            start = read_start(options.trained_agent, trusted=options.trusted)
         if start is not None:
             start.check_normalization(bool(config.run.normalize))
         env = make_env(
@@ -199,16 +231,45 @@ def _set_up(
             vec_env=options.vec_env,
             monitor_dir=folder.path,
             statistics=start.normalizer if start else None,
+            append=checkpoint is not None,
         )
         stack.callback(close_all, env)
         eval_env = _eval_env(config, options.seed, options.n_eval_envs)
         stack.callback(close_all, eval_env)
         _compare_spaces(env, eval_env, options.vec_env)
-        model = make_model(config, registry, env, options, start)
+        if checkpoint is not None:
+            model = checkpoint.load_model(env, registry, options.device, trusted=options.trusted)
+        else:
+            model = make_model(config, registry, env, options, start)
+        model.on_nan = options.on_nan
         _set_logger(model, folder, options)
-        sources = [part["distribution"] for part in model.parts.values()]
-        write_details(folder, config=resolved_entry(config), args=args, sources=sources)
-        return model, eval_env, _callbacks(config, options, folder, eval_env), stack.pop_all()
+        if checkpoint is None:
+            sources = [part["distribution"] for part in model.parts.values()]
+            write_details(folder, config=resolved_entry(config), args=args, sources=sources)
+        callbacks = _callbacks(config, options, folder, eval_env)
+        if options.checkpoint_every is not None:
+            callbacks.append(_checkpoints(model, callbacks, options, folder, eval_env, checkpoint))
+        return model, eval_env, callbacks, stack.pop_all()
+
+
+def _checkpoints(
+    model: PolicyGradient,
+    callbacks: list[BaseCallback],
+    options: TrainConfig,
+    folder: RunFolder,
+    eval_env: VecEnv,
+    checkpoint: Checkpoint | None,
+) -> Checkpoints:
+    """Return the callback that writes checkpoints. Continue after a checkpoint if there is one."""
+    assert options.checkpoint_every is not None
+    saved = [callback for callback in callbacks if isinstance(callback, (EvaluationCallback, CheckpointCallback))]
+    checkpoints = Checkpoints(folder, eval_env, saved, options.checkpoint_every, options.keep_checkpoints)
+    if checkpoint is not None:
+        reason = checkpoint.restore(model, eval_env, saved)
+        checkpoints.resume(checkpoint)
+        how = f". The environments were reset, because their state could not be saved: {reason}" if reason else ""
+        print(f"Resumed after {model.num_timesteps:,} steps{how}", file=sys.stderr)
+    return checkpoints
 
 
 @contextmanager
@@ -290,8 +351,11 @@ def _callbacks(
 
 def _set_logger(model: PolicyGradient, folder: RunFolder, options: TrainConfig) -> None:
     """Log to progress.csv, and to the terminal and TensorBoard if requested."""
+    terminal = ["stdout"] if options.verbose else []
     with writing(folder.path):
-        model.set_logger(configure(str(folder.path), ["csv", *(["stdout"] if options.verbose else [])]))
+        model.set_logger(configure(str(folder.path), terminal if folder.resumed else ["csv", *terminal]))
+        if folder.resumed:
+            model.logger.output_formats.append(ContinuedCSV(folder.path / PROGRESS))
     if options.tensorboard_log is not None:
         from stable_baselines3.common.logger import TensorBoardOutputFormat
 

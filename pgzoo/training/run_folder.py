@@ -29,11 +29,13 @@ class RunFolder:
         path: the run's folder.
         env: the environment's name as `file_name` writes it.
         new_parents: the folders above it that were made for it, innermost first.
+        resumed: whether a run continues in it. It is never removed then.
     """
 
     path: Path
     env: str
     new_parents: tuple[Path, ...] = field(default=(), compare=False)
+    resumed: bool = field(default=False, compare=False)
 
     def __fspath__(self) -> str:
         """Return the folder's path, so that it can be passed wherever a path can."""
@@ -48,6 +50,11 @@ class RunFolder:
     def best_model(self) -> Path:
         """The model with the best evaluation during training."""
         return self.path / "best_model.zip"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints from which the run can be resumed."""
+        return self.path / "checkpoints"
 
     @property
     def details(self) -> Path:
@@ -105,6 +112,8 @@ def new_folder(log_folder: Path, plugin: str, env: str) -> RunFolder:
 
 def discard(folder: RunFolder) -> None:
     """Remove the folder of a run that could not start, and the folders that were made for it."""
+    if folder.resumed:
+        return
     shutil.rmtree(folder.path, ignore_errors=True)
     for parent in folder.new_parents:
         with suppress(OSError):  # it is not empty
@@ -143,6 +152,12 @@ def open_folder(path: Path) -> RunFolder:
         instead = "" if path.is_dir() else "; copy the run's whole folder, or load the file with PolicyGradient.load"
         raise ConfigError(f"{folder} is not the folder of a run: {many}{instead}")
     return RunFolder(folder, names[0])
+
+
+def finished_steps(folder: RunFolder) -> int | None:
+    """Return the steps of a run whose training is complete; None for another run."""
+    file = folder.checkpoints / "finished"
+    return int(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def run_ids(parent: Path, name: str) -> list[int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, converted
 from pgzoo.interface.hyperparameters import Range, shown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry, default_registry
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
 """The kinds of vector environment that `--vec-env` chooses from."""
 
+ON_NAN = ("stop", "skip")
+"""What `--on-nan` does with a gradient that is not finite."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(Arguments):
@@ -60,6 +63,9 @@ class TrainArguments(Arguments):
     eval_episodes: Count = 10
     n_eval_envs: Count = 1
     save_freq: int = -1
+    checkpoint_every: str | None = None
+    keep_checkpoints: Count = 2
+    on_nan: Annotated[str, ON_NAN] = "stop"
     log_folder: Path = Path("logs")
     trained_agent: Path | None = None
     trusted: bool = False
@@ -101,6 +107,7 @@ class TrainArguments(Arguments):
 
     def train_config(self, seed: int) -> TrainConfig:
         """Return how to carry out the run."""
+        from pgzoo.training.checkpoints import Interval
         from pgzoo.training.experiment import TrainConfig
 
         return TrainConfig(
@@ -112,6 +119,9 @@ class TrainArguments(Arguments):
             eval_episodes=self.eval_episodes,
             n_eval_envs=self.n_eval_envs,
             save_freq=self.save_freq,
+            checkpoint_every=None if self.checkpoint_every is None else Interval.parse(self.checkpoint_every),
+            keep_checkpoints=self.keep_checkpoints,
+            on_nan=self.on_nan,
             trained_agent=self.trained_agent,
             trusted=self.trusted,
             tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
@@ -173,8 +183,50 @@ def prepare(config: ExperimentConfig, arguments: TrainArguments, registry: Regis
 
     seed = seed_or_random(arguments.seed)
     arguments = replace(arguments, seed=seed)  # args.yml has the seed that was drawn
+    train_config = arguments.train_config(seed)
     folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
-    return Run(config, arguments, registry, arguments.train_config(seed), folder)
+    return Run(config, arguments, registry, train_config, folder)
+
+
+def prepare_resumed(path: Path, discover: Callable[[tuple[Path, ...]], Registry], **changes: Any) -> Run:
+    """Return the run in a folder, ready to continue from its last checkpoint.
+
+    Args:
+        path: the folder.
+        discover: returns the plugins, including those of some files.
+        **changes: arguments that differ from those of the interrupted run.
+
+    Raises:
+        PgzooError: the run cannot be resumed.
+    """
+    from pgzoo.training.run_folder import open_folder
+    from pgzoo.training.saved_model import read_config
+    from pgzoo.training.trust import check_arguments, check_configuration
+    from pgzoo.training.yaml_files import read_yaml_mapping
+
+    folder = replace(open_folder(path), resumed=True)
+    file = folder.details / "args.yml"
+    arguments = replace(_arguments(read_yaml_mapping(file), file), **{"trusted": False, **changes})
+    if not arguments.trusted:
+        check_arguments(folder.path, arguments.env, arguments.gym_packages, arguments.plugin_files)
+    register_packages(arguments.gym_packages)
+    registry = discover(arguments.plugin_files)
+    check_environment(arguments.env)
+    config = read_config(folder, registry)
+    if not arguments.trusted:
+        check_configuration(config.run, folder.path, training=True)
+    if arguments.seed is None or arguments.checkpoint_every is None:
+        raise ConfigError(f"{folder.path} cannot be resumed: it was trained without --checkpoint-every")
+    return Run(config, arguments, registry, arguments.train_config(arguments.seed), folder)
+
+
+def _arguments(saved: Mapping[str, Any], file: Path) -> TrainArguments:
+    """Return the arguments that args.yml has."""
+    with converted(f"{file} cannot be used"):
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
+        values |= {name: as_path(values.get(name)) for name in ("log_folder", "conf_file", "trained_agent")}
+        values["plugin_files"] = as_paths(values.get("plugin_files", ()))
+        return TrainArguments(**values)
 
 
 def train(
@@ -191,6 +243,9 @@ def train(
     eval_episodes: int = 10,
     n_eval_envs: int = 1,
     save_freq: int = -1,
+    checkpoint_every: int | str | None = None,
+    keep_checkpoints: int = 2,
+    on_nan: str = "stop",
     log_folder: FilePath = "logs",
     trained_agent: FilePath | None = None,
     trusted: bool = False,
@@ -222,10 +277,12 @@ def train(
     arguments = TrainArguments(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
         conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
-        n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=as_path(log_folder),
+        n_eval_envs=n_eval_envs, save_freq=save_freq,
+        checkpoint_every=None if checkpoint_every is None else str(checkpoint_every),
+        keep_checkpoints=keep_checkpoints, on_nan=on_nan, log_folder=as_path(log_folder),
         trained_agent=as_path(trained_agent), trusted=trusted, device=device, fast=_flag(fast),
-        tensorboard_log=as_text(tensorboard_log), env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
-        progress=False, verbose=verbose,
+        tensorboard_log=as_text(tensorboard_log), env_kwargs=_pairs(of_env), gym_packages=several(gym_packages),
+        plugin_files=as_paths(plugin_files), progress=False, verbose=verbose,
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)
     register_packages(arguments.gym_packages)

@@ -57,9 +57,9 @@ def check_arguments(
     gym_packages: Sequence[str],
     plugin_files: Sequence[Path],
     *,
-    given_env: str,
-    given_packages: Sequence[str],
-    given_files: Sequence[Path],
+    given_env: str = "",
+    given_packages: Sequence[str] = (),
+    given_files: Sequence[Path] = (),
 ) -> None:
     """Raise ConfigError if a folder's arguments are code that was not given on the command line as well.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from pgzoo.backends.actor import PolicyActor
 from pgzoo.backends.backend import Backend
-from pgzoo.errors import DivergenceError, PluginError
+from pgzoo.errors import DivergenceError, GradientError, PluginError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.parts import Objective, Scale, Update
 from pgzoo.interface.types import Metrics, Need, StateByKind
@@ -33,7 +34,9 @@ class UpdateLearner:
         split: yields minibatches of some samples, given the batch size and the stride.
         recompute: gives the samples of a later pass; None if they stay the same.
         verbose: whether to print why an update stops.
+        skip_nan: whether a step whose loss or gradient is not finite is left out.
         n_passes: the passes that `epochs` has begun.
+        n_skipped: the steps that were left out.
     """
 
     samples: Samples
@@ -45,7 +48,9 @@ class UpdateLearner:
     split: Callable[..., Iterator[Samples]]
     recompute: Callable[[Samples], Samples] | None = None
     verbose: bool = False
+    skip_nan: bool = False
     n_passes: int = 0
+    n_skipped: int = 0
 
     def __post_init__(self) -> None:
         self._update: Update
@@ -64,7 +69,9 @@ class UpdateLearner:
         """Call an update, and return its metrics. An error that the objective or the scale caused names it."""
         self._update = update
         try:
-            metrics = update(self, self.states["update"])
+            metrics: Metrics = {}
+            with self._skipped_if_nan():
+                metrics = update(self, self.states["update"])
         except (DivergenceError, RuntimeError) as error:
             batch, losses = self._batch, (self._policy_loss, self._value_loss)
             if batch is not None and (blamed := objective_error(error, self.objective, batch, *losses)):
@@ -120,7 +127,18 @@ class UpdateLearner:
 
     def step(self, loss: torch.Tensor, max_grad_norm: float | None = None, *, keep_actor: bool = False) -> None:
         """Take one optimizer step."""
-        self.backend.step(loss, max_grad_norm, keep=self._actor_parameters() if keep_actor else ())
+        with self._skipped_if_nan():
+            self.backend.step(loss, max_grad_norm, keep=self._actor_parameters() if keep_actor else ())
+
+    @contextmanager
+    def _skipped_if_nan(self) -> Iterator[None]:
+        """Count a gradient that is not finite instead of raising, if `skip_nan` is set."""
+        try:
+            yield
+        except GradientError:
+            if not self.skip_nan:
+                raise
+            self.n_skipped += 1
 
     def actor(self, samples: Samples) -> PolicyActor:
         """Return the actor on some of the steps."""

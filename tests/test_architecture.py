@@ -25,6 +25,7 @@ LAYERS = [
     ["envs"],
     ["algorithm"],
     ["training"],
+    ["export"],
     ["lab"],
     ["tuning"],
     ["cli"],

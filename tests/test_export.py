@@ -24,7 +24,7 @@ from pgzoo.export.policy_file import export_policy, logit_gaps
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 VECTOR = spaces.Box(-5, 5, (3,), np.float32)
 CASES: dict[str, tuple[spaces.Space[Any], spaces.Space[Any]]] = {
-    "box": (VECTOR, spaces.Box(np.float32([-0.02, -2]), np.float32([0.01, 3]))),
+    "box": (VECTOR, spaces.Box(np.array([-0.02, -2], np.float32), np.array([0.01, 3], np.float32))),
     "unbounded": (spaces.Box(-np.inf, np.inf, (2, 2), np.float64), spaces.Box(-1, 1, (2, 2), np.float64)),
     "squashed": (VECTOR, spaces.Box(-3, 1, (2,), np.float32)),
     "discrete": (spaces.Discrete(4), spaces.Discrete(5)),
@@ -58,14 +58,23 @@ def make(case: str) -> PolicyGradient:
     env: VecEnv = DummyVecEnv([lambda: OnlySpaces(observation, action)])
     if case in ("box", "dict"):
         env = VecNormalize(env, norm_obs_keys=["action"] if case == "dict" else None, clip_obs=2.0)
-        moments = env.obs_rms["action"] if case == "dict" else env.obs_rms
+        moments: Any = env.obs_rms["action"] if isinstance(env.obs_rms, dict) else env.obs_rms
         moments.mean, moments.var = np.array([10.0, -1.0, 0.0]), np.array([1e-4, 0.5, 9.0])
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(case, "MlpPolicy")
     kwargs: dict[str, Any] = {"squash_output": True} if case == "squashed" else {}
     model = PolicyGradient(policy, env, "ppo", seed=0, n_steps=8, use_sde=case == "squashed", policy_kwargs=kwargs)
     with torch.no_grad():
-        model.policy.action_net.weight.mul_(50)
+        head(model).weight.mul_(50)
     return model
+
+
+def head(model: PolicyGradient) -> Any:
+    """Return the policy's last layer."""
+    return model.policy.action_net
+
+
+def load_torchscript(file: Path, extra: dict[str, Any] | None = None) -> Any:
+    return torch.jit.load(str(file), _extra_files=extra)  # type: ignore[no-untyped-call]
 
 
 def raw_observations(case: str, n: int) -> Any:
@@ -88,8 +97,8 @@ def expected_actions(model: PolicyGradient, raw: Any) -> Any:
 def test_torchscript_does_what_predict_does(case: str, tmp_path: Path) -> None:
     model = make(case)
     export = export_policy(model, tmp_path / "policy.pt", "torchscript")
-    extra = {"metadata.json": ""}
-    module = torch.jit.load(str(export.file), _extra_files=extra)
+    extra: dict[str, Any] = {"metadata.json": ""}
+    module = load_torchscript(export.file, extra)
     for n in (1, 5):
         raw = raw_observations(case, n)
         actions = module(formats.tensors(raw)).numpy()
@@ -126,12 +135,13 @@ def test_numbers_that_a_reader_can_check(tmp_path: Path) -> None:
     """A linear policy a = 2·x₀ + 3·x₁ + 0.5 over observations with mean (1, 0), variance (4, 1), clipped at ±2."""
     env: VecEnv = DummyVecEnv([lambda: OnlySpaces(spaces.Box(-9, 9, (2,)), spaces.Box(-5, 5, (1,)))])
     env = VecNormalize(env, clip_obs=2.0, epsilon=0.0)
-    env.obs_rms.mean, env.obs_rms.var = np.array([1.0, 0.0]), np.array([4.0, 1.0])
+    moments: Any = env.obs_rms
+    moments.mean, moments.var = np.array([1.0, 0.0]), np.array([4.0, 1.0])
     model = PolicyGradient("MlpPolicy", env, "reinforce", policy_kwargs={"net_arch": []})
     with torch.no_grad():
-        model.policy.action_net.weight[:] = torch.tensor([[2.0, 3.0]])
-        model.policy.action_net.bias[:] = 0.5
-    module = torch.jit.load(str(export_policy(model, tmp_path / "linear.pt", "torchscript").file))
+        head(model).weight[:] = torch.tensor([[2.0, 3.0]])
+        head(model).bias[:] = 0.5
+    module = load_torchscript(export_policy(model, tmp_path / "linear.pt", "torchscript").file)
     # (3, −1) → (1, −1) → 2 − 3 + 0.5;  (9, −1) → (4 → 2, −1) → 4 − 3 + 0.5;  (9, 9) → (2, 2) → 10.5, clipped to 5
     actions = module(torch.tensor([[3.0, -1.0], [9.0, -1.0], [9.0, 9.0]]))
     assert actions.flatten().tolist() == [-0.5, 1.5, 5.0]
@@ -159,8 +169,8 @@ def test_a_file_that_differs_is_not_written(fault: str, tmp_path: Path, monkeypa
 def test_discrete_actions_may_differ_only_where_the_logits_are_equal() -> None:
     model = make("discrete")
     with torch.no_grad():
-        model.policy.action_net.weight.zero_()
-        model.policy.action_net.bias[:] = torch.tensor([1.0, 1.0 + 5e-6, 0.0, 0.0, 0.0])
+        head(model).weight.zero_()
+        head(model).bias[:] = torch.tensor([1.0, 1.0 + 5e-6, 0.0, 0.0, 0.0])
     observations, actions = np.arange(1000) % 4, np.zeros(1000, dtype=np.int64)  # predict says 1 everywhere
     assert 0 < policy_file.check(lambda raw: actions[: len(raw)], model, [], observations, Path("x")) < 1e-5
     actions[5] = 2
@@ -171,8 +181,8 @@ def test_discrete_actions_may_differ_only_where_the_logits_are_equal() -> None:
 def test_gaps_between_logits() -> None:
     model = make("multi_binary")
     with torch.no_grad():
-        model.policy.action_net.weight.zero_()
-        model.policy.action_net.bias[:] = torch.tensor([0.25, -2.0, 0.0, 1.0])
+        head(model).weight.zero_()
+        head(model).bias[:] = torch.tensor([0.25, -2.0, 0.0, 1.0])
     distribution = model.policy.get_distribution(torch.zeros(3, 3))
     actions = np.array([[1, 0, 0, 1], [0, 1, 1, 0], [1, 0, 1, 2]], dtype=np.float32)
     assert logit_gaps(distribution, actions).tolist() == [[0, 0, 0, 0], [0.25, 2, 0, 1], [0, 0, 0, np.inf]]
@@ -215,7 +225,7 @@ def test_sb3_opens_its_zip_where_pgzoo_cannot_be_imported(tmp_path: Path) -> Non
     for name, plugin in (("pendulum", "ppo"), ("no_limit", "rtg_value")):
         env = VecNormalize(DummyVecEnv([lambda: gym.make("Pendulum-v1")]))
         kwargs = {"n_steps": 16, "batch_size": 16, "clip_range": 0.05} if plugin == "ppo" else {"max_grad_norm": None}
-        model = PolicyGradient("MlpPolicy", env, plugin, seed=0, **kwargs).learn(16)  # type: ignore[arg-type]
+        model = PolicyGradient("MlpPolicy", env, plugin, seed=0, **kwargs).learn(16)
         export = export_policy(model, tmp_path / f"{name}.zip", "sb3")
         assert export.statistics == tmp_path / f"{name}_vecnormalize.pkl"
         expected[name] = expected_actions(model, observations)
@@ -227,7 +237,8 @@ def test_sb3_opens_its_zip_where_pgzoo_cannot_be_imported(tmp_path: Path) -> Non
     for algorithm in ("A2C", "PPO"):
         for name, actions in expected.items():
             np.testing.assert_array_equal(np.load(tmp_path / f"{algorithm}-{name}.npy"), actions)
-    assert PPO.load(tmp_path / "pendulum.zip").clip_range(1.0) == 0.05
+    clip_range: Any = PPO.load(tmp_path / "pendulum.zip").clip_range
+    assert clip_range(1.0) == 0.05
 
 
 def test_the_command(tmp_path: Path) -> None:
@@ -235,7 +246,7 @@ def test_the_command(tmp_path: Path) -> None:
     result = pgzoo("export", "--plugin", "a2c", "--to", "torchscript", cwd=tmp_path)
     assert "CartPole-v1.pt" in result.stdout
     assert "on 1,000 random observations\ninput observation: float32 (batch, 4)\noutput action: int64" in result.stdout
-    module = torch.jit.load(str(tmp_path / "logs/a2c/CartPole-v1_1/CartPole-v1.pt"))
+    module = load_torchscript(tmp_path / "logs/a2c/CartPole-v1_1/CartPole-v1.pt")
     assert module(torch.zeros(3, 4)).shape == (3,)
     pgzoo("export", "--plugin", "a2c", "--to", "sb3", "-o", "a2c.zip", cwd=tmp_path)
     assert (tmp_path / "a2c.zip").is_file()

@@ -62,7 +62,7 @@ def make(case: str) -> PolicyGradient:
         moments.mean, moments.var = np.array([10.0, -1.0, 0.0]), np.array([1e-4, 0.5, 9.0])
     policy = {"image": "CnnPolicy", "dict": "MultiInputPolicy"}.get(case, "MlpPolicy")
     kwargs: dict[str, Any] = {"squash_output": True} if case == "squashed" else {}
-    model = PolicyGradient(policy, env, "ppo", seed=0, n_steps=8, use_sde=case == "squashed", policy_kwargs=kwargs)
+    model = PolicyGradient(policy, env, "ppo", seed=0, n_steps=64, use_sde=case == "squashed", policy_kwargs=kwargs)
     with torch.no_grad():
         head(model).weight.mul_(50)
     return model
@@ -192,7 +192,7 @@ def test_stacked_normalised_observations_are_refused(tmp_path: Path) -> None:
     """A wrapper with a memory between VecNormalize and the policy would be left out without a message."""
     env = VecFrameStack(VecNormalize(DummyVecEnv([lambda: OnlySpaces(*CASES["box"])])), 2)
     with pytest.raises(ConfigError, match="normalised before VecFrameStack"):
-        export_policy(PolicyGradient("MlpPolicy", env, "ppo", n_steps=8), tmp_path / "x.pt", "torchscript")
+        export_policy(PolicyGradient("MlpPolicy", env, "ppo", n_steps=64), tmp_path / "x.pt", "torchscript")
 
 
 WITHOUT_PGZOO = """
@@ -252,6 +252,14 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "a2c.zip").is_file()
     refused = pgzoo("export", "--plugin", "a2c", "--to", "onxx", cwd=tmp_path, status=2)
     assert "onnx" in refused.stderr
+
+
+def test_a_model_without_environments_is_refused(tmp_path: Path) -> None:
+    """Its normalisation would be left out without a message."""
+    make("box").save(tmp_path / "model.zip")
+    with pytest.raises(ConfigError, match="how it normalises observations is not known; pass env="):
+        export_policy(PolicyGradient.load(tmp_path / "model.zip"), tmp_path / "x.pt", "torchscript")
+    assert not (tmp_path / "x.pt").exists()
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

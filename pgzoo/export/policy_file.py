@@ -73,13 +73,16 @@ def export_policy(
         env: the environments whose VecNormalize and VecTransposeImage become part of the file; None: the model's.
 
     Raises:
-        ConfigError: an unknown format, a policy that cannot be exported, or a file that differs from `predict`.
+        ConfigError: an unknown format, a model without environments, a policy that cannot be exported, or a file that
+            differs from `predict`.
         MachineError: the file cannot be written.
     """
     if to not in SUFFIXES:
         raise ConfigError(unknown("format", to, SUFFIXES))
     file, env = Path(file), env or model.get_env()
-    wrappers, space = split(env) if env is not None else ([], model.observation_space)
+    if env is None:
+        raise ConfigError("the model has no environment, so how it normalises observations is not known; pass env=")
+    wrappers, space = split(env)
     observations = random_observations(space, N_OBSERVATIONS, wrappers, seed=0)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)

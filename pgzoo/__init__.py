@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from pgzoo.errors import MachineError as MachineError
     from pgzoo.errors import PgzooError as PgzooError
     from pgzoo.errors import PluginError as PluginError
+    from pgzoo.export.hub import load_from_hub as load_from_hub
+    from pgzoo.export.hub import push_to_hub as push_to_hub
     from pgzoo.interface.action_distribution import ActionDistribution as ActionDistribution
     from pgzoo.interface.batch import Batch as Batch
     from pgzoo.interface.batch import Samples as Samples
@@ -110,6 +112,8 @@ _HOME = {
     "train": "training.runs",
     "tune": "tuning.studies",
     "evaluate": "training.finished_runs",
+    "load_from_hub": "export.hub",
+    "push_to_hub": "export.hub",
     "baseline": "registry.decorators",
     "estimator": "registry.decorators",
     "objective": "registry.decorators",

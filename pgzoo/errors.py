@@ -41,6 +41,26 @@ class ConfigError(PgzooError):
     """A hyperparameter, a YAML file or a combination of parts is wrong."""
 
 
+class ConfigAssertionError(ConfigError, AssertionError):
+    """A ConfigError where SB3 raises AssertionError."""
+
+
+class ConfigTypeError(ConfigError, TypeError):
+    """A ConfigError where SB3 raises TypeError."""
+
+
+class ConfigNotImplementedError(ConfigError, NotImplementedError):
+    """A ConfigError where SB3 raises NotImplementedError."""
+
+
+AS_IN_SB3: dict[type[Exception], type[ConfigError]] = {
+    AssertionError: ConfigAssertionError,
+    TypeError: ConfigTypeError,
+    NotImplementedError: ConfigNotImplementedError,
+}
+"""ConfigErrors that programs also catch if they expect the error of SB3's constructors."""
+
+
 class EnvironmentFailure(PgzooError):
     """An environment or one of its wrappers raises, dies, or returns something that is not allowed."""
 
@@ -103,7 +123,8 @@ def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
     """Convert every exception of the block that has no owner yet to `to`, with the message "where: what happened".
 
     This is the border to code that may raise anything: an environment, a plugin, a file's content. What the machine
-    causes becomes a MachineError.
+    causes becomes a MachineError. A ConfigError is also an AssertionError, TypeError or NotImplementedError, if the
+    exception is one.
 
         with converted(f"cannot make {name}"):
             env = gym.make(name, **kwargs)
@@ -114,6 +135,8 @@ def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
         raise
     except Exception as error:
         owner = MachineError if is_machine_fault(error) else to
+        if owner is ConfigError:
+            owner = next((also for kind, also in AS_IN_SB3.items() if isinstance(error, kind)), owner)
         raise owner(f"{where}: {describe(error)}") from error
 
 

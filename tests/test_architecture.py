@@ -26,6 +26,7 @@ LAYERS = [
     ["envs"],
     ["algorithm"],
     ["training"],
+    ["export"],
     ["lab"],
     ["tuning"],
     ["cli"],

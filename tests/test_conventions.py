@@ -65,6 +65,7 @@ ODD: dict[str, Callable[..., Any]] = {
     "rewards tensor": changed(rewards=torch.as_tensor),
     "infos tuple": changed(infos=tuple),
     "infos None": changed(infos=lambda infos: [info or None for info in infos]),
+    "infos empty": changed(infos=lambda infos: infos if any("episode" in i for i in infos) else []),
     "infos array": changed(infos=lambda infos: np.array(infos, dtype=object)),
     "observations list": changed(obs=lambda x: x.tolist()),
 }

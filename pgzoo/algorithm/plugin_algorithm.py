@@ -38,6 +38,7 @@ from pgzoo.algorithm.settings import (
     PART_KEYWORDS,
     Hyperparameter,
     changed,
+    check_rollout_size,
     hyperparameter_names,
     part_attributes,
     scheduled,
@@ -410,6 +411,8 @@ class PluginAlgorithm(SamplingAlgorithm):
                 "use norm_reward=False",
                 stacklevel=2,
             )
+        if self.env is not None:
+            check_rollout_size(self.combination, self.n_envs)
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
         with converted("cannot build the policy"):
             self._choose_device()

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
-from pgzoo.errors import ConfigError, unknown
+from pgzoo.errors import ConfigError, ConfigNotImplementedError, unknown
 from pgzoo.registry import policy_arguments
 
 SMALL_LAYER = 256
@@ -101,7 +101,7 @@ def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Spac
         entries = {f" {key!r}": space for key, space in observation_space.spaces.items()}
     for key, space in entries.items():
         if isinstance(space, (spaces.Dict, spaces.Tuple)):
-            raise ConfigError(
+            raise ConfigNotImplementedError(
                 f"the observation space{key} is {_short(space)}, and SB3 does not support nested spaces; use "
                 "gymnasium.wrappers.FlattenObservation"
             )

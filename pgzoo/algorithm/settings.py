@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigAssertionError, ConfigError
 from pgzoo.interface.hyperparameters import Param, Schedule, declared, plain_fields
 from pgzoo.interface.parts import Part
 from pgzoo.interface.schedules import as_schedule
@@ -124,6 +125,30 @@ def part_attributes(combination: Combination) -> dict[str, Any]:
     update = plain_fields(combination.update)
     attributes.update({name: update[name] for name in UPDATE_FIELDS if name in update})
     return attributes
+
+
+def check_rollout_size(combination: Combination, n_envs: int) -> None:
+    """Warn, as PPO does, if the last minibatch of a rollout is smaller than the others.
+
+    Raises:
+        ConfigError: a rollout is one step, whose advantage cannot be normalised.
+    """
+    n_steps = getattr(combination.sampling, "n_steps", None)
+    batch_size = getattr(combination.update, "batch_size", None)
+    if n_steps is None:
+        return
+    size = n_steps * n_envs
+    if size == 1 and normalization(combination.scale):
+        raise ConfigAssertionError(
+            "the advantage of one step cannot be normalised (n_steps=1, one environment); use more of them, or "
+            "normalize_advantage=False"
+        )
+    if batch_size is not None and size % batch_size:
+        warnings.warn(
+            f"with n_steps={n_steps}, n_envs={n_envs} and batch_size={batch_size}, there will be a truncated "
+            f"mini-batch of size {size % batch_size}; a batch_size that divides {size} avoids it",
+            stacklevel=2,
+        )
 
 
 def _absent(name: str, plugin: str) -> str:

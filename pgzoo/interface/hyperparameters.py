@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pgzoo.errors import ConfigError, unknown
+from pgzoo.errors import ConfigAssertionError, ConfigError, unknown
 
 Schedule: TypeAlias = Callable[[float], float]
 """A function of the remaining progress, which decreases from 1 to 0 during training, as in SB3."""
@@ -163,7 +163,7 @@ class Param:
                 raise ConfigError(f"{label} must lie between -2^63 and 2^63, not {shown_number(value)}")
             return
         if not (endpoint and value in (allowed.low, allowed.high) and abs(value) < math.inf):
-            raise ConfigError(f"{label} must lie in {allowed}, not {shown_number(value)}")
+            raise ConfigAssertionError(f"{label} must lie in {allowed}, not {shown_number(value)}")
 
     def _schedule(self, value: Any, label: str) -> Any:
         """Return a function as it is, and a schedule as a checked mapping; None if the value is neither."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
@@ -120,6 +121,11 @@ def checked_optimizer_kwargs(kwargs: Mapping[str, Any], defaults: Mapping[str, A
 def _net_arch(param: Param, value: Any) -> Any:
     """Return the sizes of the layers. Older versions of SB3 had a list around the mapping, which they still unpack."""
     if isinstance(value, (list, tuple)) and len(value) == 1 and isinstance(value[0], Mapping):
+        warnings.warn(
+            "policy_kwargs.net_arch: write a dict without a list around it, dict(pi=[...], vf=[...]); layers that the "
+            "policy and the critic share no longer exist in SB3",
+            stacklevel=2,
+        )
         value = value[0]
     checked = param.validate(value, "policy_kwargs.")
     for network in checked if isinstance(checked, dict) else ():

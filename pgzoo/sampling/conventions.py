@@ -123,7 +123,7 @@ def _booleans(name: str, values: Any, n_envs: int) -> Array:
 
 
 def _dicts(infos: Any, n_envs: int) -> list[dict[str, Any]]:
-    """Return one dict per environment. None is an empty dict."""
+    """Return one dict per environment. None is an empty dict, and an empty list is one for each environment."""
     if infos is None:
         return [{} for _ in range(n_envs)]
     if isinstance(infos, Mapping):
@@ -135,6 +135,8 @@ def _dicts(infos: Any, n_envs: int) -> list[dict[str, Any]]:
         entries = list(infos)
     except TypeError as error:
         raise EnvironmentFailure(f"the VecEnv returned infos of type {type(infos).__name__}, not a list") from error
+    if not entries:
+        return [{} for _ in range(n_envs)]
     if len(entries) != n_envs:
         raise EnvironmentFailure(f"the VecEnv returned {len(entries)} infos for {n_envs} environments")
     for n, info in enumerate(entries):

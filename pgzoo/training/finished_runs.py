@@ -78,12 +78,13 @@ class EvalArguments(RunArguments):
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A finished run's folder, its configuration, one of its models, and a new environment."""
+    """A finished run's folder, its configuration, one of its models with its file, and a new environment."""
 
     folder: RunFolder
     config: ExperimentConfig
     model: PolicyGradient
     env: VecEnv
+    file: Path
 
     def evaluate(self, n_episodes: int, *, stochastic: bool) -> Evaluation:
         """Play episodes with the model and return their results."""
@@ -151,7 +152,7 @@ def open_run(
     )
     try:
         check_fit(model, env, file)
-        yield FinishedRun(folder, config, model, env)
+        yield FinishedRun(folder, config, model, env, file)
     finally:
         close_all(env)
 

@@ -57,6 +57,8 @@ ATTRIBUTES: Final[Mapping[str, tuple[type, ...]]] = {
     "fast": (str, bool),
     "saved_by": (str,),
     "n_timesteps": (int, type(None)),
+    "on_nan": (str,),
+    "skipped_updates": (int,),
 }
 """The types of the attributes that SB3's and pgzoo's constructors set. A model may have others, of the user."""
 

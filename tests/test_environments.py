@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecCheckNan, VecEnv, V
 
 import pgzoo.envs  # noqa: F401 (registers the environments of pgzoo)
 from pgzoo import ConfigError, Registry
+from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.training.config import load_config
 from pgzoo.training.environments import make_env
 from pgzoo.training.guarded import GuardedVecEnv
@@ -73,18 +74,15 @@ def test_arguments_of_normalize_replace_the_defaults() -> None:
     assert (chosen.gamma, chosen.norm_obs, chosen.clip_reward) == (0.5, False, 3)
 
 
-def test_evaluation_reads_the_statistics_of_training_and_keeps_them(tmp_path: Path) -> None:
+def test_evaluation_takes_the_statistics_of_training_and_keeps_them() -> None:
     """Finds an evaluation that updates the statistics or reports normalised rewards. Clock's rewards are 1, 2, 3."""
     training: Any = made(overrides={"normalize": True})
     stepped(training, 5)
-    training.save(str(tmp_path / "v.pkl"))
-    evaluation: Any = made(overrides={"normalize": True}, statistics=tmp_path / "v.pkl", training=False)
+    evaluation: Any = made(overrides={"normalize": True}, statistics=Normalizer.of(training), training=False)
     evaluation.reset()
     rewards = [evaluation.step(np.zeros(1, dtype=int))[1][0] for _ in range(3)]
     assert rewards == [1, 2, 3]
     assert evaluation.obs_rms.mean == pytest.approx(training.obs_rms.mean)
-    with pytest.raises(ConfigError, match=r"cannot read the statistics .*absent.pkl"):
-        made(overrides={"normalize": True}, statistics=tmp_path / "absent.pkl")
 
 
 @pytest.mark.parametrize(
@@ -153,12 +151,12 @@ def test_a_stack_of_discrete_observations_is_refused() -> None:
         made("FrozenLake-v1", overrides={"frame_stack": 4})
 
 
-@pytest.mark.parametrize("content", ["another shape", "junk"])
-def test_unusable_statistics_are_refused(content: str, tmp_path: Path) -> None:
-    """Finds a traceback from `pgzoo eval` if vecnormalize.pkl is damaged or of another environment."""
-    file = tmp_path / "v.pkl"
-    file.write_bytes(b"junk")
-    if content == "another shape":
-        VecNormalize(made("CartPole-v1")).save(str(file))
-    with pytest.raises(ConfigError, match=str(file)):
-        made(overrides={"normalize": True}, statistics=file)
+def test_unusable_statistics_are_refused() -> None:
+    """Finds a traceback from `pgzoo eval` if the statistics are of another environment or not finite."""
+    of_cart_pole = Normalizer.of(VecNormalize(made("CartPole-v1")))
+    with pytest.raises(ConfigError, match=r"the model has statistics of the shape \(4,\), not \(2,\)"):
+        made(overrides={"normalize": True}, statistics=of_cart_pole)
+    infinite = VecNormalize(made())
+    infinite.ret_rms.mean = np.array(np.nan)
+    with pytest.raises(ConfigError, match="the model has statistics that are not finite"):
+        made(overrides={"normalize": True}, statistics=Normalizer.of(infinite))

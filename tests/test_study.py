@@ -14,6 +14,7 @@ import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
+from stable_baselines3.common.policies import ActorCriticPolicy
 from tuning import REGISTRY, InProcessExecutor, search, small
 
 from pgzoo import ConfigError, PgzooError, PolicyGradient
@@ -133,6 +134,28 @@ def test_a_training_continues_from_its_last_evaluation(recipe: str, tmp_path: Pa
     assert points[1].seconds < points[2].seconds
     after = PolicyGradient.load(tmp_path / "run" / f"evaluation_{len(points)}" / "model.zip")
     assert after._n_updates > before._n_updates
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A class that a file cannot name. A checkpoint is loaded with the class of the configuration."""
+
+
+def test_a_training_with_a_policy_of_its_own_continues(tmp_path: Path) -> None:
+    overrides = {"n_timesteps": 400, "n_steps": 50, "n_envs": 2, "policy": "test_study.OwnPolicy"}
+    config = load_config(REGISTRY, "a2c", "CartPole-v1", overrides=overrides)
+    run = TrialRun(3, 4, 1, tmp_path / "run")
+
+    def die(points: list[Point], _: Any) -> None:
+        if len(points) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_once(config, REGISTRY, run, on_evaluation=die)
+    steps: list[int] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a checkpoint that cannot be loaded is ignored with a warning
+        train_once(config, REGISTRY, run, on_evaluation=lambda points, _: steps.append(points[-1].steps))
+    assert steps == [100, 200, 300, 400]
 
 
 def test_the_checkpoint_of_another_study_is_never_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

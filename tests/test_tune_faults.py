@@ -246,7 +246,7 @@ def test_divergence_is_found_by_its_exception(tmp_path: Path, monkeypatch: pytes
 # ---------------------------------------------------------------- checkpoints
 
 
-@pytest.mark.parametrize("file", ["model.zip", "evaluations.json", "vecnormalize.pkl"])
+@pytest.mark.parametrize("file", ["model.zip", "evaluations.json"])
 @pytest.mark.parametrize("damage", ["empty", "torn", "missing"])
 def test_a_damaged_checkpoint_is_ignored(file: str, damage: str, tmp_path: Path) -> None:
     """Finds a trial that fails each time it is repeated, because a power failure destroyed its checkpoint."""

@@ -102,7 +102,8 @@ class SavableAlgorithm(PluginAlgorithm):
 
         They are returned unchanged if the model was trained without VecNormalize.
         """
-        return observation if self.normalizer is None else self.normalizer.normalize_obs(observation)
+        normalizer = self.normalizer
+        return observation if normalizer is None else normalizer.normalize_obs(observation)
 
     def set_env(self, env: GymEnv, force_reset: bool = True) -> None:
         """Set the environments as SB3 does. A warning says if they lack the normalisation that the model needs."""

@@ -223,11 +223,8 @@ def encode_env(encoder: Encoder, env: VecEnv) -> dict[str, Any]:
                 {name: encoder.encode(value, f"{type(env).__name__}.{name}") for name, value in _state(env).items()}
             )
             env = env.venv
-        return {
-            "moments": moments,
-            "levels": [*levels, encoder.encode(_environments(env), "environments")],
-            "reason": "",
-        }
+        levels.append(encoder.encode(_environments(env), "environments"))
+        return {"moments": moments, "levels": levels, "reason": ""}
     except NotPlain as error:
         while isinstance(env, VecEnvWrapper):  # those below the wrapper that cannot be described
             env = env.venv

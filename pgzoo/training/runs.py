@@ -277,9 +277,8 @@ def train(
     arguments = TrainArguments(
         plugin=plugin, env=env, n_timesteps=n_timesteps, n_envs=n_envs, vec_env=vec_env, seed=seed,
         conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
-        n_eval_envs=n_eval_envs, save_freq=save_freq,
-        checkpoint_every=None if checkpoint_every is None else str(checkpoint_every),
-        keep_checkpoints=keep_checkpoints, on_nan=on_nan, log_folder=as_path(log_folder),
+        n_eval_envs=n_eval_envs, save_freq=save_freq, keep_checkpoints=keep_checkpoints, on_nan=on_nan,
+        checkpoint_every=None if checkpoint_every is None else str(checkpoint_every), log_folder=as_path(log_folder),
         trained_agent=as_path(trained_agent), trusted=trusted, device=device, fast=_flag(fast),
         tensorboard_log=as_text(tensorboard_log), env_kwargs=_pairs(of_env), gym_packages=several(gym_packages),
         plugin_files=as_paths(plugin_files), progress=False, verbose=verbose,

@@ -86,10 +86,13 @@ def in_process(function: Callable[[], None], seconds: float | None) -> bool:
             status = 0
         finally:
             os._exit(status)
-    if seconds is not None:
-        time.sleep(seconds)
+    deadline, (ended, status) = time.monotonic() + (seconds or 0), os.waitpid(pid, 0 if seconds is None else os.WNOHANG)
+    while not ended and time.monotonic() < deadline:
+        time.sleep(0.01)
+        ended, status = os.waitpid(pid, os.WNOHANG)
+    if not ended:
         os.kill(pid, signal.SIGKILL)
-    _, status = os.waitpid(pid, 0)
+        _, status = os.waitpid(pid, 0)
     if not os.WIFSIGNALED(status) and os.WEXITSTATUS(status) != 0:
         raise SystemExit(f"a run ended with status {os.WEXITSTATUS(status)}")
     return os.WIFSIGNALED(status)
@@ -147,7 +150,7 @@ def kill_and_resume(
     counts.runs += 1
     if (got := fingerprint(open_folder(path))) != expected:
         counts.different += 1
-        print(f"{plugin}: different {', '.join(name for name in expected if got[name] != expected[name])}")
+        print(f"{plugin}: different {', '.join(name for name in expected if got[name] != expected[name])}", flush=True)
 
 
 def measure(n_kills: int, plugins: tuple[str, ...] = tuple(RUNS)) -> Counts:

@@ -24,7 +24,14 @@ from pgzoo.training.arguments import (
     mapping,
     several,
 )
-from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages, with_named_parts
+from pgzoo.training.config import (
+    ExperimentConfig,
+    check_environment,
+    load_config,
+    parse_pairs,
+    register_packages,
+    with_named_parts,
+)
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -137,10 +144,11 @@ class Run:
 
     @property
     def args(self) -> dict[str, Any]:
-        """The arguments as plain data."""
+        """The arguments as plain data. Those of the environment are a mapping or None, as RL Zoo reads them."""
         from pgzoo.training.run_folder import plain
 
         args: dict[str, Any] = plain(asdict(self.arguments))
+        args["env_kwargs"] = parse_pairs(self.arguments.env_kwargs, "--env-kwargs") or None
         return args
 
     def start(

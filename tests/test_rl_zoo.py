@@ -1,0 +1,174 @@
+"""RL Zoo's files, commands and folders are read, and RL Zoo reads those of pgzoo."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
+from stable_baselines3.common.vec_env import VecNormalize
+
+import pgzoo
+from pgzoo import ConfigError
+from pgzoo.registry.plugins import Registry, default_registry
+from pgzoo.training.config import load_config
+from pgzoo.training.keyword_arguments import policy_arguments
+from pgzoo.training.python_literals import read_expression
+from pgzoo.training.yaml_files import read_yaml_mapping
+
+needs_rl_zoo = pytest.mark.skipif(importlib.util.find_spec("rl_zoo3") is None, reason="rl_zoo3 is not installed")
+
+CONFIGURATION = """
+Pendulum-v1:
+  normalize: "{'norm_obs': True, 'norm_reward': False}"
+  n_timesteps: !!float 1.6e2
+  policy: 'MlpPolicy'
+  n_steps: 40
+  learning_rate: lin_7e-4
+  use_sde: True
+  policy_kwargs: "dict(log_std_init=-2, ortho_init=False,
+                       activation_fn=nn.ReLU,
+                       net_arch=dict(pi=[16], vf=[16, 16]),
+                       )"
+"""
+"""An entry in RL Zoo's style. It has one environment, because it does not say how many."""
+
+
+def python(*arguments: str, cwd: Path, status: int = 0) -> str:
+    """Run Python and return its output. rl_zoo3 patches Gymnasium when it is imported, so it has its own process."""
+    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, *arguments]
+    process = subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False
+    )
+    assert process.returncode == status, process.stdout + process.stderr
+    return process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("algorithm", [A2C, PPO])
+def test_an_entry_of_rl_zoo_trains_as_sb3_does(algorithm: Any, tmp_path: Path) -> None:
+    """Finds a text that is read as something else than Python evaluates it to, and another number of environments."""
+    (tmp_path / "conf.yml").write_text(CONFIGURATION)
+    model = pgzoo.train(
+        algorithm.__name__.lower(), "Pendulum-v1", conf_file=tmp_path / "conf.yml", seed=5, fast=False, device="cpu",
+        eval_freq=-1, eval_episodes=1, log_folder=tmp_path / "logs",
+    ).model  # fmt: skip
+    env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=5), norm_reward=False)
+    kwargs = eval(  # as RL Zoo does
+        "dict(log_std_init=-2, ortho_init=False, activation_fn=nn.ReLU, net_arch=dict(pi=[16], vf=[16, 16]),)",
+        {"nn": torch.nn},
+    )
+    expected = algorithm(
+        "MlpPolicy", env, n_steps=40, learning_rate=lambda progress: progress * 7e-4, use_sde=True, seed=5,
+        device="cpu", policy_kwargs=kwargs,
+    ).learn(160)  # fmt: skip
+    assert model.num_timesteps == expected.num_timesteps == 160
+    for name, value in expected.policy.state_dict().items():
+        torch.testing.assert_close(model.policy.state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dict(a=__import__('os').system('touch bomb'))", "is not called; only dict"),
+        ("dict(a=open('bomb', 'w'))", "policy_kwargs.a: 'open' is not called; only dict"),
+        ("dict(a=nn.ReLU())", "'nn.ReLU' is not called"),
+        ("dict(a=[x for x in ().__class__.__mro__])", "is not allowed; write numbers"),
+        ("dict(a=os.system)", "unknown name 'os.system'"),
+        ("dict(a=relu)", "policy_kwargs.a: unknown name 'relu'; did you mean 'nn.ReLU'"),
+        ("dict(a=1, **{})", "dict takes name=value"),
+        ("{'a': 1, 'a': 2}", "'a' is given twice"),
+        ("dict(a=1", "was never closed"),
+        ("{**x}", "is not allowed"),
+        ("{" * 3000, "nested|is not valid"),
+        ("dict(a=" + "-" * 4000 + "1)", "nested too deeply"),
+        ("dict(a=" + "x." * 2000 + "y)", "nested too deeply|unknown name"),
+        ("dict(a='" + "x" * 5000 + "')", "more than 5,000 characters"),
+    ],
+)
+def test_expressions_are_never_evaluated(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_expression(text, "policy_kwargs")
+    (tmp_path / "conf.yml").write_text(f"CartPole-v1:\n  n_envs: 1\n  policy_kwargs: {text!r}\n")
+    with pytest.raises(ConfigError, match=r"conf.yml:3: "):
+        load_config(default_registry(), "ppo", "CartPole-v1", file=tmp_path / "conf.yml")
+
+
+def test_an_optimizer_that_rl_zoo_names(tmp_path: Path) -> None:
+    text = "atari: {n_timesteps: 9, policy: CnnPolicy, policy_kwargs: 'dict(optimizer_class=RMSpropTFLike, " \
+        "optimizer_kwargs=dict(eps=1e-5))'}"  # fmt: skip
+    (tmp_path / "a2c.yml").write_text(text)
+    config = load_config(default_registry(), "a2c", "ALE/Pong-v5", file=tmp_path / "a2c.yml")
+    arguments = policy_arguments(config.run.policy_kwargs or {}, use_rms_prop=True)
+    assert arguments == {"optimizer_class": RMSpropTFLike, "optimizer_kwargs": {"eps": 1e-5}}
+
+
+@needs_rl_zoo
+@pytest.mark.parametrize("algorithm", ["a2c", "ppo", "trpo"])
+def test_every_entry_of_rl_zoo_is_read(algorithm: str) -> None:
+    spec = importlib.util.find_spec("rl_zoo3")  # without importing it
+    assert spec is not None
+    assert spec.origin is not None
+    file = Path(spec.origin).parent / "hyperparams" / f"{algorithm}.yml"
+    registry, entries = Registry.discover(), read_yaml_mapping(file)
+    assert len(entries) > 15
+    for env, entry in entries.items():
+        config = load_config(registry, algorithm, env, file=file)
+        assert config.run.n_envs == entry.get("n_envs", 1)
+        assert config.run.n_timesteps == int(entry["n_timesteps"])
+        if "policy_kwargs" in entry:
+            assert isinstance(config.run.policy_kwargs, dict)
+
+
+RUN_OF_RL_ZOO = """
+import argparse, sys, pgzoo, torch
+from rl_zoo3.exp_manager import ExperimentManager
+from stable_baselines3.common.utils import set_random_seed
+
+algorithm, env, n, folder = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
+set_random_seed(3)
+manager = ExperimentManager(argparse.Namespace(), algorithm, env, folder, n_timesteps=n, eval_freq=-1, seed=3,
+                            log_interval=-1, device="cpu")
+theirs, _ = manager.setup_experiment()
+manager.learn(theirs)
+ours = pgzoo.train(algorithm, env, conf_file=manager.config, n_timesteps=n, seed=3, log_folder=folder + "/ours",
+                   device="cpu", fast=False, eval_freq=-1, eval_episodes=1).model
+for name, value in theirs.policy.state_dict().items():
+    torch.testing.assert_close(ours.policy.state_dict()[name], value, rtol=0, atol=1e-6, msg=name)
+print("equal")
+"""
+
+
+@pytest.mark.slow
+@needs_rl_zoo
+@pytest.mark.parametrize(
+    ("algorithm", "env", "n_timesteps"),
+    [("a2c", "Pendulum-v1", 640), ("ppo", "MountainCarContinuous-v0", 64), ("ppo", "CartPole-v1", 1024)],
+)
+def test_a_run_equals_rl_zoos(algorithm: str, env: str, n_timesteps: int, tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(RUN_OF_RL_ZOO)
+    assert "equal\n" in python("run.py", algorithm, env, str(n_timesteps), "logs", cwd=tmp_path)
+
+
+@pytest.mark.slow
+@needs_rl_zoo
+def test_rl_zoos_enjoy_plays_a_run_of_pgzoo(tmp_path: Path) -> None:
+    """Finds a key of config.yml or args.yml that RL Zoo reads otherwise, such as an empty frame_stack."""
+    pgzoo.train(
+        "ppo", "CartPole-v1", n_timesteps=256, seed=1, hyperparams={"normalize": True, "n_steps": 32}, eval_freq=-1,
+        eval_episodes=1, env_kwargs={"sutton_barto_reward": True}, log_folder=tmp_path,
+    )  # fmt: skip
+    output = python(
+        *("-m", "rl_zoo3.enjoy", "--algo", "ppo", "--env", "CartPole-v1", "-f", ".", "--no-render", "-n", "300"),
+        cwd=tmp_path,
+    )
+    assert "Loading running average" in output
+    assert "Mean reward: -1.00 +/- 0.00" in output  # as env_kwargs have it: -1 for a fall, and otherwise 0

@@ -17,7 +17,7 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecNormalize
 
 import pgzoo
-from pgzoo import ConfigError
+from pgzoo import ConfigError, PolicyGradient
 from pgzoo.registry.plugins import Registry, default_registry
 from pgzoo.training.config import load_config
 from pgzoo.training.keyword_arguments import policy_arguments
@@ -172,3 +172,51 @@ def test_rl_zoos_enjoy_plays_a_run_of_pgzoo(tmp_path: Path) -> None:
     )
     assert "Loading running average" in output
     assert "Mean reward: -1.00 +/- 0.00" in output  # as env_kwargs have it: -1 for a fall, and otherwise 0
+
+
+WITHOUT_PGZOO = """
+import sys
+
+sys.modules["pgzoo"] = sys.modules["pgzoo_plugins"] = None  # importing them raises ModuleNotFoundError
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.env_util import make_vec_env
+
+ppo = PPO.load("ppo", env=make_vec_env("CartPole-v1", 1, seed=0), device="cpu")
+print(ppo.clip_range(1.0), ppo.clip_range_vf(0.5), ppo.n_epochs, ppo.batch_size, ppo.target_kl, ppo.ent_coef)
+print(ppo.learn(64).num_timesteps)
+for algorithm in (A2C, PPO):
+    model = algorithm.load("rtg_value", env=make_vec_env("CartPole-v1", 1, seed=0), device="cpu")
+    before = [p.clone() for p in model.policy.parameters()]
+    model.learn(256)
+    print(model.max_grad_norm, any((a != b).any() for a, b in zip(before, model.policy.parameters())))
+"""
+
+
+def test_sb3_loads_a_model_right_where_pgzoo_cannot_be_imported(tmp_path: Path) -> None:
+    """Finds an attribute that comes back as SB3's default, a class of pgzoo in the file, and max_grad_norm=None."""
+    PolicyGradient(
+        "MlpPolicy", "CartPole-v1", "ppo", clip_range=0.05, n_steps=64, batch_size=32, n_epochs=3, target_kl=0.5,
+        ent_coef=0.125, clip_range_vf={"schedule": "linear", "initial": 0.5, "final": 0.25}, device="cpu",
+    ).save(tmp_path / "ppo")  # fmt: skip
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg_value", max_grad_norm=None, device="cpu")
+    assert model.max_grad_norm is None
+    model.save(tmp_path / "rtg_value")
+    assert PolicyGradient.load(tmp_path / "rtg_value", device="cpu").max_grad_norm is None
+    lines = python("-W", "ignore", "-c", WITHOUT_PGZOO, cwd=tmp_path).splitlines()
+    assert lines == ["0.05 0.375 3 32 0.5 0.125", "64", "inf True", "inf True"]
+
+
+def test_load_takes_the_policy_arguments_of_the_constructor(tmp_path: Path) -> None:
+    """Finds that a2c refuses them, because the saved ones contain the RMSprop of use_rms_prop."""
+    given = {"net_arch": [8]}
+    PolicyGradient("MlpPolicy", "CartPole-v1", "a2c", policy_kwargs=given, device="cpu").save(tmp_path / "a2c")
+    model = PolicyGradient.load(tmp_path / "a2c", device="cpu", policy_kwargs=given)
+    assert isinstance(model.policy.optimizer, torch.optim.RMSprop)
+    with pytest.raises(ConfigError, match=r"policy_kwargs|policy kwargs"):
+        PolicyGradient.load(tmp_path / "a2c", device="cpu", policy_kwargs={"net_arch": [9]})
+
+
+def test_a_negative_clip_range_of_the_values() -> None:
+    """SB3 raises an AssertionError, which its users catch as such or as a failed argument."""
+    with pytest.raises(ValueError, match="clip_range_vf must lie in"):
+        PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", clip_range_vf=-0.1)

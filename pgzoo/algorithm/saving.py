@@ -15,7 +15,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 
 from pgzoo import __version__
 from pgzoo.algorithm.part_states import map_nested
-from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged
+from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, merged, same_policy_kwargs
 from pgzoo.algorithm.settings import PART_KEYWORDS
 from pgzoo.errors import ConfigError, converted, unknown
 from pgzoo.files import atomic_write, writing
@@ -162,6 +162,12 @@ class SavableAlgorithm(PluginAlgorithm):
         loading = _Loading(kwargs, custom, passed_classes(plugins))
         try:
             with converted(f"cannot load {path}"):
+                if "policy_kwargs" in for_sb3:
+                    saved = (load_from_zip_file(path, device="cpu")[0] or {}).get("policy_kwargs", {})
+                    if hasattr(path, "seek"):
+                        path.seek(0)
+                    if same_policy_kwargs(for_sb3["policy_kwargs"], saved):
+                        del for_sb3["policy_kwargs"]  # SB3 would refuse them without the RMSprop of use_rms_prop
                 return super().load(path, env, device, _loading=loading, **for_sb3)
         except ConfigError as error:
             if isinstance(error.__cause__, FileNotFoundError):  # as SB3 raises it

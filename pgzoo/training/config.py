@@ -20,7 +20,6 @@ from pgzoo.training.keyword_arguments import checked_arguments
 from pgzoo.training.python_literals import with_data
 from pgzoo.training.yaml_files import YamlError, parse_yaml_mapping, read_text
 
-
 RL_ZOO_N_ENVS = 1
 """The number of environments of an entry of RL Zoo that does not name it."""
 

@@ -27,6 +27,7 @@ LAYERS = [
     ["training"],
     ["lab"],
     ["tuning"],
+    ["rl_zoo3"],
     ["cli"],
 ]
 """A package imports packages of earlier layers only. Imports under TYPE_CHECKING count."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import optuna
 import pytest
 import torch
 from stable_baselines3 import A2C, PPO
@@ -17,8 +20,10 @@ from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecNormalize
 
 import pgzoo
-from pgzoo import ConfigError, PolicyGradient
+import pgzoo.rl_zoo3
+from pgzoo import ConfigError, PgzooError, PolicyGradient
 from pgzoo.registry.plugins import Registry, default_registry
+from pgzoo.rl_zoo3.__main__ import main as rl_zoo_main
 from pgzoo.training.config import load_config
 from pgzoo.training.keyword_arguments import policy_arguments
 from pgzoo.training.python_literals import read_expression
@@ -220,3 +225,122 @@ def test_a_negative_clip_range_of_the_values() -> None:
     """SB3 raises an AssertionError, which its users catch as such or as a failed argument."""
     with pytest.raises(ValueError, match="clip_range_vf must lie in"):
         PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", clip_range_vf=-0.1)
+
+
+# ---------------------------------------------------------------- python -m pgzoo.rl_zoo3
+
+
+@pytest.fixture
+def rl_zoo(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The tables of RL Zoo that `register` fills, without RL Zoo."""
+    utils, opt = ModuleType("rl_zoo3.utils"), ModuleType("rl_zoo3.hyperparams_opt")
+    utils.ALGOS = {"a2c": A2C, "ppo": PPO}  # type: ignore[attr-defined]
+    opt.HYPERPARAMS_SAMPLER, opt.HYPERPARAMS_CONVERTER = {}, {}  # type: ignore[attr-defined]
+    for module in (ModuleType("rl_zoo3"), utils, opt):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    return SimpleNamespace(**{**vars(utils), **vars(opt)})
+
+
+def test_recipes_are_registered_beside_rl_zoos_algorithms(rl_zoo: Any) -> None:
+    """Finds that SB3's PPO is replaced, or that a second call takes another name."""
+    names = pgzoo.rl_zoo3.register("td+value")
+    assert pgzoo.rl_zoo3.register("td+value") == names
+    assert rl_zoo.ALGOS["ppo"] is PPO
+    assert (names["pgzoo"], names["pgzoo-ppo"], names["rloo"], names["td+value"]) == ("ppo", "ppo", "rloo", "td+value")
+    assert set(names) == set(rl_zoo.HYPERPARAMS_SAMPLER) == set(rl_zoo.HYPERPARAMS_CONVERTER) == set(rl_zoo.ALGOS) - {
+        "a2c", "ppo"
+    }  # fmt: skip
+
+
+def test_a_registered_recipe_is_built_as_rl_zoo_builds_it(rl_zoo: Any) -> None:
+    """RL Zoo replaces the keyword arguments of the configuration by those of -params, one by one."""
+    pgzoo.rl_zoo3.register()
+    entry = importlib.import_module(pgzoo.rl_zoo3.configuration("pgzoo")).hyperparams["CartPole-v1"]
+    assert (entry.pop("n_timesteps"), entry.pop("n_envs"), entry["clip_range"]) == (50000, 8, 0.4)
+    custom = {"clip_range": 0.125, "batch_size": 32, "learning_rate": lambda progress: progress}
+    env = make_vec_env("CartPole-v1", 2, seed=0)
+    model = rl_zoo.ALGOS["pgzoo"](env=env, seed=0, verbose=0, device="cpu", **{**entry, **custom})
+    assert (model.plugin, model.clip_range(1.0), model.batch_size, model.n_steps) == ("ppo", 0.125, 32, 64)
+    assert model.update.n_critic_updates == 5  # pgzoo's tuned value
+    assert model.learning_rate(0.5) == 0.5
+
+
+@pytest.mark.parametrize("plugin", ["pgzoo", "rtg_moving_average", "pgzoo-a2c", "rloo"])
+def test_a_study_draws_from_the_declared_ranges(plugin: str, rl_zoo: Any) -> None:
+    """Finds a drawn value that the model does not get, and a converter that differs from the sampler."""
+    names = pgzoo.rl_zoo3.register()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    trial = study.ask()
+    drawn = rl_zoo.HYPERPARAMS_SAMPLER[plugin](trial, 0, 2, {"using_her_replay_buffer": False, "her_kwargs": {}})
+    assert rl_zoo.HYPERPARAMS_CONVERTER[plugin](dict(trial.params)) == drawn
+    assert "learning_rate" in drawn
+    model = rl_zoo.ALGOS[plugin]("auto", make_vec_env("CartPole-v1", 2), device="cpu", **drawn)
+    assert model.plugin == names[plugin]
+    for name, value in drawn.items():
+        owner, _, field = name.rpartition(".")
+        now = getattr(getattr(model, owner), field) if owner else getattr(model, name)
+        assert (now(1.0) if callable(now) else now) == value, name
+
+
+def test_rl_zoo_loads_a_registered_recipe(rl_zoo: Any, tmp_path: Path) -> None:
+    """`-i` passes the hyperparameters, and `enjoy` passes custom_objects with a step size of 0."""
+    pgzoo.rl_zoo3.register()
+    cls = rl_zoo.ALGOS["rtg_value"]
+    cls("MlpPolicy", make_vec_env("CartPole-v1", 2), device="cpu", n_episodes=4).save(tmp_path / "model")
+    env = make_vec_env("CartPole-v1", 2)
+    model = cls.load(tmp_path / "model", env=env, device="cpu", seed=1, n_episodes=2, tensorboard_log=None, verbose=0)
+    assert (model.n_episodes, model.seed) == (2, 1)
+    objects = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    assert cls.load(tmp_path / "model", custom_objects=objects, device="cpu", seed=0).plugin == "rtg_value"
+    with pytest.raises(ConfigError, match="has its own plugin and policy"):
+        cls.load(tmp_path / "model", plugin="rtg")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown script 'trian'; did you mean 'train'?"),
+        ([], "usage: python -m pgzoo.rl_zoo3 SCRIPT"),
+        (
+            ["train", "--algo", "pgzoo", "-optimize", "-params", "plugin:'rtg'"],
+            "-optimize searches the space of --algo",
+        ),
+        (["train", "--algo=valeu+value"], "unknown estimator 'valeu'"),
+    ],
+)
+def test_wrong_commands_for_rl_zoo(rl_zoo: Any, arguments: list[str], message: str) -> None:
+    with pytest.raises(PgzooError, match=re.escape(message)):
+        rl_zoo_main(arguments)
+
+
+def test_without_rl_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rl_zoo3", None)
+    monkeypatch.delitem(sys.modules, "rl_zoo3.utils", raising=False)
+    monkeypatch.delitem(sys.modules, "rl_zoo3.hyperparams_opt", raising=False)
+    with pytest.raises(ConfigError, match=re.escape("pip install 'pgzoo[rl-zoo]'")):
+        pgzoo.rl_zoo3.register()
+
+
+@pytest.mark.slow
+@needs_rl_zoo
+def test_rl_zoos_scripts_with_a_recipe(tmp_path: Path) -> None:
+    """Trains, continues, plays, searches, and trains with what was found, as RL Zoo's users do."""
+
+    def script(name: str, *arguments: str) -> str:
+        of_recipe = ("--algo", "rtg_value", "--env", "CartPole-v1", "-f", "logs", "--device", "cpu")
+        return python("-W", "ignore", "-m", "pgzoo.rl_zoo3", name, *of_recipe, *arguments, cwd=tmp_path)
+
+    def train(*arguments: str) -> str:
+        return script("train", "-n", "400", "--eval-freq", "-1", "--seed", "1", *arguments)
+
+    study = ("--storage", "sqlite:///s.db", "--study-name", "s")
+    train("-params", "n_episodes:4", "learning_rate:'lin_0.001'")
+    assert "Loading pretrained agent" in train("-i", "logs/rtg_value/CartPole-v1_1/CartPole-v1.zip")
+    assert "Mean reward" in script("enjoy", "--no-render", "-n", "200")
+    assert "Best trial" in train(*study, "-optimize", "--n-trials", "2", "--n-evaluations", "1", "--no-optim-plots")
+    assert "Loading from Optuna study" in train(*study, "--trial-id", "1")
+    model = PolicyGradient.load(tmp_path / "logs/rtg_value/CartPole-v1_1/CartPole-v1.zip", device="cpu")
+    assert (model.plugin, model.n_episodes, model.learning_rate(0.5)) == ("rtg_value", 4, 0.0005)  # type: ignore[operator]
+    found = optuna.load_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="s").trials[1].params
+    last = sorted((tmp_path / "logs" / "rtg_value").glob("CartPole-v1_*"))[-1]
+    assert PolicyGradient.load(last / "CartPole-v1.zip", device="cpu").n_episodes == found["n_episodes"]

@@ -11,9 +11,11 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import torch
+from command import pgzoo as command
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
@@ -22,6 +24,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 import pgzoo
 import pgzoo.rl_zoo3
 from pgzoo import ConfigError, PgzooError, PolicyGradient
+from pgzoo.cli.rl_zoo_spellings import translated
 from pgzoo.registry.plugins import Registry, default_registry
 from pgzoo.rl_zoo3.__main__ import main as rl_zoo_main
 from pgzoo.training.config import load_config
@@ -344,3 +347,84 @@ def test_rl_zoos_scripts_with_a_recipe(tmp_path: Path) -> None:
     found = optuna.load_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="s").trials[1].params
     last = sorted((tmp_path / "logs" / "rtg_value").glob("CartPole-v1_*"))[-1]
     assert PolicyGradient.load(last / "CartPole-v1.zip", device="cpu").n_episodes == found["n_episodes"]
+
+
+# ---------------------------------------------------------------- RL Zoo's command lines
+
+
+KNOWN = {
+    "-P",
+    "--hyperparams",
+    "--progress",
+    "--env-kwargs",
+    "--tensorboard-log",
+    "--gym-packages",
+    "--wandb-tags",
+    "-n",
+}
+
+
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        ("-params gamma:0.9 n_steps:8 -P", "--hyperparams gamma:0.9 --hyperparams n_steps:8 --progress"),
+        ("-P gamma:0.9 n_steps:8", "-P gamma:0.9 -P n_steps:8"),
+        ("-P --seed 3", "--progress --seed 3"),
+        ("-P gamma", "-P gamma"),
+        ("-tb logs -P", "--tensorboard-log logs --progress"),
+        ("--gym-packages a b.c --seed 1", "--gym-packages a --gym-packages b.c --seed 1"),
+        ("-tags a b-1", "--wandb-tags a --wandb-tags b-1"),
+        ("-n -1 --env-kwargs a:-1 b:x:y", "--env-kwargs a:-1 --env-kwargs b:x:y"),
+        ("-n 600", "-n 600"),
+        ("--hyperparams=gamma:0.9", "--hyperparams=gamma:0.9"),
+    ],
+)
+def test_spellings(typed: str, expected: str) -> None:
+    assert translated(typed.split(), KNOWN) == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-optimize --n-trials 3", "-optimize searches hyperparameters, which `pgzoo tune` does"),
+        ("--sampler tpe", "--sampler searches hyperparameters, which `pgzoo tune` does"),
+        ("--trial-id 3", "--trial-id and --study-name are written --trial STUDY:NUMBER"),
+        ("--truncate-last-trajectory True", "--truncate-last-trajectory is about the replay buffer of off-policy"),
+        ("-P gamma", "-P takes name:value, such as gamma:0.98, not 'gamma'"),
+        ("--log-interval 0", "log_interval must lie in [1, ∞), not 0"),
+        ("--eval-env-kwargs x", "--eval-env-kwargs takes name:value"),
+        ("-conf nothing.yml", "cannot read nothing.yml"),
+    ],
+)
+def test_refusals_name_the_right_flag(arguments: str, message: str, tmp_path: Path) -> None:
+    """Finds a refusal that leaves a folder behind."""
+    assert message in command("train", *arguments.split(), cwd=tmp_path, status=2).stderr
+    assert not list(tmp_path.iterdir())
+
+
+COMMAND_LINE = """
+train --algo ppo --env CartPole-v1 -params gamma:0.9 policy_kwargs:dict(net_arch=[8]) batch_size:8 -tb tb
+--env-kwargs sutton_barto_reward:False --eval-env-kwargs sutton_barto_reward:True -uuid --eval-freq 48
+--eval-episodes 2 --log-interval 3 --num-threads -1 -n -1 -conf conf.yml --seed 4 -P --device cpu
+"""
+
+
+def test_a_command_line_of_rl_zoo(tmp_path: Path) -> None:
+    (tmp_path / "conf.yml").write_text("default: {policy: MlpPolicy, n_timesteps: 96, n_steps: 16}\n")
+    result = command(*COMMAND_LINE.split(), cwd=tmp_path)
+    assert "Saved in logs/ppo/CartPole-v1_1" in result.stdout
+    folder = tmp_path / "logs" / "ppo" / "CartPole-v1_1"
+    model = PolicyGradient.load(folder / "CartPole-v1.zip", device="cpu")
+    assert (model.gamma, model.batch_size, model.num_timesteps) == (0.9, 8, 96)
+    assert model.policy_kwargs == {"net_arch": [8]}
+    assert np.load(folder / "evaluations.npz")["results"].tolist() == [[-1.0, -1.0]] * 2  # -1 for a fall, otherwise 0
+    assert list((tmp_path / "tb").rglob("events.out.tfevents*"))
+    logged = (folder / "progress.csv").read_text().splitlines()
+    steps = logged[0].split(",").index("time/iterations")
+    assert [line.split(",")[steps] for line in logged[1:] if line.split(",")[steps]] == ["3", "6"]
+
+
+def test_no_log(tmp_path: Path) -> None:
+    small = ["-n", "64", "--n-envs", "1", "--eval-freq", "-1", "--eval-episodes", "1", "-P", "n_steps:32"]
+    command("train", *small, "--log-interval", "-2", "--device", "cpu", "--seed", "0", cwd=tmp_path)
+    assert (tmp_path / "logs/ppo/CartPole-v1_1/progress.csv").read_text() == ""

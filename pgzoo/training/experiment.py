@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -49,7 +49,9 @@ class TrainConfig:
         eval_freq: environment steps between evaluations; 0 or less: no evaluations during training.
         eval_episodes: episodes per evaluation.
         n_eval_envs: parallel environments for evaluation.
+        eval_env_kwargs: arguments of the environments for evaluation; None: those of training.
         save_freq: environment steps between checkpoints; 0 or less: no checkpoints.
+        logged: whether to log as often as the configuration says.
         trained_agent: a saved model to start from.
         tensorboard_log: TensorBoard's folder; None: do not log there.
         verbose: 0: print nothing, 1: SB3's log tables, 2: debug.
@@ -62,7 +64,9 @@ class TrainConfig:
     eval_freq: int = 10_000
     eval_episodes: int = 5
     n_eval_envs: int = 1
+    eval_env_kwargs: Mapping[str, Any] | None = None
     save_freq: int = -1
+    logged: bool = True
     trained_agent: Path | None = None
     tensorboard_log: str | None = None
     verbose: int = 0
@@ -130,7 +134,7 @@ def train(
                 callbacks.append(callback)
             start_time = time.perf_counter()
             with progress or nullcontext():
-                _learn(model, config.run.n_timesteps, callbacks, folder, signals)
+                _learn(model, config.run.n_timesteps, callbacks, folder, signals, logged=options.logged)
             seconds = time.perf_counter() - start_time
             save(model, folder.model)
             final = None
@@ -146,12 +150,18 @@ def train(
 
 
 def _learn(
-    model: PolicyGradient, n_timesteps: int, callbacks: list[BaseCallback], folder: RunFolder, signals: StopSignals
+    model: PolicyGradient,
+    n_timesteps: int,
+    callbacks: list[BaseCallback],
+    folder: RunFolder,
+    signals: StopSignals,
+    *,
+    logged: bool,
 ) -> None:
     """Train, until a signal ends it early. After an error, save the model and raise it."""
     try:
         with suppress(KeyboardInterrupt), signals.raising():
-            model.learn(n_timesteps, callback=callbacks)
+            model.learn(n_timesteps, callback=callbacks, log_interval=model.log_interval if logged else None)
     except Exception as error:
         failure = MachineError(describe(error)) if is_machine_fault(error) else error
         _save_after(failure, model, folder)
@@ -199,7 +209,7 @@ def _set_up(
             statistics=start.statistics if start else None,
         )
         stack.callback(close_all, env)
-        eval_env = _eval_env(config, options.seed, options.n_eval_envs)
+        eval_env = _eval_env(config, options)
         stack.callback(close_all, eval_env)
         _compare_spaces(env, eval_env, options.vec_env)
         model = make_model(config, registry, env, options, start)
@@ -259,8 +269,10 @@ def make_model(
     return model
 
 
-def _eval_env(config: ExperimentConfig, seed: int, n_envs: int) -> VecEnv:
-    return make_env(config, n_envs=n_envs, seed=seed + EVAL_SEED_OFFSET, training=False)
+def _eval_env(config: ExperimentConfig, options: TrainConfig) -> VecEnv:
+    if options.eval_env_kwargs is not None:
+        config = replace(config, run=replace(config.run, env_kwargs=dict(options.eval_env_kwargs)))
+    return make_env(config, n_envs=options.n_eval_envs, seed=options.seed + EVAL_SEED_OFFSET, training=False)
 
 
 def _callbacks(

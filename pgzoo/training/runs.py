@@ -45,12 +45,16 @@ if TYPE_CHECKING:
 VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
 """The kinds of vector environment that `--vec-env` chooses from."""
 
+NO_LOG = -2
+"""The `--log-interval` of a run that does not log, as in RL Zoo."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(Arguments):
     """The arguments of a run under the names of the flags, which args.yml saves.
 
-    `pairs` and `env_kwargs` are written `name:value`. The other attributes are explained by `pgzoo train --help`.
+    `pairs`, `env_kwargs` and `eval_env_kwargs` are written `name:value`. The other attributes are explained by
+    `pgzoo train --help`.
     """
 
     plugin: str = DEFAULT_RECIPE
@@ -76,7 +80,12 @@ class TrainArguments(Arguments):
     track: bool = False
     wandb_project_name: str = "pgzoo"
     wandb_entity: str | None = None
+    wandb_group: str | None = None
+    wandb_tags: tuple[str, ...] = ()
+    uuid: bool = False
     env_kwargs: tuple[str, ...] = ()
+    eval_env_kwargs: tuple[str, ...] = ()
+    log_interval: Annotated[int, Range(-2)] | None = None
     log_gradient_noise: bool = False
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
@@ -90,6 +99,8 @@ class TrainArguments(Arguments):
             overrides["n_timesteps"] = self.n_timesteps
         if self.n_envs is not None:
             overrides["n_envs"] = self.n_envs
+        if self.log_interval is not None and self.log_interval != NO_LOG:
+            overrides["log_interval"] = self.log_interval
         if env_kwargs:
             overrides["env_kwargs"] = dict(env_kwargs)
         return overrides
@@ -117,7 +128,9 @@ class TrainArguments(Arguments):
             eval_freq=self.eval_freq,
             eval_episodes=self.eval_episodes,
             n_eval_envs=self.n_eval_envs,
+            eval_env_kwargs=parse_pairs(self.eval_env_kwargs, "--eval-env-kwargs") or None,
             save_freq=self.save_freq,
+            logged=self.log_interval != NO_LOG,
             trained_agent=self.trained_agent,
             tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
             verbose=self.verbose,
@@ -148,7 +161,8 @@ class Run:
         from pgzoo.training.run_folder import plain
 
         args: dict[str, Any] = plain(asdict(self.arguments))
-        args["env_kwargs"] = parse_pairs(self.arguments.env_kwargs, "--env-kwargs") or None
+        for name in ("env_kwargs", "eval_env_kwargs"):
+            args[name] = plain(parse_pairs(getattr(self.arguments, name), name)) or None
         return args
 
     def start(
@@ -179,8 +193,9 @@ def prepare(config: ExperimentConfig, arguments: TrainArguments, registry: Regis
 
     seed = seed_or_random(arguments.seed)
     arguments = replace(arguments, seed=seed)  # args.yml has the seed that was drawn
+    train_config = arguments.train_config(seed)
     folder = new_folder(arguments.log_folder, arguments.plugin, arguments.env)
-    return Run(config, arguments, registry, arguments.train_config(seed), folder)
+    return Run(config, arguments, registry, train_config, folder)
 
 
 def train(
@@ -203,6 +218,8 @@ def train(
     fast: Fast = "auto",
     tensorboard_log: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    eval_env_kwargs: Mapping[str, Any] | None = None,
+    log_interval: int | None = None,
     gym_packages: Sequence[str] = (),
     plugin_files: Sequence[FilePath] = (),
     verbose: int = 0,
@@ -229,7 +246,8 @@ def train(
         conf_file=as_path(conf_file), eval_freq=eval_freq, eval_episodes=eval_episodes,
         n_eval_envs=n_eval_envs, save_freq=save_freq, log_folder=as_path(log_folder),
         trained_agent=as_path(trained_agent), device=device, fast=_flag(fast), tensorboard_log=as_text(tensorboard_log),
-        env_kwargs=_pairs(of_env), gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
+        env_kwargs=_pairs(of_env), eval_env_kwargs=_pairs(mapping("eval_env_kwargs", eval_env_kwargs)),
+        log_interval=log_interval, gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
         progress=False, verbose=verbose,
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)

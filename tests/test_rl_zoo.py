@@ -428,3 +428,112 @@ def test_no_log(tmp_path: Path) -> None:
     small = ["-n", "64", "--n-envs", "1", "--eval-freq", "-1", "--eval-episodes", "1", "-P", "n_steps:32"]
     command("train", *small, "--log-interval", "-2", "--device", "cpu", "--seed", "0", cwd=tmp_path)
     assert (tmp_path / "logs/ppo/CartPole-v1_1/progress.csv").read_text() == ""
+
+
+# ---------------------------------------------------------------- runs of RL Zoo
+
+
+ARGUMENTS = """!!python/object/apply:collections.OrderedDict
+- - - algo
+    - ppo
+  - - env
+    - CartPole-v1
+  - - env_kwargs
+    - sutton_barto_reward: true
+  - - gym_packages
+    - []
+"""
+CONFIG = """!!python/object/apply:collections.OrderedDict
+- - - n_steps
+    - 32
+  - - n_timesteps
+    - 64.0
+  - - normalize
+    - true
+  - - policy
+    - MlpPolicy
+  - - policy_kwargs
+    - dict(net_arch=[8])
+"""
+
+
+@pytest.fixture
+def run_of_rl_zoo(tmp_path: Path) -> Path:
+    """A folder as RL Zoo writes it, with a model of SB3."""
+    folder = tmp_path / "logs" / "ppo" / "CartPole-v1_1"
+    (folder / "CartPole-v1").mkdir(parents=True)
+    (folder / "CartPole-v1" / "args.yml").write_text(ARGUMENTS)
+    (folder / "CartPole-v1" / "config.yml").write_text(CONFIG)
+    env = VecNormalize(make_vec_env("CartPole-v1", 1, seed=0))
+    model = PPO("MlpPolicy", env, n_steps=32, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0).learn(64)
+    model.save(folder / "CartPole-v1.zip")
+    env.save(str(folder / "CartPole-v1" / "vecnormalize.pkl"))
+    return folder
+
+
+def test_a_run_of_rl_zoo_is_played_as_sb3_plays_it(run_of_rl_zoo: Path, tmp_path: Path) -> None:
+    """Finds other weights, statistics, seeds or arguments of the environment."""
+    env: Any = VecNormalize.load(
+        str(run_of_rl_zoo / "CartPole-v1" / "vecnormalize.pkl"), make_vec_env("CartPole-v1", 1)
+    )
+    env.training = env.norm_reward = False
+    model = PPO.load(run_of_rl_zoo / "CartPole-v1.zip", device="cpu")
+    env.seed(5)
+    observations, lengths, steps = env.reset(), [], 0
+    for _ in range(100):
+        observations, _, dones, _ = env.step(model.predict(observations, deterministic=True)[0])
+        steps += 1
+        if dones[0]:
+            lengths.append(steps)
+            steps = 0
+    play = ("--no-render", "--seed", "5", "--device", "cpu", "--trust", str(run_of_rl_zoo))
+    lines = command("enjoy", "-n", "100", *play).stdout.splitlines()
+    assert lines == [f"episode {i}: return -1, {length} steps" for i, length in enumerate(lengths, 1)]
+    evaluated = command("eval", "-n", "2", "--json", "--trust", str(run_of_rl_zoo)).stdout
+    assert '"mean_return": -1.0' in evaluated
+
+
+@pytest.mark.parametrize("name", ["enjoy", "eval"])
+def test_a_run_of_rl_zoo_needs_trust(name: str, run_of_rl_zoo: Path, tmp_path: Path) -> None:
+    """A file of SB3 is a pickle. Without --trust, none is opened: this one would create a file."""
+    bomb = b"cos\nsystem\n(S'touch " + str(tmp_path / "bomb").encode() + b"'\ntR."
+    (run_of_rl_zoo / "CartPole-v1" / "vecnormalize.pkl").write_bytes(bomb)
+    assert "if you trust them, add --trust" in command(name, str(run_of_rl_zoo), status=2).stderr
+    assert not (tmp_path / "bomb").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        ARGUMENTS.replace("- - - algo\n    - ppo", "- - - algo"),
+        ARGUMENTS.replace("collections.OrderedDict", "os.system"),
+        "!!python/object/apply:collections.OrderedDict [[[a, !!python/name:os.system x]]]",
+        "!!python/object/apply:collections.OrderedDict 3",
+    ],
+)
+def test_other_python_objects_in_yaml_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "args.yml").write_text(text)
+    with pytest.raises(ConfigError, match=r"args.yml:1: |args.yml:2: |args.yml: it must be a mapping"):
+        read_yaml_mapping(tmp_path / "args.yml")
+
+
+def test_enjoy_plays_steps_and_checkpoints(tmp_path: Path) -> None:
+    """Finds `-n` as episodes, and a checkpoint that is not the one that was asked for."""
+    pgzoo.train("ppo", "CartPole-v1", n_timesteps=96, seed=1, hyperparams={"n_steps": 16, "n_envs": 1}, eval_freq=-1,
+                eval_episodes=1, save_freq=32, log_folder=tmp_path / "logs", device="cpu")  # fmt: skip
+
+    def enjoy(*arguments: str, status: int = 0) -> Any:
+        return command("enjoy", "--no-render", "--device", "cpu", *arguments, cwd=tmp_path, status=status)
+
+    steps = [int(line.split()[-2]) for line in enjoy("-n", "200").stdout.splitlines()]
+    assert 100 < sum(steps) <= 200
+    folder = "logs/ppo/CartPole-v1_1/"
+    assert enjoy("--load-checkpoint", "32").stdout == enjoy(f"{folder}rl_model_32_steps.zip").stdout
+    assert enjoy("--load-last-checkpoint").stdout == enjoy(f"{folder}rl_model_96_steps.zip").stdout
+    assert "has no checkpoint after 7 steps, but" in enjoy("--load-checkpoint", "7", status=2).stderr
+    output = enjoy("--n-envs", "2", "--n-episodes", "3", "--reward-log", "rewards", "--env-kwargs",
+                   "sutton_barto_reward:True", "--deterministic", "--folder", "logs").stdout  # fmt: skip
+    assert [line.split(": return ")[1].split(",")[0] for line in output.splitlines()] == ["-1"] * 3
+    assert len(list((tmp_path / "rewards").glob("*.monitor.csv"))) == 2
+    assert "exclude each other" in enjoy("--deterministic", "--stochastic", status=2).stderr
+    assert "--custom-objects is not needed" in enjoy("--custom-objects", status=2).stderr

@@ -29,6 +29,7 @@ plugin_files = click.option(
 gym_packages = click.option(
     "--gym-packages", multiple=True, help="Import this package, which registers environments (may be repeated)."
 )
+trust = click.option("--trust", "trusted", is_flag=True, help="Run the code that a model or a run's folder contains.")
 storage = click.option(
     "--storage",
     envvar="PGZOO_STORAGE",
@@ -80,6 +81,13 @@ def run_options(function: F) -> F:
             ),
             log_folder,
             click.option("--load-best", is_flag=True, help="Load the best model of training, not the final one."),
+            click.option(
+                "--load-checkpoint",
+                type=bounds(RunArguments, "load_checkpoint"),
+                metavar="N",
+                help="Load the checkpoint after N steps.",
+            ),
+            click.option("--load-last-checkpoint", is_flag=True, help="Load the last checkpoint."),
             click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the most likely ones."),
             click.option(
                 "--seed", type=bounds(RunArguments, "seed"), default=EVALUATION_SEED, help="Seed of the environments."
@@ -88,6 +96,7 @@ def run_options(function: F) -> F:
             num_threads,
             gym_packages,
             plugin_files,
+            trust,
         ]
     ):
         function = option(function)

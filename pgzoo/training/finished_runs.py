@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import Range
@@ -38,12 +38,15 @@ class RunArguments(Arguments):
         exp_id: the run's number; 0: the latest.
         log_folder: the folder of all runs.
         load_best: whether to load the best model of training instead of the final one.
+        load_checkpoint: the steps of the checkpoint to load instead.
+        load_last_checkpoint: whether to load the last checkpoint instead.
         stochastic: whether to sample actions instead of taking the most likely ones.
         seed: the seed of the environments.
         device: a torch device or "auto".
         num_threads: threads of torch and BLAS; None: they choose.
         gym_packages: packages that register environments; empty: those of the run.
         plugin_files: files of plugins; empty: those of the run.
+        trusted: whether to open a run of RL Zoo, whose files run the code of whoever wrote them.
     """
 
     path: Path | None = None
@@ -52,12 +55,15 @@ class RunArguments(Arguments):
     exp_id: Annotated[int, Range(0)] = 0
     log_folder: Path = Path("logs")
     load_best: bool = False
+    load_checkpoint: Count | None = None
+    load_last_checkpoint: bool = False
     stochastic: bool = False
     seed: Seed = EVALUATION_SEED
     device: str = "auto"
     num_threads: NumThreads | None = None
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
+    trusted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,8 @@ def open_run(
     *,
     n_envs: int,
     render_mode: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    monitor_dir: Path | None = None,
     discover: Callable[[Sequence[Path]], Registry] = Registry.discover,
 ) -> Iterator[FinishedRun]:
     """Open a finished run. The environment is closed at the end of the context.
@@ -106,6 +114,8 @@ def open_run(
         arguments: which run and model, and how to open it.
         n_envs: number of parallel environments.
         render_mode: the environment's render mode.
+        env_kwargs: arguments of gymnasium.make, which replace those of the run.
+        monitor_dir: the folder for Monitor's files; None: write none.
         discover: returns the plugins, including those of some files.
 
     Raises:
@@ -118,9 +128,14 @@ def open_run(
         folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
     file = _model_file(folder, arguments)
 
-    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_statistics
+    from pgzoo.training.saved_model import check_fit, is_sb3, load_model, read_arguments, read_config, run_statistics
 
     trained_with = read_arguments(folder)
+    if trained_with.rl_zoo and not arguments.trusted:
+        raise ConfigError(
+            f"{folder.path} is a run of RL Zoo. Its model and statistics are pickles, which run the code of whoever "
+            "wrote them; if you trust them, add --trust"
+        )
     register_packages(arguments.gym_packages or trained_with.gym_packages)
     plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
     registry = discover(arguments.plugin_files or plugin_files)
@@ -129,16 +144,20 @@ def open_run(
     from pgzoo.training.environments import close_all, make_env
 
     config = read_config(folder, registry)
-    model = load_model(file, registry, device=arguments.device)
+    of_sb3 = trained_with.rl_zoo and is_sb3(file)
+    model = None if of_sb3 else load_model(file, registry, device=arguments.device)
     env = make_env(
         config,
         n_envs=n_envs,
         seed=arguments.seed,
         training=False,
         statistics=run_statistics(config, file),
-        env_kwargs={"render_mode": render_mode} if render_mode else None,
+        monitor_dir=monitor_dir,
+        env_kwargs={**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})},
     )
     try:
+        if model is None:
+            model = sb3_model(file, config, registry, env, seed=arguments.seed, device=arguments.device)
         check_fit(model, env, file)
         yield FinishedRun(folder, config, model, env)
     finally:
@@ -185,19 +204,34 @@ def evaluate(
         return run.evaluate(arguments.n_episodes, stochastic=stochastic)
 
 
+def sb3_model(
+    file: Path, config: ExperimentConfig, registry: Registry, env: VecEnv, *, seed: int, device: str
+) -> PolicyGradient:
+    """Return a model with the weights of SB3's. The environments get the seed again, as SB3 does it."""
+    from pgzoo.training.experiment import TrainConfig, make_model
+    from pgzoo.training.saved_model import read_start
+
+    return make_model(config, registry, env, TrainConfig(seed=seed, device=device), read_start(file, device))
+
+
 def _model_file(folder: RunFolder, arguments: RunArguments) -> Path:
-    """Return the model to open: the given file, or the run's best or final model.
+    """Return the model to open: the given file, or the run's best or final model, or a checkpoint.
 
     Raises:
         ConfigError: the run has no such model. The message names those that it has.
     """
     if arguments.path is not None and arguments.path.is_file():
         return arguments.path
-    file, kind = (folder.best_model, "best") if arguments.load_best else (folder.model, "final")
+    file, kind = (folder.best_model, "best model") if arguments.load_best else (folder.model, "final model")
+    checkpoints = [path for path in folder.other_models() if path != folder.best_model]
+    if (steps := arguments.load_checkpoint) is not None:
+        file, kind = folder.path / f"rl_model_{steps}_steps.zip", f"checkpoint after {steps} steps"
+    elif arguments.load_last_checkpoint:
+        file, kind = [folder.path / "rl_model_0_steps.zip", *checkpoints][-1], "checkpoint"
     if file.is_file():
         return file
     existing = [model for model in (folder.model, *folder.other_models()) if model.is_file()]
     if not existing:
         raise ConfigError(f"{folder.path} has no model yet: its training made no evaluation and did not finish")
     names = ", ".join(model.name for model in existing)
-    raise ConfigError(f"{folder.path} has no {kind} model, but {names}; try: pgzoo eval {existing[-1]}")
+    raise ConfigError(f"{folder.path} has no {kind}, but {names}; try: pgzoo eval {existing[-1]}")

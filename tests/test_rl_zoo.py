@@ -342,11 +342,12 @@ def test_rl_zoos_scripts_with_a_recipe(tmp_path: Path) -> None:
     assert "Mean reward" in script("enjoy", "--no-render", "-n", "200")
     assert "Best trial" in train(*study, "-optimize", "--n-trials", "2", "--n-evaluations", "1", "--no-optim-plots")
     assert "Loading from Optuna study" in train(*study, "--trial-id", "1")
-    model = PolicyGradient.load(tmp_path / "logs/rtg_value/CartPole-v1_1/CartPole-v1.zip", device="cpu")
-    assert (model.plugin, model.n_episodes, model.learning_rate(0.5)) == ("rtg_value", 4, 0.0005)  # type: ignore[operator]
+    model: Any = PolicyGradient.load(tmp_path / "logs/rtg_value/CartPole-v1_1/CartPole-v1.zip", device="cpu")
+    assert (model.plugin, model.n_episodes, model.learning_rate(0.5)) == ("rtg_value", 4, 0.0005)
     found = optuna.load_study(storage=f"sqlite:///{tmp_path}/s.db", study_name="s").trials[1].params
     last = sorted((tmp_path / "logs" / "rtg_value").glob("CartPole-v1_*"))[-1]
-    assert PolicyGradient.load(last / "CartPole-v1.zip", device="cpu").n_episodes == found["n_episodes"]
+    model = PolicyGradient.load(last / "CartPole-v1.zip", device="cpu")
+    assert model.n_episodes == found["n_episodes"]
 
 
 # ---------------------------------------------------------------- RL Zoo's command lines

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
 EVALUATION_SEED = 2_000_000
 """The default seed of the environments. Training and its evaluations use smaller ones."""
 
+UNTRUSTED = (
+    "is a run of RL Zoo. Its model and statistics are pickles, which run the code of whoever wrote them; if you trust "
+    "them, add --trust"
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunArguments(Arguments):
@@ -121,21 +126,14 @@ def open_run(
     Raises:
         PgzooError: there is no such run, or it cannot be loaded or rendered.
     """
-    path = arguments.path
-    if path is not None:
-        folder = open_folder(path)
-    else:
-        folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
+    folder = _folder(arguments)
     file = _model_file(folder, arguments)
 
     from pgzoo.training.saved_model import check_fit, is_sb3, load_model, read_arguments, read_config, run_statistics
 
     trained_with = read_arguments(folder)
     if trained_with.rl_zoo and not arguments.trusted:
-        raise ConfigError(
-            f"{folder.path} is a run of RL Zoo. Its model and statistics are pickles, which run the code of whoever "
-            "wrote them; if you trust them, add --trust"
-        )
+        raise ConfigError(f"{folder.path} {UNTRUSTED}")
     register_packages(arguments.gym_packages or trained_with.gym_packages)
     plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
     registry = discover(arguments.plugin_files or plugin_files)
@@ -172,6 +170,8 @@ def evaluate(
     exp_id: int = 0,
     log_folder: str | os.PathLike[str] = "logs",
     load_best: bool = False,
+    load_checkpoint: int | None = None,
+    load_last_checkpoint: bool = False,
     stochastic: bool = False,
     n_episodes: int = 100,
     n_envs: int = 1,
@@ -179,6 +179,7 @@ def evaluate(
     device: str = "auto",
     gym_packages: Sequence[str] = (),
     plugin_files: Sequence[str | os.PathLike[str]] = (),
+    trusted: bool = False,
 ) -> Evaluation:
     """Evaluate a saved model, as `pgzoo eval` does.
 
@@ -197,6 +198,7 @@ def evaluate(
     """
     arguments = EvalArguments(
         path=as_path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=as_path(log_folder), load_best=load_best,
+        load_checkpoint=load_checkpoint, load_last_checkpoint=load_last_checkpoint, trusted=trusted,
         stochastic=stochastic, n_episodes=n_episodes, n_envs=n_envs, seed=seed, device=device,
         gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
@@ -212,6 +214,12 @@ def sb3_model(
     from pgzoo.training.saved_model import read_start
 
     return make_model(config, registry, env, TrainConfig(seed=seed, device=device), read_start(file, device))
+
+
+def _folder(arguments: RunArguments) -> RunFolder:
+    if arguments.path is not None:
+        return open_folder(arguments.path)
+    return find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
 
 
 def _model_file(folder: RunFolder, arguments: RunArguments) -> Path:

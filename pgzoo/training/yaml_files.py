@@ -169,11 +169,11 @@ class _Reader:
 
     def _ordered(self, node: Any, depth: int, path: tuple[str, ...]) -> dict[str, Any]:
         """Return a mapping that is written as a list with a list of pairs."""
-        pairs = node.value[0].value if len(node.value) == 1 and node.value[0].id == "sequence" else [None]
-        if not all(pair is not None and pair.id == "sequence" and len(pair.value) == 2 for pair in pairs):
+        is_list = len(node.value) == 1 and node.value[0].id == "sequence"
+        if not is_list or not all(pair.id == "sequence" and len(pair.value) == 2 for pair in node.value[0].value):
             raise self._error(node, "an OrderedDict has one list, of pairs")
-        values = {}
-        for pair in pairs:
+        values: dict[str, Any] = {}
+        for pair in node.value[0].value:
             key_node, value_node = pair.value
             key = self._key(key_node)
             values[key] = self.value(value_node, depth + 1, (*path, key))

@@ -29,6 +29,7 @@ LAYERS = [
     ["export"],
     ["lab"],
     ["tuning"],
+    ["rl_zoo3"],
     ["cli"],
 ]
 """A package imports packages of earlier layers only. Imports under TYPE_CHECKING count."""

@@ -61,7 +61,7 @@ def test_eval_and_enjoy(run: Path) -> None:
     assert again == result
     pgzoo("eval", "logs/ppo/CartPole-v1_1/best_model.zip", "-n", "1", cwd=run)
     assert "95 % interval" in pgzoo("eval", "--load-best", "-n", "2", "--stochastic", cwd=run).stdout
-    lines = pgzoo("enjoy", "--no-render", "-n", "2", cwd=run).stdout.splitlines()
+    lines = pgzoo("enjoy", "--no-render", "--n-episodes", "2", cwd=run).stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["episode 1", "episode 2"]
 
 
@@ -356,7 +356,7 @@ def test_success_rates_are_shown(tmp_path: Path) -> None:
     folder = ["logs/ppo/Clock-v0_1", "--trust"]  # the run folder has the name of the package
     assert f"Next: pgzoo eval {' '.join(folder)}" in out
     assert json.loads(pgzoo("eval", *folder, "-n", "4", "--json", cwd=tmp_path).stdout)["success_rate"] == 0.5
-    assert "success" in pgzoo("enjoy", *common, "-n", "1", "--no-render", cwd=tmp_path).stdout
+    assert "success" in pgzoo("enjoy", *common, "--n-episodes", "1", "--no-render", cwd=tmp_path).stdout
 
 
 def test_an_environment_is_named_by_module_and_name(tmp_path: Path) -> None:

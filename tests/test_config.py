@@ -214,7 +214,10 @@ def test_a_resolved_entry_reads_back_as_the_same_run(tmp_path: Path, registry: R
             "gae.yml:7: objective 'policy_gradient' is correct for one epoch",
         ),
         (YAML.replace("gae_lambda: 0.9", "baseline: valu"), "unknown baseline 'valu'; did you mean 'value'"),
-        (YAML.replace("{net_arch: [32, 32]}", "dict(net_arch=[32])"), "gae.yml:8: policy_kwargs must be dict"),
+        (
+            YAML.replace("{net_arch: [32, 32]}", "dict(net_arch=open(1))"),
+            "gae.yml:8: policy_kwargs.net_arch: .open. is not",
+        ),
         (YAML.replace("[32, 32]}", "[32, 32}"), r"gae.yml:8: "),
         ("CartPole-v1: 3", "gae.yml:1: the entry 'CartPole-v1' must be a mapping, not 3"),
         ("- 1\n- 2", "must be a mapping, for example from environments to hyperparameters"),

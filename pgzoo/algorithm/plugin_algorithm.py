@@ -489,6 +489,12 @@ def _with_optimizer(policy_kwargs: dict[str, Any] | None, config: AlgorithmConfi
     return {**(policy_kwargs or {}), "optimizer_class": torch.optim.RMSprop, "optimizer_kwargs": rms_prop}
 
 
+def same_policy_kwargs(given: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether arguments of the policy are those of a saved model, which also have the RMSprop of `use_rms_prop`."""
+    chosen = saved.get("optimizer_class") is torch.optim.RMSprop and "optimizer_class" not in given
+    return given == {k: v for k, v in saved.items() if not (chosen and k in ("optimizer_class", "optimizer_kwargs"))}
+
+
 def merged(arguments: dict[str, Any], plugin_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
     """Merge two mappings. Raise ConfigError if they have different values for the same name."""
     for name, value in (plugin_kwargs or {}).items():

@@ -28,7 +28,13 @@ from pgzoo.algorithm.loaded_values import (
     sections_of,
 )
 from pgzoo.algorithm.part_states import map_nested
-from pgzoo.algorithm.plugin_algorithm import PluginAlgorithm, check_arguments, check_sb3_arguments, merged
+from pgzoo.algorithm.plugin_algorithm import (
+    PluginAlgorithm,
+    check_arguments,
+    check_sb3_arguments,
+    merged,
+    same_policy_kwargs,
+)
 from pgzoo.algorithm.settings import PART_KEYWORDS
 from pgzoo.errors import ConfigError, converted, unknown
 from pgzoo.files import atomic_write, writing
@@ -248,10 +254,7 @@ class SavableAlgorithm(PluginAlgorithm):
             parameters, variables = archive.parameters(), archive.variables()
             check_size(saved.values, parameters)
             changes = _changes(saved, kwargs, for_sb3.get("custom_objects") or {})
-            if for_sb3.get("policy_kwargs", saved.values["policy_kwargs"]) != saved.values["policy_kwargs"]:
-                raise ConfigError(
-                    f"policy_kwargs={for_sb3['policy_kwargs']} differs from the model's {saved.values['policy_kwargs']}"
-                )
+            _check_policy_kwargs(for_sb3, saved.values["policy_kwargs"])
             values = {**saved.values, **changes.others, **changes.attributes}
             env = env if env is not None else values.pop("env", None)
             if env is not None:
@@ -354,6 +357,12 @@ def _warn_of_raw_observations(env: VecEnv | None, normalizer: Normalizer | None)
             "model.normalizer.wrap(env)",
             stacklevel=3,
         )
+
+
+def _check_policy_kwargs(for_sb3: Mapping[str, Any], saved: Mapping[str, Any]) -> None:
+    given = for_sb3.get("policy_kwargs", saved)
+    if given != saved and not same_policy_kwargs(given, saved):
+        raise ConfigError(f"policy_kwargs={given} differs from the model's {saved}")
 
 
 def _print_system_info(archive: Archive) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import replace
@@ -34,7 +35,8 @@ class Hyperparameter:
     """A hyperparameter of the algorithm or of a part, as an attribute of the model.
 
     The current value is in the instance's `__dict__`, which SB3 saves. The combination is authoritative: setting the
-    attribute replaces the combination and the part.
+    attribute replaces the combination and the part. A `max_grad_norm` of None is infinity there, because SB3 always
+    clips: `A2C.load` and `PPO.load` could not train with None.
 
     Args:
         name: the name of the attribute.
@@ -47,9 +49,10 @@ class Hyperparameter:
         if model is None:
             return self
         try:
-            return model.__dict__[self.name]
+            value = model.__dict__[self.name]
         except KeyError:
             raise AttributeError(_absent(self.name, model.plugin)) from None
+        return None if self.name == "max_grad_norm" and value == math.inf else value
 
     def __set__(self, model: Any, value: Any) -> None:
         if "combination" in model.__dict__:
@@ -124,6 +127,8 @@ def part_attributes(combination: Combination) -> dict[str, Any]:
                 attributes[name] = as_schedule(value) if params[name].schedule and value is not None else value
     update = plain_fields(combination.update)
     attributes.update({name: update[name] for name in UPDATE_FIELDS if name in update})
+    if "max_grad_norm" in attributes and attributes["max_grad_norm"] is None:
+        attributes["max_grad_norm"] = math.inf
     return attributes
 
 

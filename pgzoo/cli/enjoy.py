@@ -3,39 +3,88 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 
 from pgzoo.cli import options
 from pgzoo.cli.options import bounds
+from pgzoo.cli.rl_zoo_spellings import RLZooCommand
 from pgzoo.formatting import format_number
 from pgzoo.training.arguments import Count
+from pgzoo.training.finished_runs import FinishedRun
 
 
 @dataclass(frozen=True, kw_only=True)
 class EnjoyArguments(options.RunArguments):
     """The arguments of `pgzoo enjoy`."""
 
-    n_episodes: Count = 5
+    n_timesteps: Count | None = None
+    n_episodes: Count | None = None
+    n_envs: Count = 1
     no_render: bool = False
+    deterministic: bool = False
+    norm_reward: bool = False
+    reward_log: Path | None = None
+    env_kwargs: tuple[str, ...] = ()
 
 
-@click.command("enjoy", short_help="Watch a saved model, or print its returns.")
+@click.command("enjoy", cls=RLZooCommand, short_help="Watch a saved model, or print its returns.")
 @options.run_options
-@click.option("-n", "--n-episodes", type=bounds(EnjoyArguments, "n_episodes"), default=5, show_default=True,
-              help="Episodes to play.")  # fmt: skip
+@click.option("-n", "--n-timesteps", type=bounds(EnjoyArguments, "n_timesteps"),
+              help="Steps to play, in each environment.")  # fmt: skip
+@click.option("--n-episodes", type=bounds(EnjoyArguments, "n_episodes"),
+              help="Episodes to play.  [default: 5, unless -n is given]")  # fmt: skip
+@click.option("--n-envs", type=bounds(EnjoyArguments, "n_envs"), default=1, show_default=True,
+              help="Parallel environments.")  # fmt: skip
 @click.option("--no-render", is_flag=True, help="Only print the returns.")
-def command(**params: Any) -> None:
+@click.option("--deterministic", is_flag=True, help="Take the most likely actions, which is the default.")
+@click.option("--norm-reward", is_flag=True, help="Print the rewards as VecNormalize normalises them.")
+@click.option("--reward-log", type=click.Path(path_type=Path, file_okay=False), help="Folder of Monitor's files.")
+@click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
+              help="An argument of the environment (may be repeated).")  # fmt: skip
+@click.pass_context
+def command(ctx: click.Context, /, **params: Any) -> None:
     """Watch a saved model, or print its returns with --no-render.
 
     PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is played.
     """
     from pgzoo.cli.loading import open_run
+    from pgzoo.training.config import parse_pairs
 
     arguments = EnjoyArguments(**params)
-    with open_run(arguments, n_envs=1, render_mode=None if arguments.no_render else "human") as run:
-        for episode in range(1, arguments.n_episodes + 1):
-            result = run.evaluate(1, stochastic=arguments.stochastic)
-            success = "" if result.success_rate is None else f", {'success' if result.success_rate else 'failure'}"
-            click.echo(f"episode {episode}: return {format_number(result.mean)}, {result.lengths[0]} steps{success}")
+    if arguments.deterministic and arguments.stochastic:
+        raise click.UsageError("--deterministic and --stochastic exclude each other", ctx)
+    with open_run(
+        arguments,
+        n_envs=arguments.n_envs,
+        render_mode=None if arguments.no_render else "human",
+        env_kwargs=parse_pairs(arguments.env_kwargs, "--env-kwargs"),
+        monitor_dir=arguments.reward_log,
+    ) as run:
+        _play(run, arguments)
+
+
+def _play(run: FinishedRun, arguments: EnjoyArguments) -> None:
+    from stable_baselines3.common.vec_env import unwrap_vec_normalize
+
+    from pgzoo.training.playing import play
+
+    normalize = unwrap_vec_normalize(run.env)
+    if normalize is not None:
+        normalize.norm_reward = arguments.norm_reward
+    n_episodes = arguments.n_episodes or (None if arguments.n_timesteps else 5)
+    episodes = play(
+        run.model,
+        run.env,
+        n_steps=arguments.n_timesteps,
+        n_episodes=n_episodes,
+        deterministic=not arguments.stochastic,
+        raw_rewards=not arguments.norm_reward,
+        episode_bound=run.config.combination.episode_bound,
+    )
+    for number, episode in enumerate(episodes, 1):
+        success = "" if episode.success is None else f", {'success' if episode.success else 'failure'}"
+        where = f" (environment {episode.env})" if arguments.n_envs > 1 else ""
+        click.echo(f"episode {number}{where}: return {format_number(episode.total)}, {episode.length} steps{success}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 from pgzoo.cli import options
 from pgzoo.registry.plugins import Registry
@@ -12,7 +13,12 @@ from pgzoo.training import finished_runs
 
 
 def open_run(
-    arguments: finished_runs.RunArguments, *, n_envs: int, render_mode: str | None = None
+    arguments: finished_runs.RunArguments,
+    *,
+    n_envs: int,
+    render_mode: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    monitor_dir: Path | None = None,
 ) -> AbstractContextManager[finished_runs.FinishedRun]:
     """Open a finished run. Warn of plugins that cannot be used, set the threads, and check the device."""
 
@@ -22,4 +28,11 @@ def open_run(
         options.check_device(arguments.device)
         return registry
 
-    return finished_runs.open_run(arguments, n_envs=n_envs, render_mode=render_mode, discover=discover)
+    return finished_runs.open_run(
+        arguments,
+        n_envs=n_envs,
+        render_mode=render_mode,
+        env_kwargs=env_kwargs,
+        monitor_dir=monitor_dir,
+        discover=discover,
+    )

@@ -81,6 +81,13 @@ def run_options(function: F) -> F:
             ),
             log_folder,
             click.option("--load-best", is_flag=True, help="Load the best model of training, not the final one."),
+            click.option(
+                "--load-checkpoint",
+                type=bounds(RunArguments, "load_checkpoint"),
+                metavar="N",
+                help="Load the checkpoint after N steps.",
+            ),
+            click.option("--load-last-checkpoint", is_flag=True, help="Load the last checkpoint."),
             click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the most likely ones."),
             click.option(
                 "--seed", type=bounds(RunArguments, "seed"), default=EVALUATION_SEED, help="Seed of the environments."

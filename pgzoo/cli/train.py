@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import options
+from pgzoo.cli.rl_zoo_spellings import RLZooCommand
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.training.runs import Run, TrainArguments, prepare, prepare_resumed
 
@@ -30,7 +31,7 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
 """Parameters that may differ from those of the run that is resumed."""
 
 
-@click.command("train", short_help="Train a model, evaluate and save it.")
+@click.command("train", cls=RLZooCommand, short_help="Train a model, evaluate and save it.")
 @click.option("--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True,
               help="A recipe, or estimator+baseline[+objective]; see `pgzoo plugins list`.")  # fmt: skip
 @click.option("--trial", metavar="STUDY:NUMBER", help="Repeat the training of a trial of pgzoo tune: its recipe, "
@@ -43,7 +44,8 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
               show_default=True, help="vector, envpool: one vector environment, stepped as arrays.")  # fmt: skip
 @click.option("--seed", type=bounds("seed"), help="By default a random seed, which is printed and saved.")
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
-              help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated).")  # fmt: skip
+              help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated). Without a value, -P is "
+              "--progress, as in RL Zoo.")  # fmt: skip
 @click.option("--conf-file", type=click.Path(path_type=Path), help="YAML file of hyperparameters by environment.")
 @click.option("--eval-freq", default=10_000, show_default=True, help="Steps between evaluations; -1: none.")
 @click.option("--eval-episodes", type=bounds("eval_episodes"), default=10, show_default=True,
@@ -71,8 +73,14 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
 @click.option("--track", is_flag=True, help="Track the run with Weights & Biases, which must be installed.")
 @click.option("--wandb-project-name", default="pgzoo", show_default=True, help="Project in Weights & Biases.")
 @click.option("--wandb-entity", default=None, help="User or team in Weights & Biases.")
+@click.option("--wandb-group", default=None, help="Group of the run in Weights & Biases.")
+@click.option("--wandb-tags", multiple=True, help="Tag of the run in Weights & Biases (may be repeated).")
+@click.option("--uuid", is_flag=True, help="As in RL Zoo; every run has its own folder anyway.")
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
               help="An argument of the environment (may be repeated).")  # fmt: skip
+@click.option("--eval-env-kwargs", multiple=True, metavar="NAME:VALUE",
+              help="As --env-kwargs, for evaluations; by default the same.")  # fmt: skip
+@click.option("--log-interval", type=bounds("log_interval"), help="Updates between two logs; -2: do not log.")
 @click.option("--log-gradient-noise", is_flag=True, help="Log lab/gradient_variance, lab/snr and, as "
               "lab/variance_if/NAME, the variance with each other baseline.")  # fmt: skip
 @options.gym_packages
@@ -219,6 +227,8 @@ def _tracked(run: Run) -> AbstractContextManager[Any]:
             tracked: AbstractContextManager[Any] = _import_wandb().init(
                 project=arguments.wandb_project_name,
                 entity=arguments.wandb_entity,
+                group=arguments.wandb_group,
+                tags=list(arguments.wandb_tags),
                 name=f"{arguments.plugin}__{run.folder.path.name}__{arguments.seed}",
                 config=run.args,
                 sync_tensorboard=True,

@@ -17,7 +17,11 @@ from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig, short_na
 from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
+from pgzoo.training.python_literals import with_data
 from pgzoo.training.yaml_files import YamlError, parse_yaml_mapping, read_text
+
+RL_ZOO_N_ENVS = 1
+"""The number of environments of an entry of RL Zoo that does not name it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +198,7 @@ def _without_other_samplings(
 
 def _build(registry: Registry, plugin: str, env: str, entry: Mapping[str, Any], source: str) -> ExperimentConfig:
     run_params = declared(RunConfig)
+    entry = with_data(entry)
     run = {key: run_params[key].validate(value) for key, value in entry.items() if key in run_params}
     run = checked_arguments(run)
     parts = {key: value for key, value in entry.items() if key in PART_TYPES}
@@ -248,6 +253,9 @@ def _read_entry(plugin: str, env: str, file: Path | None) -> _Entry:
     if not isinstance(entry, dict):
         raise ConfigError(f"{name}:{line}: the entry {key!r} must be a mapping, not {shown(entry)}")
     lines = {inner: document.lines[key, inner] for inner in entry}
+    if file is not None and {"policy", "n_timesteps"} <= set(entry):  # every entry of RL Zoo has these keys
+        entry = {"n_envs": RL_ZOO_N_ENVS, **entry}
+        lines["n_envs"] = lines.get("n_envs", line)
     return _Entry(entry, f"{name}, {key}", name, line, lines)
 
 
@@ -335,13 +343,14 @@ def parse_pairs(pairs: tuple[str, ...], option: str) -> dict[str, Any]:
 def resolved_entry(config: ExperimentConfig) -> dict[str, Any]:
     """Return every setting of the run, including defaults, as plain data.
 
-    A setting of the algorithm has its short name, unless a part has a field of that name.
+    A setting of the algorithm has its short name, unless a part has a field of that name. A setting of the run that is
+    None is left out, because RL Zoo takes the presence of a key such as `frame_stack` for its use.
     """
     parts = config.combination.parts
     shared = {field for part in parts.values() for field in declared(type(part))}
     algorithm = plain_fields(config.combination.algorithm)
     return {
-        **plain_fields(config.run),
+        **{name: value for name, value in plain_fields(config.run).items() if value is not None},
         **{f"{ALGORITHM}.{name}" if name in shared else name: value for name, value in algorithm.items()},
         **{kind: {"name": part.name, **plain_fields(part)} for kind, part in parts.items()},
     }

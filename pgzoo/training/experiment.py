@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -59,10 +59,12 @@ class TrainConfig:
         eval_freq: environment steps between evaluations; 0 or less: no evaluations during training.
         eval_episodes: episodes per evaluation.
         n_eval_envs: parallel environments for evaluation.
+        eval_env_kwargs: arguments of the environments for evaluation; None: those of training.
         save_freq: environment steps between saved models; 0 or less: none.
         checkpoint_every: how often to write a checkpoint from which the run can be resumed; None: never.
         keep_checkpoints: the number of these that are kept.
         on_nan: what to do with a gradient that is not finite: "stop" or "skip", see `PolicyGradient.on_nan`.
+        logged: whether to log as often as the configuration says.
         trained_agent: a saved model to start from.
         trusted: whether to run code that this model contains.
         tensorboard_log: TensorBoard's folder; None: do not log there.
@@ -76,10 +78,12 @@ class TrainConfig:
     eval_freq: int = 10_000
     eval_episodes: int = 5
     n_eval_envs: int = 1
+    eval_env_kwargs: Mapping[str, Any] | None = None
     save_freq: int = -1
     checkpoint_every: Interval | None = None
     keep_checkpoints: int = 2
     on_nan: str = "stop"
+    logged: bool = True
     trained_agent: Path | None = None
     trusted: bool = False
     tensorboard_log: str | None = None
@@ -150,7 +154,7 @@ def train(
                 callbacks.append(callback)
             start_time = time.perf_counter()
             with progress or nullcontext():
-                _learn(model, config.run.n_timesteps, callbacks, folder, signals)
+                _learn(model, config.run.n_timesteps, callbacks, folder, signals, logged=options.logged)
             seconds = time.perf_counter() - start_time
             save(model, folder.model)
             if options.checkpoint_every and signals.received is None:
@@ -168,13 +172,19 @@ def train(
 
 
 def _learn(
-    model: PolicyGradient, n_timesteps: int, callbacks: list[BaseCallback], folder: RunFolder, signals: StopSignals
+    model: PolicyGradient,
+    n_timesteps: int,
+    callbacks: list[BaseCallback],
+    folder: RunFolder,
+    signals: StopSignals,
+    *,
+    logged: bool,
 ) -> None:
     """Train, until a signal ends it early. After an error, save the model and raise it."""
     try:
         with suppress(KeyboardInterrupt), signals.raising():
-            remaining = max(n_timesteps - model.num_timesteps, 0)
-            model.learn(remaining, callback=callbacks, reset_num_timesteps=not folder.resumed)
+            remaining, log_interval = max(n_timesteps - model.num_timesteps, 0), model.log_interval if logged else None
+            model.learn(remaining, callbacks, log_interval, reset_num_timesteps=not folder.resumed)
     except Exception as error:
         failure = MachineError(describe(error)) if is_machine_fault(error) else error
         _save_after(failure, model, folder)
@@ -234,7 +244,7 @@ def _set_up(
             append=checkpoint is not None,
         )
         stack.callback(close_all, env)
-        eval_env = _eval_env(config, options.seed, options.n_eval_envs)
+        eval_env = _eval_env(config, options)
         stack.callback(close_all, eval_env)
         _compare_spaces(env, eval_env, options.vec_env)
         if checkpoint is not None:
@@ -322,8 +332,10 @@ def make_model(
     return model
 
 
-def _eval_env(config: ExperimentConfig, seed: int, n_envs: int) -> VecEnv:
-    return make_env(config, n_envs=n_envs, seed=seed + EVAL_SEED_OFFSET, training=False)
+def _eval_env(config: ExperimentConfig, options: TrainConfig) -> VecEnv:
+    if options.eval_env_kwargs is not None:
+        config = replace(config, run=replace(config.run, env_kwargs=dict(options.eval_env_kwargs)))
+    return make_env(config, n_envs=options.n_eval_envs, seed=options.seed + EVAL_SEED_OFFSET, training=False)
 
 
 def _callbacks(

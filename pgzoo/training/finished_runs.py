@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import Range
@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
     from pgzoo.algorithm.policy_gradient import PolicyGradient
     from pgzoo.training.evaluation import Evaluation
+    from pgzoo.training.saved_model import Start
 
 EVALUATION_SEED = 2_000_000
 """The default seed of the environments. Training and its evaluations use smaller ones."""
+
+UNTRUSTED = (
+    "is a run of RL Zoo. Its model and statistics are pickles, which run the code of whoever wrote them; if you trust "
+    "them, add --trust"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +45,8 @@ class RunArguments(Arguments):
         exp_id: the run's number; 0: the latest.
         log_folder: the folder of all runs.
         load_best: whether to load the best model of training instead of the final one.
+        load_checkpoint: the steps of the checkpoint to load instead.
+        load_last_checkpoint: whether to load the last checkpoint instead.
         stochastic: whether to sample actions instead of taking the most likely ones.
         seed: the seed of the environments.
         device: a torch device or "auto".
@@ -54,6 +62,8 @@ class RunArguments(Arguments):
     exp_id: Annotated[int, Range(0)] = 0
     log_folder: Path = Path("logs")
     load_best: bool = False
+    load_checkpoint: Count | None = None
+    load_last_checkpoint: bool = False
     stochastic: bool = False
     seed: Seed = EVALUATION_SEED
     device: str = "auto"
@@ -100,6 +110,8 @@ def open_run(
     *,
     n_envs: int,
     render_mode: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    monitor_dir: Path | None = None,
     discover: Callable[[Sequence[Path]], Registry] = Registry.discover,
 ) -> Iterator[FinishedRun]:
     """Open a finished run. The environment is closed at the end of the context.
@@ -111,46 +123,37 @@ def open_run(
         arguments: which run and model, and how to open it.
         n_envs: number of parallel environments.
         render_mode: the environment's render mode.
+        env_kwargs: arguments of gymnasium.make, which replace those of the run.
+        monitor_dir: the folder for Monitor's files; None: write none.
         discover: returns the plugins, including those of some files.
 
     Raises:
         PgzooError: there is no such run, or it cannot be loaded or rendered.
     """
-    path = arguments.path
-    if path is not None:
-        folder = open_folder(path)
-    else:
-        folder = find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
+    folder = _folder(arguments)
     file = _model_file(folder, arguments)
-
-    from pgzoo.training.saved_model import check_fit, load_model, read_arguments, read_config, run_normalizer
-
-    trained_with = read_arguments(folder)
-    plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
-    if not arguments.trusted:
-        check_arguments(
-            folder.path, trained_with.env, trained_with.gym_packages, plugin_files, given_env=arguments.env,
-            given_packages=arguments.gym_packages, given_files=arguments.plugin_files,
-        )  # fmt: skip
-    register_packages(arguments.gym_packages or trained_with.gym_packages)
-    registry = discover(arguments.plugin_files or plugin_files)
-    check_environment(trained_with.env)
+    registry, config, of_rl_zoo = _configuration(folder, arguments, discover)
 
     from pgzoo.training.environments import close_all, make_env
+    from pgzoo.training.saved_model import check_fit, is_sb3, load_model, read_start, run_normalizer
 
-    config = read_config(folder, registry)
-    if not arguments.trusted:
-        check_configuration(config.run, folder.path)
-    model = load_model(file, registry, device=arguments.device, trusted=arguments.trusted)
+    start = read_start(file, trusted=True) if of_rl_zoo and is_sb3(file) else None
+    if start is None:
+        model = load_model(file, registry, device=arguments.device, trusted=arguments.trusted)
+    else:
+        start.check_normalization(bool(config.run.normalize))
     env = make_env(
         config,
         n_envs=n_envs,
         seed=arguments.seed,
         training=False,
-        statistics=run_normalizer(config, file),
-        env_kwargs={"render_mode": render_mode} if render_mode else None,
+        statistics=run_normalizer(config, file) if start is None else start.normalizer,
+        monitor_dir=monitor_dir,
+        env_kwargs={**(env_kwargs or {}), **({"render_mode": render_mode} if render_mode else {})},
     )
     try:
+        if start is not None:
+            model = sb3_model(start, config, registry, env, seed=arguments.seed, device=arguments.device)
         check_fit(model, env, file)
         yield FinishedRun(folder, config, model, env, file)
     finally:
@@ -165,6 +168,8 @@ def evaluate(
     exp_id: int = 0,
     log_folder: str | os.PathLike[str] = "logs",
     load_best: bool = False,
+    load_checkpoint: int | None = None,
+    load_last_checkpoint: bool = False,
     stochastic: bool = False,
     n_episodes: int = 100,
     n_envs: int = 1,
@@ -191,6 +196,7 @@ def evaluate(
     """
     arguments = EvalArguments(
         path=as_path(path), plugin=plugin, env=env, exp_id=exp_id, log_folder=as_path(log_folder), load_best=load_best,
+        load_checkpoint=load_checkpoint, load_last_checkpoint=load_last_checkpoint,
         stochastic=stochastic, n_episodes=n_episodes, n_envs=n_envs, seed=seed, device=device,
         gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files), trusted=trusted,
     )  # fmt: skip
@@ -198,19 +204,67 @@ def evaluate(
         return run.evaluate(arguments.n_episodes, stochastic=stochastic)
 
 
+def sb3_model(
+    start: Start, config: ExperimentConfig, registry: Registry, env: VecEnv, *, seed: int, device: str
+) -> PolicyGradient:
+    """Return a model with the weights of SB3's. The environments get the seed again, as SB3 does it."""
+    from pgzoo.training.experiment import TrainConfig, make_model
+
+    return make_model(config, registry, env, TrainConfig(seed=seed, device=device), start)
+
+
+def _configuration(
+    folder: RunFolder, arguments: RunArguments, discover: Callable[[Sequence[Path]], Registry]
+) -> tuple[Registry, ExperimentConfig, bool]:
+    """Return the plugins of a run, its configuration, and whether RL Zoo trained it.
+
+    Raises:
+        PgzooError: the folder contains code and is not trusted, or a file is missing or damaged.
+    """
+    from pgzoo.training.saved_model import read_arguments, read_config
+
+    trained_with = read_arguments(folder)
+    if trained_with.rl_zoo and not arguments.trusted:
+        raise ConfigError(f"{folder.path} {UNTRUSTED}")
+    plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
+    if not arguments.trusted:
+        check_arguments(
+            folder.path, trained_with.env, trained_with.gym_packages, plugin_files, given_env=arguments.env,
+            given_packages=arguments.gym_packages, given_files=arguments.plugin_files,
+        )  # fmt: skip
+    register_packages(arguments.gym_packages or trained_with.gym_packages)
+    registry = discover(arguments.plugin_files or plugin_files)
+    check_environment(trained_with.env)
+    config = read_config(folder, registry)
+    if not arguments.trusted:
+        check_configuration(config.run, folder.path)
+    return registry, config, trained_with.rl_zoo
+
+
+def _folder(arguments: RunArguments) -> RunFolder:
+    if arguments.path is not None:
+        return open_folder(arguments.path)
+    return find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
+
+
 def _model_file(folder: RunFolder, arguments: RunArguments) -> Path:
-    """Return the model to open: the given file, or the run's best or final model.
+    """Return the model to open: the given file, or the run's best or final model, or a checkpoint.
 
     Raises:
         ConfigError: the run has no such model. The message names those that it has.
     """
     if arguments.path is not None and arguments.path.is_file():
         return arguments.path
-    file, kind = (folder.best_model, "best") if arguments.load_best else (folder.model, "final")
+    file, kind = (folder.best_model, "best model") if arguments.load_best else (folder.model, "final model")
+    checkpoints = [path for path in folder.other_models() if path != folder.best_model]
+    if (steps := arguments.load_checkpoint) is not None:
+        file, kind = folder.path / f"rl_model_{steps}_steps.zip", f"checkpoint after {steps} steps"
+    elif arguments.load_last_checkpoint:
+        file, kind = [folder.path / "rl_model_0_steps.zip", *checkpoints][-1], "checkpoint"
     if file.is_file():
         return file
     existing = [model for model in (folder.model, *folder.other_models()) if model.is_file()]
     if not existing:
         raise ConfigError(f"{folder.path} has no model yet: its training made no evaluation and did not finish")
     names = ", ".join(model.name for model in existing)
-    raise ConfigError(f"{folder.path} has no {kind} model, but {names}; try: pgzoo eval {existing[-1]}")
+    raise ConfigError(f"{folder.path} has no {kind}, but {names}; try: pgzoo eval {existing[-1]}")

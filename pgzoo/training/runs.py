@@ -24,7 +24,14 @@ from pgzoo.training.arguments import (
     mapping,
     several,
 )
-from pgzoo.training.config import ExperimentConfig, check_environment, load_config, register_packages, with_named_parts
+from pgzoo.training.config import (
+    ExperimentConfig,
+    check_environment,
+    load_config,
+    parse_pairs,
+    register_packages,
+    with_named_parts,
+)
 
 if TYPE_CHECKING:
     from stable_baselines3.common.callbacks import BaseCallback
@@ -40,13 +47,16 @@ VEC_ENVS = ("dummy", "subproc", "vector", "envpool")
 
 ON_NAN = ("stop", "skip")
 """What `--on-nan` does with a gradient that is not finite."""
+NO_LOG = -2
+"""The `--log-interval` of a run that does not log, as in RL Zoo."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainArguments(Arguments):
     """The arguments of a run under the names of the flags, which args.yml saves.
 
-    `pairs` and `env_kwargs` are written `name:value`. The other attributes are explained by `pgzoo train --help`.
+    `pairs`, `env_kwargs` and `eval_env_kwargs` are written `name:value`. The other attributes are explained by
+    `pgzoo train --help`.
     """
 
     plugin: str = DEFAULT_RECIPE
@@ -76,7 +86,12 @@ class TrainArguments(Arguments):
     track: bool = False
     wandb_project_name: str = "pgzoo"
     wandb_entity: str | None = None
+    wandb_group: str | None = None
+    wandb_tags: tuple[str, ...] = ()
+    uuid: bool = False
     env_kwargs: tuple[str, ...] = ()
+    eval_env_kwargs: tuple[str, ...] = ()
+    log_interval: Annotated[int, Range(-2)] | None = None
     log_gradient_noise: bool = False
     gym_packages: tuple[str, ...] = ()
     plugin_files: tuple[Path, ...] = ()
@@ -90,6 +105,8 @@ class TrainArguments(Arguments):
             overrides["n_timesteps"] = self.n_timesteps
         if self.n_envs is not None:
             overrides["n_envs"] = self.n_envs
+        if self.log_interval is not None and self.log_interval != NO_LOG:
+            overrides["log_interval"] = self.log_interval
         if env_kwargs:
             overrides["env_kwargs"] = dict(env_kwargs)
         return overrides
@@ -118,10 +135,12 @@ class TrainArguments(Arguments):
             eval_freq=self.eval_freq,
             eval_episodes=self.eval_episodes,
             n_eval_envs=self.n_eval_envs,
+            eval_env_kwargs=parse_pairs(self.eval_env_kwargs, "--eval-env-kwargs") or None,
             save_freq=self.save_freq,
             checkpoint_every=None if self.checkpoint_every is None else Interval.parse(self.checkpoint_every),
             keep_checkpoints=self.keep_checkpoints,
             on_nan=self.on_nan,
+            logged=self.log_interval != NO_LOG,
             trained_agent=self.trained_agent,
             trusted=self.trusted,
             tensorboard_log=self.tensorboard_log or ("runs" if self.track else None),  # wandb reads these files
@@ -149,10 +168,12 @@ class Run:
 
     @property
     def args(self) -> dict[str, Any]:
-        """The arguments as plain data."""
+        """The arguments as plain data. Those of the environment are a mapping or None, as RL Zoo reads them."""
         from pgzoo.training.run_folder import plain
 
         args: dict[str, Any] = plain(asdict(self.arguments))
+        for name in ("env_kwargs", "eval_env_kwargs"):
+            args[name] = plain(parse_pairs(getattr(self.arguments, name), name)) or None
         return args
 
     def start(
@@ -226,6 +247,7 @@ def _arguments(saved: Mapping[str, Any], file: Path) -> TrainArguments:
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved.items()}
         values |= {name: as_path(values.get(name)) for name in ("log_folder", "conf_file", "trained_agent")}
         values["plugin_files"] = as_paths(values.get("plugin_files", ()))
+        values |= {name: _pairs(mapping(name, saved.get(name))) for name in ("env_kwargs", "eval_env_kwargs")}
         return TrainArguments(**values)
 
 
@@ -253,6 +275,8 @@ def train(
     fast: Fast = "auto",
     tensorboard_log: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
+    eval_env_kwargs: Mapping[str, Any] | None = None,
+    log_interval: int | None = None,
     gym_packages: Sequence[str] = (),
     plugin_files: Sequence[FilePath] = (),
     verbose: int = 0,
@@ -264,10 +288,7 @@ def train(
         run.model, run.folder.path, run.final.mean
 
     The arguments have the names of the command's flags, which `pgzoo train --help` explains. `callback` is called
-    during training, in addition to those of the entry.
-
-    Returns:
-        The model, the folder and the evaluations. The environments of the model are closed.
+    during training, in addition to those of the entry. The environments of the returned model are closed.
 
     Raises:
         PgzooError: an unknown name, a wrong value, a plugin or environment that fails, or a training that diverges.
@@ -280,7 +301,8 @@ def train(
         n_eval_envs=n_eval_envs, save_freq=save_freq, keep_checkpoints=keep_checkpoints, on_nan=on_nan,
         checkpoint_every=None if checkpoint_every is None else str(checkpoint_every), log_folder=as_path(log_folder),
         trained_agent=as_path(trained_agent), trusted=trusted, device=device, fast=_flag(fast),
-        tensorboard_log=as_text(tensorboard_log), env_kwargs=_pairs(of_env), gym_packages=several(gym_packages),
+        tensorboard_log=as_text(tensorboard_log), env_kwargs=_pairs(of_env), log_interval=log_interval,
+        eval_env_kwargs=_pairs(mapping("eval_env_kwargs", eval_env_kwargs)), gym_packages=several(gym_packages),
         plugin_files=as_paths(plugin_files), progress=False, verbose=verbose,
     )  # fmt: skip
     registry = Registry.discover(arguments.plugin_files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,10 @@ from pgzoo.files import atomic_write
 from pgzoo.model_file.archive import DOCUMENT, Archive, open_archive
 from pgzoo.model_file.document import read_data, unpickled
 from pgzoo.model_file.normalizer import Normalizer
+from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import ExperimentConfig, config_from_entry
+from pgzoo.training.arguments import mapping
+from pgzoo.training.config import RL_ZOO_N_ENVS, ExperimentConfig, config_from_entry
 from pgzoo.training.imports import find_local_modules
 from pgzoo.training.run_folder import RunFolder, find_statistics, statistics_path
 from pgzoo.training.yaml_files import read_yaml_mapping
@@ -53,12 +55,16 @@ class TrainedWith:
         env: the environment.
         gym_packages: packages that register environments.
         plugin_files: files of plugins.
+        rl_zoo: whether RL Zoo trained it.
+        env_kwargs: arguments of the environment from RL Zoo's command line; empty for a run of pgzoo.
     """
 
     plugin: str
     env: str
     gym_packages: tuple[str, ...]
     plugin_files: tuple[Path, ...]
+    rl_zoo: bool = False
+    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_arguments(folder: RunFolder) -> TrainedWith:
@@ -69,6 +75,9 @@ def read_arguments(folder: RunFolder) -> TrainedWith:
     """
     file = folder.details / "args.yml"
     arguments = read_yaml_mapping(file)
+    rl_zoo = "algo" in arguments and "plugin" not in arguments
+    if rl_zoo:
+        arguments["plugin"] = _recipe(arguments["algo"])
     texts = {name: arguments.get(name) for name in ("plugin", "env")}
     lists = {name: arguments.get(name) or [] for name in ("gym_packages", "plugin_files")}
     for name, value in texts.items():
@@ -78,8 +87,24 @@ def read_arguments(folder: RunFolder) -> TrainedWith:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise ConfigError(f"{file}: {name} must be a list of names, not {value!r}")
     return TrainedWith(
-        str(texts["plugin"]), str(texts["env"]), tuple(lists["gym_packages"]), tuple(map(Path, lists["plugin_files"]))
+        str(texts["plugin"]),
+        str(texts["env"]),
+        tuple(lists["gym_packages"]),
+        tuple(map(Path, lists["plugin_files"])),
+        rl_zoo,
+        mapping(f"{file}: env_kwargs", arguments.get("env_kwargs")) if rl_zoo else {},
     )
+
+
+def _recipe(algorithm: Any) -> Any:
+    """Return the recipe that RL Zoo's `--algo` names, see `pgzoo.rl_zoo3.register`."""
+    return DEFAULT_RECIPE if algorithm == "pgzoo" else str(algorithm).removeprefix("pgzoo-")
+
+
+def is_sb3(path: Path) -> bool:
+    """Whether SB3 saved a model, and not pgzoo."""
+    with _opened(path, trusted=False) as archive:
+        return DOCUMENT not in archive
 
 
 @dataclass(frozen=True)
@@ -237,6 +262,9 @@ def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
     """
     trained_with, file = read_arguments(folder), folder.details / "config.yml"
     entry = read_yaml_mapping(file)
+    if trained_with.rl_zoo:
+        given = {"env_kwargs": dict(trained_with.env_kwargs)} if trained_with.env_kwargs else {}
+        entry = {"n_envs": RL_ZOO_N_ENVS, **entry, **given}
     try:
         with converted("it cannot be used"):
             return config_from_entry(registry, trained_with.plugin, trained_with.env, entry)

@@ -26,6 +26,8 @@ MAX_DEPTH = 40
 """The most mappings and lists inside one another, with aliases written out."""
 
 TAG = "tag:yaml.org,2002:"
+ORDERED = f"{TAG}python/object/apply:collections.OrderedDict"
+"""How RL Zoo writes a mapping: a list with a list of pairs."""
 
 
 class YamlError(ConfigError):
@@ -95,7 +97,7 @@ def parse_yaml_mapping(name: str, text: str) -> YamlMapping:
     if len(text) > MAX_CHARACTERS:
         raise YamlError.at(name, f"it has more than {MAX_CHARACTERS:,} characters")
     root = _compose(name, text)
-    if root is None or root.id != "mapping":
+    if root is None or (root.id != "mapping" and root.tag != ORDERED):
         raise YamlError.at(name, "it must be a mapping, for example from environments to hyperparameters")
     reader = _Reader(name)
     return YamlMapping(name, reader.value(root, 0, ()), reader.lines)
@@ -139,7 +141,9 @@ class _Reader:
             raise self._error(node, f"more than {MAX_DEPTH} mappings and lists inside one another")
         if node.id == "scalar":
             return self._scalar(node)
-        if node.tag == f"{TAG}seq":
+        if node.tag == ORDERED and node.id == "sequence":
+            return self._ordered(node, depth, path)
+        if node.tag in (f"{TAG}seq", f"{TAG}python/tuple") and node.id == "sequence":
             return [self.value(item, depth + 1, (*path, "")) for item in node.value]
         if node.tag == f"{TAG}map":
             return self._mapping(node, depth, path)
@@ -158,6 +162,20 @@ class _Reader:
             if key in keys:
                 raise self._error(key_node, f"the key {shown(key)} is given twice")
             keys.add(key)
+            values[key] = self.value(value_node, depth + 1, (*path, key))
+            if len(path) < 2:
+                self.lines[(*path, key)] = key_node.start_mark.line + 1
+        return values
+
+    def _ordered(self, node: Any, depth: int, path: tuple[str, ...]) -> dict[str, Any]:
+        """Return a mapping that is written as a list with a list of pairs."""
+        is_list = len(node.value) == 1 and node.value[0].id == "sequence"
+        if not is_list or not all(pair.id == "sequence" and len(pair.value) == 2 for pair in node.value[0].value):
+            raise self._error(node, "an OrderedDict has one list, of pairs")
+        values: dict[str, Any] = {}
+        for pair in node.value[0].value:
+            key_node, value_node = pair.value
+            key = self._key(key_node)
             values[key] = self.value(value_node, depth + 1, (*path, key))
             if len(path) < 2:
                 self.lines[(*path, key)] = key_node.start_mark.line + 1

@@ -249,7 +249,7 @@ def test_classes_in_a_file_next_to_the_user(tmp_path: Path) -> None:
     )
     common = ["--eval-episodes", "1", "--no-progress", "--device", "cpu"]
     script = Path(sysconfig.get_path("scripts")) / "pgzoo"  # unlike `python -m`, it does not look into the folder
-    for arguments in (["train", "--conf-file", "a.yml", *common], ["eval", "-n", "1"]):
+    for arguments in (["train", "--conf-file", "a.yml", *common], ["eval", "-n", "1", "--trust"]):
         result = subprocess.run([script, *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, result.stdout + result.stderr
 

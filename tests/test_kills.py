@@ -159,6 +159,7 @@ def test_a_study_that_was_killed_ends_all_its_trials(
         planned = objective._planned_trial(trial)
         assert planned.candidate is not None
         trial.set_user_attr("plugin", planned.candidate.plugin)
+        trial.set_user_attr("config", dict(planned.candidate.config))
         trial.set_user_attr("candidate", planned.candidate.name)
         trial.set_user_attr("seed", planned.seed)
         return [float(planned.seed)]

@@ -33,7 +33,9 @@ import pytest
 
 TWO_SPACES = "trains on a Box and on a Dict with one seed, whose backends draw actions differently (fast=False passes)"
 FOLDER = "asserts the name of TensorBoard's folder, which is that of the class in SB3 and PolicyGradient here"
+OLD_FILES = "its second half loads a policy as SB3 saved it before version 1.7; no model of pgzoo is that old"
 EXCEPTIONS = {
+    "A2C test_save_load::test_save_load_env_cnn[A2C]": OLD_FILES,
     "A2C test_dict_env::test_consistency[A2C]": TWO_SPACES,
     "PPO test_dict_env::test_consistency[PPO]": TWO_SPACES,
     "A2C test_tensorboard::test_tensorboard[a2c]": FOLDER,

@@ -3,11 +3,10 @@
     python benchmarks/groups.py                                      the table and figure of docs/groups.md
     python benchmarks/groups.py --recipes rloo --envs CartPole-v1 --seeds 0
 
-All environment steps count. A training ends with the update that
-exceeds the limit. The result is the final model's. On CartPole-v1 and Acrobot-v1 it is the mean return of 100
-deterministic episodes, on seeds that training never used. On Addition (base 5, one digit) it is the fraction of right
-answers when the policy is sampled 40 times on each of the 25 prompts. Intervals are percentile bootstrap intervals of
-the interquartile mean over seeds.
+All environment steps count. A training ends with the update that exceeds the limit. The result is the final model's. On
+CartPole-v1 and Acrobot-v1 it is the mean return of 100 deterministic episodes, on seeds that training never used. On
+Addition (base 5, one digit) it is the fraction of right answers when the policy is sampled 40 times on each of the 25
+prompts. Intervals are percentile bootstrap intervals of the interquartile mean over seeds.
 """
 
 from __future__ import annotations

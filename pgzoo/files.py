@@ -64,7 +64,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def remove_folder(path: Path) -> None:
-    """Remove a folder, if it exists. It loses its name first, so that no part of it is taken for the whole."""
+    """Remove a folder, if it exists. It is renamed first, so that nobody reads a folder that is half removed."""
     hidden = _hidden(path)
     with suppress(OSError):
         path.rename(hidden)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from command import pgzoo
 from gymnasium import spaces
-from stable_baselines3 import PPO
+from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from pgzoo import ConfigError, PolicyGradient
@@ -239,6 +239,18 @@ def test_sb3_opens_its_zip_where_pgzoo_cannot_be_imported(tmp_path: Path) -> Non
             np.testing.assert_array_equal(np.load(tmp_path / f"{algorithm}-{name}.npy"), actions)
     clip_range: Any = PPO.load(tmp_path / "pendulum.zip").clip_range
     assert clip_range(1.0) == 0.05
+
+
+@pytest.mark.parametrize("plugin", ["trpo", "npg", "lambda_return+value+ppo_clip"])
+def test_sb3_opens_a_policy_of_every_update(plugin: str, tmp_path: Path) -> None:
+    """Second-order updates have no limit for the norm of the gradient, and no minibatches."""
+    update: dict[str, Any] = {"update": "natural_gradient"} if "+" in plugin else {}
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", plugin, seed=0, device="cpu", **update)
+    export_policy(model, tmp_path / "a.zip", "sb3")
+    loaded = A2C.load(tmp_path / "a.zip")
+    observations = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    actual, expected = (m.predict(observations, deterministic=True)[0] for m in (loaded, model))
+    np.testing.assert_array_equal(actual, expected)
 
 
 def test_the_command(tmp_path: Path) -> None:

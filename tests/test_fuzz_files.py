@@ -6,7 +6,6 @@ import io
 import json
 import random
 import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from command import pgzoo
+from zips import members, write
 
 N_ZIPS, N_FOLDERS, N_STARTS = 140, 80, 40
 SHORT = ["-n", "64", "--n-envs", "2", "--no-progress", "--eval-freq", "-1", "--eval-episodes", "1", "--seed", "0"]
@@ -27,19 +27,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("fuzz")
     pgzoo("train", "--plugin", "rtg_moving_average", *SHORT, *NORMALIZED, cwd=path)
     return path / "logs" / "rtg_moving_average" / "CartPole-v1_1"
-
-
-def members(path: Path) -> dict[str, bytes]:
-    """Return the content of a zip file by name."""
-    with zipfile.ZipFile(path) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def write(path: Path, content: dict[str, bytes]) -> None:
-    """Write a zip file."""
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in content.items():
-            file.writestr(name, data)
 
 
 def changed_tensors(data: bytes, rng: random.Random) -> bytes:

@@ -33,6 +33,7 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
+from zips import members, write
 
 from pgzoo import ConfigError, PgzooError, PolicyGradient, Registry
 from pgzoo.model_file import archive
@@ -200,18 +201,6 @@ def small(plugin: str = "ppo", env: Any = "CartPole-v1", **options: Any) -> Poli
     if plugin == "ppo":
         options = {"n_steps": 32, "batch_size": 32, "n_epochs": 1, **options}
     return PolicyGradient("MlpPolicy", env, plugin, policy_kwargs={"net_arch": [4]}, device="cpu", seed=0, **options)
-
-
-def members(path: Path) -> dict[str, bytes]:
-    with zipfile.ZipFile(path) as file:
-        return {name: file.read(name) for name in file.namelist()}
-
-
-def write(path: Path, content: dict[str, bytes]) -> Path:
-    with zipfile.ZipFile(path, "w") as file:
-        for name, data in content.items():
-            file.writestr(name, data)
-    return path
 
 
 def changed(content: dict[str, bytes], change: Callable[[dict[str, Any]], Any]) -> dict[str, bytes]:

@@ -37,7 +37,7 @@ class Pushed:
 
     Attributes:
         url: the address of its page.
-        no_replay: why there is no video; empty if there is one, or none was asked for.
+        no_replay: the reason why there is no video; empty if there is one, or if it was not requested.
     """
 
     url: str

@@ -36,8 +36,11 @@ def write_sb3(model: PolicyGradient, file: Path) -> None:
 
 
 def as_sb3(model: PolicyGradient) -> A2C | PPO:
-    """Return a new A2C or PPO with a model's spaces, policy class and hyperparameters."""
-    max_grad_norm = model.max_grad_norm
+    """Return a new A2C or PPO with a model's spaces, policy class and hyperparameters.
+
+    Hyperparameters that the model's update does not have get SB3's defaults.
+    """
+    max_grad_norm = getattr(model, "max_grad_norm", 0.5)
     arguments: dict[str, Any] = {
         "learning_rate": model.lr_schedule(1.0),
         "n_steps": model.n_steps,
@@ -59,11 +62,11 @@ def as_sb3(model: PolicyGradient) -> A2C | PPO:
     return PPO(
         policy_class,
         env,
-        batch_size=model.batch_size or 64,
-        n_epochs=model.n_epochs,
+        batch_size=getattr(model, "batch_size", None) or 64,
+        n_epochs=getattr(model, "n_epochs", 10),
         clip_range=model.clip_range(1.0),  # type: ignore[attr-defined]
         clip_range_vf=clip_range_vf(1.0) if callable(clip_range_vf) else clip_range_vf,
-        target_kl=model.target_kl,
+        target_kl=getattr(model, "target_kl", None),
         **arguments,
     )
 

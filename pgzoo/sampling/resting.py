@@ -32,7 +32,7 @@ class RestingEnvironments:
     A resting environment returns its last observation, the reward 0 and no info, and does not end its episode.
 
     Args:
-        env: a VecEnv of which `can_rest` is true.
+        env: a VecEnv for which `can_rest` returns True.
 
     Attributes:
         resting: (N,) which environments rest.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -170,7 +170,7 @@ class Job:
         return self.algorithm == RANDOM or ":" in self.algorithm
 
 
-PARSERS = {"steps": parse_steps, "seeds": parse_seeds}
+PARSERS: Mapping[str, Callable[[Any], Any]] = {"steps": parse_steps, "seeds": parse_seeds}
 LISTS = ("recipes", "peers", "gym_packages")
 DEFAULTS = ("steps", "seeds", "eval_points", "eval_episodes", "final_episodes", "vec_env", "gym_packages")
 """Keys of an environment that a file may also have at its top, for all environments."""

@@ -177,9 +177,6 @@ def _train(job: Job, registry: Registry, folder: RunFolder) -> None:
 
 def _peer(job: Job, registry: Registry, path: Path) -> dict[str, Any]:
     """Train a peer from the beginning, because SB3 cannot continue a run, and evaluate its final agent."""
-    from stable_baselines3.common.vec_env import unwrap_vec_normalize
-
-    from pgzoo.files import atomic_write
     from pgzoo.training.callbacks import EvaluationCallback
     from pgzoo.training.environments import make_env
     from pgzoo.training.evaluation import evaluate, sync_normalization
@@ -189,7 +186,7 @@ def _peer(job: Job, registry: Registry, path: Path) -> dict[str, Any]:
     def save(model: BaseAlgorithm, file: Path) -> None:
         with atomic_write(file) as partial:
             model.save(partial)
-        if (normalizer := unwrap_vec_normalize(model.env)) is not None:
+        if (normalizer := model.get_vec_normalize_env()) is not None:
             with atomic_write(statistics_path(file)) as partial:
                 normalizer.save(str(partial))
 

@@ -161,3 +161,15 @@ def _show_plan(todo: Plan, folder: Path) -> None:
     click.echo(f"{len(todo.finished)} jobs are finished in {folder}, {len(todo.waiting)} to run{failed}")
     for remark in todo.remarks:
         click.echo(remark)
+
+
+@command.command("report", short_help="Write a report of the results.")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False),
+              help="Folder of report.md and report.html.  [default: FOLDER]")  # fmt: skip
+def report(folder: Path, out: Path | None) -> None:
+    """Write report.md and report.html: curves, interquartile means, probabilities of improvement, profiles, times."""
+    from pgzoo.benchmark.report import write_report
+
+    for file in write_report(folder, out or folder):
+        click.echo(f"Wrote {file}")

@@ -15,7 +15,7 @@ from pgzoo.benchmark.summary import PROFILE_THRESHOLDS, Environment, Summary, is
 from pgzoo.interface.types import Array
 
 WIDTH, HEIGHT = 400, 250
-LEFT, RIGHT, TOP, BOTTOM = 50, 8, 8, 34
+LEFT, RIGHT, TOP, BOTTOM = 54, 18, 8, 36
 N_COLOURS = 8
 
 
@@ -170,7 +170,8 @@ def _card(env: Environment, content: TableLike, style: Mapping[str, str]) -> str
     ]
     guides = {"threshold": env.threshold, **({"random actions": env.random} if env.random is not None else {})}
     drawn = chart(lines, style, "environment steps", "IQM of the return", guides) if lines else ""
-    return _figure(drawn, env.name, content, style, f' data-env="{html.escape(env.name)}"')
+    title = f"{env.name}, {short(env.steps)} steps"
+    return _figure(drawn, title, content, style, f' data-env="{html.escape(env.name)}"')
 
 
 def _figure(drawn: str, title: str, content: TableLike, style: Mapping[str, str], data: str = "") -> str:
@@ -198,12 +199,12 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def short(x: float) -> str:
-    """Return a number of an axis.
+    """Return a number of steps, or of an axis.
 
-    >>> [short(x) for x in (0, 250_000, 1.5e6, -0.25)]
-    ['0', '250k', '1.5M', '−0.25']
+    >>> [short(x) for x in (0, 1000, 250_000, 1.5e6, -0.25)]
+    ['0', '1000', '250k', '1.5M', '−0.25']
     """
-    text = f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 1e4 else f"{x:g}"
+    text = f"{x / 1e6:g}M" if abs(x) >= 1e6 else f"{x / 1e3:g}k" if abs(x) >= 2e3 else f"{x:g}"
     return text.replace("-", "−")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgzoo.benchmark.page import page
+from pgzoo.benchmark.page import page, short
 from pgzoo.benchmark.statistics import Estimate
 from pgzoo.benchmark.summary import PROFILE_THRESHOLDS, Environment, Row, Summary, is_peer, summarize
 from pgzoo.files import atomic_write, writing
@@ -39,7 +39,7 @@ DEFINITIONS = (
     "A score is the mean return of a final agent over episodes with deterministic actions on seeds that training did "
     "not use. IQM is the interquartile mean over seeds. Intervals in brackets are 95 % bootstrap intervals over seeds. "
     "P(> peer) is the probability that a run is better than a run of the peer; ties count half. Steps to the threshold "
-    "are the median over seeds, with the number of seeds that reach it. Seconds are the median wall time of training, "
+    "are the median over seeds, or – if most seeds do not reach it. Seconds are the median wall time of training, "
     "without evaluations. Definitions: Agarwal et al. 2021, arXiv:2108.13264."
 )
 
@@ -79,7 +79,7 @@ def markdown(summary: Summary) -> str:
     if found["summary"].rows:
         parts += ["## Best recipe and best peer", found["summary"].markdown()]
     for env in summary.environments:
-        parts += [f"## {env.name}", facts(env), found[env.name].markdown()]
+        parts += [f"## {env.name}", f"{short(env.steps)} environment steps per training.", found[env.name].markdown()]
     if "improvement" in found:
         parts += ["## Probability of improvement", common(summary), found["improvement"].markdown()]
     if "profiles" in found:
@@ -104,18 +104,17 @@ def summary_table(summary: Summary) -> Table:
 def environment_table(env: Environment) -> Table:
     """Return the table of an environment: algorithms, random actions, and published results."""
     columns = [row.algorithm for row in env.rows if is_peer(row.algorithm)]
-    header = ("algorithm", "IQM", "mean", "std", "seeds", *(f"P(> {peer})" for peer in columns),
-              f"steps to {number(env.threshold)}", "seconds")  # fmt: skip
+    header = ("algorithm", "IQM", "mean", f"steps to {number(env.threshold)}", "seconds",
+              *(f"P(> {peer})" for peer in columns), "std", "seeds")  # fmt: skip
     rows = [_cells(row, columns) for row in env.rows]
-    keys, empty = [row.algorithm for row in env.rows], [""] * len(columns)
+    keys, empty = [row.algorithm for row in env.rows], [""] * (len(columns) + 2)
     if env.random is not None:
-        rows.append(["random actions", "", number(env.random), "", "", *empty, "", ""])
+        rows.append(["random actions", "", number(env.random), *empty, "", ""])
         keys.append("random")
     for row in env.published:
-        rows.append([
-            f"{row['algorithm']}, published: {row['source']}, {_steps(row['steps'])} steps", "", number(row["mean"]),
-            number(row["std"]) if "std" in row else "", str(row.get("n_seeds", "")), *empty, "", "",
-        ])  # fmt: skip
+        name = f"published: {row['algorithm']}, {short(row['steps'])} steps ({row['source']})"
+        std = number(row["std"]) if "std" in row else ""
+        rows.append([name, "", number(row["mean"]), *empty, std, str(row.get("n_seeds", ""))])
         keys.append("published")
     return Table(header, rows, keys)
 
@@ -123,10 +122,11 @@ def environment_table(env: Environment) -> Table:
 def _cells(row: Row, columns: Sequence[str]) -> list[str]:
     improvement = [estimate(row.improvement[peer], 2) if peer in row.improvement else "" for peer in columns]
     reached = "" if row.n_reached == len(row.runs) else f" ({row.n_reached} of {len(row.runs)})"
-    steps_to = (f"{row.steps_to:,.0f}" if math.isfinite(row.steps_to) else "not reached") + reached
+    steps_to = (f"{row.steps_to:,.0f}" if math.isfinite(row.steps_to) else "–") + reached
     std = number(float(row.scores.std(ddof=1))) if len(row.runs) > 1 else ""
-    return [row.algorithm, estimate(row.score), number(float(row.scores.mean())), std, str(len(row.runs)), *improvement,
-            steps_to, number(row.seconds)]  # fmt: skip
+    mean = number(float(row.scores.mean()))
+    return [row.algorithm, estimate(row.score), mean, steps_to, number(row.seconds), *improvement, std,
+            str(len(row.runs))]  # fmt: skip
 
 
 def improvement_table(summary: Summary) -> Table:
@@ -154,11 +154,6 @@ def versions_table(summary: Summary) -> Table:
     return Table(header, [[name, *(versions.get(name, "") for versions, _ in summary.versions)] for name in names])
 
 
-def facts(env: Environment) -> str:
-    """Return a sentence about an environment."""
-    return f"{_steps(env.steps)} environment steps per training."
-
-
 def common(summary: Summary) -> str:
     """Return which environments the algorithms are compared on."""
     return f"Mean over the environments with results of every algorithm: {', '.join(summary.common)}."
@@ -181,8 +176,8 @@ def unfinished(summary: Summary) -> Iterable[str]:
 
 
 def number(x: float) -> str:
-    """Return a number with at most four significant digits, and a minus sign."""
-    return format_number(float(x)).replace("-", "−")
+    """Return a number with at most three significant digits and all of its integer part, and with a minus sign."""
+    return format_number(float(x), 3).replace("-", "−")
 
 
 def estimate(e: Estimate | Mapping[str, Any], decimals: int | None = None) -> str:
@@ -190,7 +185,3 @@ def estimate(e: Estimate | Mapping[str, Any], decimals: int | None = None) -> st
     assert isinstance(e, Estimate)
     show = number if decimals is None else lambda x: f"{x:.{decimals}f}"
     return show(e.value) if e.low == e.high else f"{show(e.value)} [{show(e.low)}, {show(e.high)}]"
-
-
-def _steps(n: int) -> str:
-    return f"{n / 1e6:g}M" if n >= 1e6 else f"{n / 1e3:g}k" if n >= 1e3 else str(n)

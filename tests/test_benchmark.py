@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command import PGZOO
 from command import pgzoo as command
 from stable_baselines3 import PPO
 from stable_baselines3.common.env_util import make_vec_env
@@ -417,3 +419,85 @@ def test_hyperparameters_of_peers_are_those_of_rl_zoo(name: str) -> None:
         assert entry == expected, env
         compared += 1
     assert compared >= 10
+
+
+# ---------------------------------------------------------------- processes
+
+
+def children(folder: Path) -> list[int]:
+    """Return the processes that work in a folder, apart from the command itself."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            targets = {os.readlink(link) for link in (path / "fd").iterdir()}
+        except OSError:
+            continue
+        if any(target.startswith(str(folder)) and target.endswith("log.txt") for target in targets):
+            found.append(int(path.name))
+    return found
+
+
+def wait_for(condition: Any, seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_a_killed_and_an_interrupted_command_give_the_same_table(tmp_path: Path) -> None:
+    """Finds jobs that outlive their command, a Ctrl-C that fails a job, and results that differ from one whole run."""
+    (tmp_path / "b.yml").write_text("""
+recipes: [ppo]
+environments: {CartPole-v1: {steps: 40k, seeds: 2, eval_points: 4, eval_episodes: 3, final_episodes: 5}}
+""")
+
+    def start(out: str) -> subprocess.Popen[str]:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
+        return subprocess.Popen(
+            [*PGZOO, "benchmark", "b.yml", "--jobs", "2", "--out", out], cwd=tmp_path, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, start_new_session=True,
+        )  # fmt: skip
+
+    whole = start("whole")
+    assert whole.wait(400) == 0
+    first = tmp_path / "killed" / "CartPole-v1" / "ppo" / "seed_0"
+    for number in (signal.SIGKILL, signal.SIGINT):
+        process = start("killed")
+        wait_for(lambda: any((first / "run" / "checkpoints").glob("[0-9]*")) and children(tmp_path / "killed"))
+        time.sleep(2)
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does
+        else:
+            process.kill()
+        assert process.wait(60) == (130 if number == signal.SIGINT else -number)
+        wait_for(lambda: not children(tmp_path / "killed"), 30)
+        assert not list(first.glob("error.txt"))
+    assert "The same command continues the benchmark." in process.communicate()[1]
+    assert start("killed").wait(400) == 0
+    rows = []
+    for out in ("whole", "killed"):
+        command("benchmark", "report", out, cwd=tmp_path)
+        lines = (tmp_path / out / "report.md").read_text().splitlines()
+        header, row = (
+            next(line.split("|") for line in lines if line.startswith(start)) for start in ("| alg", "| ppo")
+        )
+        rows.append({name.strip(): cell for name, cell in zip(header, row, strict=True) if "seconds" not in name})
+    assert rows[0] == rows[1]
+    assert rows[0]["seeds"] == " 2 "
+    for file in sorted((tmp_path / "whole").rglob(RESULT)):
+        other = tmp_path / "killed" / file.relative_to(tmp_path / "whole")
+        assert without_times(json.loads(other.read_text())) == without_times(json.loads(file.read_text()))
+
+
+@pytest.mark.slow
+def test_jobs_on_ray(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from pgzoo.benchmark.executors import Ray
+
+    out, jobs = tmp_path / "ray", small().jobs(tmp_path / "ray")
+    executor = Ray("local")
+    assert run(small(), out, plan(jobs, default_registry()), executor, 2) == 0
+    run_all(small(), tmp_path / "here")
+    assert without_times(result(jobs[0])) == without_times(result(small().jobs(tmp_path / "here")[0]))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,7 @@ from pgzoo.benchmark.peers import peer_config
 from pgzoo.benchmark.run import Estimate, check, duration, plan, run
 from pgzoo.errors import ConfigError
 from pgzoo.registry.plugins import default_registry
+from pgzoo.training import callbacks
 from pgzoo.training.callbacks import EvaluationCallback
 from pgzoo.training.yaml_files import read_yaml_mapping
 
@@ -104,9 +107,9 @@ def test_numbers_as_people_write_them() -> None:
     for wrong in ("", "0", "-1", "1.5", "k", "1kk", True, None, "nan", "1e400"):
         with pytest.raises(ConfigError, match="steps must be a number such as"):
             parse_steps(wrong)
-    for wrong in ("", "0", "3..1", "a", "1..", "-1", 1.5, [], [1.5], 10**8):
+    for no_seeds in ("", "0", "3..1", "a", "1..", "-1", 1.5, [], [1.5], 10**8):
         with pytest.raises(ConfigError, match="seeds must be a number of seeds"):
-            parse_seeds(wrong)
+            parse_seeds(no_seeds)
 
 
 def test_jobs_of_a_file(tmp_path: Path) -> None:
@@ -156,6 +159,10 @@ hyperparams:
         ("hyperparams: {ppo: 3}\nenvironments: {CartPole-v1: {}}", "hyperparams.ppo must be a mapping"),
         ("environments: {CartPole-v1: {}}\npublished: [{env: x}]", "published, entry 1 lacks algorithm"),
         ("environments: {CartPole-v1: {}}\npublished: [{score: 1}]", "unknown key 'score'"),
+        (
+            "environments: {a: {}}\npublished: [{algorithm: x, env: a, steps: 1, mean: high, source: s}]",
+            "published, entry 1: mean must be a number, not 'high'",
+        ),
     ],
 )
 def test_wrong_files(text: str, message: str, tmp_path: Path) -> None:
@@ -265,19 +272,24 @@ def test_training_episodes_by_steps(tmp_path: Path) -> None:
 
 
 def test_time_of_evaluations_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write = EvaluationCallback._write
+    """The clock advances by 1 s at each step of the two environments, and by 1,000 s in each evaluation."""
+    clock, write, on_step = [0.0], EvaluationCallback._write, EvaluationCallback._on_step
 
     def slow(self: Any, evaluation: Any) -> None:
-        time.sleep(0.5)
+        clock[0] += 1000
         write(self, evaluation)
 
+    def step(self: Any) -> bool:
+        clock[0] += 1
+        return on_step(self)
+
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(EvaluationCallback, "_write", slow)
-    begin = time.perf_counter()
+    monkeypatch.setattr(EvaluationCallback, "_on_step", step)
     run_all(small(), tmp_path)
-    total = time.perf_counter() - begin
     got = result(small().jobs(tmp_path)[0])
-    assert 0 < got["seconds"] < total - 1.5
-    assert got["curve"]["seconds"][2] <= got["seconds"]
+    assert got["curve"]["seconds"] == [100, 200, 300]
+    assert got["seconds"] == 320
 
 
 # ---------------------------------------------------------------- finished, changed, failed and killed jobs
@@ -338,28 +350,34 @@ def test_a_failed_job_keeps_its_error_and_the_others_go_on(tmp_path: Path, monke
     assert result(failed)["n_timesteps"] == 640
 
 
-def test_a_killed_job_ends_as_if_it_had_not_been_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_job_ends_as_if_it_had_not_been_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Finds a job that begins again, loses evaluations or training episodes, or continues from another state."""
     monkeypatch.setattr(worker, "CHECKPOINT_EVERY", "128")
     config = replace(SMALL, steps=2400, eval_points=12)
     benchmark = small(environments={"CartPole-v1": config})
     (whole,), (killed,) = benchmark.jobs(tmp_path / "whole"), benchmark.jobs(tmp_path / "killed")
     run_all(benchmark, tmp_path / "whole")
-    for steps in (500, 1500):
+    for moment in (500, 1500):
         pid = os.fork()
         if pid == 0:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
             worker.run_job(killed)
             os._exit(0)
-        while not any(int(p.name) > steps for p in (killed.folder / "run" / "checkpoints").glob("[0-9]*")):
+        while not any(int(p.name) > moment for p in (killed.folder / "run" / "checkpoints").glob("[0-9]*")):
             time.sleep(0.01)
         os.kill(pid, signal.SIGKILL)
         assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
         assert not (killed.folder / RESULT).exists()
     run_all(benchmark, tmp_path / "killed")
+    steps = re.search(r"Resumed after ([\d,]+) steps", capsys.readouterr().err)
+    assert steps is not None
+    assert int(steps[1].replace(",", "")) > 1500
     assert without_times(result(killed)) == without_times(result(whole))
     assert len(result(killed)["curve"]["steps"]) == 12
-    assert result(killed)["seconds"] > 0
+    seconds = [0.0, *result(killed)["curve"]["seconds"], result(killed)["seconds"]]
+    assert seconds == sorted(seconds)  # the time before the kill counts
 
 
 def test_a_second_command_in_the_same_folder_is_refused(tmp_path: Path) -> None:

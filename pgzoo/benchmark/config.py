@@ -292,4 +292,7 @@ def _published(row: Any, number: int) -> dict[str, Any]:
             raise ConfigError(f"{where}: {unknown('key', key, PUBLISHED_KEYS)}")
     if missing := [key for key in ("algorithm", "env", "steps", "mean", "source") if key not in row]:
         raise ConfigError(f"{where} lacks {missing[0]}")
+    for key in ("mean", "std", "n_seeds"):
+        if key in row and (isinstance(row[key], bool) or not isinstance(row[key], (int, float))):
+            raise ConfigError(f"{where}: {key} must be a number, not {shown(row[key])}")
     return {**row, "steps": parse_steps(row["steps"])}

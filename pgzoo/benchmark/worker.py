@@ -52,8 +52,10 @@ def run_job(job: Job, parent_pid: int | None = None) -> None:
         MachineError: the machine is to blame, so the job has not failed.
     """
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(1)
+    threadpool_limits(1, user_api="blas")
     if parent_pid is not None:
         threading.Thread(target=_end_with, args=(parent_pid,), daemon=True).start()
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -117,8 +119,9 @@ def command(job: Job) -> str:
         return ""
     if job.is_peer:
         return shlex.join(["python", "-m", "rl_zoo3.train", "--algo", job.algorithm.partition(":")[2], *start])
-    freq = ["--vec-env", job.config.vec_env, "--eval-freq", str(eval_freq(job))]
-    return shlex.join(["pgzoo", "train", "--plugin", job.algorithm, *start, *freq, *pairs])
+    options = ["--vec-env", job.config.vec_env, "--eval-freq", str(eval_freq(job))]
+    packages = [word for name in job.config.gym_packages for word in ("--gym-packages", name)]
+    return shlex.join(["pgzoo", "train", "--plugin", job.algorithm, *start, *options, *packages, *pairs])
 
 
 def eval_freq(job: Job) -> int:

@@ -36,8 +36,9 @@ def connect_ray(address: str | None) -> Any:
         import ray
     except ImportError as error:
         raise ConfigError("--executor ray needs Ray: pip install 'pgzoo[ray]'") from error
+    module: Any = ray
     try:
-        ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+        module.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot reach Ray at {address or 'auto'}: {str(error).splitlines()[0]}") from error
-    return ray
+    return module

@@ -156,6 +156,14 @@ def test_numbers_of_a_folder(folder: Path) -> None:
     assert (env.verdict.difference.value, env.verdict.text) == (5.0, "no difference shown")
 
 
+def test_a_threshold_that_half_of_the_seeds_reach(folder: Path) -> None:
+    definition = json.loads((folder / "benchmark.json").read_text())
+    definition["environments"]["CartPole-v1"]["threshold"] = 30
+    (folder / "benchmark.json").write_text(json.dumps(definition))
+    ppo, peer = summarize(folder).environments[0].rows
+    assert (ppo.steps_to, ppo.n_reached, peer.steps_to, peer.n_reached) == (np.inf, 2, np.inf, 1)
+
+
 def test_markdown(folder: Path) -> None:
     got = command("benchmark", "report", str(folder), "--out", str(folder / "pages"))
     assert got.stdout == f"Wrote {folder}/pages/report.md\nWrote {folder}/pages/report.html\n"

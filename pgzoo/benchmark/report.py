@@ -39,7 +39,7 @@ DEFINITIONS = (
     "A score is the mean return of a final agent over episodes with deterministic actions on seeds that training did "
     "not use. IQM is the interquartile mean over seeds. Intervals in brackets are 95 % bootstrap intervals over seeds. "
     "P(> peer) is the probability that a run is better than a run of the peer; ties count half. Steps to the threshold "
-    "are the median over seeds, or – if most seeds do not reach it. Seconds are the median wall time of training, "
+    "are the median over seeds, or – unless most seeds reach it. Seconds are the median wall time of training, "
     "without evaluations. Definitions: Agarwal et al. 2021, arXiv:2108.13264."
 )
 

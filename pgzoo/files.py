@@ -1,4 +1,4 @@
-"""Atomic writes: a file or a folder is replaced only once the new one is complete and on the disk."""
+"""Atomic writes: a file or a folder is replaced only once the new one is complete and on the disk. Locks of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -96,6 +97,41 @@ def writing(where: str | Path) -> Iterator[None]:
         if not is_machine_fault(error):
             failure.exit_status = ConfigError.exit_status
         raise failure from error
+
+
+@contextmanager
+def file_lock(path: Path, message: str, wait: float = 0.0) -> Iterator[None]:
+    """Lock a file in this context. The lock ends with the process, however it ends.
+
+    Args:
+        path: the file, which is created if it is missing.
+        message: what the error says.
+        wait: seconds to wait for the other process.
+
+    Raises:
+        ConfigError: another process has locked it.
+        MachineError: the file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    with writing(path.parent):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    deadline = time.monotonic() + wait
+    try:
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() >= deadline:
+                    raise ConfigError(message) from error
+                time.sleep(0.1)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _hidden(path: Path) -> Path:

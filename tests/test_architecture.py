@@ -28,7 +28,7 @@ LAYERS = [
     ["training"],
     ["export"],
     ["lab"],
-    ["tuning"],
+    ["tuning", "benchmark"],
     ["rl_zoo3"],
     ["cli"],
 ]
@@ -183,7 +183,10 @@ def test_the_algorithm_is_short() -> None:
             "load_config(Registry.discover(), 'ppo', 'any')",
             ("torch", "gymnasium"),
         ),
-        ("from pgzoo.cli import eval, main, plugins, train, tune", ("torch", "gymnasium", "numpy", "optuna")),
+        (
+            "from pgzoo.cli import benchmark, eval, main, plugins, train, tune",
+            ("torch", "gymnasium", "numpy", "optuna"),
+        ),
     ],
 )
 def test_light_imports(statement: str, absent: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from pgzoo.training.saved_model import save
 
 RESULTS = (
     "evaluations_timesteps", "evaluations_results", "evaluations_length", "evaluations_successes",
-    "last_mean_reward", "best_mean_reward",
+    "last_mean_reward", "best_mean_reward", "evaluations_seconds",
 )  # fmt: skip
-"""Attributes of SB3's EvalCallback."""
+"""Attributes of SB3's EvalCallback, and the seconds of training before each evaluation."""
 
 
 class StepInterval:
@@ -61,7 +62,8 @@ class EvaluationCallback(EvalCallback):
     """Evaluates the model at intervals, and saves evaluations.npz and the best model in RL Zoo's layout.
 
     SB3's callback counts the episodes that a Monitor saw, requires the same VecEnv classes for training and
-    evaluation, writes in place, and saves no statistics of VecNormalize with the best model.
+    evaluation, writes in place, and saves no statistics of VecNormalize with the best model. evaluations.npz also has
+    the wall time of training without evaluations: `seconds` until each evaluation, and `training_seconds` in total.
 
     Args:
         eval_env: the environments to evaluate in.
@@ -77,15 +79,27 @@ class EvaluationCallback(EvalCallback):
     ) -> None:
         super().__init__(eval_env, n_eval_episodes=n_episodes, eval_freq=freq, verbose=verbose, warn=False)
         self._folder, self._episode_bound, self._interval = folder, episode_bound, StepInterval(freq)
+        self.evaluations_seconds: list[float] = []
+        self._seconds_before, self._zero = 0.0, 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The wall time of training so far, without evaluations, and without the time between two resumed runs."""
+        return time.perf_counter() - self._zero
+
+    @seconds.setter
+    def seconds(self, seconds: float) -> None:
+        self._zero = time.perf_counter() - seconds
 
     @property
     def progress(self) -> dict[str, Any]:
         """The results so far, which a resumed run sets."""
-        return {"start": self._interval.start, **{name: getattr(self, name) for name in RESULTS}}
+        own = {"start": self._interval.start, "seconds": self.seconds}
+        return {**own, **{name: getattr(self, name) for name in RESULTS}}
 
     @progress.setter
     def progress(self, progress: Mapping[str, Any]) -> None:
-        self._interval.start = progress["start"]
+        self._interval.start, self._seconds_before = progress["start"], progress["seconds"]
         for name in RESULTS:
             setattr(self, name, progress[name])
         file = self._folder.path / "evaluations.npz"
@@ -97,18 +111,30 @@ class EvaluationCallback(EvalCallback):
     def _init_callback(self) -> None:
         """Skip SB3's comparison of the two VecEnvs: `sync_normalization` does not need equal classes."""
 
+    def _on_training_start(self) -> None:
+        self.seconds = self._seconds_before
+
+    def _on_training_end(self) -> None:
+        if self.evaluations_timesteps:
+            self._write_results(self._folder.path / "evaluations.npz", training_seconds=self.seconds)
+
     def _on_step(self) -> bool:
         if self._interval.is_over(self.num_timesteps, self.training_env.num_envs):
+            self.evaluations_seconds.append(self.seconds)
             sync_normalization(self.training_env, self.eval_env)
             evaluation = evaluate(self.model, self.eval_env, self.n_eval_episodes, episode_bound=self._episode_bound)
             self._write(evaluation)
             self._log(evaluation)
             self.last_mean_reward = evaluation.mean
             if evaluation.mean > self.best_mean_reward:
-                assert isinstance(self.model, PolicyGradient)
-                save(self.model, self._folder.best_model)
+                self._save(self._folder.best_model)
                 self.best_mean_reward = evaluation.mean
+            self.seconds = self.evaluations_seconds[-1]
         return True
+
+    def _save(self, file: Path) -> None:
+        assert isinstance(self.model, PolicyGradient)
+        save(self.model, file)
 
     def _write(self, evaluation: Evaluation) -> None:
         self.evaluations_timesteps.append(self.num_timesteps)
@@ -118,11 +144,13 @@ class EvaluationCallback(EvalCallback):
             self.evaluations_successes.append(list(evaluation.successes))
         self._write_results(self._folder.path / "evaluations.npz")
 
-    def _write_results(self, file: Path) -> None:
+    def _write_results(self, file: Path, **more: Any) -> None:
         arrays: dict[str, Any] = {
             "timesteps": self.evaluations_timesteps,
             "results": self.evaluations_results,
             "ep_lengths": self.evaluations_length,
+            "seconds": self.evaluations_seconds,
+            **more,
         }
         if self.evaluations_successes:
             arrays["successes"] = self.evaluations_successes

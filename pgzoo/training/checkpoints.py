@@ -20,8 +20,8 @@ import random
 import shutil
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, DivergenceError, converted
-from pgzoo.files import atomic_folder, atomic_write, remove_folder, remove_partial, writing
+from pgzoo.files import atomic_folder, atomic_write, file_lock, remove_folder, remove_partial, writing
 from pgzoo.registry.plugins import Registry
 from pgzoo.sampling.collector import BoundaryCallback, Position
 from pgzoo.sampling.conventions import converted_reset
@@ -260,29 +260,15 @@ def set_finished(folder: RunFolder, num_timesteps: int) -> None:
         partial.write_text(f"{num_timesteps}\n", encoding="utf-8")
 
 
-@contextmanager
-def locked(folder: RunFolder) -> Iterator[None]:
-    """Lock a run's folder in this context. The lock ends with the process, however it ends.
+def locked(folder: RunFolder) -> AbstractContextManager[None]:
+    """Return a context in which a run's folder is locked.
 
     Raises:
         ConfigError: another process has locked it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        yield
-        return
     with writing(folder.checkpoints):
         folder.checkpoints.mkdir(exist_ok=True)
-        descriptor = os.open(folder.checkpoints / "lock", os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(f"another process is training in {folder.path}") from error
-        yield
-    finally:
-        os.close(descriptor)
+    return file_lock(folder.checkpoints / "lock", f"another process is training in {folder.path}")
 
 
 def random_states() -> dict[str, Any]:

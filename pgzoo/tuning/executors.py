@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import time
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Protocol
 
 from pgzoo.errors import ConfigError, MachineError, PgzooError
+from pgzoo.training.workers import connect_ray, signals_blocked
 from pgzoo.tuning.faults import machine_fault
 from pgzoo.tuning.storage import MAX_RETRIES, storage_errors
 from pgzoo.tuning.worker import Job, Slots, work, worker_name
@@ -82,7 +81,7 @@ class Processes:
         try:
             reports, connection = self._context.Pipe(duplex=False)
             process = self._context.Process(target=_serve, args=(self._job, self._slots, connection))
-            with _signals_blocked():
+            with signals_blocked():
                 process.start()
         except OSError as error:
             raise MachineError(f"cannot start a worker: {error.strerror or error}") from error
@@ -133,22 +132,6 @@ class Processes:
         return killed
 
 
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """Block the signals that a terminal sends to all processes. Those that start inside inherit this.
-
-    The parent receives them too, and stops its workers by SIGTERM.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def _serve(job: Job, slots: Slots | None, connection: Connection) -> None:
     """Run a worker, and report its error to the parent process."""
     try:
@@ -174,15 +157,7 @@ class Ray:
     """Runs each worker as a Ray task on one CPU of the cluster. Every node must be able to reach the storage."""
 
     def __init__(self, address: str | None) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ConfigError("--executor ray needs Ray: pip install 'pgzoo[ray]'") from error
-        self._ray: Any = ray
-        try:
-            ray.init(address=address, ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ConfigError(f"cannot reach Ray at {address or 'auto'}: {str(error).splitlines()[0]}") from error
+        self._ray: Any = connect_ray(address)
         self._tasks: list[Any] = []
 
     def start(self, job: Job, n_jobs: int, command_limit: int | None) -> None:

@@ -1,0 +1,1 @@
+"""Benchmarks: recipes and peers on environments with several seeds, and a report with intervals."""

@@ -244,7 +244,7 @@ def _read_entry(plugin: str, env: str, file: Path | None) -> _Entry:
     else:
         name, text = str(file), read_text(file)
     document = parse_yaml_mapping(name, text)
-    candidates = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
+    candidates = [env, *(["atari"] if is_atari(env) else []), "default"]
     key = next((key for key in candidates if key in document.values), None)
     if key is None:
         entries = ", ".join(document.values)
@@ -297,6 +297,11 @@ def register_packages(packages: Sequence[str]) -> None:
             import_module(package)
         except Exception as error:  # the import of a user's package may raise anything
             raise ConfigError(f"--gym-packages {package!r}: {type(error).__name__}: {error}") from error
+
+
+def is_atari(env: str) -> bool:
+    """Whether a name is that of an Atari game with RL Zoo's preprocessing: `ALE/Pong-v5` or `PongNoFrameskip-v4`."""
+    return env.startswith("ALE/") or "NoFrameskip" in env
 
 
 def check_environment(env: str) -> None:

@@ -23,7 +23,7 @@ from stable_baselines3.common.vec_env import (
 from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError, converted
 from pgzoo.model_file.normalizer import Normalizer
-from pgzoo.training.config import ExperimentConfig
+from pgzoo.training.config import ExperimentConfig, is_atari
 from pgzoo.training.guarded import GuardedVecEnv
 from pgzoo.training.imports import build, imported, load_object, named
 from pgzoo.training.keyword_arguments import check_norm_obs_keys
@@ -142,8 +142,7 @@ def _separate_envs(
 def _env_wrappers(config: ExperimentConfig) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     """Return the wrappers of each environment, innermost first. An Atari game always has SB3's AtariWrapper."""
     wrappers = [load_object(*item) for item in named(config.run.env_wrapper)]
-    is_atari = config.env.startswith("ALE/") or "NoFrameskip" in config.env
-    if is_atari and ATARI_WRAPPER not in dict(named(config.run.env_wrapper)):
+    if is_atari(config.env) and ATARI_WRAPPER not in dict(named(config.run.env_wrapper)):
         wrappers.insert(0, load_object(ATARI_WRAPPER, {}))
     return wrappers
 

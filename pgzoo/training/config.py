@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -301,7 +302,8 @@ def register_packages(packages: Sequence[str]) -> None:
 
 def is_atari(env: str) -> bool:
     """Whether a name is that of an Atari game with RL Zoo's preprocessing: `ALE/Pong-v5` or `PongNoFrameskip-v4`."""
-    return env.startswith("ALE/") or "NoFrameskip" in env
+    name = env.rpartition(":")[2]
+    return name.startswith("ALE/") or "NoFrameskip" in name
 
 
 def check_environment(env: str) -> None:
@@ -316,6 +318,10 @@ def check_environment(env: str) -> None:
     module, colon, name = env.rpartition(":")
     if colon:
         register_packages([module])
+    elif is_atari(env) and name not in gymnasium.registry:
+        if importlib.util.find_spec("ale_py") is None:
+            raise ConfigError(f"{env} needs ale_py and OpenCV: pip install 'pgzoo[atari]'")
+        register_packages(["ale_py"])
     if name in gymnasium.registry:
         return
     message = unknown("environment", name, gymnasium.registry)

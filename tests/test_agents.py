@@ -10,6 +10,7 @@ from command import pgzoo
 from pgzoo.training import agents
 from pgzoo.training.agents import shipped_agents, shipped_folder
 from pgzoo.training.finished_runs import RunArguments, open_run
+from pgzoo.training.run_folder import RunFolder
 from pgzoo.training.saved_model import read_arguments
 
 LIMIT = 5_000_000
@@ -50,7 +51,7 @@ def test_the_shipped_models_are_small() -> None:
 
 
 @pytest.mark.parametrize("folder", shipped_agents(), ids=lambda folder: f"{folder.path.parent.name}-{folder.env}")
-def test_every_shipped_agent_opens_without_trust(folder: agents.RunFolder) -> None:
+def test_every_shipped_agent_opens_without_trust(folder: RunFolder) -> None:
     """Finds an agent that needs code, a plugin that does not exist, or files that are missing."""
     trained_with = read_arguments(folder)
     if trained_with.gym_packages:

@@ -6,7 +6,7 @@ EXTRAS ?= dev
 BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-slow test-lowest coverage check bench peers clean
+.PHONY: demo test test-slow test-lowest coverage check docs bench peers clean
 
 demo: $(VENV)/.installed
 	$(BIN)/pgzoo train --env CartPole-v1 --seed 0 --log-folder logs/demo
@@ -32,6 +32,11 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	MYPYPATH=plugins:tests $(BIN)/mypy tests
 	MYPYPATH=plugins:benchmarks $(BIN)/mypy benchmarks
+	MYPYPATH=plugins:docs $(BIN)/mypy docs
+
+# The site is in docs/_build/html. A broken link is an error. Sphinx needs Python 3.11 or newer.
+docs: $(VENV)/.installed
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py
@@ -53,4 +58,4 @@ $(VENV)/.installed: pyproject.toml $(CONSTRAINTS)
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-lowest .venv-sbx .venv-tianshou .venv-cleanrl build dist *.egg-info logs
+	rm -rf $(VENV) .venv-lowest .venv-sbx .venv-tianshou .venv-cleanrl build dist docs/_build docs/recipes *.egg-info logs

@@ -117,12 +117,27 @@ def learn(job: dict[str, Any], competitor: str, clock: Clock) -> None:
     _timed(model.env, "step", clock.phases, "environments")
     _timed(model, "collect_rollouts", clock.phases, "sampling")
     _timed(model, "train", clock.phases, "update")
+    used = _count_used_steps(model)
     model.learn(1)
     complete = False
     while not complete:
-        before = model.num_timesteps
+        before = sum(used)
         model.learn(max(2000, 2 * job["n_envs"] * model.n_steps), reset_num_timesteps=False)
-        complete = clock.add(model.num_timesteps - before)
+        complete = clock.add(sum(used) - before)
+
+
+def _count_used_steps(model: Any) -> list[int]:
+    """Return a list to which every update adds its number of steps. Steps after the last episode do not count."""
+    used: list[int] = []
+    train = model.train
+
+    def counted() -> None:
+        rollout = getattr(model, "rollout", None)  # SB3 uses every step of the buffer
+        used.append(int(rollout.mask.sum()) if rollout is not None else model.n_steps * model.n_envs)
+        train()
+
+    model.train = counted
+    return used
 
 
 def _timed(owner: Any, name: str, phases: dict[str, float], phase: str) -> None:

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from pgzoo.interface.types import Metrics as Metrics
     from pgzoo.interface.types import Need as Need
     from pgzoo.interface.types import State as State
+    from pgzoo.plots.figure import plot as plot
     from pgzoo.registry.decorators import baseline as baseline
     from pgzoo.registry.decorators import estimator as estimator
     from pgzoo.registry.decorators import objective as objective
@@ -112,6 +113,7 @@ _HOME = {
     "train": "training.runs",
     "tune": "tuning.studies",
     "evaluate": "training.finished_runs",
+    "plot": "plots.figure",
     "load_from_hub": "export.hub",
     "push_to_hub": "export.hub",
     "baseline": "registry.decorators",

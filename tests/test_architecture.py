@@ -26,6 +26,7 @@ LAYERS = [
     ["envs"],
     ["algorithm"],
     ["training"],
+    ["plots"],
     ["export"],
     ["lab"],
     ["tuning", "benchmark"],

@@ -46,7 +46,7 @@ def begun(sampling: Sampling, n_envs: int, gamma: float = 1.0, budget: float | N
 def observe(mode: SamplingMode, rewards: list[float], dones: list[int], episode_steps: list[int]) -> None:
     """Record one step. Environments that end an episode begin the next one, as `seeded_resets` lets them."""
     infos: list[dict[str, Any]] = [{} for _ in dones]
-    mode.observe(np.array(rewards), np.array(dones, dtype=bool), infos, np.array(episode_steps))
+    mode.observe(np.array(rewards), np.array(dones, dtype=bool), infos, np.array(episode_steps) - 1)
 
 
 def play_round(mode: SamplingMode, env: VecEnv, rewards: list[float]) -> list[int]:

@@ -43,7 +43,7 @@ from pgzoo.algorithm.settings import (
     part_attributes,
     scheduled,
 )
-from pgzoo.backends.backend import Backend
+from pgzoo.backends.backend import Backend, is_finite
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
 from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
@@ -56,7 +56,7 @@ from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
 from pgzoo.registry.plugins import Kind, Registry, default_registry
 from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
-from pgzoo.sampling.finite import REMEDY, distribution_errors, is_finite, raise_for_action
+from pgzoo.sampling.finite import REMEDY, distribution_errors, raise_for_action
 from pgzoo.sampling.gymnasium_vec_env import GymnasiumVecEnv
 from pgzoo.sampling.modes import SamplingMode
 

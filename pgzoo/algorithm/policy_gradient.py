@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.type_aliases import MaybeCallback
@@ -132,9 +133,8 @@ class PolicyGradient(SavableAlgorithm):
         """Return the rollout with what parts need of the policy that sampled."""
         if Need.SCORES in needs:
             rollout = rollout.replace(score_sq_norms=rollout_score_sq_norms(self.policy, rollout))
-        parts = self.combination.parts
         if Need.DISTRIBUTION in needs and any(
-            Need.DISTRIBUTION in part.needs for kind, part in parts.items() if kind != "update"
+            Need.DISTRIBUTION in part.needs for kind, part in self.combination.parts.items() if kind != "update"
         ):
             rollout = rollout.replace(**rollout_distributions(self.policy, rollout))
         return rollout
@@ -229,7 +229,7 @@ class PolicyGradient(SavableAlgorithm):
         if self.has_critic:
             values = self.rollout.values
             extra["explained_variance"] = lambda: explained_variance(values[mask], targets[mask])
-        if hasattr(self.policy, "log_std"):
+        if isinstance(self.action_space, spaces.Box) and hasattr(self.policy, "log_std"):
             std = torch.exp(self.policy.log_std.detach())
             extra["std"] = lambda: std.mean().item()
         metrics.write(self.logger, **extra)

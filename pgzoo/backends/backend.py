@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
@@ -107,6 +108,11 @@ class Backend(ABC):
         )
 
     @property
+    def extracts_as_sb3(self) -> bool:
+        """Whether the features extractor is one of SB3's, which fail on observations that are not finite."""
+        return type(self.policy.features_extractor).__module__.startswith("stable_baselines3.")
+
+    @property
     def device(self) -> torch.device:
         """The policy's device."""
         return self.policy.device
@@ -164,7 +170,21 @@ def policy_actions(policy: ActorCriticPolicy, actions: Array, device: torch.devi
         converted = actions.astype("int64").ravel()
     else:
         converted = actions.astype("float32", copy=False)
-    return torch.as_tensor(converted, device=device or policy.device)
+    return as_tensor(converted, device or policy.device)
+
+
+def as_tensor(array: Array, device: torch.device) -> torch.Tensor:
+    """Return a tensor on the device, in the same memory if possible.
+
+    `torch.from_numpy` does the same as `torch.as_tensor` in a third of the time.
+    """
+    tensor = torch.from_numpy(array)
+    return tensor if device.type == "cpu" else tensor.to(device)
+
+
+def observation_tensors(observations: Any, device: torch.device) -> Any:
+    """Return the VecEnv's observations as a tensor, or as a dict of tensors."""
+    return map_observations(lambda array: as_tensor(array, device), observations)
 
 
 def to_device(x: Any, device: torch.device) -> Any:
@@ -195,6 +215,17 @@ def move_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 # ---------------------------------------------------------------- numbers that are not finite
+
+
+def is_finite(x: Array) -> bool:
+    """Whether all numbers of an array are finite. One dot product nearly always answers it, faster than `isfinite`.
+
+    NumPy warns of large numbers, whose squares are infinite. Callers suppress this with `np.errstate(over="ignore")`.
+    """
+    if x.dtype.kind != "f":
+        return True
+    flat = x.ravel()
+    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
 
 
 def diverged(what: str) -> DivergenceError:

@@ -22,6 +22,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import chain
 from typing import Any
 
@@ -30,6 +31,9 @@ import torch
 
 from pgzoo.backends.recognition import same_objects
 from pgzoo.backends.threads import blas_on_one_thread
+
+SMALL_DOT = 10_000
+"""Up to this length, OpenBLAS computes a dot product on one thread anyway."""
 
 
 class FlatOptimizer:
@@ -102,7 +106,7 @@ class FlatOptimizer:
 
     def clip(self, max_grad_norm: float | None) -> float:
         """Clip the norm of the whole gradient, and return the norm before."""
-        with blas_on_one_thread():
+        with blas_on_one_thread() if len(self.gradients) > SMALL_DOT else nullcontext():
             norm = math.sqrt(np.dot(self.gradients, self.gradients))
         if max_grad_norm is not None and (scale := max_grad_norm / (norm + 1e-6)) < 1:
             self.gradients *= np.float32(scale)

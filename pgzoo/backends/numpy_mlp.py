@@ -16,7 +16,7 @@ import torch
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, raise_if_not_finite
+from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, is_finite, raise_if_not_finite
 from pgzoo.backends.distributions import VJP, make_head
 from pgzoo.backends.flat_optimizer import FlatOptimizer, addresses, with_equal_states
 from pgzoo.backends.networks import Network
@@ -33,6 +33,7 @@ class NumpyMlpBackend(Backend):
     """NumPy for networks and distributions, forward and backward; torch for the loss and the optimizer."""
 
     name = "numpy"
+    extracts_as_sb3 = True
 
     def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool, reason: str = "") -> None:
         super().__init__(policy, has_critic=has_critic, reason=reason)
@@ -88,7 +89,7 @@ class NumpyMlpBackend(Backend):
         This is checked at the first step, before the environment gets an action, and again with each block of noise.
         """
         with np.errstate(all="ignore"):
-            finite = np.isfinite(y).all() and (self._log_std is None or np.isfinite(np.exp(self._log_std)).all())
+            finite = is_finite(y) and (self._log_std is None or is_finite(np.exp(self._log_std)))
         if not finite:
             raise_if_not_finite(self.policy, observations)
 

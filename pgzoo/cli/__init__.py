@@ -19,7 +19,9 @@ from pgzoo import __version__
 from pgzoo.errors import MachineError, PgzooError, describe, unknown
 from pgzoo.training.stopping import raise_on_signals, stop_signal
 
-COMMANDS = ("train", "tune", "benchmark", "enjoy", "eval", "export", "push", "pull", "variance", "plugins")
+COMMANDS = (
+    "train", "tune", "benchmark", "enjoy", "eval", "plot", "export", "push", "pull", "variance", "plugins",
+)  # fmt: skip
 
 
 class OutputClosed(Exception):

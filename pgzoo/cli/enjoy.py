@@ -48,7 +48,8 @@ class EnjoyArguments(options.RunArguments):
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Watch a saved model, or print its returns with --no-render.
 
-    PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is played.
+    PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
+    Without one, the agent that pgzoo ships is played.
     """
     from pgzoo.cli.loading import open_run
     from pgzoo.training.config import parse_pairs

@@ -30,7 +30,8 @@ class CommandArguments(EvalArguments):
 def command(**params: Any) -> None:
     """Evaluate a saved model over n episodes.
 
-    PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is evaluated.
+    PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
+    Without one, the agent that pgzoo ships is evaluated.
     """
     from pgzoo.cli.loading import open_run
 

@@ -24,22 +24,25 @@ class ExportArguments(options.RunArguments):
 @click.option("--to", type=click.Choice(["onnx", "torchscript", "sb3"]), default="onnx", show_default=True,
               help="The format.")  # fmt: skip
 @click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False),
-              help="The file to write.  [default: beside the model]")  # fmt: skip
+              help="The file to write.  [default: beside the model; here for a shipped agent]")  # fmt: skip
 def command(**params: Any) -> None:
     """Write a trained policy for other programs: ONNX, TorchScript, or SB3's zip.
 
-    PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is exported. The file takes
-    raw observations and returns the actions that `predict` takes without sampling. It is compared with `predict` on
-    1,000 random observations, and is not written if an action differs.
+    PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
+    Without one, the agent that pgzoo ships is exported. The file takes raw observations and returns the actions that
+    `predict` takes without sampling. It is compared with `predict` on 1,000 random observations, and is not written if
+    an action differs.
     """
     from pgzoo.cli.loading import open_run
+    from pgzoo.training.agents import is_shipped
 
     arguments = ExportArguments(**params)
     with open_run(arguments, n_envs=1) as run:
         from pgzoo.export.policy_file import N_OBSERVATIONS, SUFFIXES, export_policy
 
         ending = "_sb3.zip" if arguments.to == "sb3" else SUFFIXES[arguments.to]
-        file = arguments.out or run.folder.path / f"{run.folder.env}{ending}"
+        folder = Path() if is_shipped(run.folder) else run.folder.path
+        file = arguments.out or folder / f"{run.folder.env}{ending}"
         export = export_policy(run.model, file, arguments.to, env=run.env)
     click.echo(f"{export.file}: {_agreement(export.difference)} on {N_OBSERVATIONS:,} random observations")
     if export.statistics is not None:

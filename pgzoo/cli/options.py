@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -68,10 +70,16 @@ log_folder = click.option(
 
 
 def run_options(function: F) -> F:
-    """Add the options that choose a finished run, see `RunArguments`."""
+    """Add the arguments and options that choose a finished run, see `RunArguments`."""
+
+    @functools.wraps(function)
+    def with_run(*args: Any, names: tuple[str, ...], **params: Any) -> Any:
+        return function(*args, **{**params, **_chosen_run(click.get_current_context(), names)})
+
+    command: Any = with_run
     for option in reversed(
         [
-            click.argument("path", required=False, type=click.Path(path_type=Path, exists=True)),
+            click.argument("names", nargs=-1, metavar="[PATH | RECIPE ENV]"),
             click.option(
                 "--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="The run's recipe or combination."
             ),
@@ -99,8 +107,29 @@ def run_options(function: F) -> F:
             trust,
         ]
     ):
-        function = option(function)
-    return function
+        command = option(command)
+    return command  # type: ignore[no-any-return]
+
+
+def _chosen_run(ctx: click.Context, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parameters that the words of a command line replace: a path, or a recipe and an environment.
+
+    Raises:
+        UsageError: they are neither.
+    """
+    if len(names) < 2:
+        if names and not os.path.exists(names[0]):
+            problem = (
+                f"Path '{names[0]}' does not exist; a run without a path has two names: a recipe and an environment"
+            )
+            raise click.UsageError(problem, ctx)
+        return {"path": Path(names[0]) if names else None}
+    for name in ("plugin", "env"):
+        if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE:
+            raise click.UsageError(f"--{name} contradicts {' '.join(names)}", ctx)
+    if len(names) > 2:
+        raise click.UsageError(f"name one path, or a recipe and an environment, not {' '.join(names)}", ctx)
+    return {"path": None, "plugin": names[0], "env": names[1]}
 
 
 def find_registry(files: tuple[Path, ...]) -> Registry:

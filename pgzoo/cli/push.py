@@ -34,8 +34,8 @@ class PushArguments(options.RunArguments):
 def command(**params: Any) -> None:
     """Share a run on the Hugging Face Hub, with a model card and a video.
 
-    PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is shared. Log in with
-    `hf auth login` first.
+    PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
+    Without one, the agent that pgzoo ships is shared. Log in with `hf auth login` first.
     """
     from pgzoo.cli.loading import open_run
     from pgzoo.export.hub import push

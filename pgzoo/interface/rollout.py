@@ -54,7 +54,7 @@ def reverse_scan(x: Array, decay: Array, *, sequential: bool = False) -> Array:
 
 def _read_only(array: Array) -> Array:
     view = array.view()
-    view.flags.writeable = False
+    view.setflags(write=False)  # faster than view.flags
     return view
 
 

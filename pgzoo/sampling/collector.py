@@ -13,10 +13,9 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback, CallbackList
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
-from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.backends.backend import Backend
+from pgzoo.backends.backend import Backend, is_finite, observation_tensors
 from pgzoo.errors import DivergenceError
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
@@ -27,7 +26,6 @@ from pgzoo.sampling.finite import (
     REMEDY,
     check_environment,
     check_original,
-    is_finite,
     raise_for_action,
 )
 from pgzoo.sampling.modes import SamplingMode
@@ -127,7 +125,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
                 mode.before_step(env, self.policy, self._last_obs)
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
-            obs_tensor = obs_as_tensor(self._last_obs, self.device)  # type: ignore[arg-type]
+            obs_tensor = observation_tensors(self._last_obs, self.device)
             actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor)
             new_obs, rewards, dones, infos = converted_step(
                 mode.step(env, clipped_actions), env.num_envs, self.observation_space
@@ -146,7 +144,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
             self._add_to_buffer(rollout_buffer, actions, rewards, values, log_probs)
             record.add(dones, infos, active, mode.group, self._episode_steps)
-            mode.observe(rewards, dones, infos, self._episode_steps + 1)
+            mode.observe(rewards, dones, infos, self._episode_steps)
             if mode.whole_episodes:
                 mode.check_first_observations(env, new_obs)
             self._after_step(new_obs, dones)
@@ -164,7 +162,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         does not.
         """
         normalized = self._vec_normalize_env is not None
-        strict = type(self.policy.features_extractor).__module__.startswith("stable_baselines3.")
+        strict = backend.extracts_as_sb3
         check_environment(buffer, record, new_obs, normalized=normalized, observations=strict)
         backend.evaluate_rollout(buffer, len(record.mask))
         if not strict and not np.isfinite(buffer.log_probs).all():

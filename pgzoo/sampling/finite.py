@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,23 +10,13 @@ import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.vec_env import VecNormalize
 
+from pgzoo.backends.backend import is_finite
 from pgzoo.errors import DivergenceError, EnvironmentFailure, PgzooError, describe
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array, Observations
 from pgzoo.sampling.step_record import StepRecord
 
 REMEDY = "lower learning_rate, or set max_grad_norm"
-
-
-def is_finite(x: Array) -> bool:
-    """Whether all numbers of an array are finite. One dot product nearly always answers it, faster than `isfinite`.
-
-    NumPy warns of large numbers, whose squares are infinite. Callers suppress this with `np.errstate(over="ignore")`.
-    """
-    if x.dtype.kind != "f":
-        return True
-    flat = x.ravel()
-    return math.isfinite(flat.dot(flat)) or bool(np.isfinite(x).all())
 
 
 @np.errstate(over="ignore", invalid="ignore")

@@ -190,7 +190,7 @@ class SamplingMode:
             rewards: (N,).
             dones: (N,).
             infos: one per environment.
-            episode_steps: (N,) the length of each episode so far.
+            episode_steps: (N,) the length of each episode before this step.
 
         Raises:
             ConfigError: an episode is longer than the bound.
@@ -198,6 +198,7 @@ class SamplingMode:
         self._n_taken += 1
         if not self.whole_episodes:
             return
+        episode_steps = episode_steps + 1
         _check_episode_lengths(self.active & ~dones, episode_steps, self.plan.episode_bound)
         if self._returns is not None:
             self._returns += self.context.gamma ** (episode_steps - 1) * rewards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.resources
+import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -244,7 +245,7 @@ def _read_entry(plugin: str, env: str, file: Path | None) -> _Entry:
     else:
         name, text = str(file), read_text(file)
     document = parse_yaml_mapping(name, text)
-    candidates = [env, *(["atari"] if env.startswith("ALE/") or "NoFrameskip" in env else []), "default"]
+    candidates = [env, *(["atari"] if is_atari(env) else []), "default"]
     key = next((key for key in candidates if key in document.values), None)
     if key is None:
         entries = ", ".join(document.values)
@@ -299,6 +300,12 @@ def register_packages(packages: Sequence[str]) -> None:
             raise ConfigError(f"--gym-packages {package!r}: {type(error).__name__}: {error}") from error
 
 
+def is_atari(env: str) -> bool:
+    """Whether a name is that of an Atari game with RL Zoo's preprocessing: `ALE/Pong-v5` or `PongNoFrameskip-v4`."""
+    name = env.rpartition(":")[2]
+    return name.startswith("ALE/") or "NoFrameskip" in name
+
+
 def check_environment(env: str) -> None:
     """Raise ConfigError with the nearest names unless the environment is registered.
 
@@ -311,6 +318,10 @@ def check_environment(env: str) -> None:
     module, colon, name = env.rpartition(":")
     if colon:
         register_packages([module])
+    elif is_atari(env) and name not in gymnasium.registry:
+        if importlib.util.find_spec("ale_py") is None:
+            raise ConfigError(f"{env} needs ale_py and OpenCV: pip install 'pgzoo[atari]'")
+        register_packages(["ale_py"])
     if name in gymnasium.registry:
         return
     message = unknown("environment", name, gymnasium.registry)

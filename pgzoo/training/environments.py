@@ -23,7 +23,8 @@ from stable_baselines3.common.vec_env import (
 from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError, converted
 from pgzoo.model_file.normalizer import Normalizer
-from pgzoo.training.config import ExperimentConfig
+from pgzoo.training.atari import AtariPreprocessing, AtariVecEnv, make_atari
+from pgzoo.training.config import ExperimentConfig, is_atari
 from pgzoo.training.guarded import GuardedVecEnv
 from pgzoo.training.imports import build, imported, load_object, named
 from pgzoo.training.keyword_arguments import check_norm_obs_keys
@@ -118,6 +119,7 @@ def _separate_envs(
     monitored: _Monitored,
 ) -> VecEnv:
     wrappers = _env_wrappers(config)
+    arguments = {**_atari_arguments(config), **arguments}
 
     def wrapped(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         for wrapper, kwargs in wrappers:
@@ -142,10 +144,14 @@ def _separate_envs(
 def _env_wrappers(config: ExperimentConfig) -> list[tuple[Callable[..., Any], dict[str, Any]]]:
     """Return the wrappers of each environment, innermost first. An Atari game always has SB3's AtariWrapper."""
     wrappers = [load_object(*item) for item in named(config.run.env_wrapper)]
-    is_atari = config.env.startswith("ALE/") or "NoFrameskip" in config.env
-    if is_atari and ATARI_WRAPPER not in dict(named(config.run.env_wrapper)):
+    if is_atari(config.env) and ATARI_WRAPPER not in dict(named(config.run.env_wrapper)):
         wrappers.insert(0, load_object(ATARI_WRAPPER, {}))
     return wrappers
+
+
+def _atari_arguments(config: ExperimentConfig) -> dict[str, Any]:
+    """Return the arguments of an Atari game: the frames are skipped by AtariWrapper, and not by the game as well."""
+    return {"frameskip": 1} if is_atari(config.env) else {}
 
 
 def _monitor_kwargs(config: ExperimentConfig, monitored: _Monitored) -> dict[str, Any]:
@@ -164,8 +170,10 @@ def _vector_env(
     arguments: Mapping[str, Any],
     monitored: _Monitored,
 ) -> VecEnv:
-    if wrappers := _env_wrappers(config):
-        names = ", ".join(wrapper.__name__ for wrapper, _ in wrappers)
+    wrappers = dict(named(config.run.env_wrapper))
+    atari = wrappers.pop(ATARI_WRAPPER, {}) if is_atari(config.env) else None
+    if wrappers:
+        names = ", ".join(path.rpartition(".")[2] for path in wrappers)
         raise ConfigError(
             f"--vec-env {vec_env} steps arrays, which env_wrapper cannot wrap ({names}); use --vec-env dummy or subproc"
         )
@@ -173,13 +181,20 @@ def _vector_env(
     keywords = kwargs.pop("info_keywords", ())
     if kwargs:
         raise ConfigError(f"monitor_kwargs.{min(kwargs)} has no effect with --vec-env {vec_env}; use dummy or subproc")
-    venv = VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments)
+    has_fire, preprocessing = False, None
+    if atari is None:
+        venv = VECTOR_ENV_MAKERS[vec_env](config.env, n_envs, arguments)
+    else:
+        preprocessing = AtariPreprocessing.of(atari, vec_env)
+        venv, has_fire = make_atari(config.env, n_envs, arguments, preprocessing, envpool=vec_env == "envpool")
     venv.seed(seed)
     venv.action_space.seed(seed)
     file = str(monitored.folder / "0") if monitored.folder else None
     monitor = VecMonitor(venv, None if monitored.append else file, info_keywords=keywords)
     if file and monitored.append:
         monitor.results_writer = ResultsWriter(file, extra_keys=keywords, override_existing=False)
+    if preprocessing is not None:
+        return GuardedVecEnv(AtariVecEnv(monitor, preprocessing, has_fire=has_fire), config.env)
     return GuardedVecEnv(monitor, config.env)
 
 

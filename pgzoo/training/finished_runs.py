@@ -13,9 +13,10 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import Range
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.agents import find_run
 from pgzoo.training.arguments import Arguments, Count, NumThreads, Seed, as_path, as_paths, several
 from pgzoo.training.config import ExperimentConfig, check_environment, register_packages
-from pgzoo.training.run_folder import RunFolder, find_folder, open_folder
+from pgzoo.training.run_folder import RunFolder, open_folder
 from pgzoo.training.trust import check_arguments, check_configuration
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class RunArguments(Arguments):
     """Which finished run to open, and how, under the names of the flags.
 
     Attributes:
-        path: a run's folder or a model file; None: a run that `plugin`, `env` and `exp_id` choose.
+        path: a run's folder or a model file; None: a run that `plugin`, `env` and `exp_id` choose, or a shipped agent.
         plugin: the run's recipe or combination.
         env: the run's environment.
         exp_id: the run's number; 0: the latest.
@@ -244,7 +245,7 @@ def _configuration(
 def _folder(arguments: RunArguments) -> RunFolder:
     if arguments.path is not None:
         return open_folder(arguments.path)
-    return find_folder(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
+    return find_run(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)
 
 
 def _model_file(folder: RunFolder, arguments: RunArguments) -> Path:

@@ -14,11 +14,11 @@ import numpy as np
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from pgzoo._sb3 import failing_environment
+from pgzoo.backends.backend import is_finite
 from pgzoo.errors import EnvironmentFailure, MachineError, PgzooError, RemoteError, describe, is_machine_fault
 from pgzoo.interface.observations import observation_leaves
 from pgzoo.interface.types import Array
 from pgzoo.sampling.conventions import converted_observations, converted_reset, converted_step
-from pgzoo.sampling.finite import is_finite
 
 CLOSE_SECONDS = 5.0
 """How long an environment may take to close."""

@@ -28,6 +28,9 @@ from pgzoo.training.imports import find_local_modules
 from pgzoo.training.run_folder import RunFolder, find_statistics, statistics_path
 from pgzoo.training.yaml_files import read_yaml_mapping
 
+ALE_FRAME_SKIP = 4
+"""The frames that `ALE/…-v5` skips itself."""
+
 
 def save(model: PolicyGradient, file: Path) -> None:
     """Save a model, and for RL Zoo the statistics of its VecNormalize. Each file is replaced when it is complete.
@@ -265,6 +268,8 @@ def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
     if trained_with.rl_zoo:
         given = {"env_kwargs": dict(trained_with.env_kwargs)} if trained_with.env_kwargs else {}
         entry = {"n_envs": RL_ZOO_N_ENVS, **entry, **given}
+        if trained_with.env.startswith("ALE/"):  # there, the game skips frames, and so does AtariWrapper
+            entry["env_kwargs"] = {"frameskip": ALE_FRAME_SKIP, **(entry.get("env_kwargs") or {})}
     try:
         with converted("it cannot be used"):
             return config_from_entry(registry, trained_with.plugin, trained_with.env, entry)

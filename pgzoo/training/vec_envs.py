@@ -69,14 +69,24 @@ def make_envpool(name: str, num_envs: int, kwargs: Mapping[str, Any]) -> Gymnasi
     Raises:
         ConfigError: EnvPool is not installed, or does not have this environment.
     """
-    try:
-        import envpool
-    except ImportError as error:
-        raise ConfigError(f"--vec-env envpool needs EnvPool: pip install 'pgzoo[envpool]' ({error})") from error
+    envpool = import_envpool()
     name = imported(name)
     if name not in envpool.list_all_envs():
         raise ConfigError(f"EnvPool does not have {name}, see envpool.list_all_envs(); use --vec-env vector")
     return GymnasiumVecEnv(EnvPoolVectorEnv(name, num_envs, **kwargs), gym.registry.get(name))
+
+
+def import_envpool() -> Any:
+    """Return EnvPool.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    try:
+        import envpool
+    except ImportError as error:
+        raise ConfigError(f"--vec-env envpool needs EnvPool: pip install 'pgzoo[envpool]' ({error})") from error
+    return envpool
 
 
 class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):

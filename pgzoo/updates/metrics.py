@@ -118,12 +118,15 @@ class UpdateMetrics:
             name: partial(_mean, values, name, self._sources.get(name, self._objective))
             for name, values in self._values.items()
         }
-        for name, function in {**functions, **metrics}.items():
-            if type(logger).record is not Logger.record:  # a subclass may do more than store the number
+        functions.update(metrics)
+        if type(logger).record is not Logger.record:  # a subclass may do more than store the number
+            for name, function in functions.items():
                 logger.record(f"train/{name}", function())
-            else:
-                deferred_values(logger).defer(f"train/{name}", function)
-                logger.name_to_excluded[f"train/{name}"] = logger.to_tuple(None)
+            return
+        values, excluded = deferred_values(logger), logger.name_to_excluded
+        for name, function in functions.items():
+            values.defer(f"train/{name}", function)
+            excluded[f"train/{name}"] = logger.to_tuple(None)
 
 
 def sb3_metrics(batch: Batch) -> dict[str, Callable[[], float]]:

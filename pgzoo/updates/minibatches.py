@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import STEPS_TOGETHER, Backend, blocks, policy_actions, to_device
+from pgzoo.backends.backend import STEPS_TOGETHER, Backend, as_tensor, blocks, policy_actions, to_device
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.observations import observation_leaves
@@ -50,7 +50,7 @@ def to_samples(
     device = actions.device
 
     def tensor(x: Array) -> torch.Tensor:
-        return torch.as_tensor(rollout.flat(x).astype(np.float32, copy=False), device=device)
+        return as_tensor(rollout.flat(x).astype(np.float32, copy=False), device)
 
     return Samples(
         observations=rollout.tensors(rollout.observations, observation_device(rollout.observations, device)),

@@ -1,0 +1,1 @@
+"""Learning curves of run folders: reading logs, grouping seeds, and drawing figures or text."""

@@ -260,6 +260,8 @@ def test_a_peer_is_sb3_with_its_hyperparameters(tmp_path: Path) -> None:
     returns, _ = evaluate_policy(expected, test_env, 4, return_episode_rewards=True)
     assert got["final"]["returns"] == returns
     assert got["curve"]["steps"] == [200, 400, 600]
+    played = pgzoo.evaluate(peer.folder / "run", n_episodes=4, n_envs=4, seed=2_003_000, device="cpu", trusted=True)
+    assert list(played.returns) == returns  # as a run of RL Zoo
     assert 5 < result(random)["final"]["mean"] < 60  # 22 on average
     assert result(random)["n_timesteps"] == 0
 

@@ -203,9 +203,8 @@ def _peer(job: Job, registry: Registry, path: Path) -> dict[str, Any]:
     model, config = make_peer(job, registry, folder)
     n_envs, bound = _eval_envs(job.config.eval_episodes), config.combination.episode_bound
     eval_env = make_env(config, n_envs=n_envs, seed=job.seed + EVAL_SEED_OFFSET, training=False)
-    write_details(
-        folder, config=config.entry, args={"algo": job.algorithm, "env": job.env, "seed": job.seed}, sources=()
-    )
+    args = {"algo": job.algorithm.partition(":")[2], "env": job.env, "seed": job.seed}  # as RL Zoo writes them
+    write_details(folder, config=config.entry, args=args, sources=())
     callback = PeerEvaluation(eval_env, folder, n_episodes=job.config.eval_episodes, freq=eval_freq(job),
                               episode_bound=bound, verbose=0)  # fmt: skip
     model.learn(job.config.steps, callback)

@@ -268,7 +268,7 @@ def test_the_command(tmp_path: Path) -> None:
     """The command of the documentation, with short games. The name needs no --gym-packages."""
     configuration()
     result = pgzoo("train", "--plugin", "ppo", "--env", "ALE/Pong-v5", "--vec-env", "vector", "-n", "256", "-P",
-                   "n_envs:2", "-P", "n_steps:64", "-P", "frame_stack:4", "--env-kwargs",
+                   "n_envs:2", "-P", "n_steps:64", "-P", "batch_size:64", "--env-kwargs",
                    "max_num_frames_per_episode:200", "--eval-freq", "-1", "--eval-episodes", "1", "--no-progress",
                    "--device", "cpu", "--seed", "0", cwd=tmp_path)  # fmt: skip
     assert "final model" in result.stdout

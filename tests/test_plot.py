@@ -217,6 +217,20 @@ def test_a_group_is_drawn_as_far_as_all_of_its_runs_go(tmp_path: Path) -> None:
     )
 
 
+def test_over_time_seeds_are_averaged_at_equal_steps(tmp_path: Path) -> None:
+    """One seed took 1, 2, 3 seconds for its steps, the other 10, 20, 30, so they never overlap in time."""
+    for seed, seconds in enumerate([(1, 2, 3), (10, 20, 30)]):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        writer = ResultsWriter(str(run / "0"), {"t_start": 0.0, "env_id": "CartPole-v1"})
+        for number, t in enumerate(seconds):
+            writer.write_row({"r": 2 * number + seed, "l": 10, "t": float(t)})
+        writer.close()
+    (curve,), remarks = curves(find_runs([tmp_path]), arguments(x="time"))
+    assert curve.x.tolist() == [5.5, 11.0, 16.5]
+    assert curve.y.tolist() == [0.5, 2.5, 4.5]
+    assert remarks == []
+
+
 # ---------------------------------------------------------------- wrong input
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ OF_EVALUATIONS = {"eval": "returns", "eval-length": "lengths", "eval-success": "
 
 N_POINTS = 500
 """The most points of a curve."""
+MUCH_SHORTER = 0.9
+"""A run that ends before this share of the longest one is remarked on."""
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 STEPS, SECONDS = "time/total_timesteps", "time/time_elapsed"
@@ -141,26 +143,40 @@ def interval(values: Array, aggregate: str) -> tuple[Array, Array]:
 def _grouped(
     label: str, env: str, members: Sequence[tuple[RunLogs, Array, Array]], arguments: CurveArguments
 ) -> tuple[Curve, list[str]]:
-    """Return the curve of the seeds of an experiment, as far as all of them go, and a remark if some go further."""
-    first, last = max(x[0] for _, x, _ in members), min(x[-1] for _, x, _ in members)
-    axes = [x for _, x, _ in members]
-    remarks = []
-    if all(np.array_equal(x, axes[0]) for x in axes) and len(axes[0]) <= N_POINTS:
-        grid = axes[0]
-    else:
-        grid = np.linspace(first, max(first, last), N_POINTS)
-    longest, shortest = max(x[-1] for x in axes), min(members, key=lambda member: float(member[1][-1]))
-    if last < 0.9 * longest:
-        remarks.append(
-            f"{label}{env and f' on {env}'} is drawn to {last:,.0f} of {longest:,.0f} {UNITS[arguments.x]}, where "
-            f"{shortest[0].path} ends; leave that run out to see the rest"
-        )
-    values = np.array([np.interp(grid, x, y) for _, x, y in members])
+    """Return the curve of the seeds of an experiment, as far as all of them go, and a remark if some go further.
+
+    Over time, seeds are averaged at equal steps, because machines are not equally fast at all times. Each point is at
+    the mean of their times.
+    """
     if len(members) == 1:
-        return Curve(label, env, grid, values[0]), remarks
+        _, x, y = members[0]
+        grid = _grid([x])
+        return Curve(label, env, grid, np.interp(grid, x, y)), []
+    over_time = arguments.x == "time"
+    common = replace(arguments, x="steps") if over_time else arguments
+    places = [run_curve(run, common)[0] for run, _, _ in members]
+    grid = _grid(places)
+    ends = [float(place[-1]) for place in places]
+    remarks = []
+    if min(ends) < MUCH_SHORTER * max(ends):
+        remarks.append(
+            f"{label}{env and f' on {env}'} is drawn to {min(ends):,.0f} of {max(ends):,.0f} {UNITS[common.x]}, where "
+            f"{members[int(np.argmin(ends))][0].path} ends; leave that run out to see the rest"
+        )
+    values = np.array([np.interp(grid, place, y) for place, (_, _, y) in zip(places, members, strict=True)])
+    times = np.array([np.interp(grid, place, x) for place, (_, x, _) in zip(places, members, strict=True)])
     average: Callable[[Array], Array] = iqm if arguments.aggregate == "iqm" else lambda array: array.mean(axis=0)
     low, high = interval(values, arguments.aggregate)
-    return Curve(label, env, grid, average(values), low, high, len(members)), remarks
+    x = times.mean(axis=0) if over_time else grid
+    return Curve(label, env, x, average(values), low, high, len(members)), remarks
+
+
+def _grid(axes: Sequence[Array]) -> Array:
+    """Return where curves are drawn: their points if all have the same, else N_POINTS where all of them are known."""
+    if len(axes[0]) <= N_POINTS and all(np.array_equal(x, axes[0]) for x in axes):
+        return axes[0]
+    first, last = max(x[0] for x in axes), min(x[-1] for x in axes)
+    return np.linspace(min(first, last), last, N_POINTS)
 
 
 def _evaluated(run: RunLogs, y: str) -> tuple[Array, Array]:

@@ -25,10 +25,10 @@ import pgzoo as package
 from pgzoo import ConfigError
 from pgzoo.plots.arguments import CurveArguments
 from pgzoo.plots.curves import curves, interval, iqm, moving_mean, run_curve
-from pgzoo.plots.logs import continuous, find_runs, open_logs
 from pgzoo.plots.terminal import chart
 from pgzoo.training.checkpoints import locked
 from pgzoo.training.run_folder import RunFolder
+from pgzoo.training.run_logs import continuous, find_runs, open_logs
 
 
 def write_run(

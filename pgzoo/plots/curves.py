@@ -11,7 +11,7 @@ import numpy as np
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.types import Array
 from pgzoo.plots.arguments import CurveArguments
-from pgzoo.plots.logs import RunLogs
+from pgzoo.training.run_logs import RunLogs
 
 UNITS = {"steps": "steps", "episodes": "episodes", "time": "seconds"}
 OF_EPISODES = {"return": "returns", "length": "lengths"}

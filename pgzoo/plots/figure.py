@@ -13,8 +13,8 @@ from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write
 from pgzoo.plots.arguments import CurveArguments
 from pgzoo.plots.curves import OF_EPISODES, OF_EVALUATIONS, Curve, curves
-from pgzoo.plots.logs import find_runs
 from pgzoo.training.arguments import as_path, as_paths
+from pgzoo.training.run_logs import find_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

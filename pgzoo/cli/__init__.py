@@ -19,7 +19,7 @@ from pgzoo import __version__
 from pgzoo.errors import MachineError, PgzooError, describe, unknown
 from pgzoo.training.stopping import raise_on_signals, stop_signal
 
-COMMANDS = ("train", "tune", "enjoy", "eval", "list", "plot", "export", "push", "pull", "variance", "plugins")
+COMMANDS = ("train", "tune", "enjoy", "eval", "list", "plot", "record", "export", "push", "pull", "variance", "plugins")
 
 
 class OutputClosed(Exception):

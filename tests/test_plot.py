@@ -82,7 +82,8 @@ def test_episodes_of_several_environments_are_in_the_order_of_their_ends(tmp_pat
     assert episodes.returns.tolist() == [1.0, 7.0, 2.0, 8.0]
     assert episodes.steps.tolist() == [5, 8, 13, 17]
     pytest.importorskip("pandas")
-    from stable_baselines3.common.results_plotter import load_results, ts2xy
+    from stable_baselines3.common.monitor import load_results
+    from stable_baselines3.common.results_plotter import ts2xy
 
     steps, returns = ts2xy(load_results(str(tmp_path)), "timesteps")
     assert steps.tolist() == episodes.steps.tolist()
@@ -217,6 +218,15 @@ def test_a_group_is_drawn_as_far_as_all_of_its_runs_go(tmp_path: Path) -> None:
     )
 
 
+def test_points_that_nearly_agree_are_not_interpolated(tmp_path: Path) -> None:
+    """Evaluations at 100 and 104, 200 and 202, 300 and 306: interpolation would narrow the interval between them."""
+    write_run(tmp_path / "a", evaluations={100: [0], 200: [10], 300: [0]})
+    write_run(tmp_path / "b", evaluations={104: [2], 202: [20], 306: [0], 400: [1]}, seed=1)
+    (curve,), _ = curves(find_runs([tmp_path]), arguments(y="eval"))
+    assert curve.x.tolist() == [102, 201, 303]
+    assert curve.y.tolist() == [1, 15, 0]
+
+
 def test_over_time_seeds_are_averaged_at_equal_steps(tmp_path: Path) -> None:
     """One seed took 1, 2, 3 seconds for its steps, the other 10, 20, 30, so they never overlap in time."""
     for seed, seconds in enumerate([(1, 2, 3), (10, 20, 30)]):
@@ -296,7 +306,10 @@ def test_the_figure_has_a_panel_per_environment(tmp_path: Path) -> None:
     panels = {panel.get_title(): panel for panel in figure.axes}
     assert list(panels) == ["Acrobot-v1", "CartPole-v1"]
     lines = {line.get_label(): line for line in panels["CartPole-v1"].get_lines()}
-    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {"a2c": [3, 4, 5], "ppo": [1.5, 5.5]}
+    assert {name: np.asarray(line.get_ydata()).tolist() for name, line in lines.items()} == {
+        "a2c": [3, 4, 5],
+        "ppo": [1.5, 5.5],
+    }
     (acrobot,) = panels["Acrobot-v1"].get_lines()
     assert acrobot.get_color() == lines["ppo"].get_color() != lines["a2c"].get_color()
     text = out.read_text()

@@ -155,7 +155,7 @@ def frames(
     yield from camera.take()
     step = length = n_ended = 0
     while n_steps is None or step < n_steps:
-        actions, states = run.model.predict(observations, states, starts, deterministic=not stochastic)  # type: ignore[arg-type]
+        actions, states = run.model.predict(observations, states, starts, deterministic=not stochastic)
         observations, _, starts, infos = run.env.step(actions)
         step, length = step + 1, length + 1
         images = camera.take()
@@ -181,7 +181,7 @@ def write_video(images: Iterable[Array], file: Path, fps: float) -> None:
             return
         import imageio
 
-        writer: Any = imageio.get_writer(partial, fps=fps, format="FFMPEG", macro_block_size=2)  # type: ignore[arg-type]
+        writer: Any = imageio.get_writer(partial, fps=fps, format="FFMPEG", macro_block_size=2)
         with writer:
             for image in images:
                 height, width = image.shape[:2]

@@ -150,12 +150,13 @@ def _grouped(
     """
     if len(members) == 1:
         _, x, y = members[0]
-        grid = _grid([x])
+        if len(x) <= N_POINTS:
+            return Curve(label, env, x, y), []
+        grid = np.linspace(x[0], x[-1], N_POINTS)
         return Curve(label, env, grid, np.interp(grid, x, y)), []
     over_time = arguments.x == "time"
     common = replace(arguments, x="steps") if over_time else arguments
     places = [run_curve(run, common)[0] for run, _, _ in members]
-    grid = _grid(places)
     ends = [float(place[-1]) for place in places]
     remarks = []
     if min(ends) < MUCH_SHORTER * max(ends):
@@ -163,20 +164,28 @@ def _grouped(
             f"{label}{env and f' on {env}'} is drawn to {min(ends):,.0f} of {max(ends):,.0f} {UNITS[common.x]}, where "
             f"{members[int(np.argmin(ends))][0].path} ends; leave that run out to see the rest"
         )
-    values = np.array([np.interp(grid, place, y) for place, (_, _, y) in zip(places, members, strict=True)])
-    times = np.array([np.interp(grid, place, x) for place, (_, x, _) in zip(places, members, strict=True)])
+    grid, values = _at_common_points(places, [y for _, _, y in members])
+    _, times = _at_common_points(places, [x for _, x, _ in members])
     average: Callable[[Array], Array] = iqm if arguments.aggregate == "iqm" else lambda array: array.mean(axis=0)
     low, high = interval(values, arguments.aggregate)
     x = times.mean(axis=0) if over_time else grid
     return Curve(label, env, x, average(values), low, high, len(members)), remarks
 
 
-def _grid(axes: Sequence[Array]) -> Array:
-    """Return where curves are drawn: their points if all have the same, else N_POINTS where all of them are known."""
-    if len(axes[0]) <= N_POINTS and all(np.array_equal(x, axes[0]) for x in axes):
-        return axes[0]
-    first, last = max(x[0] for x in axes), min(x[-1] for x in axes)
-    return np.linspace(min(first, last), last, N_POINTS)
+def _at_common_points(places: Sequence[Array], values: Sequence[Array]) -> tuple[Array, Array]:
+    """Return points (n,) and each run's values there (runs, n), as far as all runs go.
+
+    If the runs' points nearly agree, as those of evaluations do, the values are taken as they are. Otherwise they are
+    interpolated linearly at N_POINTS points.
+    """
+    n = min(map(len, places))
+    mean = np.mean([x[:n] for x in places], axis=0)
+    apart = np.diff(mean).min() / 2 if n > 1 else np.inf
+    if n <= N_POINTS and all(np.abs(x[:n] - mean).max() < apart for x in places):
+        return mean, np.array([y[:n] for y in values])
+    first, last = max(x[0] for x in places), min(x[-1] for x in places)
+    grid = np.linspace(min(first, last), last, N_POINTS)
+    return grid, np.array([np.interp(grid, x, y) for x, y in zip(places, values, strict=True)])
 
 
 def _evaluated(run: RunLogs, y: str) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,7 +181,7 @@ def _whole(value: Any) -> int | None:
     return int(value) if is_number and abs(value) < 2**63 else None
 
 
-def _number(path: Path) -> Sequence[Any]:
+def _number(path: Path) -> tuple[str, str, int]:
     """Return a sort key under which run 10 follows run 9."""
     name, _, number = path.name.rpartition("_")
     return (str(path.parent), name, int(number)) if number.isdecimal() else (str(path.parent), path.name, 0)

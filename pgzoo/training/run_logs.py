@@ -178,7 +178,7 @@ def find_runs(paths: Iterable[Path]) -> list[RunLogs]:
 def open_logs(folder: Path) -> RunLogs:
     """Return the logs of one folder, with the recipe, environment and seed that its args.yml names.
 
-    A run of RL Zoo is named `ppo (RL Zoo)`, because its PPO is SB3's.
+    A run of RL Zoo is named `ppo (RL Zoo)`, because its PPO is SB3's. `sb3:ppo` already says so.
 
     Raises:
         ConfigError: args.yml or config.yml is damaged.
@@ -187,7 +187,8 @@ def open_logs(folder: Path) -> RunLogs:
         return RunLogs(folder, folder.resolve().name, _monitored_env(folder))
     args, config = read_yaml_mapping(details / "args.yml"), details / "config.yml"
     settings = read_yaml_mapping(config) if config.is_file() else {}
-    name = str(args["plugin"]) if "plugin" in args else f"{args.get('algo')} (RL Zoo)"
+    algo = str(args.get("algo"))
+    name = str(args["plugin"]) if "plugin" in args else algo if ":" in algo else f"{algo} (RL Zoo)"
     seed, env = args.get("seed"), str(args.get("env", details.name))
     inside = is_atari(env) and args.get("vec_env") not in ("vector", "envpool")  # these skip frames themselves
     return RunLogs(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -188,12 +190,18 @@ def test_transitions_are_gymnasiums(make: Any, name: str, limit: int) -> None:
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])
 def test_mujoco_of_envpool_is_gymnasiums(name: str) -> None:
-    """Each step begins at the positions and velocities that EnvPool observed, in Gymnasium's environment.
+    """In a process of its own: a process in which both MuJoCos have run cannot be forked, as other tests do."""
+    pytest.importorskip("envpool")
+    pytest.importorskip("mujoco")
+    code = f"import test_vecenvs; test_vecenvs.compare_mujoco({name!r})"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, check=True, timeout=200)
+
+
+def compare_mujoco(name: str) -> None:
+    """Begin each step at the positions and velocities that EnvPool observed, in Gymnasium's environment.
 
     Two versions of MuJoCo, and solvers that start elsewhere, differ in the third digit.
     """
-    pytest.importorskip("envpool")
-    pytest.importorskip("mujoco")
     ours, theirs = make_envpool(name, 1, {}), gym.make(name)
     assert ours.action_space == theirs.action_space
     assert ours.observation_space.dtype == theirs.observation_space.dtype

@@ -272,6 +272,24 @@ def test_damaged_logs_are_refused(tmp_path: Path, name: str, content: bytes, y: 
     assert message in pgzoo("plot", "run", "-y", y, cwd=tmp_path, status=2).stderr
 
 
+def test_evaluations_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    for shape in ((2, 3), (3,)):
+        values = np.ones(shape)
+        np.savez(tmp_path / "run" / "evaluations.npz", timesteps=[1, 2, 3], results=values, ep_lengths=values)
+        assert "evaluations.npz" in pgzoo("plot", "run", "-y", "eval", cwd=tmp_path, status=2).stderr
+
+
+def test_unusual_names_and_numbers_are_drawn(tmp_path: Path) -> None:
+    """A formula in a name, and returns that are not finite, which leave a gap."""
+    run = write_run(tmp_path / "run", [1, float("nan"), float("inf"), 4], name="a$b$\\frac", env="x[bold]")
+    (curve,), _ = curves(find_runs([run]), arguments())
+    assert (curve.x.tolist(), curve.y.tolist()) == ([10, 40], [1, 4])
+    package.plot(run, out=tmp_path / "a.svg")
+    assert "a$b$" in text_of([run])
+    assert "x[bold]" in pgzoo("list", str(run)).stdout
+
+
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     objects: Any = np.array([print], dtype=object)

@@ -75,6 +75,7 @@ def _print(runs: Sequence[ListedRun], folder: Path, title: str | None) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", show_edge=False, pad_edge=False)
     for header in ("run", "recipe", "environment"):
@@ -84,7 +85,8 @@ def _print(runs: Sequence[ListedRun], folder: Path, title: str | None) -> None:
     table.add_column("state", no_wrap=True)
     for run in runs:
         cells = [run.plugin, run.env, f"{run.steps:,}", _shown(run.last), _shown(run.best), str(run.n_episodes or "")]
-        table.add_row(os.path.relpath(run.path, folder), *cells, _age(run.age), run.state)
+        texts = [os.path.relpath(run.path, folder), *cells, _age(run.age), run.state]
+        table.add_row(*map(Text, texts))  # a text with brackets is not a style
     Console(width=WIDEST).print(table)
 
 

@@ -87,10 +87,11 @@ def run_curve(run: RunLogs, arguments: CurveArguments) -> tuple[Array, Array]:
     if y in OF_EPISODES:
         if episodes is None:
             return np.empty(0), np.empty(0)
-        values = moving_mean(getattr(episodes, OF_EPISODES[y]), arguments.window)
+        values = getattr(episodes, OF_EPISODES[y])
+        known = np.isfinite(values)
         numbers = np.arange(1, len(values) + 1, dtype=float)
         x = {"steps": episodes.steps, "episodes": numbers, "time": episodes.seconds}[arguments.x]
-        return x, values
+        return x[known], moving_mean(values[known], arguments.window)
     steps, values = _evaluated(run, y) if y in OF_EVALUATIONS else _logged(run, y)
     known = np.isfinite(values) & np.isfinite(steps)
     steps, values = steps[known], values[known]

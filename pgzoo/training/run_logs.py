@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -126,6 +127,8 @@ class RunLogs:
             successes = np.asarray(arrays["successes"]) if "successes" in arrays else None
             if not len(steps):
                 return None
+            if results.shape != lengths.shape or len(results) != len(steps):
+                raise ConfigError(f"{file} has {len(steps)} steps for {len(results)} evaluations")
             return Evaluations(
                 steps.astype(float),
                 results.mean(axis=1),
@@ -205,7 +208,7 @@ def _read_monitor(file: Path) -> tuple[float, Array]:
     """Return the start time of a monitor file, and the return, length and seconds of each episode (n, 3)."""
     rows = _read_csv(file)
     start = _header(file).get("t_start")
-    start = float(start) if isinstance(start, (int, float)) else 0.0
+    start = float(start) if isinstance(start, (int, float)) and math.isfinite(start) else 0.0
     if not rows:
         return start, np.empty((0, 3))
     (_, header), *body = rows

@@ -59,6 +59,9 @@ class Lives(VecEnv):
     def infos(self) -> list[dict[str, Any]]:
         return [{"lives": lives} for lives in self.LIVES[self.t]]
 
+    def dones(self) -> Any:
+        return np.array([lives == 0 for lives in self.LIVES[self.t]])
+
     def observations(self) -> Any:
         return np.full((2, 1, 4, 4), self.t, dtype=np.uint8)
 
@@ -72,7 +75,7 @@ class Lives(VecEnv):
 
     def step_wait(self) -> Any:
         self.t += 1
-        dones = np.array([lives == 0 for lives in self.LIVES[self.t]])
+        dones = self.dones()
         infos = self.infos()
         for n in np.flatnonzero(dones):
             infos[n]["terminal_observation"] = self.observations()[n]
@@ -111,6 +114,20 @@ def test_a_lost_life_ends_an_episode_and_a_bonus_life_does_not() -> None:
     assert info["terminal_observation"].tolist() == np.full((1, 4, 4), 2).tolist()
     assert info["TimeLimit.truncated"] is False
     assert env.env_is_wrapped(EpisodicLifeEnv) == env.env_is_wrapped(ClipRewardEnv) == [True, True]
+
+
+def test_a_game_without_lives_that_goes_on_ends_once() -> None:
+    """In Qbert, the last life is gone a few frames before the game is over."""
+
+    class Qbert(Lives):
+        LIVES = ((1, 1), (0, 1), (0, 1), (0, 1))  # type: ignore[assignment]
+
+        def dones(self) -> Any:
+            return np.array([self.t == 3, False])
+
+    env = AtariVecEnv(VecMonitor(Qbert()), AtariPreprocessing(), has_fire=True)
+    env.reset()
+    assert [env.step(np.zeros(2, dtype=int))[2].tolist() for _ in range(3)] == [[False] * 2, [False] * 2, [True, False]]
 
 
 def test_rewards_are_clipped_and_scores_are_not() -> None:
@@ -224,7 +241,7 @@ def test_seeds_and_shapes(kind: str) -> None:
     first, same, _ = (env.reset() for env in envs)
     assert isinstance(first, np.ndarray)
     assert envs[0].observation_space == make_env(config, n_envs=2, seed=7).observation_space
-    assert (first.shape, first.dtype) == ((2, 4, 84, 84), np.uint8)
+    assert (first.shape, str(first.dtype)) == ((2, 4, 84, 84), "uint8")
     assert (first[:, :3] == 0).all()
     np.testing.assert_array_equal(first, same)
     frames = [np.stack([env.step(np.array([n % 6, 5 - n % 6]))[0] for n in range(40)]) for env in envs]  # type: ignore[misc]
@@ -268,7 +285,7 @@ def test_the_command(tmp_path: Path) -> None:
     """The command of the documentation, with short games. The name needs no --gym-packages."""
     configuration()
     result = pgzoo("train", "--plugin", "ppo", "--env", "ALE/Pong-v5", "--vec-env", "vector", "-n", "256", "-P",
-                   "n_envs:2", "-P", "n_steps:64", "-P", "frame_stack:4", "--env-kwargs",
+                   "n_envs:2", "-P", "n_steps:64", "-P", "batch_size:64", "--env-kwargs",
                    "max_num_frames_per_episode:200", "--eval-freq", "-1", "--eval-episodes", "1", "--no-progress",
                    "--device", "cpu", "--seed", "0", cwd=tmp_path)  # fmt: skip
     assert "final model" in result.stdout

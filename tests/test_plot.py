@@ -25,10 +25,10 @@ import pgzoo as package
 from pgzoo import ConfigError
 from pgzoo.plots.arguments import CurveArguments
 from pgzoo.plots.curves import curves, interval, iqm, moving_mean, run_curve
-from pgzoo.plots.logs import continuous, find_runs, open_logs
 from pgzoo.plots.terminal import chart
 from pgzoo.training.checkpoints import locked
 from pgzoo.training.run_folder import RunFolder
+from pgzoo.training.run_logs import continuous, find_runs, open_logs
 
 
 def write_run(
@@ -82,7 +82,8 @@ def test_episodes_of_several_environments_are_in_the_order_of_their_ends(tmp_pat
     assert episodes.returns.tolist() == [1.0, 7.0, 2.0, 8.0]
     assert episodes.steps.tolist() == [5, 8, 13, 17]
     pytest.importorskip("pandas")
-    from stable_baselines3.common.results_plotter import load_results, ts2xy
+    from stable_baselines3.common.monitor import load_results
+    from stable_baselines3.common.results_plotter import ts2xy
 
     steps, returns = ts2xy(load_results(str(tmp_path)), "timesteps")
     assert steps.tolist() == episodes.steps.tolist()
@@ -217,6 +218,29 @@ def test_a_group_is_drawn_as_far_as_all_of_its_runs_go(tmp_path: Path) -> None:
     )
 
 
+def test_points_that_nearly_agree_are_not_interpolated(tmp_path: Path) -> None:
+    """Evaluations at 100 and 104, 200 and 202, 300 and 306: interpolation would narrow the interval between them."""
+    write_run(tmp_path / "a", evaluations={100: [0], 200: [10], 300: [0]})
+    write_run(tmp_path / "b", evaluations={104: [2], 202: [20], 306: [0], 400: [1]}, seed=1)
+    (curve,), _ = curves(find_runs([tmp_path]), arguments(y="eval"))
+    assert curve.x.tolist() == [102, 201, 303]
+    assert curve.y.tolist() == [1, 15, 0]
+
+
+def test_over_time_seeds_are_averaged_at_equal_steps(tmp_path: Path) -> None:
+    """One seed took 1, 2, 3 seconds for its steps, the other 10, 20, 30, so they never overlap in time."""
+    for seed, seconds in enumerate([(1, 2, 3), (10, 20, 30)]):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        writer = ResultsWriter(str(run / "0"), {"t_start": 0.0, "env_id": "CartPole-v1"})
+        for number, t in enumerate(seconds):
+            writer.write_row({"r": 2 * number + seed, "l": 10, "t": float(t)})
+        writer.close()
+    (curve,), remarks = curves(find_runs([tmp_path]), arguments(x="time"))
+    assert curve.x.tolist() == [5.5, 11.0, 16.5]
+    assert curve.y.tolist() == [0.5, 2.5, 4.5]
+    assert remarks == []
+
+
 # ---------------------------------------------------------------- wrong input
 
 
@@ -246,6 +270,24 @@ def test_damaged_logs_are_refused(tmp_path: Path, name: str, content: bytes, y: 
     write_run(tmp_path / "run")
     (tmp_path / "run" / name).write_bytes(content)
     assert message in pgzoo("plot", "run", "-y", y, cwd=tmp_path, status=2).stderr
+
+
+def test_evaluations_that_do_not_fit_together_are_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    for shape in ((2, 3), (3,)):
+        values = np.ones(shape)
+        np.savez(tmp_path / "run" / "evaluations.npz", timesteps=[1, 2, 3], results=values, ep_lengths=values)
+        assert "evaluations.npz" in pgzoo("plot", "run", "-y", "eval", cwd=tmp_path, status=2).stderr
+
+
+def test_unusual_names_and_numbers_are_drawn(tmp_path: Path) -> None:
+    """A formula in a name, and returns that are not finite, which leave a gap."""
+    run = write_run(tmp_path / "run", [1, float("nan"), float("inf"), 4], name="a$b$\\frac", env="x[bold]")
+    (curve,), _ = curves(find_runs([run]), arguments())
+    assert (curve.x.tolist(), curve.y.tolist()) == ([10, 40], [1, 4])
+    package.plot(run, out=tmp_path / "a.svg")
+    assert "a$b$" in text_of([run])
+    assert "x[bold]" in pgzoo("list", str(run)).stdout
 
 
 def test_an_array_of_objects_is_not_unpickled(tmp_path: Path) -> None:
@@ -282,7 +324,10 @@ def test_the_figure_has_a_panel_per_environment(tmp_path: Path) -> None:
     panels = {panel.get_title(): panel for panel in figure.axes}
     assert list(panels) == ["Acrobot-v1", "CartPole-v1"]
     lines = {line.get_label(): line for line in panels["CartPole-v1"].get_lines()}
-    assert {name: list(line.get_ydata()) for name, line in lines.items()} == {"a2c": [3, 4, 5], "ppo": [1.5, 5.5]}
+    assert {name: np.asarray(line.get_ydata()).tolist() for name, line in lines.items()} == {
+        "a2c": [3, 4, 5],
+        "ppo": [1.5, 5.5],
+    }
     (acrobot,) = panels["Acrobot-v1"].get_lines()
     assert acrobot.get_color() == lines["ppo"].get_color() != lines["a2c"].get_color()
     text = out.read_text()

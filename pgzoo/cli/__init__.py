@@ -20,7 +20,8 @@ from pgzoo.errors import MachineError, PgzooError, describe, unknown
 from pgzoo.training.stopping import raise_on_signals, stop_signal
 
 COMMANDS = (
-    "train", "tune", "benchmark", "enjoy", "eval", "plot", "export", "push", "pull", "variance", "plugins",
+    "train", "tune", "benchmark", "enjoy", "eval", "list", "plot", "record", "export", "push", "pull", "variance",
+    "plugins",
 )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from pgzoo.plots.arguments import CurveArguments
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from pgzoo.plots.logs import RunLogs
+    from pgzoo.training.run_logs import RunLogs
 
 DEFAULT_OUT = Path("curves.png")
 
@@ -66,7 +66,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
         return
     from pgzoo.plots.curves import curves
     from pgzoo.plots.figure import check_suffix, draw, save
-    from pgzoo.plots.logs import find_runs
+    from pgzoo.training.run_logs import find_runs
 
     out = arguments.out or DEFAULT_OUT
     check_suffix(out)
@@ -86,7 +86,7 @@ def _live(folders: tuple[Path, ...], arguments: PlotArguments) -> None:
     from rich.console import Console
     from rich.live import Live
 
-    from pgzoo.plots.logs import find_runs
+    from pgzoo.training.run_logs import find_runs
 
     console = Console()
     try:

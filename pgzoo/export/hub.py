@@ -7,17 +7,16 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pgzoo.errors import ConfigError, PgzooError, converted, describe
 from pgzoo.export.model_card import Card
-from pgzoo.export.replay import record
+from pgzoo.export.replay import record, render_offscreen
 from pgzoo.files import writing
-from pgzoo.training.finished_runs import FinishedRun, RunArguments, open_run
+from pgzoo.training.finished_runs import FinishedRun, Open, RunArguments, open_run
 from pgzoo.training.run_folder import PACKAGES, RunFolder, discard, find_statistics, new_folder, open_folder
 from pgzoo.training.saved_model import read_arguments
 from pgzoo.training.yaml_files import read_yaml_mapping
@@ -27,8 +26,6 @@ DETAILS = ("config.yml", "args.yml", "command.txt", "versions.yml", "vecnormaliz
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 FOLDER_NAME = re.compile(r"\w[\w+.-]*")
-
-Open = Callable[..., AbstractContextManager[FinishedRun]]
 
 
 @dataclass(frozen=True)
@@ -114,6 +111,7 @@ def push(
 
 def _record(arguments: RunArguments, file: Path, opened: Open) -> str:
     """Write a video. Return why there is none; empty if there is one."""
+    render_offscreen()
     try:
         with opened(arguments, n_envs=1, render_mode="rgb_array") as run:
             record(run, file)

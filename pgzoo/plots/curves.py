@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.types import Array
 from pgzoo.plots.arguments import CurveArguments
-from pgzoo.plots.logs import RunLogs
+from pgzoo.training.run_logs import RunLogs
 
 UNITS = {"steps": "steps", "episodes": "episodes", "time": "seconds"}
 OF_EPISODES = {"return": "returns", "length": "lengths"}
@@ -21,6 +21,8 @@ OF_EVALUATIONS = {"eval": "returns", "eval-length": "lengths", "eval-success": "
 
 N_POINTS = 500
 """The most points of a curve."""
+MUCH_SHORTER = 0.9
+"""A run that ends before this share of the longest one is remarked on."""
 RESAMPLES = 2000
 CONFIDENCE = 0.95
 STEPS, SECONDS = "time/total_timesteps", "time/time_elapsed"
@@ -85,10 +87,11 @@ def run_curve(run: RunLogs, arguments: CurveArguments) -> tuple[Array, Array]:
     if y in OF_EPISODES:
         if episodes is None:
             return np.empty(0), np.empty(0)
-        values = moving_mean(getattr(episodes, OF_EPISODES[y]), arguments.window)
+        values = getattr(episodes, OF_EPISODES[y])
+        known = np.isfinite(values)
         numbers = np.arange(1, len(values) + 1, dtype=float)
         x = {"steps": episodes.steps, "episodes": numbers, "time": episodes.seconds}[arguments.x]
-        return x, values
+        return x[known], moving_mean(values[known], arguments.window)
     steps, values = _evaluated(run, y) if y in OF_EVALUATIONS else _logged(run, y)
     known = np.isfinite(values) & np.isfinite(steps)
     steps, values = steps[known], values[known]
@@ -141,26 +144,49 @@ def interval(values: Array, aggregate: str) -> tuple[Array, Array]:
 def _grouped(
     label: str, env: str, members: Sequence[tuple[RunLogs, Array, Array]], arguments: CurveArguments
 ) -> tuple[Curve, list[str]]:
-    """Return the curve of the seeds of an experiment, as far as all of them go, and a remark if some go further."""
-    first, last = max(x[0] for _, x, _ in members), min(x[-1] for _, x, _ in members)
-    axes = [x for _, x, _ in members]
-    remarks = []
-    if all(np.array_equal(x, axes[0]) for x in axes) and len(axes[0]) <= N_POINTS:
-        grid = axes[0]
-    else:
-        grid = np.linspace(first, max(first, last), N_POINTS)
-    longest, shortest = max(x[-1] for x in axes), min(members, key=lambda member: float(member[1][-1]))
-    if last < 0.9 * longest:
-        remarks.append(
-            f"{label}{env and f' on {env}'} is drawn to {last:,.0f} of {longest:,.0f} {UNITS[arguments.x]}, where "
-            f"{shortest[0].path} ends; leave that run out to see the rest"
-        )
-    values = np.array([np.interp(grid, x, y) for _, x, y in members])
+    """Return the curve of the seeds of an experiment, as far as all of them go, and a remark if some go further.
+
+    Over time, seeds are averaged at equal steps, because machines are not equally fast at all times. Each point is at
+    the mean of their times.
+    """
     if len(members) == 1:
-        return Curve(label, env, grid, values[0]), remarks
+        _, x, y = members[0]
+        if len(x) <= N_POINTS:
+            return Curve(label, env, x, y), []
+        grid = np.linspace(x[0], x[-1], N_POINTS)
+        return Curve(label, env, grid, np.interp(grid, x, y)), []
+    over_time = arguments.x == "time"
+    common = replace(arguments, x="steps") if over_time else arguments
+    places = [run_curve(run, common)[0] for run, _, _ in members]
+    ends = [float(place[-1]) for place in places]
+    remarks = []
+    if min(ends) < MUCH_SHORTER * max(ends):
+        remarks.append(
+            f"{label}{env and f' on {env}'} is drawn to {min(ends):,.0f} of {max(ends):,.0f} {UNITS[common.x]}, where "
+            f"{members[int(np.argmin(ends))][0].path} ends; leave that run out to see the rest"
+        )
+    grid, values = _at_common_points(places, [y for _, _, y in members])
+    _, times = _at_common_points(places, [x for _, x, _ in members])
     average: Callable[[Array], Array] = iqm if arguments.aggregate == "iqm" else lambda array: array.mean(axis=0)
     low, high = interval(values, arguments.aggregate)
-    return Curve(label, env, grid, average(values), low, high, len(members)), remarks
+    x = times.mean(axis=0) if over_time else grid
+    return Curve(label, env, x, average(values), low, high, len(members)), remarks
+
+
+def _at_common_points(places: Sequence[Array], values: Sequence[Array]) -> tuple[Array, Array]:
+    """Return points (n,) and each run's values there (runs, n), as far as all runs go.
+
+    If the runs' points nearly agree, as those of evaluations do, the values are taken as they are. Otherwise they are
+    interpolated linearly at N_POINTS points.
+    """
+    n = min(map(len, places))
+    mean = np.mean([x[:n] for x in places], axis=0)
+    apart = np.diff(mean).min() / 2 if n > 1 else np.inf
+    if n <= N_POINTS and all(np.abs(x[:n] - mean).max() < apart for x in places):
+        return mean, np.array([y[:n] for y in values])
+    first, last = max(x[0] for x in places), min(x[-1] for x in places)
+    grid = np.linspace(min(first, last), last, N_POINTS)
+    return grid, np.array([np.interp(grid, x, y) for x, y in zip(places, values, strict=True)])
 
 
 def _evaluated(run: RunLogs, y: str) -> tuple[Array, Array]:

@@ -13,8 +13,8 @@ from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write
 from pgzoo.plots.arguments import CurveArguments
 from pgzoo.plots.curves import OF_EPISODES, OF_EVALUATIONS, Curve, curves
-from pgzoo.plots.logs import find_runs
 from pgzoo.training.arguments import as_path, as_paths
+from pgzoo.training.run_logs import find_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -101,11 +101,11 @@ def draw(drawn: Sequence[Curve], arguments: CurveArguments) -> Figure:
                 _line(panel, curve, labels.index(curve.label), divisor)
             _name_axes(panel, env, unit, arguments)
         for panel in panels[: len(envs)][::columns]:
-            panel.set_ylabel(y_label(arguments))
+            panel.set_ylabel(_plain(y_label(arguments)))
         handles = {line.get_label(): line for panel in panels[: len(envs)] for line in panel.get_lines()}
         figure.legend(
             [handles[label] for label in labels],
-            [f"{label}{_seeds(label, drawn)}" for label in labels],
+            [_plain(f"{label}{_seeds(label, drawn)}") for label in labels],
             loc="outside lower center",
             ncols=legend_columns,
         )
@@ -162,13 +162,18 @@ def _line(panel: Axes, curve: Curve, number: int, divisor: float) -> None:
 def _name_axes(panel: Axes, env: str, unit: str, arguments: CurveArguments) -> None:
     from matplotlib.ticker import EngFormatter
 
-    panel.set_title(env)
+    panel.set_title(_plain(env))
     panel.set_xlabel(unit)
     panel.margins(x=0.02)
     if arguments.x != "time":
         panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     if arguments.y in (*OF_EPISODES, *OF_EVALUATIONS):
         panel.yaxis.get_major_formatter().set_useOffset(False)  # type: ignore[attr-defined]  # a ScalarFormatter
+
+
+def _plain(text: str) -> str:
+    """Return a text in which Matplotlib sees no formulas."""
+    return text.replace("$", r"\$")
 
 
 def _scale(drawn: Sequence[Curve], x: str) -> tuple[float, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from pgzoo.algorithm.policy_gradient import PolicyGradient
     from pgzoo.training.evaluation import Evaluation
     from pgzoo.training.saved_model import Start
+
+Open = Callable[..., "AbstractContextManager[FinishedRun]"]
+"""Opens a run, as `open_run` does."""
 
 EVALUATION_SEED = 2_000_000
 """The default seed of the environments. Training and its evaluations use smaller ones."""
@@ -131,7 +134,7 @@ def open_run(
     Raises:
         PgzooError: there is no such run, or it cannot be loaded or rendered.
     """
-    folder = _folder(arguments)
+    folder = chosen_folder(arguments)
     file = _model_file(folder, arguments)
     registry, config, of_rl_zoo = _configuration(folder, arguments, discover)
 
@@ -242,7 +245,12 @@ def _configuration(
     return registry, config, trained_with.rl_zoo
 
 
-def _folder(arguments: RunArguments) -> RunFolder:
+def chosen_folder(arguments: RunArguments) -> RunFolder:
+    """Return the folder of the run that arguments choose.
+
+    Raises:
+        ConfigError: there is no such run.
+    """
     if arguments.path is not None:
         return open_folder(arguments.path)
     return find_run(arguments.log_folder, arguments.plugin, arguments.env, arguments.exp_id)

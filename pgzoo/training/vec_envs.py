@@ -111,7 +111,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
         self._construct([None] * num_envs)
         self.num_envs, self.render_mode = num_envs, self._pool.render_mode
         self.observation_space = self.single_observation_space = self._pool.observation_space
-        self.action_space = self.single_action_space = self._pool.action_space
+        self.action_space = self.single_action_space = _as_in_gymnasium(self._pool.action_space)
 
     def _construct(self, seeds: Sequence[int | None]) -> None:
         self.close_extras()
@@ -139,6 +139,7 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
 
     def step(self, actions: Array) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
         """Step all environments."""
+        actions = np.asarray(actions, dtype=self._pool.action_space.dtype)
         self._observations, rewards, terminated, truncated, infos = self._pool.step(actions)
         return self._observations, rewards, terminated, truncated, self._without_bookkeeping(infos)
 
@@ -157,3 +158,10 @@ class EnvPoolVectorEnv(VectorEnv[Any, Any, Any]):
             for key, value in infos.items()
             if key not in ("env_id", "players", "elapsed_step") and len(value) == self.num_envs
         }
+
+
+def _as_in_gymnasium(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Return an action space of EnvPool with float32, which Gymnasium's MuJoCo environments have, for float64."""
+    if not isinstance(space, gym.spaces.Box) or space.dtype != np.float64:
+        return space
+    return gym.spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32), dtype=np.float32)

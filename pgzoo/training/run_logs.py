@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -126,6 +127,8 @@ class RunLogs:
             successes = np.asarray(arrays["successes"]) if "successes" in arrays else None
             if not len(steps):
                 return None
+            if results.shape != lengths.shape or len(results) != len(steps):
+                raise ConfigError(f"{file} has {len(steps)} steps for {len(results)} evaluations")
             return Evaluations(
                 steps.astype(float),
                 results.mean(axis=1),
@@ -178,7 +181,7 @@ def find_runs(paths: Iterable[Path]) -> list[RunLogs]:
 def open_logs(folder: Path) -> RunLogs:
     """Return the logs of one folder, with the recipe, environment and seed that its args.yml names.
 
-    A run of RL Zoo is named `ppo (RL Zoo)`, because its PPO is SB3's.
+    A run of RL Zoo is named `ppo (RL Zoo)`, because its PPO is SB3's. `sb3:ppo` already says so.
 
     Raises:
         ConfigError: args.yml or config.yml is damaged.
@@ -187,7 +190,8 @@ def open_logs(folder: Path) -> RunLogs:
         return RunLogs(folder, folder.resolve().name, _monitored_env(folder))
     args, config = read_yaml_mapping(details / "args.yml"), details / "config.yml"
     settings = read_yaml_mapping(config) if config.is_file() else {}
-    name = str(args["plugin"]) if "plugin" in args else f"{args.get('algo')} (RL Zoo)"
+    algo = str(args.get("algo"))
+    name = str(args["plugin"]) if "plugin" in args else algo if ":" in algo else f"{algo} (RL Zoo)"
     seed, env = args.get("seed"), str(args.get("env", details.name))
     inside = is_atari(env) and args.get("vec_env") not in ("vector", "envpool")  # these skip frames themselves
     return RunLogs(
@@ -204,7 +208,7 @@ def _read_monitor(file: Path) -> tuple[float, Array]:
     """Return the start time of a monitor file, and the return, length and seconds of each episode (n, 3)."""
     rows = _read_csv(file)
     start = _header(file).get("t_start")
-    start = float(start) if isinstance(start, (int, float)) else 0.0
+    start = float(start) if isinstance(start, (int, float)) and math.isfinite(start) else 0.0
     if not rows:
         return start, np.empty((0, 3))
     (_, header), *body = rows

@@ -72,7 +72,8 @@ def page(summary: Summary, tables: Mapping[str, TableLike], definitions: str) ->
         "ACROSS": "".join(across),
         "COMMON": html.escape(", ".join(summary.common)),
         "VERSIONS": table(tables["versions"], style),
-        "FAILED": "".join(f"<li>{html.escape(f'{job}: {error}')}</li>" for job, error in summary.failed.items()),
+        "FAILED": "".join(f"<li>{html.escape(f'{job}: {error}')}</li>" for job, error in summary.failed.items())
+        + (f"<li>{summary.n_missing} jobs have no result yet.</li>" if summary.n_missing else ""),
     }
     text = (importlib.resources.files("pgzoo.benchmark") / "page.html").read_text(encoding="utf-8")
     for name, value in values.items():

@@ -194,10 +194,14 @@ def test_failed_and_unfinished_jobs_are_listed(folder: Path) -> None:
         settings = {"algorithm": "ppo", "env": "CartPole-v1", "seed": int(path.name[-1])}
         (path / "job.json").write_text(json.dumps({"settings": settings, "versions": []}))
     (failed / "error.txt").write_text("ZeroDivisionError: division by zero\n\nTraceback …")
+    definition = json.loads((folder / "benchmark.json").read_text())
+    definition["environments"]["CartPole-v1"]["seeds"] = [0, 1, 2, 3, 4]
+    (folder / "benchmark.json").write_text(json.dumps(definition))
     command("benchmark", "report", str(folder))
-    text = (folder / "report.md").read_text()
-    assert "- CartPole-v1 ppo seed 8: ZeroDivisionError: division by zero\n" in text
-    assert "1 jobs have begun and not finished." in text
+    for name in ("report.md", "report.html"):
+        text = (folder / name).read_text()
+        assert "CartPole-v1 ppo seed 8: ZeroDivisionError: division by zero" in text
+        assert "3 jobs have no result yet." in text  # seed 9 of ppo has begun; seed 4 of ppo and sb3:ppo has not
 
 
 def test_folders_without_results(tmp_path: Path) -> None:

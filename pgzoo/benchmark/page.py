@@ -58,8 +58,8 @@ def page(summary: Summary, tables: Mapping[str, TableLike], definitions: str) ->
     across = []
     if summary.profiles:
         lines = [Line(name, PROFILE_THRESHOLDS, p.value, p.low, p.high) for name, p in summary.profiles.items()]
-        across.append(_figure(chart(lines, style, "normalised score", "fraction of runs above"), "Performance profiles",
-                              tables["profiles"], style))  # fmt: skip
+        drawn = chart(lines, style, "normalised score", "fraction of runs above", start=1.0)
+        across.append(_figure(drawn, "Performance profiles", tables["profiles"], style))
     if "improvement" in tables:
         across.append(_section("Probability of improvement", table(tables["improvement"], style)))
     names = [env.name for env in summary.environments]
@@ -72,7 +72,8 @@ def page(summary: Summary, tables: Mapping[str, TableLike], definitions: str) ->
         "ACROSS": "".join(across),
         "COMMON": html.escape(", ".join(summary.common)),
         "VERSIONS": table(tables["versions"], style),
-        "FAILED": "".join(f"<li>{html.escape(f'{job}: {error}')}</li>" for job, error in summary.failed.items()),
+        "FAILED": "".join(f"<li>{html.escape(f'{job}: {error}')}</li>" for job, error in summary.failed.items())
+        + (f"<li>{summary.n_missing} jobs have no result yet.</li>" if summary.n_missing else ""),
     }
     text = (importlib.resources.files("pgzoo.benchmark") / "page.html").read_text(encoding="utf-8")
     for name, value in values.items():
@@ -98,6 +99,7 @@ def chart(
     x_label: str,
     y_label: str,
     guides: Mapping[str, float] | None = None,
+    start: float | None = None,
 ) -> str:
     """Return a line chart as SVG.
 
@@ -107,6 +109,7 @@ def chart(
         x_label: what the horizontal axis shows.
         y_label: what the vertical axis shows.
         guides: horizontal lines by name.
+        start: the x of the values that are shown until the pointer moves; None: the last one.
     """
     guides = guides or {}
     ys = np.concatenate([*(np.concatenate([line.low, line.high]) for line in lines), list(guides.values())])
@@ -124,7 +127,7 @@ def chart(
         y = place(0.0, tick)[0].partition(",")[2]
         parts.append(f'<path class="grid" d="M{LEFT} {y}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 5}" y="{y}" dy=".32em" text-anchor="end">{short(tick)}</text>')
-    for tick in (tick for tick in x_ticks if tick <= x_max * 1.001):
+    for tick in (tick for tick in x_ticks if tick <= x_max * 1.005):
         x = place(tick, y_low)[0].partition(",")[0]
         parts.append(f'<text x="{x}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{short(tick)}</text>')
     for name, value in guides.items():
@@ -134,19 +137,18 @@ def chart(
     for line in lines:
         band = " ".join([*place(line.x, line.high), *place(line.x, line.low)[::-1]])
         points = " ".join(place(line.x, line.value))
-        data = [[_rounded(a) for a in point] for point in zip(line.x, line.value, line.low, line.high, strict=True)]
+        values = [[_rounded(a) for a in point] for point in zip(line.x, line.value, line.low, line.high, strict=True)]
         parts.append(
             f'<g class="series {style[line.algorithm]}" data-algorithm="{html.escape(line.algorithm)}" '
-            f'data-points=\'{json.dumps(data)}\'><polygon points="{band}"/><polyline points="{points}"/></g>'
+            f'data-points=\'{json.dumps(values)}\'><polygon points="{band}"/><polyline points="{points}"/></g>'
         )
     middle = TOP + (HEIGHT - TOP - BOTTOM) / 2
     parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">{x_label}</text>')
     parts.append(f'<text transform="translate(9 {middle}) rotate(-90)" text-anchor="middle">{y_label}</text>')
     parts.append(f'<path class="cursor" d="M0 {TOP}V{HEIGHT - BOTTOM}"/>')
-    return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(y_label)} by {html.escape(x_label)}" '
-        f'data-left="{LEFT}" data-right="{WIDTH - RIGHT}" data-max="{x_max:g}">{"".join(parts)}</svg>'
-    )
+    label = html.escape(f"{y_label} by {x_label}")
+    data = f'data-left="{LEFT}" data-right="{WIDTH - RIGHT}" data-max="{x_max}" data-start="{start or x_max}"'
+    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}" {data}>{"".join(parts)}</svg>'
 
 
 def table(content: TableLike, style: Mapping[str, str]) -> str:

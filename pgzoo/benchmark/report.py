@@ -172,7 +172,7 @@ def unfinished(summary: Summary) -> Iterable[str]:
     if summary.failed:
         yield "Failed jobs:\n\n" + "\n".join(f"- {name}: {error}" for name, error in summary.failed.items())
     if summary.n_missing:
-        yield f"{summary.n_missing} jobs have begun and not finished."
+        yield f"{summary.n_missing} jobs have no result yet."
 
 
 def number(x: float) -> str:

@@ -158,7 +158,7 @@ class Summary:
         improvement: the probability of improvement of each recipe over each peer, over all common environments.
         versions: the versions that jobs ran with, and how many jobs.
         failed: the first line of the error of each failed job, by its name.
-        n_missing: jobs that have neither finished nor failed.
+        n_missing: the number of other jobs that have no result.
     """
 
     environments: Sequence[Environment]
@@ -201,7 +201,7 @@ def summarize(folder: Path) -> Summary:
     common = [env for env in environments if {row.algorithm for row in env.rows} == set(algorithms)]
     scores = {name: [_row(env, name).scores for env in common] for name in algorithms} if common else {}
     normalized = {name: [env.normalized(x) for env, x in zip(common, scores[name], strict=True)] for name in scores}
-    failed, n_missing = _unfinished(folder)
+    failed, n_missing = _unfinished(folder, definition)
     return Summary(
         environments=environments,
         algorithms=algorithms,
@@ -309,17 +309,32 @@ def _versions(documents: Sequence[Mapping[str, Any]]) -> list[tuple[Mapping[str,
     return [(dict(key), n) for key, n in sorted(counts.items(), key=lambda item: -item[1])]
 
 
-def _unfinished(folder: Path) -> tuple[dict[str, str], int]:
-    """Return the errors of failed jobs by name, and the number of jobs that began and have not ended."""
-    failed, n_missing = {}, 0
+def _unfinished(folder: Path, definition: Mapping[str, Any]) -> tuple[dict[str, str], int]:
+    """Return the errors of failed jobs by name, and the number of other jobs that have no result."""
+    failed, wanted = dict[str, str](), _wanted(definition)
     for file in sorted(folder.glob(f"*/*/*/{SETTINGS}")):
+        settings, error = read_json(file)["settings"], file.parent / ERROR
+        name = _name(settings["env"], settings["algorithm"], settings["seed"])
+        wanted.add(name)
         if (file.parent / RESULT).is_file():
-            continue
-        error = file.parent / ERROR
-        settings = read_json(file)["settings"]
-        if error.is_file():
-            name = f"{settings['env']} {settings['algorithm']} seed {settings['seed']}"
+            wanted.remove(name)
+        elif error.is_file():
+            wanted.remove(name)
             failed[name] = error.read_text(encoding="utf-8").splitlines()[0]
-        else:
-            n_missing += 1
-    return failed, n_missing
+    return failed, len(wanted)
+
+
+def _wanted(definition: Mapping[str, Any]) -> set[str]:
+    """Return the names of the jobs of a benchmark."""
+    names = set()
+    for env, config in definition.get("environments", {}).items():
+        for key in ("recipes", "peers"):
+            own = config.get(key)
+            for algorithm in definition.get(key, ()) if own is None else own:
+                seeds = config.get("seeds", ())
+                names |= {_name(env, algorithm, seed) for seed in (seeds[:1] if algorithm == RANDOM else seeds)}
+    return names
+
+
+def _name(env: str, algorithm: str, seed: int) -> str:
+    return f"{env} {algorithm} seed {seed}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -72,7 +73,9 @@ hyperparams = {
 
 def python(*arguments: str, cwd: Path, status: int = 0) -> str:
     """Run Python and return its output. rl_zoo3 patches Gymnasium when it is imported, so it has its own process."""
-    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "SDL_VIDEODRIVER": "dummy"
+    }  # fmt: skip
     command = [sys.executable, *arguments]
     process = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False
@@ -423,6 +426,98 @@ def test_rl_zoos_scripts_with_a_recipe(tmp_path: Path) -> None:
     last = sorted((tmp_path / "logs" / "rtg_value").glob("CartPole-v1_*"))[-1]
     model = PolicyGradient.load(last / "CartPole-v1.zip", device="cpu")
     assert model.n_episodes == found["n_episodes"]
+
+
+SCRIPTS = """
+import importlib, runpy, sys
+from pathlib import Path
+
+import huggingface_hub
+import matplotlib.pyplot as plt
+
+from pgzoo.rl_zoo3.__main__ import SCRIPTS, main
+
+
+class Api:  # a stand-in for the client of the Hub
+    def create_repo(self, repo_id, token=None, private=None, exist_ok=False):
+        return repo_id
+
+    def snapshot_download(self, repo_id, local_dir):
+        Path(local_dir).mkdir(parents=True)
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        print("uploaded", repo_id, *sorted(path.name for path in Path(folder_path).iterdir()))
+
+
+huggingface_hub.HfApi = Api
+of_sb3 = importlib.import_module("huggingface_sb3.push_to_hub")
+if not hasattr(of_sb3, "generate_metadata"):  # version 3.2 renames it, so that RL Zoo 2.9.2 cannot import it
+    of_sb3.generate_metadata = lambda *values: of_sb3._generate_metadata(*values).to_dict()
+plt.show = lambda: print("lines", *(len(line.get_xdata()) for line in plt.gca().lines))
+
+
+def script(name, *arguments):
+    print("==", name)
+    if sys.argv[1] == "pgzoo.rl_zoo3":
+        main([name, *arguments])
+    else:
+        script_argv, sys.argv[:] = list(sys.argv), [name, *arguments]
+        runpy.run_module(SCRIPTS[name], run_name="__main__")
+        sys.argv[:] = script_argv
+
+
+_, module, algorithm = sys.argv
+script("all_plots", "-a", algorithm, "-e", "CartPole-v1", "-f", "logs", "-o", "plots", "--no-display")
+script("plot_from_file", "-i", "plots.pkl", "-o", "curve", "--format", "png")
+plt.close("all")
+script("plot_train", "-a", algorithm, "-e", "CartPole-v1", "-f", "logs", "-w", "2")
+of_run = ("--algo", algorithm, "--env", "CartPole-v1", "-f", "logs", "--seed", "3")
+script("enjoy", *of_run, "-n", "200", "--no-render")
+script("enjoy", *of_run, "-n", "200", "--no-render", "--load-best")
+script("enjoy", *of_run, "-n", "200", "--no-render", "--load-checkpoint", "160")
+script("push_to_hub", *of_run, "-orga", "user", "--no-render")
+script("record_video", *of_run, "-n", "20")
+"""
+
+
+def rl_zoo_plots() -> bool:
+    """Whether RL Zoo's plots can be imported. Their package `arch` needs pandas 2."""
+    names = ("rl_zoo3", "seaborn", "moviepy", "pandas")
+    return all(importlib.util.find_spec(name) for name in names) and importlib.metadata.version("pandas")[0] == "2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not rl_zoo_plots(), reason="rl_zoo3[plots] or moviepy is not installed")
+@pytest.mark.parametrize(("module", "algorithm"), [("rl_zoo3", "ppo"), ("pgzoo.rl_zoo3", "rtg_value")])
+def test_rl_zoos_scripts_read_runs_of_pgzoo(module: str, algorithm: str, tmp_path: Path) -> None:
+    """Finds a file that RL Zoo does not find or reads otherwise. The expected numbers are those of the run's files."""
+    size: dict[str, Any] = {"n_steps": 20} if algorithm == "ppo" else {"n_episodes": 4}
+    last_evaluations, lengths = [], []
+    for seed in (1, 2):
+        folder = pgzoo.train(
+            algorithm, "CartPole-v1", n_timesteps=400, n_envs=4, seed=seed, hyperparams={"normalize": True, **size},
+            eval_freq=160, eval_episodes=3, save_freq=160, log_folder=tmp_path / "logs", device="cpu",
+        ).folder.path  # fmt: skip
+        last_evaluations.append(np.load(folder / "evaluations.npz")["results"][-1].mean())
+        lengths.append(sum(len(file.read_text().splitlines()) - 2 for file in folder.glob("*.monitor.csv")))
+        if algorithm == "rtg_value":  # its checkpoints come after whole updates
+            checkpoint = next(folder.glob("rl_model_[0-9]*_steps.zip"))
+            for name in (checkpoint, *folder.glob(f"rl_model_vecnormalize_{checkpoint.stem.split('_')[2]}_steps.pkl")):
+                name.rename(name.with_name(re.sub(r"\d+", "160", name.name)))
+    (tmp_path / "scripts.py").write_text(SCRIPTS)
+    output = python("-W", "ignore", "scripts.py", module, algorithm, cwd=tmp_path)
+    sections = dict(re.findall(r"^== (\w+)\n(.*?)(?=^== |\Z)", output, flags=re.DOTALL | re.MULTILINE))
+    assert f"{np.mean(last_evaluations):.0f} +/- " in sections["all_plots"]
+    assert f"{np.mean(last_evaluations):.0f} +/- " in sections["plot_from_file"]
+    assert sections["plot_train"].split() == [
+        "lines",
+        *(str(length - 1) for length in lengths),
+    ]  # means of two episodes
+    assert output.count("Mean reward: ") == 3
+    assert output.count("Loading running average") == 5
+    assert "uploaded user/" in sections["push_to_hub"]
+    assert "vec_normalize.pkl" in sections["push_to_hub"]
+    assert [path.suffix for path in (tmp_path / "logs" / algorithm / "CartPole-v1_2" / "videos").iterdir()] == [".mp4"]
 
 
 # ---------------------------------------------------------------- RL Zoo's command lines

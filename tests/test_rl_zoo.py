@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -625,7 +626,9 @@ def test_a_run_of_rl_zoo_is_played_as_sb3_plays_it(run_of_rl_zoo: Path, tmp_path
             lengths.append(steps)
             steps = 0
     play = ("--no-render", "--seed", "5", "--device", "cpu", "--trust", str(run_of_rl_zoo))
-    lines = command("enjoy", "-n", "100", *play).stdout.splitlines()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as one of the size of minibatches
+        lines = command("enjoy", "-n", "100", *play).stdout.splitlines()
     assert lines == [f"episode {i}: return -1, {length} steps" for i, length in enumerate(lengths, 1)]
     evaluated = command("eval", "-n", "2", "--json", "--trust", str(run_of_rl_zoo)).stdout
     assert '"mean_return": -1.0' in evaluated

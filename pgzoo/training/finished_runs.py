@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -215,7 +216,9 @@ def sb3_model(
     """Return a model with the weights of SB3's. The environments get the seed again, as SB3 does it."""
     from pgzoo.training.experiment import TrainConfig, make_model
 
-    return make_model(config, registry, env, TrainConfig(seed=seed, device=device), start)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="with n_steps=")  # no minibatches are made
+        return make_model(config, registry, env, TrainConfig(seed=seed, device=device), start)
 
 
 def _configuration(

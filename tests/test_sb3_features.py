@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import csv
+import importlib
 import io
 import json
 import re
@@ -132,7 +133,8 @@ FEATURES: dict[str, tuple[Any, Callable[[], VecEnv], dict[str, Any]]] = {
     "rollout_buffer_class": (MLP, spaces_env, {"rollout_buffer_class": KeptBuffer}),
     "stats_window_size": (MLP, spaces_env, {"stats_window_size": 3}),
 }  # fmt: skip
-"""Policy, environments and arguments by what they use. Arguments that only A2C or PPO has choose the algorithm."""
+"""Policy, environments and arguments by what they use. An argument of A2C alone chooses A2C."""
+SLOW = ("SubprocVecEnv", "CnnPolicy", "normalize_images")
 
 
 def model(algorithm: Any, policy: Any = MLP, env: Any = None, **arguments: Any) -> Any:
@@ -157,19 +159,17 @@ def assert_equal(ours: Any, theirs: Any) -> None:
     assert returns[0] == pytest.approx(returns[1], abs=1e-5)
 
 
-@pytest.mark.parametrize(
-    "feature", [pytest.param(name, marks=[pytest.mark.slow] if name == "SubprocVecEnv" else []) for name in FEATURES]
-)
+@pytest.mark.parametrize("feature", [pytest.param(x, marks=[pytest.mark.slow] * (x in SLOW)) for x in FEATURES])
 def test_trains_as_sb3(feature: str) -> None:
     """Finds an argument that is ignored, and random numbers that are drawn in another order."""
     policy, make, arguments = FEATURES[feature]
     ours, theirs = (
-        model(algorithm, policy, make(), **deepcopy(arguments)).learn(96) for algorithm in (PolicyGradient, PPO)
+        model(algorithm, policy, make(), **deepcopy(arguments)).learn(64) for algorithm in (PolicyGradient, PPO)
     )
     assert_equal(ours, theirs)
     observation = ours.env.observation_space.sample()
-    actions = [one.predict(observation, deterministic=True)[0] for one in (ours, theirs)]
-    np.testing.assert_allclose(*actions, atol=1e-5)
+    action, expected = (one.predict(observation, deterministic=True)[0] for one in (ours, theirs))
+    np.testing.assert_allclose(action, expected, atol=1e-5)
     for one in (ours, theirs):
         one.env.close()
 
@@ -231,16 +231,17 @@ CALLBACKS: dict[str, Callable[[Path], Any]] = {
 @pytest.mark.parametrize("name", CALLBACKS)
 def test_callbacks_of_sb3(name: str, tmp_path: Path) -> None:
     """The same files are written, with the same evaluations, and training stops at the same step."""
-    results = []
+    results: list[Any] = []
     for algorithm in (PolicyGradient, PPO):
         folder = tmp_path / algorithm.__name__
         one = model(algorithm, env=VecNormalize(make_vec_env("CartPole-v1", 2, seed=1)))
         one.set_logger(configure(str(folder), ["csv"]))
         with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             one.learn(96, callback=CALLBACKS[name](folder))
-        results.append((one, sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))))
-        if (folder / "evaluations.npz").is_file():
-            results[-1] += (np.load(folder / "evaluations.npz")["results"].tolist(),)
+        files = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        logged = [row["time/total_timesteps"] for row in csv.DictReader((folder / "progress.csv").open())]
+        evaluations = folder / "evaluations.npz"
+        results.append((one, files, logged, np.load(evaluations)["results"].tolist() if evaluations.is_file() else 0))
     (ours, *outcome), (theirs, *expected) = results
     assert outcome == expected
     assert_equal(ours, theirs)
@@ -278,9 +279,8 @@ def test_loggers_of_sb3(format: str, tmp_path: Path) -> None:
 def read_log(folder: Path, format: str, printed: str) -> tuple[set[str], Any]:
     """Return the keys of a log, and its mean rewards of episodes."""
     if format == "tensorboard":
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        events = EventAccumulator(str(folder)).Reload()
+        event_accumulator: Any = importlib.import_module("tensorboard.backend.event_processing.event_accumulator")
+        events = event_accumulator.EventAccumulator(str(folder)).Reload()
         return set(events.Tags()["scalars"]), [event.value for event in events.Scalars("rollout/ep_rew_mean")]
     if format in ("csv", "json"):
         with (folder / f"progress.{format}").open() as file:
@@ -327,9 +327,10 @@ def test_the_policy_alone(tmp_path: Path) -> None:
     """`policy.save` writes what SB3's `ActorCriticPolicy.load` reads."""
     one = model(PolicyGradient).learn(32)
     one.policy.save(tmp_path / "policy.pkl")
-    loaded = ActorCriticPolicy.load(tmp_path / "policy.pkl")
+    loaded = ActorCriticPolicy.load(str(tmp_path / "policy.pkl"))
     observations = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
-    np.testing.assert_array_equal(*(x.predict(observations, deterministic=True)[0] for x in (one, loaded)))
+    action, expected = (policy.predict(observations, deterministic=True)[0] for policy in (one, loaded))
+    np.testing.assert_array_equal(action, expected)
 
 
 @pytest.mark.parametrize("form", ["path", "text without .zip", "stream"])
@@ -341,7 +342,7 @@ def test_forms_of_saving(form: str, tmp_path: Path) -> None:
     for algorithm in (PolicyGradient, PPO):
         if form == "stream":
             target.seek(0)
-        one = algorithm.load(target, env=spaces_env(), device="cpu")  # type: ignore[attr-defined]
+        one = algorithm.load(target, env=spaces_env(), device="cpu")
         one.set_random_seed(5)
         learned.append(one.learn(32, reset_num_timesteps=False))
     assert_equal(*learned)
@@ -375,7 +376,7 @@ def test_old_pickles_load_as_in_sb3(tmp_path: Path) -> None:
     write(tmp_path / "a.zip", {**content, "data": json.dumps(data).encode()})
     for algorithm in (partial(PolicyGradient.load, trusted=True), PPO.load):
         with pytest.warns(UserWarning, match="custom_objects"):
-            assert algorithm(tmp_path / "a", device="cpu").learning_rate == 3e-4  # type: ignore[operator]
+            assert algorithm(tmp_path / "a", device="cpu").learning_rate == 3e-4
     with pytest.raises(ConfigError, match="learning_rate can only be unpickled"):
         PolicyGradient.load(tmp_path / "a", device="cpu")
     one = model(PolicyGradient, "CnnPolicy", spaces_env(IMAGE), policy_kwargs=SMALL_IMAGE)

@@ -719,7 +719,7 @@ def test_a_recipe_that_rl_zoo_trained_needs_no_trust(tmp_path: Path) -> None:
     """Its model and statistics are data, although args.yml is RL Zoo's."""
     folder = write_run(tmp_path / "logs")
     model = PolicyGradient("MlpPolicy", VecNormalize(make_vec_env("CartPole-v1", 1)), "ppo", n_steps=32, device="cpu",
-                           policy_kwargs={"net_arch": [8]})  # fmt: skip
+                           policy_kwargs={"net_arch": [8]}, verbose=1)  # fmt: skip
     model.save(folder / "CartPole-v1.zip")
     (folder / "CartPole-v1" / "vecnormalize.pkl").write_bytes(b"damaged")
-    assert "episode 1: return" in command("enjoy", "--n-episodes", "1", "--no-render", str(folder)).stdout
+    assert command("enjoy", "--n-episodes", "1", "--no-render", str(folder)).stdout.startswith("episode 1: return")

@@ -280,7 +280,7 @@ def load_model(
     trusted: bool = False,
     custom_objects: Mapping[str, Any] | None = None,
 ) -> PolicyGradient:
-    """Return a saved model of pgzoo. `custom_objects` replace values of the file, as in SB3.
+    """Return a saved model of pgzoo, which prints nothing. `custom_objects` replace values of the file, as in SB3.
 
     Raises:
         UntrustedError: the file must be unpickled, and is not trusted.
@@ -291,7 +291,7 @@ def load_model(
             raise ConfigError(f"{path} was not saved by pgzoo")
     with converted(f"{path} is not a usable model"):
         model = PolicyGradient.load(
-            path, device=device, registry=registry, trusted=trusted, custom_objects=custom_objects
+            path, device=device, registry=registry, trusted=trusted, custom_objects=custom_objects, verbose=0
         )
     _check_finite(model, path)
     return model

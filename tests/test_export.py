@@ -16,10 +16,12 @@ from command import pgzoo
 from gymnasium import spaces
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
+from zips import members
 
 from pgzoo import ConfigError, PolicyGradient
 from pgzoo.export import deterministic, formats, policy_file
 from pgzoo.export.policy_file import export_policy, logit_gaps
+from pgzoo.training.saved_model import read_start
 
 IMAGE = spaces.Box(0, 255, (36, 40, 3), np.uint8)
 VECTOR = spaces.Box(-5, 5, (3,), np.float32)
@@ -239,6 +241,11 @@ def test_sb3_opens_its_zip_where_pgzoo_cannot_be_imported(tmp_path: Path) -> Non
             np.testing.assert_array_equal(np.load(tmp_path / f"{algorithm}-{name}.npy"), actions)
     clip_range: Any = PPO.load(tmp_path / "pendulum.zip").clip_range
     assert clip_range(1.0) == 0.05
+    metadata = json.loads(members(tmp_path / "pendulum.zip")["metadata.json"])
+    assert (metadata["plugin"], metadata["vecnormalize"]) == ("ppo", "pendulum_vecnormalize.pkl")
+    assert metadata["action_space"] == "Box(-2.0, 2.0, (1,), float32)"
+    start = read_start(tmp_path / "pendulum.zip", trusted=True)  # as `pgzoo train -i` does
+    assert start.normalizer is not None
 
 
 @pytest.mark.parametrize("plugin", ["trpo", "npg", "lambda_return+value+ppo_clip"])
@@ -266,10 +273,24 @@ def test_the_command(tmp_path: Path) -> None:
     assert "onnx" in refused.stderr
 
 
-def test_a_model_without_environments_is_refused(tmp_path: Path) -> None:
-    """Its normalisation would be left out without a message."""
-    make("box").save(tmp_path / "model.zip")
-    with pytest.raises(ConfigError, match="how it normalises observations is not known; pass env="):
+@pytest.mark.parametrize("case", ["box", "dict", "discrete"])
+def test_a_model_without_environments_has_its_normalizer(case: str, tmp_path: Path) -> None:
+    """Finds a normalisation that is left out. How images were transposed is not known, so the camera's are not."""
+    model = make(case)
+    model.save(tmp_path / "model.zip")
+    export_policy(PolicyGradient.load(tmp_path / "model.zip"), tmp_path / "x.pt", "torchscript")
+    raw = raw_observations(case, 20)
+    expected = expected_actions(model, raw)
+    if case == "dict":
+        raw["camera"] = raw["camera"].transpose(0, 3, 1, 2)
+    actions = load_torchscript(tmp_path / "x.pt")(formats.tensors(raw)).numpy()
+    np.testing.assert_allclose(actions, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_without_environments_stacked_observations_are_refused(tmp_path: Path) -> None:
+    env = VecFrameStack(VecNormalize(DummyVecEnv([lambda: OnlySpaces(*CASES["box"])])), 2)
+    PolicyGradient("MlpPolicy", env, "ppo", n_steps=64).save(tmp_path / "model.zip")
+    with pytest.raises(ConfigError, match=r"without one, it is not known how .* shape \(3,\), not \(6,\)\); pass env="):
         export_policy(PolicyGradient.load(tmp_path / "model.zip"), tmp_path / "x.pt", "torchscript")
     assert not (tmp_path / "x.pt").exists()
 

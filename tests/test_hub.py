@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from command import pgzoo
+from rl_zoo_run import write_run
 from ruamel.yaml import YAML
 
 from pgzoo import ConfigError, PolicyGradient, load_from_hub, push_to_hub
@@ -91,7 +92,7 @@ def test_a_run_that_was_pushed_and_pulled_has_the_same_score(hub: Hub, logs: Pat
     pushed = pgzoo("push", str(run), "--repo", "user/pendulum", "-n", "3", "--no-replay", cwd=logs)
     assert pushed.stdout == "https://hub/user/pendulum\n"
     names = sorted(str(path.relative_to(hub.folder)) for path in hub.folder.rglob("*") if path.is_file())
-    details = ("args.yml", "command.txt", "config.yml", "vecnormalize.pkl", "versions.yml")
+    details = ("args.yml", "command.txt", "config.yml", "versions.yml")  # no pickle: the model has the statistics
     folder = "user/pendulum"
     assert names == [
         *(f"{folder}/{name}" for name in ("Pendulum-v1.zip",)),
@@ -178,6 +179,23 @@ def test_a_plugins_name_from_a_repository_cannot_choose_another_folder(
     with pytest.raises(ConfigError, match="is not the name of a plugin"):
         load_from_hub("user/bad", tmp_path / "logs")
     assert not (tmp_path / "logs").exists()
+
+
+def test_a_run_of_rl_zoo_is_shared_without_pickles(hub: Hub, tmp_path: Path) -> None:
+    """It is opened once, with trust. The model that is uploaded has its statistics, and needs none."""
+    run = write_run(tmp_path / "rl_zoo")
+    with pytest.raises(ConfigError, match="if you trust them, add --trust"):
+        push_to_hub(run, "user/cartpole", n_episodes=1, replay=False)
+    push_to_hub(run, "user/cartpole", n_episodes=1, replay=False, trusted=True)
+    assert not list(hub.folder.rglob("*.pkl"))
+    (hub.folder / "user/cartpole/CartPole-v1/vecnormalize.pkl").write_bytes(b"a pickle of somebody else")
+    pulled = load_from_hub("user/cartpole", tmp_path / "logs")
+    assert not [*(hub.folder / "cache").rglob("*.pkl"), *(tmp_path / "logs").rglob("*.pkl")]
+    scores = [
+        json.loads(pgzoo("eval", str(path), "-n", "3", "--json", *trust).stdout)["mean_length"]
+        for path, trust in ((run, ["--trust"]), (pulled, []))
+    ]
+    assert scores[0] == scores[1]
 
 
 def test_the_package_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

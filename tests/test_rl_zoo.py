@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,10 +20,12 @@ import optuna
 import pytest
 import torch
 from command import pgzoo as command
+from rl_zoo_run import ARGUMENTS, write_run
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.sb2_compat.rmsprop_tf_like import RMSpropTFLike
 from stable_baselines3.common.vec_env import VecNormalize
+from zips import members, write
 
 import pgzoo
 import pgzoo.rl_zoo3
@@ -49,10 +55,28 @@ Pendulum-v1:
 """
 """An entry in RL Zoo's style. It has one environment, because it does not say how many."""
 
+IN_PYTHON = """
+import numpy as np
+from torch import nn
+
+hyperparams = {
+    "Pendulum-v1": dict(
+        normalize={"norm_obs": True, "norm_reward": False}, n_timesteps=1.6e2, policy="MlpPolicy",
+        n_steps=np.int64(40), learning_rate=f"lin_{7e-4}", use_sde=True,
+        policy_kwargs=dict(
+            log_std_init=-2, ortho_init=False, activation_fn=nn.ReLU, net_arch=dict(pi=(16,), vf=[16] * 2)
+        ),
+    ),
+}
+"""
+"""The same entry as RL Zoo reads it from a file that ends with `.py`."""
+
 
 def python(*arguments: str, cwd: Path, status: int = 0) -> str:
     """Run Python and return its output. rl_zoo3 patches Gymnasium when it is imported, so it has its own process."""
-    environment = {**os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1"}
+    environment = {
+        **os.environ, "COLUMNS": "120", "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "SDL_VIDEODRIVER": "dummy"
+    }  # fmt: skip
     command = [sys.executable, *arguments]
     process = subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, env=environment, timeout=200, check=False
@@ -61,12 +85,12 @@ def python(*arguments: str, cwd: Path, status: int = 0) -> str:
     return process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("algorithm", [A2C, PPO])
-def test_an_entry_of_rl_zoo_trains_as_sb3_does(algorithm: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("algorithm", "file"), [(A2C, "conf.yml"), (PPO, "conf.yml"), (PPO, "conf.py")])
+def test_an_entry_of_rl_zoo_trains_as_sb3_does(algorithm: Any, file: str, tmp_path: Path) -> None:
     """Finds a text that is read as something else than Python evaluates it to, and another number of environments."""
-    (tmp_path / "conf.yml").write_text(CONFIGURATION)
+    (tmp_path / file).write_text(IN_PYTHON if file.endswith(".py") else CONFIGURATION)
     model = pgzoo.train(
-        algorithm.__name__.lower(), "Pendulum-v1", conf_file=tmp_path / "conf.yml", seed=5, fast=False, device="cpu",
+        algorithm.__name__.lower(), "Pendulum-v1", conf_file=tmp_path / file, seed=5, fast=False, device="cpu",
         eval_freq=-1, eval_episodes=1, log_folder=tmp_path / "logs",
     ).model  # fmt: skip
     env = VecNormalize(make_vec_env("Pendulum-v1", 1, seed=5), norm_reward=False)
@@ -108,6 +132,61 @@ def test_expressions_are_never_evaluated(text: str, message: str, tmp_path: Path
     (tmp_path / "conf.yml").write_text(f"CartPole-v1:\n  n_envs: 1\n  policy_kwargs: {text!r}\n")
     with pytest.raises(ConfigError, match=r"conf.yml:3: "):
         load_config(default_registry(), "ppo", "CartPole-v1", file=tmp_path / "conf.yml")
+
+
+WRONG_PYTHON = {
+    "hyperparams = 3": "conf.py must define hyperparams, a mapping",
+    "settings = {}": "conf.py must define hyperparams, a mapping",
+    "1 / 0": "cannot read conf.py: ZeroDivisionError: division by zero",
+    "hyperparams = {": "cannot read conf.py: SyntaxError",
+    "raise SystemExit(0)": "conf.py ends the program",
+    "hyperparams = {1: {}}": "a key must be text, not 1",
+    "hyperparams = {'CartPole-v1': [3]}": "conf.py: the entry 'CartPole-v1' must be a mapping",
+    "hyperparams = {'CartPole-v1': {'gama': 0.9}}": "conf.py: unknown hyperparameter 'gama'; did you mean 'gamma'",
+    "hyperparams = {'CartPole-v1': {'gamma': object()}}": "hyperparams['CartPole-v1']['gamma'] must be numbers, text",
+    "hyperparams = {'CartPole-v1': {'learning_rate': lambda p: p}}": "<lambda> has no import path",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_PYTHON)
+def test_wrong_configurations_in_python(text: str, tmp_path: Path) -> None:
+    """Finds a traceback, a line number that does not exist, and a folder that is left behind."""
+    (tmp_path / "conf.py").write_text(text)
+    result = command("train", "-conf", "conf.py", cwd=tmp_path, status=2)
+    assert WRONG_PYTHON[text] in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["conf.py"]
+
+
+def test_a_configuration_in_a_module(tmp_path: Path) -> None:
+    """RL Zoo imports what does not end with .py or .yml."""
+    (tmp_path / "settings_of_a_lab").mkdir()
+    (tmp_path / "settings_of_a_lab" / "small.py").write_text(
+        "hyperparams = {'default': {'n_envs': 1, 'n_steps': 8, 'policy_kwargs': {'net_arch': [4]}}}\n"
+    )
+    small = ["-n", "16", "--eval-freq", "-1", "--eval-episodes", "1", "--device", "cpu"]
+    result = command("train", "-conf", "settings_of_a_lab.small", *small, cwd=tmp_path)
+    assert "hyperparameters from settings_of_a_lab.small, default" in result.stdout
+    model = PolicyGradient.load(tmp_path / "logs/ppo/CartPole-v1_1/CartPole-v1.zip", device="cpu")
+    assert (model.policy_kwargs, model.n_steps, model.n_envs) == ({"net_arch": [4]}, 8, 1)
+    result = command("train", "-conf", "settings_of_a_lab.absent", *small, cwd=tmp_path, status=2)
+    assert "cannot read settings_of_a_lab.absent: ModuleNotFoundError" in result.stderr
+
+
+def test_a_folder_never_runs_the_configuration_that_it_names(tmp_path: Path) -> None:
+    """The command line consents to the code of `-conf`; args.yml of somebody else's folder does not."""
+    (tmp_path / "conf.py").write_text(
+        "open('ran', 'w')\nhyperparams = {'default': {'n_envs': 1, 'n_steps': 16, 'n_timesteps': 32}}\n"
+    )
+    small = ["--eval-freq", "-1", "--eval-episodes", "1", "--device", "cpu", "--seed", "0", "--checkpoint-every", "16"]
+    command("train", "-conf", "conf.py", *small, cwd=tmp_path)
+    (tmp_path / "ran").unlink()
+    folder = tmp_path / "logs" / "ppo" / "CartPole-v1_1"
+    assert "conf_file: conf.py" in (folder / "CartPole-v1" / "args.yml").read_text()
+    command("eval", str(folder), "-n", "1", cwd=tmp_path)
+    command("enjoy", str(folder), "--no-render", "--n-episodes", "1", cwd=tmp_path)
+    (folder / "checkpoints" / "finished").unlink()
+    command("train", "--resume", str(folder), cwd=tmp_path)
+    assert not (tmp_path / "ran").exists()
 
 
 def test_an_optimizer_that_rl_zoo_names(tmp_path: Path) -> None:
@@ -350,6 +429,98 @@ def test_rl_zoos_scripts_with_a_recipe(tmp_path: Path) -> None:
     assert model.n_episodes == found["n_episodes"]
 
 
+SCRIPTS = """
+import importlib, runpy, sys
+from pathlib import Path
+
+import huggingface_hub
+import matplotlib.pyplot as plt
+
+from pgzoo.rl_zoo3.__main__ import SCRIPTS, main
+
+
+class Api:  # a stand-in for the client of the Hub
+    def create_repo(self, repo_id, token=None, private=None, exist_ok=False):
+        return repo_id
+
+    def snapshot_download(self, repo_id, local_dir):
+        Path(local_dir).mkdir(parents=True)
+
+    def upload_folder(self, repo_id, folder_path, commit_message):
+        print("uploaded", repo_id, *sorted(path.name for path in Path(folder_path).iterdir()))
+
+
+huggingface_hub.HfApi = Api
+of_sb3 = importlib.import_module("huggingface_sb3.push_to_hub")
+if not hasattr(of_sb3, "generate_metadata"):  # version 3.2 renames it, so that RL Zoo 2.9.2 cannot import it
+    of_sb3.generate_metadata = lambda *values: of_sb3._generate_metadata(*values).to_dict()
+plt.show = lambda: print("lines", *(len(line.get_xdata()) for line in plt.gca().lines))
+
+
+def script(name, *arguments):
+    print("==", name)
+    if sys.argv[1] == "pgzoo.rl_zoo3":
+        main([name, *arguments])
+    else:
+        script_argv, sys.argv[:] = list(sys.argv), [name, *arguments]
+        runpy.run_module(SCRIPTS[name], run_name="__main__")
+        sys.argv[:] = script_argv
+
+
+_, module, algorithm = sys.argv
+script("all_plots", "-a", algorithm, "-e", "CartPole-v1", "-f", "logs", "-o", "plots", "--no-display")
+script("plot_from_file", "-i", "plots.pkl", "-o", "curve", "--format", "png")
+plt.close("all")
+script("plot_train", "-a", algorithm, "-e", "CartPole-v1", "-f", "logs", "-w", "2")
+of_run = ("--algo", algorithm, "--env", "CartPole-v1", "-f", "logs", "--seed", "3")
+script("enjoy", *of_run, "-n", "200", "--no-render")
+script("enjoy", *of_run, "-n", "200", "--no-render", "--load-best")
+script("enjoy", *of_run, "-n", "200", "--no-render", "--load-checkpoint", "160")
+script("push_to_hub", *of_run, "-orga", "user", "--no-render")
+script("record_video", *of_run, "-n", "20")
+"""
+
+
+def rl_zoo_plots() -> bool:
+    """Whether RL Zoo's plots can be imported. Their package `arch` needs pandas 2."""
+    names = ("rl_zoo3", "seaborn", "moviepy", "pandas")
+    return all(importlib.util.find_spec(name) for name in names) and importlib.metadata.version("pandas")[0] == "2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not rl_zoo_plots(), reason="rl_zoo3[plots] or moviepy is not installed")
+@pytest.mark.parametrize(("module", "algorithm"), [("rl_zoo3", "ppo"), ("pgzoo.rl_zoo3", "rtg_value")])
+def test_rl_zoos_scripts_read_runs_of_pgzoo(module: str, algorithm: str, tmp_path: Path) -> None:
+    """Finds a file that RL Zoo does not find or reads otherwise. The expected numbers are those of the run's files."""
+    size: dict[str, Any] = {"n_steps": 20} if algorithm == "ppo" else {"n_episodes": 4}
+    last_evaluations, lengths = [], []
+    for seed in (1, 2):
+        folder = pgzoo.train(
+            algorithm, "CartPole-v1", n_timesteps=400, n_envs=4, seed=seed, hyperparams={"normalize": True, **size},
+            eval_freq=160, eval_episodes=3, save_freq=160, log_folder=tmp_path / "logs", device="cpu",
+        ).folder.path  # fmt: skip
+        last_evaluations.append(np.load(folder / "evaluations.npz")["results"][-1].mean())
+        lengths.append(sum(len(file.read_text().splitlines()) - 2 for file in folder.glob("*.monitor.csv")))
+        if algorithm == "rtg_value":  # its checkpoints come after whole updates
+            checkpoint = next(folder.glob("rl_model_[0-9]*_steps.zip"))
+            for name in (checkpoint, *folder.glob(f"rl_model_vecnormalize_{checkpoint.stem.split('_')[2]}_steps.pkl")):
+                name.rename(name.with_name(re.sub(r"\d+", "160", name.name)))
+    (tmp_path / "scripts.py").write_text(SCRIPTS)
+    output = python("-W", "ignore", "scripts.py", module, algorithm, cwd=tmp_path)
+    sections = dict(re.findall(r"^== (\w+)\n(.*?)(?=^== |\Z)", output, flags=re.DOTALL | re.MULTILINE))
+    assert f"{np.mean(last_evaluations):.0f} +/- " in sections["all_plots"]
+    assert f"{np.mean(last_evaluations):.0f} +/- " in sections["plot_from_file"]
+    assert sections["plot_train"].split() == [
+        "lines",
+        *(str(length - 1) for length in lengths),
+    ]  # means of two episodes
+    assert output.count("Mean reward: ") == 3
+    assert output.count("Loading running average") == 5
+    assert "uploaded user/" in sections["push_to_hub"]
+    assert "vec_normalize.pkl" in sections["push_to_hub"]
+    assert [path.suffix for path in (tmp_path / "logs" / algorithm / "CartPole-v1_2" / "videos").iterdir()] == [".mp4"]
+
+
 # ---------------------------------------------------------------- RL Zoo's command lines
 
 
@@ -434,42 +605,9 @@ def test_no_log(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- runs of RL Zoo
 
 
-ARGUMENTS = """!!python/object/apply:collections.OrderedDict
-- - - algo
-    - ppo
-  - - env
-    - CartPole-v1
-  - - env_kwargs
-    - sutton_barto_reward: true
-  - - gym_packages
-    - []
-"""
-CONFIG = """!!python/object/apply:collections.OrderedDict
-- - - n_steps
-    - 32
-  - - n_timesteps
-    - 64.0
-  - - normalize
-    - true
-  - - policy
-    - MlpPolicy
-  - - policy_kwargs
-    - dict(net_arch=[8])
-"""
-
-
 @pytest.fixture
 def run_of_rl_zoo(tmp_path: Path) -> Path:
-    """A folder as RL Zoo writes it, with a model of SB3."""
-    folder = tmp_path / "logs" / "ppo" / "CartPole-v1_1"
-    (folder / "CartPole-v1").mkdir(parents=True)
-    (folder / "CartPole-v1" / "args.yml").write_text(ARGUMENTS)
-    (folder / "CartPole-v1" / "config.yml").write_text(CONFIG)
-    env = VecNormalize(make_vec_env("CartPole-v1", 1, seed=0))
-    model = PPO("MlpPolicy", env, n_steps=32, policy_kwargs={"net_arch": [8]}, device="cpu", seed=0).learn(64)
-    model.save(folder / "CartPole-v1.zip")
-    env.save(str(folder / "CartPole-v1" / "vecnormalize.pkl"))
-    return folder
+    return write_run(tmp_path / "logs")
 
 
 def test_a_run_of_rl_zoo_is_played_as_sb3_plays_it(run_of_rl_zoo: Path, tmp_path: Path) -> None:
@@ -488,7 +626,9 @@ def test_a_run_of_rl_zoo_is_played_as_sb3_plays_it(run_of_rl_zoo: Path, tmp_path
             lengths.append(steps)
             steps = 0
     play = ("--no-render", "--seed", "5", "--device", "cpu", "--trust", str(run_of_rl_zoo))
-    lines = command("enjoy", "-n", "100", *play).stdout.splitlines()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # such as one of the size of minibatches
+        lines = command("enjoy", "-n", "100", *play).stdout.splitlines()
     assert lines == [f"episode {i}: return -1, {length} steps" for i, length in enumerate(lengths, 1)]
     evaluated = command("eval", "-n", "2", "--json", "--trust", str(run_of_rl_zoo)).stdout
     assert '"mean_return": -1.0' in evaluated
@@ -537,4 +677,49 @@ def test_enjoy_plays_steps_and_checkpoints(tmp_path: Path) -> None:
     assert [line.split(": return ")[1].split(",")[0] for line in output.splitlines()] == ["-1"] * 3
     assert len(list((tmp_path / "rewards").glob("*.monitor.csv"))) == 2
     assert "exclude each other" in enjoy("--deterministic", "--stochastic", status=2).stderr
-    assert "--custom-objects is not needed" in enjoy("--custom-objects", status=2).stderr
+
+
+def damage(model: Path, value: str, pickled: bytes) -> None:
+    """Replace a pickled value of SB3's data, as one that another version of Python wrote."""
+    content = members(model)
+    data = json.loads(content["data"])
+    data[value][":serialized:"] = base64.b64encode(pickled).decode()
+    write(model, {**content, "data": json.dumps(data).encode()})
+
+
+def test_custom_objects_of_a_run_of_rl_zoo(tmp_path: Path) -> None:
+    """Its schedules are not unpickled. SB3 needs custom_objects for that, which RL Zoo passes."""
+    folder = write_run(tmp_path / "logs", learning_rate=lambda progress: 1e-3 * progress)
+    play = ("enjoy", "-n", "60", "--no-render", "--device", "cpu", str(folder), "--trust")
+    before = command(*play).stdout
+    for value in ("learning_rate", "lr_schedule", "clip_range"):
+        damage(folder / "CartPole-v1.zip", value, b"damaged")
+    assert command(*play, "--custom-objects").stdout == before
+    assert "if you trust them, add --trust" in command(*play[:-1], "--custom-objects", status=2).stderr
+
+
+@pytest.mark.parametrize("trust", [(), ("--trust",)])
+def test_custom_objects_of_a_run_of_pgzoo(trust: tuple[str, ...], tmp_path: Path) -> None:
+    """A function as learning rate is code. With --custom-objects, it is replaced and never unpickled."""
+    file = pgzoo.train(
+        "ppo", "CartPole-v1", n_timesteps=16, seed=1, hyperparams={"n_steps": 16, "n_envs": 1}, eval_freq=-1,
+        eval_episodes=1, log_folder=tmp_path / "logs", device="cpu",
+    ).folder.model  # fmt: skip
+    play = ("enjoy", "-n", "60", "--no-render", "--device", "cpu", str(file.parent), *trust)
+    before = command(*play).stdout
+    PolicyGradient.load(file, learning_rate=lambda progress: 1e-3 * progress, device="cpu").save(file)
+    damage(file, "learning_rate", b"cos\nsystem\n(S'touch " + str(tmp_path / "bomb").encode() + b"'\ntR.")
+    assert command(*play, "--custom-objects").stdout == before
+    assert not (tmp_path / "bomb").exists()
+    command(*play, status=0 if trust else 2)
+    assert (tmp_path / "bomb").exists() == bool(trust)
+
+
+def test_a_recipe_that_rl_zoo_trained_needs_no_trust(tmp_path: Path) -> None:
+    """Its model and statistics are data, although args.yml is RL Zoo's."""
+    folder = write_run(tmp_path / "logs")
+    model = PolicyGradient("MlpPolicy", VecNormalize(make_vec_env("CartPole-v1", 1)), "ppo", n_steps=32, device="cpu",
+                           policy_kwargs={"net_arch": [8]}, verbose=1)  # fmt: skip
+    model.save(folder / "CartPole-v1.zip")
+    (folder / "CartPole-v1" / "vecnormalize.pkl").write_bytes(b"damaged")
+    assert command("enjoy", "--n-episodes", "1", "--no-render", str(folder)).stdout.startswith("episode 1: return")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from gymnasium import spaces
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import get_flattened_obs_dim, is_image_space
 
 from pgzoo.algorithm.policies import check_policy_class, checked_policy_kwargs
@@ -187,6 +189,20 @@ def check_parameter_names(parameters: Collection[str], expected: Collection[str]
         raise ConfigError(f"it has the state dicts {', '.join(sorted(parameters))}, not {', '.join(sorted(expected))}")
     if variables:
         raise ConfigError(f"it has an unexpected tensor {shown(min(variables))}")
+
+
+def name_shared_extractor(policy: ActorCriticPolicy, weights: dict[str, Any]) -> bool:
+    """Add the names under which SB3 1.7 and later also save a features extractor that actor and critic share.
+
+    Returns:
+        Whether weights were missing that are those of the shared extractor.
+    """
+    missing = set(policy.state_dict()) - set(weights)
+    shared = {name: re.sub(r"^(pi|vf)_(?=features_extractor\.)", "", name) for name in missing}
+    if not policy.share_features_extractor or not missing or not all(name in weights for name in shared.values()):
+        return False
+    weights.update({name: weights[source] for name, source in shared.items()})
+    return True
 
 
 def check_size(values: Mapping[str, Any], parameters: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from pgzoo.algorithm.loaded_values import (
     check_parameter_names,
     check_size,
     checked_values,
+    name_shared_extractor,
     sections_of,
 )
 from pgzoo.algorithm.part_states import map_nested
@@ -61,6 +62,9 @@ NOT_SAVED = (
 )  # fmt: skip
 """Attributes that are not saved, because the constructor, `_setup_model` or `learn` creates them again."""
 
+
+LOST = object()
+"""Stands for a function as learning rate that cannot be unpickled. SB3 warns, and takes its default."""
 
 TRANSIENT = ("ep_info_buffer", "ep_success_buffer", "_last_obs", "_last_original_obs", "_last_episode_starts")
 """Attributes that a model can do without. If data cannot describe them, they are left out: infos may be any object."""
@@ -193,10 +197,11 @@ class SavableAlgorithm(PluginAlgorithm):
                     parts, arrays = saved_part_states(archive)
         names = self.part_states.parameters()
         own = {name: value for name, value in load_path_or_dict.items() if name not in names}
-        if "policy.optimizer" in own:
-            check_optimizer_state(self.policy.optimizer, own["policy.optimizer"])
         before = map_nested({**super().get_parameters(), **names}, torch.Tensor, torch.Tensor.clone)
         try:
+            accepted = not exact_match or set(own.get("policy", ())) == set(self.policy.state_dict())
+            if "policy.optimizer" in own and accepted:  # else torch refuses the policy
+                check_optimizer_state(self.policy.optimizer, own["policy.optimizer"])
             super().set_parameters(own, exact_match, device)
             self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in names})
             self.load_part_states(parts, arrays)
@@ -277,7 +282,8 @@ class SavableAlgorithm(PluginAlgorithm):
                 "this file was saved by another algorithm; make a PolicyGradient and call set_parameters(path), "
                 "or begin a run with it: pgzoo train -i path"
             )
-        sections = read(archive, SECTIONS, trusted=trusted, replaced=replaced)
+        defaults = {"learning_rate": LOST}
+        sections = read(archive, SECTIONS, trusted=trusted, replaced=replaced, defaults=defaults)
         reserved = cls.__new__(cls)._excluded_save_params()
         saved = checked_values(sections, sections[CODE], reserved, cls)
         values = saved.values
@@ -299,6 +305,8 @@ class SavableAlgorithm(PluginAlgorithm):
 
     def _restore_parameters(self, parameters: dict[str, Any], variables: Mapping[str, Any]) -> None:
         check_parameter_names(parameters, self._get_torch_save_params()[0], variables)
+        if name_shared_extractor(self.policy, parameters["policy"]):
+            warnings.warn("this model has the form of A2C and PPO before SB3 1.7; save it again", stacklevel=3)
         self.set_parameters(parameters, exact_match=True, device=self.device)
         if self.use_sde:
             self.policy.reset_noise()
@@ -319,6 +327,8 @@ def _combination(saved: Saved, changes: _Changes, registry: Registry) -> Combina
     """Return the combination that a file describes, with the changes applied."""
     parts: dict[Any, Any] = {kind: {"name": part["name"], **part["fields"]} for kind, part in saved.parts.items()}
     settings = {**saved.settings, **changes.settings}
+    if settings["learning_rate"] is LOST:
+        settings["learning_rate"] = resolve(registry, saved.plugin).algorithm.learning_rate
     overrides = {f"algorithm.{name}": value for name, value in settings.items() if name not in changes.fields}
     return resolve(registry, Recipe(saved.plugin, "", **parts), overrides={**overrides, **changes.fields})
 

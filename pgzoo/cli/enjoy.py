@@ -15,6 +15,9 @@ from pgzoo.formatting import format_number
 from pgzoo.training.arguments import Count
 from pgzoo.training.finished_runs import FinishedRun
 
+WITHOUT_SCHEDULES = {"learning_rate": 0.0}
+"""What replaces schedules, which a model that is only played does not need."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EnjoyArguments(options.RunArguments):
@@ -28,6 +31,7 @@ class EnjoyArguments(options.RunArguments):
     norm_reward: bool = False
     reward_log: Path | None = None
     env_kwargs: tuple[str, ...] = ()
+    custom_objects: bool = False
 
 
 @click.command("enjoy", cls=RLZooCommand, short_help="Watch a saved model, or print its returns.")
@@ -44,6 +48,8 @@ class EnjoyArguments(options.RunArguments):
 @click.option("--reward-log", type=click.Path(path_type=Path, file_okay=False), help="Folder of Monitor's files.")
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
               help="An argument of the environment (may be repeated).")  # fmt: skip
+@click.option("--custom-objects", is_flag=True, help="Replace the learning rate's schedule, so that a model whose "
+              "schedule cannot be unpickled is played.")  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Watch a saved model, or print its returns with --no-render.
@@ -63,6 +69,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
         render_mode=None if arguments.no_render else "human",
         env_kwargs=parse_pairs(arguments.env_kwargs, "--env-kwargs"),
         monitor_dir=arguments.reward_log,
+        custom_objects=WITHOUT_SCHEDULES if arguments.custom_objects else None,
     ) as run:
         _play(run, arguments)
 

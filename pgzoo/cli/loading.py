@@ -19,6 +19,7 @@ def open_run(
     render_mode: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     monitor_dir: Path | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
 ) -> AbstractContextManager[finished_runs.FinishedRun]:
     """Open a finished run. Warn of plugins that cannot be used, set the threads, and check the device."""
 
@@ -34,5 +35,6 @@ def open_run(
         render_mode=render_mode,
         env_kwargs=env_kwargs,
         monitor_dir=monitor_dir,
+        custom_objects=custom_objects,
         discover=discover,
     )

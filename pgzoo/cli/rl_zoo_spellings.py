@@ -48,7 +48,6 @@ REFUSED = {
     "--progress": "is not needed: a line is printed at the end of each episode",
     "-P": "is not needed: a line is printed at the end of each episode",
     "--verbose": "is not needed: a line is printed at the end of each episode",
-    "--custom-objects": "is not needed: schedules are not read when a model is played; --trust opens models of SB3",
     "--truncate-last-trajectory": OFF_POLICY,
     "--save-replay-buffer": OFF_POLICY,
 }  # fmt: skip

@@ -46,7 +46,8 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated). Without a value, -P is "
               "--progress, as in RL Zoo.")  # fmt: skip
-@click.option("--conf-file", type=click.Path(path_type=Path), help="YAML file of hyperparameters by environment.")
+@click.option("--conf-file", type=click.Path(path_type=Path), help="Hyperparameters by environment: a file of YAML, or "
+              "as in RL Zoo a file of Python or a module, whose code runs.")  # fmt: skip
 @click.option("--eval-freq", default=10_000, show_default=True, help="Steps between evaluations; -1: none.")
 @click.option("--eval-episodes", type=bounds("eval_episodes"), default=10, show_default=True,
               help="Episodes per evaluation.")  # fmt: skip

@@ -17,12 +17,12 @@ from pgzoo.export.model_card import Card
 from pgzoo.export.replay import record, render_offscreen
 from pgzoo.files import writing
 from pgzoo.training.finished_runs import FinishedRun, Open, RunArguments, open_run
-from pgzoo.training.run_folder import PACKAGES, RunFolder, discard, find_statistics, new_folder, open_folder
-from pgzoo.training.saved_model import read_arguments
+from pgzoo.training.run_folder import PACKAGES, RunFolder, discard, new_folder, open_folder
+from pgzoo.training.saved_model import is_sb3, read_arguments
 from pgzoo.training.yaml_files import read_yaml_mapping
 
-DETAILS = ("config.yml", "args.yml", "command.txt", "versions.yml", "vecnormalize.pkl")
-"""The files of a run's details that are shared."""
+DETAILS = ("config.yml", "args.yml", "command.txt", "versions.yml")
+"""The files of a run's details that are shared. The statistics of VecNormalize are in the model's file."""
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 FOLDER_NAME = re.compile(r"\w[\w+.-]*")
@@ -51,6 +51,7 @@ def push_to_hub(
     private: bool | None = None,
     commit_message: str = "Upload a run of pgzoo",
     plugin_files: Sequence[str | os.PathLike[str]] = (),
+    trusted: bool = False,
 ) -> Pushed:
     """Evaluate a run and upload it to the Hugging Face Hub, as `pgzoo push` does.
 
@@ -68,12 +69,13 @@ def push_to_hub(
         private: whether a new repository is private; None: the Hub's default.
         commit_message: the message of the commit.
         plugin_files: files of plugins; empty: those of the run.
+        trusted: whether to run code that the run's folder contains. Runs of RL Zoo need it.
 
     Raises:
         ConfigError: there is no such run, huggingface_hub is missing, or the Hub refuses.
     """
     files = tuple(map(Path, plugin_files))
-    arguments = RunArguments(path=Path(path), load_best=load_best, plugin_files=files)
+    arguments = RunArguments(path=Path(path), load_best=load_best, plugin_files=files, trusted=trusted)
     return push(
         arguments, repo_id, n_episodes=n_episodes, replay=replay, private=private, commit_message=commit_message
     )
@@ -128,12 +130,15 @@ def _copy_run(run: FinishedRun, target: Path) -> Path:
     """Copy the model that was opened as the final model of a run, with the run's details. Return the copy."""
     name = run.folder.env
     (target / name).mkdir()
-    for file in DETAILS[:-1]:
+    for file in DETAILS:
         if (source := run.folder.details / file).is_file():
             shutil.copyfile(source, target / name / file)
-    if (statistics := find_statistics(run.file)) is not None:
-        shutil.copyfile(statistics, target / name / "vecnormalize.pkl")
-    return Path(shutil.copyfile(run.file, target / f"{name}.zip"))
+    model = target / f"{name}.zip"
+    if is_sb3(run.file):  # its statistics are a pickle, and a model of pgzoo contains them as data
+        run.model.save(model)
+    else:
+        shutil.copyfile(run.file, model)
+    return model
 
 
 def _card(

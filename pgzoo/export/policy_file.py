@@ -21,7 +21,14 @@ from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.export import formats
 from pgzoo.export.deterministic import DeterministicPolicy
-from pgzoo.export.preprocessing import Wrapper, preprocessed, random_observations, rows, split
+from pgzoo.export.preprocessing import (
+    Wrapper,
+    environment_of,
+    preprocessed,
+    random_observations,
+    rows,
+    split,
+)
 from pgzoo.export.sb3 import load_sb3, write_sb3
 from pgzoo.files import atomic_write, writing
 from pgzoo.interface.types import Array
@@ -42,7 +49,7 @@ class Export:
         file: the file.
         statistics: for SB3's zip, the file of VecNormalize's statistics; None if there is none.
         difference: the largest difference between its actions and those of `predict`.
-        metadata: what ONNX and TorchScript files say about themselves.
+        metadata: what the file says about itself.
     """
 
     file: Path
@@ -70,28 +77,27 @@ def export_policy(
         model: the model.
         file: the file.
         to: "onnx", "torchscript" or "sb3".
-        env: the environments whose VecNormalize and VecTransposeImage become part of the file; None: the model's.
+        env: the environments whose VecNormalize and VecTransposeImage become part of the file. None: those of the
+            model. If it has none, the statistics with which it was saved become part of the file, and the file takes
+            images with their channels first.
 
     Raises:
-        ConfigError: an unknown format, a model without environments, a policy that cannot be exported, or a file that
-            differs from `predict`.
+        ConfigError: an unknown format, a policy that cannot be exported, or a file that differs from `predict`.
         MachineError: the file cannot be written.
     """
     if to not in SUFFIXES:
         raise ConfigError(unknown("format", to, SUFFIXES))
-    file, env = Path(file), env or model.get_env()
-    if env is None:
-        raise ConfigError("the model has no environment, so how it normalises observations is not known; pass env=")
-    wrappers, space = split(env)
+    file = Path(file)
+    wrappers, space = split(environment_of(model) if env is None else env)
     observations = random_observations(space, N_OBSERVATIONS, wrappers, seed=0)
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     if to == "sb3":
-        return _export_to_sb3(model, file, wrappers, observations)
+        return _export_to_sb3(model, file, wrappers, space, observations)
     names = _names(space)
     module = DeterministicPolicy(_cpu_copy(model), wrappers).eval()
     example = formats.tensors(rows(observations, slice(0, 2)))
-    metadata = _metadata(model, to, space, names, module(example))
+    metadata = {**_metadata(model, to, space), **_arrays(space, names, module(example))}
     write, load = {
         "onnx": (formats.write_onnx, formats.run_onnx),
         "torchscript": (formats.write_torchscript, formats.run_torchscript),
@@ -102,12 +108,15 @@ def export_policy(
     return Export(file, None, difference, metadata)
 
 
-def _export_to_sb3(model: PolicyGradient, file: Path, wrappers: list[Wrapper], observations: Any) -> Export:
+def _export_to_sb3(
+    model: PolicyGradient, file: Path, wrappers: list[Wrapper], space: spaces.Space[Any], observations: Any
+) -> Export:
     normalizers = [wrapper for wrapper in wrappers if isinstance(wrapper, VecNormalize)]
     statistics = file.with_name(f"{file.stem}_vecnormalize.pkl") if normalizers else None
+    metadata = {**_metadata(model, "sb3", space), "vecnormalize": statistics and statistics.name}
 
     def write(partial: Path) -> float:
-        write_sb3(model, partial)
+        write_sb3(model, partial, metadata)
         exported = load_sb3(partial)
         return check(
             lambda raw: exported.predict(preprocessed(raw, wrappers), deterministic=True)[0],
@@ -124,7 +133,7 @@ def _export_to_sb3(model: PolicyGradient, file: Path, wrappers: list[Wrapper], o
         with atomic_write(statistics) as partial_statistics, atomic_write(file) as partial:
             normalizers[0].save(str(partial_statistics))
             difference = write(partial)
-    return Export(file, statistics, difference, {})
+    return Export(file, statistics, difference, metadata)
 
 
 def check(
@@ -208,21 +217,23 @@ def _names(space: spaces.Space[Any]) -> list[str]:
     return [*inputs, "action" if "action" not in inputs else "policy_action"]
 
 
-def _metadata(
-    model: PolicyGradient, to: str, space: spaces.Space[Any], names: list[str], actions: torch.Tensor
-) -> dict[str, Any]:
+def _metadata(model: PolicyGradient, to: str, space: spaces.Space[Any]) -> dict[str, Any]:
+    """Return what a file says about itself. `space` is that of raw observations."""
+    return {
+        "pgzoo": __version__,
+        "plugin": model.plugin,
+        "format": to,
+        "observation_space": str(space),
+        "action_space": str(model.action_space),
+    }
+
+
+def _arrays(space: spaces.Space[Any], names: list[str], actions: torch.Tensor) -> dict[str, Any]:
+    """Return name, shape and dtype of the inputs and the output."""
     entries = list(space.spaces.values()) if isinstance(space, spaces.Dict) else [space]
     described = [
         {"name": name, "shape": ["batch", *(entry.shape or ())], "dtype": str(entry.dtype)}
         for name, entry in zip(names[:-1], entries, strict=True)
     ]
     action = {"name": names[-1], "shape": ["batch", *actions.shape[1:]], "dtype": str(actions.numpy().dtype)}
-    return {
-        "pgzoo": __version__,
-        "plugin": model.plugin,
-        "format": to,
-        "inputs": described,
-        "outputs": [action],
-        "observation_space": str(space),
-        "action_space": str(model.action_space),
-    }
+    return {"inputs": described, "outputs": [action]}

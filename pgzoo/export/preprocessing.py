@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, TypeAlias
 
+import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.running_mean_std import RunningMeanStd
-from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
+from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecNormalize, VecTransposeImage
 
+from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError
 from pgzoo.interface.types import Array
 
@@ -20,6 +22,31 @@ Observations: TypeAlias = "Array | dict[str, Array]"
 
 WIDEST = 1e6
 """Bounds that are further apart are treated as absent, such as the ±3.4e38 of some environments."""
+
+
+class OnlySpaces(gym.Env[Any, Any]):
+    """An environment that has a model's spaces and cannot be played."""
+
+    def __init__(self, model: PolicyGradient) -> None:
+        self.observation_space, self.action_space = model.observation_space, model.action_space
+
+
+def environment_of(model: PolicyGradient) -> VecEnv:
+    """Return the model's environments, or if it has none, spaces with the normalisation with which it was saved.
+
+    Raises:
+        ConfigError: the normalised observations were changed before the policy saw them.
+    """
+    if (env := model.get_env()) is not None:
+        return env
+    raw, normalizer = DummyVecEnv([lambda: OnlySpaces(model)]), model.normalizer
+    if normalizer is None or not normalizer.norm_obs:
+        return raw
+    try:
+        return normalizer.wrap(raw)
+    except ConfigError as error:
+        raise ConfigError(f"the model has no environment, and without one, it is not known how normalised observations "
+                          f"were transposed or stacked ({error}); pass env=") from error  # fmt: skip
 
 
 def split(env: VecEnv) -> tuple[list[Wrapper], spaces.Space[Any]]:

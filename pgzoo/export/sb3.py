@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.export.preprocessing import OnlySpaces
+from pgzoo.model_file.archive import METADATA
 
 
-class _Spaces(gym.Env[Any, Any]):
-    """An environment that only has spaces. SB3's constructors read nothing else."""
-
-    def __init__(self, model: PolicyGradient) -> None:
-        self.observation_space, self.action_space = model.observation_space, model.action_space
-
-
-def write_sb3(model: PolicyGradient, file: Path) -> None:
-    """Write a model's policy as a zip of SB3.
+def write_sb3(model: PolicyGradient, file: Path, metadata: Mapping[str, Any]) -> None:
+    """Write a model's policy as a zip of SB3. `metadata` become the member `metadata.json`, which SB3 ignores.
 
     It contains objects of SB3 and torch, and the user's own classes if the policy has any, but none of pgzoo. It is a
     PPO if the objective is `ppo_clip`, else an A2C. Their hyperparameters are those of the model, so that training can
@@ -33,6 +30,8 @@ def write_sb3(model: PolicyGradient, file: Path) -> None:
     exported.policy.load_state_dict(model.policy.state_dict())
     with file.open("wb") as stream:
         exported.save(stream)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(METADATA, json.dumps(metadata, indent=2))
 
 
 def as_sb3(model: PolicyGradient) -> A2C | PPO:
@@ -55,7 +54,7 @@ def as_sb3(model: PolicyGradient) -> A2C | PPO:
         "device": "cpu",
     }
     policy_class: Any = model.policy_class
-    env = DummyVecEnv([lambda: _Spaces(model)] * model.n_envs)
+    env = DummyVecEnv([lambda: OnlySpaces(model)] * model.n_envs)
     if model.objective.name != "ppo_clip":
         return A2C(policy_class, env, use_rms_prop=False, **arguments)
     clip_range_vf: Any = getattr(model, "clip_range_vf", None)

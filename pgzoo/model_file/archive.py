@@ -23,7 +23,9 @@ from pgzoo.interface.types import Array
 DOCUMENT: Final = "pgzoo.json"
 DATA: Final = "data"
 VARIABLES: Final = "pytorch_variables.pth"
-KNOWN: Final = (DOCUMENT, DATA, VARIABLES, "_stable_baselines3_version", "system_info.txt")
+METADATA: Final = "metadata.json"
+"""What an exported policy says about itself. It is not read."""
+KNOWN: Final = (DOCUMENT, DATA, VARIABLES, METADATA, "_stable_baselines3_version", "system_info.txt")
 ARRAY: Final = re.compile(r"pgzoo/\d+\.npy")
 PARAMETERS: Final = re.compile(r"\w+(\.\w+)*\.pth")
 
@@ -141,11 +143,18 @@ def open_archive(source: Any) -> Iterator[Archive]:
     if stream is None:
         raise missing
     try:
-        with converted(f"{name} is not a saved model"), zipfile.ZipFile(stream) as file:
+        with converted(f"{name} is not a saved model"), _zip_file(stream, name) as file:
             yield Archive(file, name)
     finally:
         if isinstance(source, (str, Path)):
             stream.close()
+
+
+def _zip_file(stream: Any, name: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(stream)
+    except zipfile.BadZipFile as error:
+        raise ConfigError(f"{name} is not a saved model: the file wasn't a zip-file") from error  # SB3's words
 
 
 def array_member(number: str) -> str:

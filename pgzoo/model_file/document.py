@@ -60,7 +60,14 @@ def write(file: zipfile.ZipFile, document: Mapping[str, Any], arrays: Sequence[A
             np.lib.format.write_array(member, np.asarray(array), version=(1, 0), allow_pickle=False)
 
 
-def read(archive: Archive, sections: Collection[str], *, trusted: bool, replaced: Mapping[str, Any]) -> Sections:
+def read(
+    archive: Archive,
+    sections: Collection[str],
+    *,
+    trusted: bool,
+    replaced: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+) -> Sections:
     """Return the sections of a saved model, and the values that are code in the section `code`.
 
     Args:
@@ -68,6 +75,7 @@ def read(archive: Archive, sections: Collection[str], *, trusted: bool, replaced
         sections: the names that the document must have.
         trusted: whether to unpickle the values that are code.
         replaced: other values. Those of the file that they replace are not unpickled.
+        defaults: what to return for values that cannot be unpickled. SB3 warns of them.
 
     Raises:
         UntrustedError: a value is code, and the file is not trusted.
@@ -75,7 +83,7 @@ def read(archive: Archive, sections: Collection[str], *, trusted: bool, replaced
     """
     decoded, names = read_data(archive, sections)
     code = [name for name in names if name not in replaced]
-    pickled = unpickled(archive, code, trusted=trusted) if code else {}
+    pickled = unpickled(archive, code, trusted=trusted, defaults=defaults) if code else {}
     return {**decoded, CODE: {**pickled, **{name: replaced[name] for name in names if name in replaced}}}
 
 
@@ -111,17 +119,20 @@ def _mapping(value: Any) -> dict[str, Any]:
     return value
 
 
-def unpickled(archive: Archive, names: Collection[str] | None, *, trusted: bool) -> dict[str, Any]:
+def unpickled(
+    archive: Archive, names: Collection[str] | None, *, trusted: bool, defaults: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return values of SB3's `data`.
 
     Args:
         archive: the saved model.
         names: the values to return; None for all.
         trusted: whether values may be unpickled.
+        defaults: what to return for values that cannot be unpickled. SB3 warns of them.
 
     Raises:
         UntrustedError: the file is not trusted. The message says what would run.
-        ConfigError: a value is missing or cannot be unpickled.
+        ConfigError: another value is missing or cannot be unpickled.
     """
     data = _pickled_data(archive)
     if not isinstance(data, dict):
@@ -131,6 +142,7 @@ def unpickled(archive: Archive, names: Collection[str] | None, *, trusted: bool)
         raise UntrustedError(_refusal(archive.name, chosen, names or ()))
     with converted(f"cannot load {archive.name}"):
         values = json_to_data(json.dumps(chosen))
+    values = {**{name: x for name, x in (defaults or {}).items() if name in chosen}, **values}
     if missing := [name for name in names or chosen if name not in values]:
         raise ConfigError(f"cannot load {archive.name}: its {missing[0]} is missing or cannot be unpickled")
     return values

@@ -1,4 +1,7 @@
-"""The configuration of a run, read from YAML and the command line. YAML holds data, never code."""
+"""The configuration of a run, read from YAML and the command line. YAML holds data, never code.
+
+Only a file that the user names, with `--conf-file`, may be Python.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,9 @@ from pgzoo.registry.settings import SAMPLING_KEYWORDS, AlgorithmConfig, short_na
 from pgzoo.registry.spellings import superseded
 from pgzoo.training.imports import import_module
 from pgzoo.training.keyword_arguments import checked_arguments
+from pgzoo.training.python_files import is_python, read_python
 from pgzoo.training.python_literals import with_data
-from pgzoo.training.yaml_files import YamlError, parse_yaml_mapping, read_text
+from pgzoo.training.yaml_files import YamlError, YamlMapping, parse_yaml_mapping, read_text
 
 RL_ZOO_N_ENVS = 1
 """The number of environments of an entry of RL Zoo that does not name it."""
@@ -79,7 +83,8 @@ def load_config(
     """Return the configuration of a recipe or combination on an environment.
 
     The entry is read from `file`, by default from pgzoo's `hyperparams/<plugin>.yml`. Its key is the environment's
-    name, else `atari` for Atari games, else `default`. `overrides` replace the entry's values.
+    name, else `atari` for Atari games, else `default`. `overrides` replace the entry's values. A `file` that ends with
+    `.py`, or that is the name of a module, is run as code, so it must come from the user.
 
     Raises:
         PgzooError: an unknown name, key or value. An error in YAML is reported with its file and line.
@@ -224,7 +229,7 @@ class _Entry:
         values: its keys and values, as plain data.
         source: the file and the entry's key, as text for people.
         file: the file's name; empty if there is no file.
-        line: the line of the entry's key.
+        line: the line of the entry's key; 0 in a file of Python.
         lines: the line of each of its keys.
     """
 
@@ -241,19 +246,21 @@ def _read_entry(plugin: str, env: str, file: Path | None) -> _Entry:
         resource = importlib.resources.files("pgzoo.hyperparams") / f"{plugin}.yml"
         if not resource.is_file():
             return _Entry({}, "the defaults")
-        name, text = f"hyperparams/{plugin}.yml", resource.read_text(encoding="utf-8")
+        document = parse_yaml_mapping(f"hyperparams/{plugin}.yml", resource.read_text(encoding="utf-8"))
+    elif is_python(file):
+        document = YamlMapping(str(file), read_python(file), {})
     else:
-        name, text = str(file), read_text(file)
-    document = parse_yaml_mapping(name, text)
+        document = parse_yaml_mapping(str(file), read_text(file))
+    name = document.name
     candidates = [env, *(["atari"] if is_atari(env) else []), "default"]
     key = next((key for key in candidates if key in document.values), None)
     if key is None:
         entries = ", ".join(document.values)
         raise ConfigError(f"{name} has no entry for {env!r} and no 'default'; its entries: {entries[:200]}")
-    entry, line = document.values[key], document.lines[(key,)]
+    entry, line = document.values[key], document.lines.get((key,), 0)
     if not isinstance(entry, dict):
-        raise ConfigError(f"{name}:{line}: the entry {key!r} must be a mapping, not {shown(entry)}")
-    lines = {inner: document.lines[key, inner] for inner in entry}
+        raise ConfigError(f"{_place(name, line)}: the entry {key!r} must be a mapping, not {shown(entry)}")
+    lines = {inner: document.lines.get((key, inner), 0) for inner in entry}
     if file is not None and {"policy", "n_timesteps"} <= set(entry):  # every entry of RL Zoo has these keys
         entry = {"n_envs": RL_ZOO_N_ENVS, **entry}
         lines["n_envs"] = lines.get("n_envs", line)
@@ -271,7 +278,12 @@ def _check_entry(registry: Registry, plugin: str, env: str, entry: _Entry) -> No
     except ConfigError as error:
         if not entry.file:
             raise
-        raise ConfigError(f"{entry.file}:{_line_of(error, registry, plugin, env, entry)}: {error}") from error
+        line = _line_of(error, registry, plugin, env, entry)
+        raise ConfigError(f"{_place(entry.file, line)}: {error}") from error
+
+
+def _place(file: str, line: int) -> str:
+    return f"{file}:{line}" if line else file
 
 
 def _line_of(error: ConfigError, registry: Registry, plugin: str, env: str, entry: _Entry) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -116,6 +117,7 @@ def open_run(
     render_mode: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     monitor_dir: Path | None = None,
+    custom_objects: Mapping[str, Any] | None = None,
     discover: Callable[[Sequence[Path]], Registry] = Registry.discover,
 ) -> Iterator[FinishedRun]:
     """Open a finished run. The environment is closed at the end of the context.
@@ -129,6 +131,8 @@ def open_run(
         render_mode: the environment's render mode.
         env_kwargs: arguments of gymnasium.make, which replace those of the run.
         monitor_dir: the folder for Monitor's files; None: write none.
+        custom_objects: values that replace those of a model of pgzoo, as in SB3's `load`. Of a model of SB3, only its
+            weights and its policy's arguments are read.
         discover: returns the plugins, including those of some files.
 
     Raises:
@@ -136,14 +140,16 @@ def open_run(
     """
     folder = chosen_folder(arguments)
     file = _model_file(folder, arguments)
-    registry, config, of_rl_zoo = _configuration(folder, arguments, discover)
+    registry, config, of_rl_zoo = _configuration(folder, file, arguments, discover)
 
     from pgzoo.training.environments import close_all, make_env
     from pgzoo.training.saved_model import check_fit, is_sb3, load_model, read_start, run_normalizer
 
     start = read_start(file, trusted=True) if of_rl_zoo and is_sb3(file) else None
     if start is None:
-        model = load_model(file, registry, device=arguments.device, trusted=arguments.trusted)
+        model = load_model(
+            file, registry, device=arguments.device, trusted=arguments.trusted, custom_objects=custom_objects
+        )
     else:
         start.check_normalization(bool(config.run.normalize))
     env = make_env(
@@ -214,21 +220,23 @@ def sb3_model(
     """Return a model with the weights of SB3's. The environments get the seed again, as SB3 does it."""
     from pgzoo.training.experiment import TrainConfig, make_model
 
-    return make_model(config, registry, env, TrainConfig(seed=seed, device=device), start)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="with n_steps=")  # no minibatches are made
+        return make_model(config, registry, env, TrainConfig(seed=seed, device=device), start)
 
 
 def _configuration(
-    folder: RunFolder, arguments: RunArguments, discover: Callable[[Sequence[Path]], Registry]
+    folder: RunFolder, file: Path, arguments: RunArguments, discover: Callable[[Sequence[Path]], Registry]
 ) -> tuple[Registry, ExperimentConfig, bool]:
-    """Return the plugins of a run, its configuration, and whether RL Zoo trained it.
+    """Return the plugins of a run, its configuration, and whether RL Zoo trained it. `file` is the model.
 
     Raises:
         PgzooError: the folder contains code and is not trusted, or a file is missing or damaged.
     """
-    from pgzoo.training.saved_model import read_arguments, read_config
+    from pgzoo.training.saved_model import is_sb3, read_arguments, read_config
 
     trained_with = read_arguments(folder)
-    if trained_with.rl_zoo and not arguments.trusted:
+    if trained_with.rl_zoo and not arguments.trusted and is_sb3(file):
         raise ConfigError(f"{folder.path} {UNTRUSTED}")
     plugin_files = tuple(plugin_file for plugin_file in trained_with.plugin_files if plugin_file.is_file())
     if not arguments.trusted:

@@ -277,8 +277,15 @@ def read_config(folder: RunFolder, registry: Registry) -> ExperimentConfig:
         raise type(error)(f"{file}: {error}") from error
 
 
-def load_model(path: Path, registry: Registry, *, device: str = "auto", trusted: bool = False) -> PolicyGradient:
-    """Return a saved model of pgzoo.
+def load_model(
+    path: Path,
+    registry: Registry,
+    *,
+    device: str = "auto",
+    trusted: bool = False,
+    custom_objects: Mapping[str, Any] | None = None,
+) -> PolicyGradient:
+    """Return a saved model of pgzoo, which prints nothing. `custom_objects` replace values of the file, as in SB3.
 
     Raises:
         UntrustedError: the file must be unpickled, and is not trusted.
@@ -288,7 +295,9 @@ def load_model(path: Path, registry: Registry, *, device: str = "auto", trusted:
         if DOCUMENT not in archive:
             raise ConfigError(f"{path} was not saved by pgzoo")
     with converted(f"{path} is not a usable model"):
-        model = PolicyGradient.load(path, device=device, registry=registry, trusted=trusted)
+        model = PolicyGradient.load(
+            path, device=device, registry=registry, trusted=trusted, custom_objects=custom_objects, verbose=0
+        )
     _check_finite(model, path)
     return model
 

@@ -218,6 +218,40 @@ def test_a_damaged_checkpoint(file: str, copy: Path) -> None:
     assert f"Resumed after {before} steps" in pgzoo("train", "--resume", str(copy), "--no-progress").stderr
 
 
+def test_a_digit_of_a_checkpoint_that_changed(copy: Path) -> None:
+    """It is still valid JSON. Finds a run that goes on with other random numbers."""
+    folder = open_folder(copy)
+    file = folder.checkpoints / str(saved_steps(folder)[-1]) / "state.json"
+    text = file.read_text()
+    assert '"num_timesteps": 128' in text
+    file.write_text(text.replace('"num_timesteps": 128', '"num_timesteps": 129'))
+    said = pgzoo("train", "--resume", str(copy), "--no-progress", status=2).stderr
+    assert "is damaged; remove it to resume from the checkpoint before it" in said
+
+
+CALLBACK = """
+import numpy, stable_baselines3.common.callbacks as callbacks
+class Anneal(callbacks.BaseCallback):
+    def _on_step(self):
+        return True
+    def _on_rollout_end(self):
+        self.model.ent_coef = 0.1 * numpy.random.rand() / self.num_timesteps
+"""
+
+
+def test_a_resumed_run_calls_the_users_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes a hyperparameter at random. Finds a callback that is not called, or draws other random numbers."""
+    (tmp_path / "anneal.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin, env, overrides = PPO
+    whole = start(tmp_path, plugin, env, {**overrides, "callback": "anneal.Anneal"}, at=190)
+    with pytest.raises(ConfigError, match="because its callback"):
+        resume(tmp_path / "killed")
+    resumed = prepare_resumed(tmp_path / "killed", Registry.discover, trusted=True).start()
+    assert_equal_runs(whole.folder, resumed.folder)
+    assert resumed.model.ent_coef == whole.model.ent_coef  # type: ignore[attr-defined]
+
+
 def test_a_checkpoint_executes_nothing(copy: Path) -> None:
     """A pickle in the arrays is refused by NumPy."""
     folder = open_folder(copy)

@@ -2,7 +2,7 @@
 
     <run>/checkpoints/<steps>/    model.zip   the model
                               state.json  random states, environments, evaluations, logs, the lengths of files
-                              state.npz   the arrays of state.json
+                              state.npz   the arrays of state.json, and its checksum
                               best_model.zip  the best model so far, with its statistics
     <run>/checkpoints/finished    exists once training is complete
     <run>/checkpoints/lock        locked by the process that trains
@@ -19,6 +19,7 @@ import os
 import random
 import shutil
 import time
+import zlib
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -44,6 +45,9 @@ from pgzoo.updates.metrics import compute_deferred
 
 FORMAT = 1
 """The version of the format of state.json."""
+
+CHECKSUM = "checksum"
+"""The name of state.json's checksum in state.npz, whose own members have checksums as those of any zip file."""
 
 
 class Progressing(Protocol):
@@ -136,10 +140,11 @@ class Checkpoints(BoundaryCallback):
         with atomic_folder(self._folder.checkpoints / str(model.num_timesteps)) as partial:
             model.save(partial / "model.zip")
             _copy_best(self._folder.path, partial)
+            text = json.dumps(state).encode()
             with atomic_write(partial / "state.npz") as file:
-                np.savez(file, **arrays)
+                np.savez(file, **arrays, **{CHECKSUM: zlib.crc32(text)})
             with atomic_write(partial / "state.json") as file:
-                file.write_text(json.dumps(state), encoding="utf-8")
+                file.write_bytes(text)
         for steps in saved_steps(self._folder)[: -self._keep]:
             remove_folder(self._folder.checkpoints / str(steps))
 
@@ -246,9 +251,13 @@ def last_checkpoint(folder: RunFolder) -> Checkpoint:
         )
     path = folder.checkpoints / str(steps[-1])
     with converted(f"{path} is damaged; remove it to resume from the checkpoint before it"):
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        with np.load(path / "state.npz", allow_pickle=False) as arrays:
-            checkpoint = Checkpoint(path, state, dict(arrays))
+        text = (path / "state.json").read_bytes()
+        with np.load(path / "state.npz", allow_pickle=False) as file:
+            arrays = dict(file)
+        if zlib.crc32(text) != arrays.pop(CHECKSUM):
+            raise ValueError("state.json does not have the checksum of state.npz")
+        state = json.loads(text)
+        checkpoint = Checkpoint(path, state, arrays)
     if state.get("format") != FORMAT:
         raise ConfigError(f"{path} has format {state.get('format')}; this version of pgzoo reads format {FORMAT}")
     return checkpoint

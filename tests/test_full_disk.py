@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,8 +55,7 @@ def check_refused(result: Result) -> None:
     assert "No space left on device" in lines[0], result
 
 
-# The command that writes a kind of file, given the second run's number. RUN, STUDY and DISK are replaced by paths.
-WRITERS: dict[str, str] = {
+WRITERS = {
     "onnx": "export RUN --to onnx -o DISK/policy.onnx",
     "torchscript": "export RUN --to torchscript -o DISK/policy.pt",
     "sb3": "export RUN --to sb3 -o DISK/policy.zip",
@@ -63,9 +63,10 @@ WRITERS: dict[str, str] = {
     "report": "tune show small --storage STUDY --report DISK/report",
     "entry of hyperparameters": "tune show small --storage STUDY --write DISK/rtg.yml",
     "plugin": "plugins new mine --kind baseline --folder DISK/packageN",
-    "episodes of enjoy": "enjoy RUN -n 60 --no-render --reward-log DISK/log",
+    "episodes of enjoy": "enjoy RUN -n 60 --no-render --reward-log DISK/logN",
     "run of the Hub": "pull user/run --log-folder DISK/logs",
 }
+"""The command that writes a kind of file. RUN, STUDY and DISK become paths, and N the number of the call."""
 
 
 @pytest.fixture
@@ -79,14 +80,14 @@ def prepared(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ]
 
     monkeypatch.setattr("pgzoo.tuning.write.find_retrained", winner)
-    hub: Any = SimpleNamespace(snapshot_download=lambda repo_id, **_: str(sources / "run"))
+    hub: Any = SimpleNamespace(__spec__=True, snapshot_download=lambda repo_id, **_: str(sources / "run"))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
 
 
 @pytest.mark.usefixtures("prepared")
 @pytest.mark.parametrize("kind", WRITERS)
 def test_a_disk_that_fills_up_while_a_file_is_written(kind: str, sources: Path, small_disk: Path) -> None:
-    """The disk has space for nothing, for half of the files, and for all but the last page.
+    """The disk has space for nothing, for half of the largest file, and for all but its last page.
 
     Finds a traceback, status 2, an old file that is lost, and a new one that is half-written.
     """
@@ -96,7 +97,7 @@ def test_a_disk_that_fills_up_while_a_file_is_written(kind: str, sources: Path, 
 
     def write(number: int) -> Result:
         paths = {"RUN": sources / "run", "STUDY": sources / "studies.db", "DISK": small_disk}
-        command = WRITERS[kind].replace("packageN", f"package{number}")
+        command = re.sub("N$", str(number), WRITERS[kind])
         for name, path in paths.items():
             command = command.replace(name, str(path))
         return pgzoo(*command.split(), status=None)
@@ -104,12 +105,13 @@ def test_a_disk_that_fills_up_while_a_file_is_written(kind: str, sources: Path, 
     first = write(1)
     assert first.returncode == 0, first
     before = content(small_disk)
-    pages = sum(-(-len(data) // PAGE) for data in before.values())
+    pages = max(-(-len(data) // PAGE) for data in before.values())
     for free in sorted({0, pages // 2 * PAGE, (pages - 1) * PAGE}):
         fill(small_disk, free)
         check_refused(write(2))
         (small_disk / "filler").unlink()
-        assert content(small_disk) == before, f"with {free} bytes"
+        after = {name: data for name, data in content(small_disk).items() if data or not name.endswith("monitor.csv")}
+        assert after == before, f"with {free} bytes"  # Monitor's file is opened before its first line is written
 
 
 def readable(disk: Path) -> None:
@@ -132,7 +134,7 @@ COMMAND = [*TRAIN, "-n", "128", *NORMALIZED, "--eval-freq", "40", "--eval-episod
 
 
 @pytest.mark.parametrize(
-    "space", [0.0, 0.1, 0.3, 0.6, 0.9, *(pytest.param(i / 40, marks=pytest.mark.slow) for i in range(1, 40) if i % 4)]
+    "space", [0.0, 0.1, 0.3, 0.6, 0.9, *(pytest.param(i / 40, marks=pytest.mark.slow) for i in range(1, 36) if i % 4)]
 )
 def test_a_disk_that_fills_up_during_a_run(space: float, small_disk: Path, tmp_path: Path) -> None:
     """A share of the space that the run needs is free. Every file that is there in the end is whole."""

@@ -155,3 +155,13 @@ def test_a_disk_that_fills_up_during_a_run(space: float, small_disk: Path, tmp_p
         runs = [small_disk / "logs" / "a2c" / f"CartPole-v1_{number}" for number in (1, 2)]
         whole, continued = (PolicyGradient.load(run / "CartPole-v1.zip", device="cpu") for run in runs)
         assert_same(whole.policy.state_dict(), continued.policy.state_dict())
+
+
+def test_a_disk_that_fills_up_under_tensorboard(small_disk: Path, tmp_path: Path) -> None:
+    """TensorBoard writes in a thread of its own. Finds the traceback of the thread."""
+    command = [*TRAIN, "-n", "9000", "-P", "log_interval:10", "--eval-freq", "-1", "--tensorboard-log", str(small_disk)]
+    for free in (0, PAGE):
+        fill(small_disk, free)
+        check_refused(pgzoo(*command, cwd=tmp_path, status=None))
+        (small_disk / "filler").unlink()
+    assert (tmp_path / "logs" / "a2c" / "CartPole-v1_1" / "CartPole-v1.zip").is_file()

@@ -111,7 +111,8 @@ class Checkpoints(BoundaryCallback):
     def on_boundary(self) -> None:
         """Write a checkpoint if the interval is over."""
         if self._random_states is not None:
-            set_random_states(self._random_states)
+            with converted("the random states of the checkpoint cannot be used"):
+                set_random_states(self._random_states)
             self._random_states = None
         now = self.model.num_timesteps, time.monotonic()
         if self._is_due(*now):

@@ -31,7 +31,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=plugins:tests $(BIN)/mypy tests
-	MYPYPATH=plugins:benchmarks $(BIN)/mypy benchmarks
+	MYPYPATH=plugins:benchmarks:tests $(BIN)/mypy benchmarks
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/startup.py

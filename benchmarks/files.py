@@ -48,23 +48,26 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
-def measured(name: str, rounds: int, folder: Path) -> str:
+def measured(case: str, rounds: int, folder: Path) -> str:
     """Return a row of the table."""
-    cls, policy, env, options = CASES[name]
+    cls, policy, env, options = CASES[case]
     options = {**options, "n_steps": 64, "device": "cpu", "seed": 0}
     theirs = cls(policy, env(), **options).learn(64)
     ours = PolicyGradient(policy, env(), cls.__name__.lower(), **options).learn(64)
     paths = {"SB3": folder / "sb3.zip", "pgzoo": folder / "pgzoo.zip"}
-    models, loads = {"SB3": theirs, "pgzoo": ours}, {"SB3": cls.load, "pgzoo": PolicyGradient.load}
-    times: dict[tuple[str, str], list[float]] = {(who, what): [] for who in paths for what in ("save", "load")}
+    acts: dict[tuple[str, str], Callable[[], object]] = {
+        ("SB3", "save"): lambda: theirs.save(paths["SB3"]),
+        ("pgzoo", "save"): lambda: ours.save(paths["pgzoo"]),
+        ("SB3", "load"): lambda: cls.load(paths["SB3"], device="cpu"),
+        ("pgzoo", "load"): lambda: PolicyGradient.load(paths["pgzoo"], device="cpu"),
+    }
+    times: dict[tuple[str, str], list[float]] = {name: [] for name in acts}
     for round_ in range(rounds + 1):  # the first round imports modules and is not counted
-        for what in ("save", "load"):
-            for who, path in paths.items():
-                act = models[who].save if what == "save" else lambda p, w=who: loads[w](p, device="cpu")
-                taken = seconds(lambda act=act, path=path: act(path))
-                if round_:
-                    times[who, what].append(taken)
-    cells = [name]
+        for name, act in acts.items():
+            taken = seconds(act)
+            if round_:
+                times[name].append(taken)
+    cells = [case]
     sizes = {who: path.stat().st_size / 1000 for who, path in paths.items()}
     cells += [f"{sizes['SB3']:,.0f}", f"{sizes['pgzoo']:,.0f}", f"{sizes['pgzoo'] / sizes['SB3']:.2f}"]
     for what in ("save", "load"):
@@ -80,12 +83,16 @@ def main(rounds: int, sync: bool) -> None:
     """Measure, and print a table."""
     torch.set_num_threads(1)
     if not sync:
-        os.fsync = lambda descriptor: None
+        os.fsync = _ignore
     columns = [f"{what}, {who}" for what in ("kB", "save, ms", "load, ms") for who in ("SB3", "pgzoo", "ratio")]
     print(f"| model | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}")
     with tempfile.TemporaryDirectory() as folder:
-        for name in CASES:
-            print(measured(name, rounds, Path(folder)), flush=True)
+        for case in CASES:
+            print(measured(case, rounds, Path(folder)), flush=True)
+
+
+def _ignore(fd: object) -> None:
+    """Do not wait for the disk."""
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 import fuzzing
+from fuzz_commands import ACCEPTED, REFUSED
 
 
 @click.command()
@@ -50,7 +51,7 @@ def main(cases: int, seed: int, kinds: tuple[str, ...]) -> None:
 
 
 def _sentence(outcomes: Counter[str]) -> str:
-    return f"{outcomes[fuzzing.ACCEPTED]:,} accepted, {outcomes[fuzzing.REFUSED]:,} refused"
+    return f"{outcomes[ACCEPTED]:,} accepted, {outcomes[REFUSED]:,} refused"
 
 
 if __name__ == "__main__":

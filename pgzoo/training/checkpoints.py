@@ -142,8 +142,9 @@ class Checkpoints(BoundaryCallback):
             model.save(partial / "model.zip")
             _copy_best(self._folder.path, partial)
             text = json.dumps(state).encode()
+            arrays[CHECKSUM] = zlib.crc32(text)
             with atomic_write(partial / "state.npz") as file:
-                np.savez(file, **arrays, **{CHECKSUM: zlib.crc32(text)})
+                np.savez(file, **arrays)
             with atomic_write(partial / "state.json") as file:
                 file.write_bytes(text)
         for steps in saved_steps(self._folder)[: -self._keep]:

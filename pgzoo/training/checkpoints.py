@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.files import atomic_folder, atomic_write, remove_folder, remove_partial, writing
+from pgzoo.interface.hyperparameters import LARGEST_INT, shown
 from pgzoo.registry.plugins import Registry
 from pgzoo.sampling.collector import BoundaryCallback, Position
 from pgzoo.sampling.conventions import converted_reset
@@ -48,6 +49,13 @@ FORMAT = 1
 
 CHECKSUM = "checksum"
 """The name of state.json's checksum in state.npz, whose own members have checksums as those of any zip file."""
+
+
+STATE: Final[Mapping[str, type]] = {
+    "num_timesteps": int, "n_iterations": int, "window": int, "random": dict, "position": list, "env": dict,
+    "callbacks": list, "logger": dict, "files": dict,
+}  # fmt: skip
+"""The types of the entries of state.json that are used before, or outside of, `Checkpoint.restore`."""
 
 
 class Progressing(Protocol):
@@ -181,7 +189,8 @@ class Checkpoint:
     @property
     def random_states(self) -> dict[str, Any]:
         """The states of the global random generators."""
-        states: dict[str, Any] = Decoder(self.arrays).decode(self.state["random"])
+        with converted(f"{self.path} is damaged"):
+            states: dict[str, Any] = Decoder(self.arrays).decode(self.state["random"])
         return states
 
     def cut_files(self, folder: RunFolder) -> None:
@@ -260,8 +269,12 @@ def last_checkpoint(folder: RunFolder) -> Checkpoint:
             raise ValueError("state.json does not have the checksum of state.npz")
         state = json.loads(text)
         checkpoint = Checkpoint(path, state, arrays)
-    if state.get("format") != FORMAT:
-        raise ConfigError(f"{path} has format {state.get('format')}; this version of pgzoo reads format {FORMAT}")
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        version = shown(state["format"] if isinstance(state, dict) and "format" in state else None)
+        raise ConfigError(f"{path} has format {version}; this version of pgzoo reads format {FORMAT}")
+    for name, types in STATE.items():
+        if not isinstance(state.get(name), types) or (types is int and not 0 <= state[name] <= LARGEST_INT):
+            raise ConfigError(f"{path} is damaged: its {name} cannot be {shown(state.get(name))}")
     return checkpoint
 
 

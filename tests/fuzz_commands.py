@@ -81,10 +81,19 @@ ARGUMENTS = [
 ]  # fmt: skip
 
 NUMBERS = st.one_of(st.integers(), st.floats(), st.integers(0, 300), st.floats(0, 1))
-TEXTS = st.one_of(
-    st.sampled_from(VALUES), NUMBERS.map(str), NUMBERS.map(lambda x: f"lin_{x}"), st.text(max_size=8),
-    st.lists(st.sampled_from(VALUES), max_size=3).map(lambda items: f"[{', '.join(items)}]"),
-)  # fmt: skip
+TEXTS = st.booleans().flatmap(
+    lambda listed: (
+        st.sampled_from(VALUES)
+        if listed
+        else st.one_of(
+            NUMBERS.map(str),
+            NUMBERS.map(lambda x: f"lin_{x}"),
+            st.text(max_size=8),
+            st.lists(st.sampled_from(VALUES), max_size=3).map(lambda items: f"[{', '.join(items)}]"),
+        )
+    )
+)
+"""Half of them are listed above."""
 SHELL_TEXTS = TEXTS.filter(lambda text: "\x00" not in text)
 """A program's arguments end at a null character, so that it cannot be in one."""
 PLAIN = st.recursive(

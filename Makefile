@@ -31,7 +31,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=plugins:tests $(BIN)/mypy tests
-	MYPYPATH=plugins:benchmarks $(BIN)/mypy benchmarks
+	MYPYPATH=plugins:benchmarks:tests $(BIN)/mypy benchmarks
 	MYPYPATH=plugins:docs $(BIN)/mypy docs
 
 # The site is in docs/_build/html. A broken link is an error. Sphinx needs Python 3.11 or newer.

@@ -3,7 +3,8 @@
     python benchmarks/kills.py --kills 200
 
 Each run is a process of its own, which SIGKILL ends at a random moment: while it sets up, samples, updates, evaluates,
-or writes a file. The next process resumes it, and is killed as well, until one ends by itself.
+or writes a file. The next process resumes it, and is killed as well, until one ends by itself. The counts so far are
+printed whenever a run ends.
 """
 
 from __future__ import annotations
@@ -171,10 +172,11 @@ def measure(n_kills: int, plugins: tuple[str, ...] = tuple(RUNS)) -> Counts:
             plugin = plugins[counts.runs % len(plugins)]
             folder = Path(directory) / f"run{counts.runs}"
             kill_and_resume(plugin, expected[plugin], seconds[plugin], n_kills, folder, counts)
+            print(counts, flush=True)
     return counts
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200)
-    print(measure(parser.parse_args().kills))
+    measure(parser.parse_args().kills)

@@ -1,8 +1,11 @@
-"""One torch thread a test process: these networks are small, and tests run side by side."""
+"""One torch thread a test process: these networks are small, and tests run side by side. Fixtures of several files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,3 +35,19 @@ def registry_with() -> Callable[..., Registry]:
 
 def _returning(item: Any) -> Callable[[], list[Any]]:
     return lambda: [item]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 4 MB, if this machine allows to mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False, capture_output=True
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("cannot mount a file system here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)

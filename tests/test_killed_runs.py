@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -117,22 +115,6 @@ def test_a_run_that_dies_before_a_system_call(every: int, tmp_path: Path) -> Non
             np.testing.assert_array_equal(tensor, whole[name], err_msg=f"{name} of a run that died at call {k - every}")
         assert not list(run.folder.path.rglob(".*"))
     assert steps == 32
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MB, if this machine allows to mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = shutil.which("mount") and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], check=False, capture_output=True
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("cannot mount a file system here")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("free", [0, 4096, 30_000, 60_000, 100_000])

@@ -31,6 +31,7 @@ from hypothesis.extra import numpy as hnp
 from same import assert_same
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from zips import members, write
@@ -286,6 +287,20 @@ def test_infos_may_be_any_object(tmp_path: Path) -> None:
     model.ep_info_buffer.append({"r": 1.0, "l": 1, "goal": object()})
     model.save(tmp_path / "model")
     assert PolicyGradient.load(tmp_path / "model", device="cpu").ep_info_buffer is None
+
+
+@pytest.mark.parametrize("env", ["CartPole-v1", "image"])
+def test_weights_take_the_space_that_sb3_needs(env: str, tmp_path: Path) -> None:
+    """Finds the flat tensor of all parameters in the file, and an extractor that actor and critic share three times."""
+    policy, env_ = ("CnnPolicy", FakeImageEnv(n_channels=3)) if env == "image" else ("MlpPolicy", env)
+    ours = PolicyGradient(policy, env_, "ppo", n_steps=32, batch_size=32, device="cpu").learn(32)
+    ours.save(tmp_path / "ours")
+    PPO(policy, env_, n_steps=32, batch_size=32, device="cpu").learn(32).save(tmp_path / "theirs")
+    content, theirs = members(tmp_path / "ours.zip"), members(tmp_path / "theirs.zip")
+    for name in ("policy.pth", "policy.optimizer.pth"):
+        assert len(content[name]) == pytest.approx(len(theirs[name]), rel=0.02)
+    loaded = PolicyGradient.load(tmp_path / "ours", device="cpu").get_parameters()
+    assert_same(loaded["policy"], ours.get_parameters()["policy"])
 
 
 def test_attributes_of_the_user(tmp_path: Path) -> None:

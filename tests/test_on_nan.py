@@ -9,6 +9,7 @@ import pytest
 import torch
 from command import pgzoo
 from pgzoo_plugins.policy_gradient import PolicyGradientLoss
+from pgzoo_plugins.surrogate import Surrogate
 from same import assert_same
 
 import pgzoo as zoo
@@ -62,6 +63,36 @@ def test_the_parameters_before_and_after_a_skipped_update_are_equal(monkeypatch:
     learned(monkeypatch, "skip", float("nan"))
     assert_same(before[BROKEN], before[BROKEN + 1])
     assert not torch.equal(before[0]["action_net.weight"], before[BROKEN]["action_net.weight"])
+
+
+@pytest.mark.parametrize(("plugin", "objective"), [("trpo", Surrogate), ("npg", PolicyGradientLoss)])
+@pytest.mark.parametrize("fast", ["auto", False])
+def test_an_update_of_second_order_is_skipped(
+    plugin: str, objective: Any, fast: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finds a policy that a line search leaves somewhere, and a critic that is trained in an update that is skipped."""
+    before: list[Any] = []
+    train, call = PolicyGradient.train, objective.__call__
+
+    def recorded(self: PolicyGradient) -> None:
+        before.append({name: x.clone() for name, x in self.policy.state_dict().items()})
+        train(self)
+
+    def broken(self: Any, batch: Any, state: Any = None) -> Any:
+        loss, metrics = call(self, batch, state)
+        return loss * (float("nan") if len(before) == BROKEN + 1 else 1.0), metrics
+
+    monkeypatch.setattr(PolicyGradient, "train", recorded)
+    monkeypatch.setattr(objective, "__call__", broken)
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", plugin, n_steps=16, seed=0, device="cpu", fast=fast)
+    model.on_nan = "skip"
+    model.learn(16 * (N_ROLLOUTS + 1), log_interval=None)
+    assert model.skipped_updates == 1
+    assert_same(before[BROKEN], before[BROKEN + 1])
+    for i in (0, 2):
+        for name in ("action_net.weight", "value_net.weight"):
+            assert not torch.equal(before[i][name], before[i + 1][name]), name
+    assert all(torch.isfinite(x).all() for x in model.policy.parameters())
 
 
 @pytest.mark.parametrize("fast", [True, False])

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
 import shutil
 import signal
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +23,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from pgzoo import PolicyGradient, Registry
 from pgzoo.errors import ConfigError
 from pgzoo.training.callbacks import EvaluationCallback
-from pgzoo.training.checkpoints import Interval, locked, saved_steps
+from pgzoo.training.checkpoints import Interval, last_checkpoint, locked, saved_steps
 from pgzoo.training.experiment import Result
 from pgzoo.training.run_folder import RunFolder, open_folder
 from pgzoo.training.runs import TrainArguments, prepare, prepare_resumed
@@ -216,6 +219,68 @@ def test_a_damaged_checkpoint(file: str, copy: Path) -> None:
     assert "Traceback" not in said
     shutil.rmtree(folder.checkpoints / str(last))
     assert f"Resumed after {before} steps" in pgzoo("train", "--resume", str(copy), "--no-progress").stderr
+
+
+def test_a_digit_of_a_checkpoint_that_changed(copy: Path) -> None:
+    """It is still valid JSON. Finds a run that goes on with other random numbers."""
+    folder = open_folder(copy)
+    file = folder.checkpoints / str(saved_steps(folder)[-1]) / "state.json"
+    text = file.read_text()
+    assert '"num_timesteps": 128' in text
+    file.write_text(text.replace('"num_timesteps": 128', '"num_timesteps": 129'))
+    said = pgzoo("train", "--resume", str(copy), "--no-progress", status=2).stderr
+    assert "is damaged; remove it to resume from the checkpoint before it" in said
+
+
+@pytest.mark.parametrize("name", ["../precious.csv", "model.zip", "9.monitor.csv"])
+def test_a_checkpoint_cuts_only_the_files_of_its_run(name: str, copy: Path) -> None:
+    """A run of somebody else. Finds a file outside of the folder that is emptied, by its name or by a link."""
+    folder = open_folder(copy)
+    (copy.parent / "precious.csv").write_text("mine")
+    (copy / "model.zip").write_text("mine")
+    (copy / "9.monitor.csv").symlink_to(copy.parent / "precious.csv")
+    checkpoint = last_checkpoint(folder)
+    checkpoint.state["files"][name] = 0
+    with pytest.raises(ConfigError, match=f"'{name}' is not a file that a run continues"):
+        checkpoint.cut_files(folder)
+    assert (copy / name).read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("num_timesteps", None), ("num_timesteps", -1), ("random", []), ("files", 3), ("format", 2)]
+)
+def test_another_state_with_the_right_checksum(name: str, value: Any, copy: Path) -> None:
+    folder = open_folder(copy)
+    file = folder.checkpoints / str(saved_steps(folder)[-1])
+    text = json.dumps({**json.loads((file / "state.json").read_text()), name: value})
+    (file / "state.json").write_text(text)
+    with np.load(file / "state.npz") as arrays:
+        np.savez(file / "state.npz", **{**arrays, "checksum": zlib.crc32(text.encode())})
+    with pytest.raises(ConfigError, match=rf"{name} (cannot be )?{re.escape(str(value))}"):
+        last_checkpoint(folder)
+
+
+CALLBACK = """
+import numpy, stable_baselines3.common.callbacks as callbacks
+class Anneal(callbacks.BaseCallback):
+    def _on_step(self):
+        return True
+    def _on_rollout_end(self):
+        self.model.ent_coef = 0.1 * numpy.random.rand() / self.num_timesteps
+"""
+
+
+def test_a_resumed_run_calls_the_users_callback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It changes a hyperparameter at random. Finds a callback that is not called, or draws other random numbers."""
+    (tmp_path / "anneal.py").write_text(CALLBACK)
+    monkeypatch.syspath_prepend(tmp_path)
+    plugin, env, overrides = PPO
+    whole = start(tmp_path, plugin, env, {**overrides, "callback": "anneal.Anneal"}, at=190)
+    with pytest.raises(ConfigError, match="because its callback"):
+        resume(tmp_path / "killed")
+    resumed = prepare_resumed(tmp_path / "killed", Registry.discover, trusted=True).start()
+    assert_equal_runs(whole.folder, resumed.folder)
+    assert resumed.model.ent_coef == whole.model.ent_coef
 
 
 def test_a_checkpoint_executes_nothing(copy: Path) -> None:

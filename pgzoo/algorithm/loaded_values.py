@@ -285,7 +285,7 @@ def _check_option(option: str, value: Any, current: Any) -> None:
     if both_pairs:
         for item, expected in zip(value, current, strict=True):
             _check_option(option, item, expected)
-    elif not (both_numbers or value is None or current is None or (type(value) is type(current) is bool)):
+    elif not (both_numbers or value is None or (type(value) is bool and type(current) in (bool, type(None)))):
         raise ConfigError(f"the optimizer's {option} cannot be {shown(value)}")
     if option in OPTIMIZER_OFF and value not in (None, False):
         raise ConfigError(f"the optimizer's {option} must be false: {OPTIMIZER_OFF[option]}")

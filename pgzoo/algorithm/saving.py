@@ -7,7 +7,7 @@ import io
 import pathlib
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -169,8 +169,8 @@ class SavableAlgorithm(PluginAlgorithm):
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """Return the parameters of the policy, its optimizer and what the plugins learn, by name."""
         parameters = super().get_parameters()
-        if hasattr(self, "_saving"):  # clone views, because torch.save writes their whole storage
-            return map_nested(parameters, torch.Tensor, torch.Tensor.clone)  # type: ignore[no-any-return]
+        if hasattr(self, "_saving"):
+            return map_nested(parameters, torch.Tensor, _compact())  # type: ignore[no-any-return]
         parameters.update(self.part_states.parameters())
         return parameters
 
@@ -310,6 +310,24 @@ class SavableAlgorithm(PluginAlgorithm):
         self.set_parameters(parameters, exact_match=True, device=self.device)
         if self.use_sde:
             self.policy.reset_noise()
+
+
+def _compact() -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return a function that clones views of larger tensors, because torch.save writes their whole storage.
+
+    A tensor with several names, such as those of a shared features extractor, is cloned and therefore written once.
+    """
+    clones: dict[tuple[Any, ...], torch.Tensor] = {}
+
+    def compact(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().nbytes() == tensor.nbytes:
+            return tensor
+        place = tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype
+        if place not in clones:
+            clones[place] = tensor.clone()
+        return clones[place]
+
+    return compact
 
 
 def saved_part_states(archive: Archive) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -202,7 +203,26 @@ def _start(run: Run) -> Result:
     from pgzoo.cli.progress import Progress
 
     progress = Progress(run.config.run.n_timesteps, shown=run.arguments.progress and not run.arguments.verbose)
-    return run.start(_callbacks(progress.callback, run.arguments.log_gradient_noise), progress)
+    with _silent_machine_faults():
+        return run.start(_callbacks(progress.callback, run.arguments.log_gradient_noise), progress)
+
+
+@contextmanager
+def _silent_machine_faults() -> Iterator[None]:
+    """Print no traceback of a thread that the machine stopped. TensorBoard's raises its OSError again in `flush`."""
+    from pgzoo.errors import is_machine_fault
+
+    previous = threading.excepthook
+
+    def report(failed: threading.ExceptHookArgs) -> None:
+        if failed.exc_value is None or not is_machine_fault(failed.exc_value):
+            previous(failed)
+
+    threading.excepthook = report
+    try:
+        yield
+    finally:
+        threading.excepthook = previous
 
 
 def _callbacks(progress: BaseCallback, gradient_noise: bool) -> BaseCallback:

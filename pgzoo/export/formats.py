@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from pgzoo.errors import ConfigError, describe
+from pgzoo.errors import ConfigError, describe, is_machine_fault
 from pgzoo.export.deterministic import DeterministicPolicy
 from pgzoo.interface.types import Array
 
@@ -84,7 +85,9 @@ def write_torchscript(
     """
     with _exporting("TorchScript"):
         traced = torch.jit.trace(module, (observations,), check_trace=False)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, str(file), _extra_files={"metadata.json": json.dumps(metadata, indent=2)})
+        stream = io.BytesIO()  # torch ends the process if a file of its own cannot be written
+        torch.jit.save(traced, stream, _extra_files={"metadata.json": json.dumps(metadata, indent=2)})
+    file.write_bytes(stream.getvalue())
 
 
 def run_torchscript(file: Path, names: list[str]) -> Run:
@@ -122,6 +125,8 @@ def _exporting(name: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # each step of torch's exporters has its exceptions
+        if is_machine_fault(error):
+            raise
         reason = describe(error.__cause__ or error)
         raise ConfigError(f"this policy cannot be exported to {name}: {reason}") from error
     finally:

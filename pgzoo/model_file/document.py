@@ -107,6 +107,8 @@ def read_data(archive: Archive, sections: Collection[str]) -> tuple[Sections, Co
     names = [name for section in document.values() for name in section]
     if len(set(names)) < len(names):
         raise ConfigError(f"{where} has a name twice")
+    if wrong := [name for name in document[CODE] if not name.isidentifier()]:
+        raise ConfigError(f"{where} has {shown(wrong[0])} instead of the name of an attribute")
     decoder = Decoder(archive.array)
     with converted(where):
         decoded = {section: _mapping(decoder.decode(document[section])) for section in sections}
@@ -160,7 +162,7 @@ def _refusal(file: str, data: Mapping[str, Any], names: Collection[str]) -> str:
     pickled = {name: item[PICKLED] for name, item in data.items() if isinstance(item, dict) and PICKLED in item}
     calls = [call for item in pickled.values() for call in pickled_names(item)]
     unusual = [call for call in calls if call.split(".")[0] not in ("builtins", "numpy", "collections")]
-    some = list(dict.fromkeys(unusual or calls))
+    some = [call if call.isprintable() else shown(call) for call in dict.fromkeys(unusual or calls)]
     shown_names = ", ".join(some[:MOST_NAMES]) + (" and others" if len(some) > MOST_NAMES else "")
     what = ", ".join(list(names or pickled)[:MOST_NAMES])
     return (

@@ -13,6 +13,7 @@ from typing import Final
 
 from pgzoo import __version__
 from pgzoo.errors import ConfigError
+from pgzoo.files import writing
 from pgzoo.interface.parts import PLUGIN_API
 from pgzoo.registry.combination import NAMED_KINDS
 from pgzoo.registry.plugins import Kind, Registry
@@ -22,7 +23,8 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
     """Write the package to a new folder, completely or not at all. Return its files.
 
     Raises:
-        ConfigError: the name is taken or is not a lower-case Python name, or the folder exists or cannot be written.
+        ConfigError: the name is taken or is not a lower-case Python name, or the folder exists.
+        MachineError: the folder cannot be written.
     """
     cls = "".join(word.capitalize() for word in name.split("_"))
     if not NAME.fullmatch(name) or keyword.iskeyword(name):
@@ -52,7 +54,7 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
         f"{substitutions['module']}.py": PLUGINS[kind],
         f"tests/test_{name}.py": TESTS,
     }
-    try:
+    with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".new-") as partial:
             for path, text in files.items():
@@ -60,8 +62,6 @@ def make_package(registry: Registry, name: str, kind: Kind, folder: Path) -> lis
                 file.parent.mkdir(parents=True, exist_ok=True)
                 file.write_text(Template(text).substitute(substitutions), encoding="utf-8")
             shutil.move(Path(partial) / "package", folder)
-    except OSError as error:
-        raise ConfigError(f"cannot write {folder}: {error.strerror or error}") from error
     return [folder / path for path in files]
 
 

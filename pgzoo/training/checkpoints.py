@@ -2,7 +2,7 @@
 
     <run>/checkpoints/<steps>/    model.zip   the model
                               state.json  random states, environments, evaluations, logs, the lengths of files
-                              state.npz   the arrays of state.json
+                              state.npz   the arrays of state.json, and its checksum
                               best_model.zip  the best model so far, with its statistics
     <run>/checkpoints/finished    exists once training is complete
     <run>/checkpoints/lock        locked by the process that trains
@@ -19,12 +19,13 @@ import os
 import random
 import shutil
 import time
+import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.files import atomic_folder, atomic_write, file_lock, remove_folder, remove_partial, writing
+from pgzoo.interface.hyperparameters import LARGEST_INT, shown
 from pgzoo.registry.plugins import Registry
 from pgzoo.sampling.collector import BoundaryCallback, Position
 from pgzoo.sampling.conventions import converted_reset
@@ -44,6 +46,16 @@ from pgzoo.updates.metrics import compute_deferred
 
 FORMAT = 1
 """The version of the format of state.json."""
+
+CHECKSUM = "checksum"
+"""The name of state.json's checksum in state.npz, whose own members have checksums as those of any zip file."""
+
+
+STATE: Final[Mapping[str, type]] = {
+    "num_timesteps": int, "n_iterations": int, "window": int, "random": dict, "position": list, "env": dict,
+    "callbacks": list, "logger": dict, "files": dict,
+}  # fmt: skip
+"""The types of the entries of state.json that are used before, or outside of, `Checkpoint.restore`."""
 
 
 class Progressing(Protocol):
@@ -107,7 +119,8 @@ class Checkpoints(BoundaryCallback):
     def on_boundary(self) -> None:
         """Write a checkpoint if the interval is over."""
         if self._random_states is not None:
-            set_random_states(self._random_states)
+            with converted("the random states of the checkpoint cannot be used"):
+                set_random_states(self._random_states)
             self._random_states = None
         now = self.model.num_timesteps, time.monotonic()
         if self._is_due(*now):
@@ -136,10 +149,12 @@ class Checkpoints(BoundaryCallback):
         with atomic_folder(self._folder.checkpoints / str(model.num_timesteps)) as partial:
             model.save(partial / "model.zip")
             _copy_best(self._folder.path, partial)
+            text = json.dumps(state).encode()
+            arrays[CHECKSUM] = zlib.crc32(text)
             with atomic_write(partial / "state.npz") as file:
                 np.savez(file, **arrays)
             with atomic_write(partial / "state.json") as file:
-                file.write_text(json.dumps(state), encoding="utf-8")
+                file.write_bytes(text)
         for steps in saved_steps(self._folder)[: -self._keep]:
             remove_folder(self._folder.checkpoints / str(steps))
 
@@ -174,7 +189,8 @@ class Checkpoint:
     @property
     def random_states(self) -> dict[str, Any]:
         """The states of the global random generators."""
-        states: dict[str, Any] = Decoder(self.arrays).decode(self.state["random"])
+        with converted(f"{self.path} is damaged"):
+            states: dict[str, Any] = Decoder(self.arrays).decode(self.state["random"])
         return states
 
     def cut_files(self, folder: RunFolder) -> None:
@@ -246,11 +262,19 @@ def last_checkpoint(folder: RunFolder) -> Checkpoint:
         )
     path = folder.checkpoints / str(steps[-1])
     with converted(f"{path} is damaged; remove it to resume from the checkpoint before it"):
-        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-        with np.load(path / "state.npz", allow_pickle=False) as arrays:
-            checkpoint = Checkpoint(path, state, dict(arrays))
-    if state.get("format") != FORMAT:
-        raise ConfigError(f"{path} has format {state.get('format')}; this version of pgzoo reads format {FORMAT}")
+        text = (path / "state.json").read_bytes()
+        with np.load(path / "state.npz", allow_pickle=False) as file:
+            arrays = dict(file)
+        if zlib.crc32(text) != arrays.pop(CHECKSUM):
+            raise ValueError("state.json does not have the checksum of state.npz")
+        state = json.loads(text)
+        checkpoint = Checkpoint(path, state, arrays)
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        version = shown(state["format"] if isinstance(state, dict) and "format" in state else None)
+        raise ConfigError(f"{path} has format {version}; this version of pgzoo reads format {FORMAT}")
+    for name, types in STATE.items():
+        if not isinstance(state.get(name), types) or (types is int and not 0 <= state[name] <= LARGEST_INT):
+            raise ConfigError(f"{path} is damaged: its {name} cannot be {shown(state.get(name))}")
     return checkpoint
 
 

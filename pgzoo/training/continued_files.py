@@ -10,6 +10,7 @@ from stable_baselines3.common.logger import CSVOutputFormat
 
 from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write, writing
+from pgzoo.interface.hyperparameters import shown
 
 MONITORS, PROGRESS = "*monitor.csv", "progress.csv"
 
@@ -31,9 +32,14 @@ def cut(folder: Path, sizes: Mapping[str, int]) -> None:
     """Cut each file to a length.
 
     Raises:
-        ConfigError: a file is missing or shorter.
+        ConfigError: a file is missing or shorter, or is not one of those that `lengths` returns.
     """
+    continued = {
+        file.name for pattern in (MONITORS, PROGRESS) for file in folder.glob(pattern) if not file.is_symlink()
+    }
     for name, size in sizes.items():
+        if type(size) is not int or size < 0 or (name not in continued and (folder / name).exists()):
+            raise ConfigError(f"{shown(name)} is not a file that a run continues")
         file = folder / name
         lines = file.read_bytes().splitlines(keepends=True) if file.is_file() and name == PROGRESS else []
         if not file.is_file() or (len(lines) if name == PROGRESS else file.stat().st_size) < size:

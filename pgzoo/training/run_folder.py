@@ -195,8 +195,10 @@ def write_yaml(path: Path, data: Mapping[str, Any]) -> None:
 
     yaml = YAML(typ="safe", pure=True)
     yaml.default_flow_style = False
+    content = plain(data)
+    yaml.allow_unicode = r"\x85" not in repr(content)  # ruamel.yaml reads a NEL that is not escaped as a space
     with atomic_write(path) as partial, partial.open("w", encoding="utf-8") as file:
-        yaml.dump(plain(data), file)
+        yaml.dump(content, file)
 
 
 def plain(value: Any) -> Any:

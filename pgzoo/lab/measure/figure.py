@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ def draw(report: Report, title: str, path: Path) -> None:
     """Write the figure. Matplotlib's backend and settings stay as they are.
 
     Raises:
-        ConfigError: the file cannot be written.
+        MachineError: the file cannot be written.
     """
     from matplotlib.figure import Figure
 
@@ -38,11 +37,8 @@ def draw(report: Report, title: str, path: Path) -> None:
     left.set_yticks(range(len(names)), names)
     left.set_ylim(len(names) - 0.5, -0.5)
     figure.suptitle(f"{title}: {report.n_batches} gradients each, 95 % bootstrap intervals", fontsize="medium")
-    try:
-        with atomic_write(path) as partial:
-            figure.savefig(partial, dpi=150)
-    except OSError as error:
-        raise ConfigError(f"cannot write {path}: {error.strerror or error}") from error
+    with atomic_write(path) as partial:
+        figure.savefig(partial, dpi=150)
 
 
 def _dots(axes: Any, estimates: list[Estimate], *, log: bool = False, factor: float = 1.0) -> None:

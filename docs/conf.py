@@ -13,7 +13,19 @@ from recipe_pages import write_recipe_pages
 
 ROOT = Path(__file__).parents[1]
 SECTIONS = {
-    "Use": ["quick-start", "python", "runs", "benchmark", "tuning", "resume", "export", "atari", "rl_zoo", "sb3"],
+    "Use": [
+        "quick-start",
+        "tutorial",
+        "python",
+        "runs",
+        "benchmark",
+        "tuning",
+        "resume",
+        "export",
+        "atari",
+        "rl_zoo",
+        "sb3",
+    ],
     "Methods": ["parts", "recipes/index", "paper-index", "learning", "groups", "gradient-lab", "speed"],
     "Extend": ["write-a-plugin", "write-an-update", "write-a-sampling", "migration", "api"],
     "Inside": ["architecture", "design"],

@@ -67,7 +67,7 @@ def page(summary: Summary, tables: Mapping[str, TableLike], definitions: str) ->
         "CHIPS": "".join(_chip(name, style) for name in summary.algorithms),
         "ENVS": "".join(f'<option value="{html.escape(name)}">{html.escape(name)}</option>' for name in names),
         "DEFINITIONS": html.escape(definitions),
-        "SUMMARY": table(tables["summary"], style) if tables["summary"].rows else "",
+        "SUMMARY": _summary(tables["summary"], style) if tables["summary"].rows else "",
         "CARDS": "".join(_card(env, tables[env.name], style) for env in summary.environments),
         "ACROSS": "".join(across),
         "COMMON": html.escape(", ".join(summary.common)),
@@ -162,6 +162,10 @@ def table(content: TableLike, style: Mapping[str, str]) -> str:
         rest = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells[1:])
         rows.append(f'<tr data-key="{html.escape(key)}">{first}{rest}</tr>')
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _summary(summary: TableLike, style: Mapping[str, str]) -> str:
+    return f'<section class="card" id="summary"><h2>Best recipe and best peer</h2>{table(summary, style)}</section>'
 
 
 def _card(env: Environment, content: TableLike, style: Mapping[str, str]) -> str:

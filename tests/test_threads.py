@@ -63,7 +63,9 @@ def make(registry_with: Callable[..., Registry]) -> Callable[..., PolicyGradient
 
 
 def test_an_update_takes_one_thread(make: Callable[..., PolicyGradient], monkeypatch: pytest.MonkeyPatch) -> None:
-    """An update has products of some hundred rows with 64 x 64 weights, which BLAS would share out, and a norm."""
+    """An update has products of some hundred rows with 128 x 128 weights, and a norm of 35,000 numbers, which BLAS may
+    share out.
+    """
     products: list[tuple[int, int]] = []
     norms: list[int] = []
     dot = np.dot
@@ -77,7 +79,7 @@ def test_an_update_takes_one_thread(make: Callable[..., PolicyGradient], monkeyp
 
     monkeypatch.setattr(np, "dot", spy)
     Spy.seen.clear()
-    model = make(n_steps=128, fast=True)
+    model = make(n_steps=128, fast=True, policy_kwargs={"net_arch": [128, 128]})
     model.learn(512)
     assert set(Spy.seen) == {1}
     assert {threads for size, threads in products if size > TINY} == {1}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import shlex
 import shutil
@@ -162,6 +163,8 @@ def finished_steps(folder: RunFolder) -> int | None:
 
 def run_ids(parent: Path, name: str) -> list[int]:
     """Return the numbers of an environment's runs."""
+    if not os.path.isdir(parent):  # False also for a name that is too long, which Path's methods raise for
+        return []
     endings = (path.name.removeprefix(f"{name}_") for path in parent.glob(f"{name}_*") if path.is_dir())
     return [int(ending) for ending in endings if ending.isdecimal()]
 

@@ -15,7 +15,7 @@ from command import pgzoo
 from stable_baselines3 import A2C
 
 from pgzoo import ConfigError
-from pgzoo.training import run_list
+from pgzoo.training import agents, run_list
 from pgzoo.training.checkpoints import locked
 from pgzoo.training.run_folder import RunFolder
 from pgzoo.training.run_list import list_runs
@@ -159,7 +159,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (row,) = [line for line in pgzoo("list", cwd=tmp_path).stdout.splitlines() if name in line]
     assert row.split() == [name, "ppo", ENV, "12,345", "1.25", "1.5", "2", "1", "h", "finished"]
     write_run(tmp_path / "agents" / "ppo" / "shipped_1", model=1)
-    monkeypatch.setattr(run_list, "AGENTS", tmp_path / "agents")
+    monkeypatch.setattr(agents, "shipped_folder", lambda: tmp_path / "agents")
     text = pgzoo("list", cwd=tmp_path).stdout
     assert text.index("agents that are shipped") < text.index("shipped_1")
     data = json.loads(pgzoo("list", "--json", "--plugin", "ppo", cwd=tmp_path).stdout)

@@ -34,7 +34,7 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the commands in the order in which help lists them."""
-        return list(COMMANDS)
+        return [*COMMANDS]  # `list` would be the module of that command, once it is imported
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Return the command. Raise UsageError with the nearest name if it is unknown."""

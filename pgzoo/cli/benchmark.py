@@ -38,7 +38,10 @@ class _List(click.ParamType[Any]):
 
 @click.group("benchmark", cls=_GroupWithRun, short_help="Compare recipes and peers on environments and seeds.")
 def command() -> None:
-    """Compare recipes and peers on environments, with several seeds."""
+    """Compare recipes and peers on environments, with several seeds.
+
+    `pgzoo benchmark FILE` runs the jobs, and `pgzoo benchmark report FOLDER` writes the report.
+    """
 
 
 @command.command("run", short_help="Run the jobs of a benchmark.", epilog="Then: pgzoo benchmark report FOLDER")
@@ -52,7 +55,7 @@ def command() -> None:
 @click.option("--eval-points", type=options.bounds(EnvironmentConfig, "eval_points"),
               help="Evaluations during each training.  [default: 20]")  # fmt: skip
 @click.option("--eval-episodes", type=options.bounds(EnvironmentConfig, "eval_episodes"),
-              help="Episodes of each of them.  [default: 10]")  # fmt: skip
+              help="Episodes per evaluation.  [default: 10]")  # fmt: skip
 @click.option("--final-episodes", type=options.bounds(EnvironmentConfig, "final_episodes"),
               help="Episodes with the final agent.  [default: 100]")  # fmt: skip
 @click.option("--vec-env", type=options.bounds(EnvironmentConfig, "vec_env"),
@@ -68,7 +71,7 @@ def command() -> None:
 @click.option("--retry", is_flag=True, help="Run failed jobs again.")
 @click.option("--rerun-changed", is_flag=True, help="Remove the results of jobs whose settings have changed, and run "
               "these jobs again.")  # fmt: skip
-@click.option("--dry-run", is_flag=True, help="Print what would be run.")
+@click.option("--dry-run", is_flag=True, help="Print the jobs without running them.")
 @options.gym_packages
 @options.plugin_files
 @click.pass_context

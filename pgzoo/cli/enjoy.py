@@ -43,19 +43,19 @@ class EnjoyArguments(options.RunArguments):
 @click.option("--n-envs", type=bounds(EnjoyArguments, "n_envs"), default=1, show_default=True,
               help="Parallel environments.")  # fmt: skip
 @click.option("--no-render", is_flag=True, help="Only print the returns.")
-@click.option("--deterministic", is_flag=True, help="Take the most likely actions, which is the default.")
-@click.option("--norm-reward", is_flag=True, help="Print the rewards as VecNormalize normalises them.")
-@click.option("--reward-log", type=click.Path(path_type=Path, file_okay=False), help="Folder of Monitor's files.")
+@click.option("--deterministic", is_flag=True, help="Take the most likely actions (the default).")
+@click.option("--norm-reward", is_flag=True, help="Print rewards as normalised by VecNormalize.")
+@click.option("--reward-log", type=click.Path(path_type=Path, file_okay=False), help="Folder for Monitor's files.")
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
               help="An argument of the environment (may be repeated).")  # fmt: skip
 @click.option("--custom-objects", is_flag=True, help="Replace the learning rate's schedule, so that a model whose "
-              "schedule cannot be unpickled is played.")  # fmt: skip
+              "schedule cannot be unpickled can be played.")  # fmt: skip
 @click.pass_context
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Watch a saved model, or print its returns with --no-render.
 
     PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
-    Without one, the agent that pgzoo ships is played.
+    If there is none, an agent that pgzoo ships is played, if there is one.
     """
     from pgzoo.cli.loading import open_run
     from pgzoo.training.config import parse_pairs

@@ -31,7 +31,7 @@ def command(**params: Any) -> None:
     """Evaluate a saved model over n episodes.
 
     PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
-    Without one, the agent that pgzoo ships is evaluated.
+    If there is none, an agent that pgzoo ships is evaluated, if there is one.
     """
     from pgzoo.cli.loading import open_run
 

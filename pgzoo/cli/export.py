@@ -29,9 +29,10 @@ def command(**params: Any) -> None:
     """Write a trained policy for other programs: ONNX, TorchScript, or SB3's zip.
 
     PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
-    Without one, the agent that pgzoo ships is exported. The file takes raw observations and returns the actions that
-    `predict` takes without sampling. It is compared with `predict` on 1,000 random observations, and is not written if
-    an action differs.
+    If there is none, an agent that pgzoo ships is exported, if there is one.
+
+    The file takes raw observations and returns the actions that `predict` takes without sampling. It is compared with
+    `predict` on 1,000 random observations, and is not written if an action differs.
     """
     from pgzoo.cli.loading import open_run
     from pgzoo.training.agents import is_shipped

@@ -45,24 +45,28 @@ class ListArguments(Arguments):
 def command(**params: Any) -> None:
     """List the runs in FOLDER (by default `logs`) and below it, and the agents that are shipped.
 
-    last and best are mean returns of evaluations during training, over this many episodes. A run is running, finished,
-    stopped (its model is saved), resumable (with pgzoo train --resume), killed (without a final model) or damaged.
+    last and best are mean returns of evaluations during training; episodes is the number per evaluation. A run is
+    running, finished, stopped (its model is saved), resumable (with pgzoo train --resume), killed (without a final
+    model) or damaged.
     """
-    from pgzoo.training.run_list import AGENTS, list_runs, shipped_agents
+    from pgzoo.training import agents
+    from pgzoo.training.run_list import list_runs
 
     arguments = ListArguments(**params)
-    agents = shipped_agents(arguments.env, arguments.plugin, arguments.sort)
+    which: dict[str, Any] = {"env": arguments.env, "plugin": arguments.plugin, "sort": arguments.sort}
+    shipped_folder = agents.shipped_folder()
+    shipped = list_runs(shipped_folder, **which)
     if arguments.folder == ListArguments.folder and not arguments.folder.is_dir():
         runs = []
     else:
-        runs = list_runs(arguments.folder, env=arguments.env, plugin=arguments.plugin, sort=arguments.sort)
+        runs = list_runs(arguments.folder, **which)
     if arguments.as_json:
-        lists = {"runs": [run.to_dict() for run in runs], "agents": [run.to_dict() for run in agents]}
+        lists = {"runs": [run.to_dict() for run in runs], "agents": [run.to_dict() for run in shipped]}
         click.echo(json.dumps(lists))
         return
     if not runs:
         click.echo(f"no runs in {arguments.folder}")
-    for listed, folder, title in ((runs, arguments.folder, None), (agents, AGENTS, "agents that are shipped")):
+    for listed, folder, title in ((runs, arguments.folder, None), (shipped, shipped_folder, "agents that are shipped")):
         if listed:
             _print(listed, folder, title)
     for run in runs:

@@ -57,7 +57,7 @@ def bounds(arguments: type, name: str) -> click.ParamType[Any]:
 num_threads = click.option(
     "--num-threads",
     type=bounds(RunArguments, "num_threads"),
-    help="Threads of torch and BLAS; by default, they choose.",
+    help="Threads of torch and BLAS.  [default: their own choice]",
 )
 log_folder = click.option(
     "-f",

@@ -35,7 +35,9 @@ def command(**params: Any) -> None:
     """Share a run on the Hugging Face Hub, with a model card and a video.
 
     PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
-    Without one, the agent that pgzoo ships is shared. Log in with `hf auth login` first.
+    If there is none, an agent that pgzoo ships is shared, if there is one.
+
+    Log in with `hf auth login` first.
     """
     from pgzoo.cli.loading import open_run
     from pgzoo.export.hub import push

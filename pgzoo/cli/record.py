@@ -32,7 +32,7 @@ class RecordArguments(options.RunArguments):
 @click.option("-n", "--n-timesteps", type=bounds(RecordArguments, "n_timesteps"), help="Steps to record.")
 @click.option("--n-episodes", type=bounds(RecordArguments, "n_episodes"),
               help="Episodes to record.  [default: 1, of at most 1000 steps, unless -n is given]")  # fmt: skip
-@click.option("--deterministic", is_flag=True, help="Take the most likely actions, which is the default.")
+@click.option("--deterministic", is_flag=True, help="Take the most likely actions (the default).")
 @click.option("-o", "--out", "--output-folder", "out", type=click.Path(path_type=Path),
               help="A .mp4 or .gif file, or a folder.  [default: RECIPE-ENV.mp4]")  # fmt: skip
 @click.option("--checkpoints", is_flag=True, help="Show checkpoints side by side, with their steps.")
@@ -41,8 +41,11 @@ class RecordArguments(options.RunArguments):
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Record a video of a saved model, without a screen.
 
-    PATH is a run's folder or a model file. Without it, the latest run of --plugin on --env is recorded. --checkpoints
-    shows up to four models that --save-freq saved during training, and the final one, from the same seed.
+    PATH is a run's folder or a model file. RECIPE and ENV, or --plugin and --env, choose the latest such run.
+    If there is none, an agent that pgzoo ships is recorded, if there is one.
+
+    --checkpoints shows up to four models of the run side by side, from the first that --save-freq saved to the final
+    one. All start from the same seed.
     """
     arguments = RecordArguments(**params)
     if arguments.deterministic and arguments.stochastic:

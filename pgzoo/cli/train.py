@@ -39,11 +39,17 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
               "environment, hyperparameters and, without --seed, its first seed.")  # fmt: skip
 @options.storage
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
-@click.option("-n", "--n-timesteps", type=bounds("n_timesteps"), help="Steps of training, over all environments.")
-@click.option("--n-envs", type=bounds("n_envs"), help="Parallel environments.")
-@click.option("--vec-env", type=bounds("vec_env"), default="dummy",
-              show_default=True, help="vector, envpool: one vector environment, stepped as arrays.")  # fmt: skip
-@click.option("--seed", type=bounds("seed"), help="By default a random seed, which is printed and saved.")
+@click.option("-n", "--n-timesteps", type=bounds("n_timesteps"),
+              help="Steps of training, over all environments.  [default: as configured]")  # fmt: skip
+@click.option("--n-envs", type=bounds("n_envs"), help="Parallel environments.  [default: as configured]")
+@click.option(
+    "--vec-env",
+    type=bounds("vec_env"),
+    default="dummy",
+    show_default=True,
+    help="dummy, subproc: SB3's. vector (Gymnasium's), envpool: stepped as arrays.",
+)
+@click.option("--seed", type=bounds("seed"), help="[default: random, also with -1; it is printed and saved]")
 @click.option("-P", "--hyperparams", "pairs", multiple=True, metavar="NAME:VALUE",
               help="Replace a hyperparameter, such as -P gamma:0.98 (may be repeated). Without a value, -P is "
               "--progress, as in RL Zoo.")  # fmt: skip
@@ -58,19 +64,19 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
 @click.option("--checkpoint-every", metavar="STEPS|SECONDSs", help="Write a checkpoint for --resume at this interval, "
               "such as 10000 or 60s.")  # fmt: skip
 @click.option("--keep-checkpoints", type=bounds("keep_checkpoints"), default=2, show_default=True,
-              help="The number of these checkpoints that are kept.")  # fmt: skip
+              help="How many of these checkpoints to keep.")  # fmt: skip
 @click.option("--resume", type=click.Path(path_type=Path), metavar="FOLDER", help="Continue the run in this folder "
               "from its last checkpoint, with its own options.")  # fmt: skip
 @click.option("--on-nan", type=bounds("on_nan"), default="stop", show_default=True,
               help="What to do if a loss or gradient is not finite.")  # fmt: skip
 @options.log_folder
 @click.option("-i", "--trained-agent", type=click.Path(path_type=Path),
-              help="Start from a saved model of pgzoo, or with --trust of SB3's A2C or PPO.")  # fmt: skip
+              help="Start from a saved model of pgzoo or, with --trust, of SB3's A2C or PPO.")  # fmt: skip
 @options.trust
 @options.device
 @click.option("--fast/--no-fast", default=None, help="Require the numpy backend, or use SB3's own calls. By default "
-              "the fastest backend that applies.")  # fmt: skip
-@click.option("--tensorboard-log", type=click.Path(), help="Folder of TensorBoard's logs.")
+              "the fastest backend that applies is used.")  # fmt: skip
+@click.option("--tensorboard-log", type=click.Path(), help="Folder for TensorBoard logs.")
 @options.num_threads
 @click.option("--track", is_flag=True, help="Track the run with Weights & Biases, which must be installed.")
 @click.option("--wandb-project-name", default="pgzoo", show_default=True, help="Project in Weights & Biases.")
@@ -81,8 +87,8 @@ WITH_RESUME = frozenset({"device", "num_threads", "progress", "trusted", "verbos
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
               help="An argument of the environment (may be repeated).")  # fmt: skip
 @click.option("--eval-env-kwargs", multiple=True, metavar="NAME:VALUE",
-              help="As --env-kwargs, for evaluations; by default the same.")  # fmt: skip
-@click.option("--log-interval", type=bounds("log_interval"), help="Updates between two logs; -2: do not log.")
+              help="Like --env-kwargs, for evaluations.  [default: those of --env-kwargs]")  # fmt: skip
+@click.option("--log-interval", type=bounds("log_interval"), help="Updates between logs; -1: the recipe's, -2: no log.")
 @click.option("--log-gradient-noise", is_flag=True, help="Log lab/gradient_variance, lab/snr and, as "
               "lab/variance_if/NAME, the variance with each other baseline.")  # fmt: skip
 @options.gym_packages

@@ -19,8 +19,6 @@ from pgzoo.training.yaml_files import read_yaml_mapping
 DAMAGED = "damaged"
 MAX_BYTES = 10_000_000
 """The largest description of a saved model that is read."""
-AGENTS = Path(__file__).parent.parent / "agents"
-"""Runs whose agents are shipped."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +109,6 @@ def list_runs(
         run for run in runs if env in (None, run.env) and plugin in (None, run.plugin, run.plugin.partition(" ")[0])
     ]
     return sorted(chosen, key=ORDERS[sort])
-
-
-def shipped_agents(env: str | None = None, plugin: str | None = None, sort: str = "name") -> list[ListedRun]:
-    """Return the runs whose agents are shipped with pgzoo; empty if there are none."""
-    return list_runs(AGENTS, env=env, plugin=plugin, sort=sort) if AGENTS.is_dir() else []
 
 
 def _listed(path: Path) -> ListedRun:

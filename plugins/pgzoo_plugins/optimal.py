@@ -14,8 +14,8 @@ from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
 class Optimal(Baseline):
     """b = E[‖∇ log π‖² R̂] / E[‖∇ log π‖²] over the steps of the other episodes of the group.
 
-    This constant minimises Σ_t Var[∇ log π(a_t | s_t) (R̂_t − b)], which ignores covariances between steps (Weaver &
-    Tao 2001; Greensmith et al. 2004; Peters & Schaal 2008). The gradient is taken with respect to the outputs of the
+    This constant minimises Σ_t Var[∇ log π(a_t | s_t) (R̂_t − b)], which ignores covariances between steps (Greensmith
+    et al. 2004; Peters & Schaal 2008). The gradient is taken with respect to the outputs of the
     action head. Without groups, the batch is one group. If there is no other episode, b = 0.
     """
 

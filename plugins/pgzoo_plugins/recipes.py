@@ -27,7 +27,7 @@ RECIPES = (
     ),
     Recipe(
         "rtg_batch_mean",
-        "reward-to-go minus the mean return of the batch (Greensmith et al. 2004)",
+        "reward-to-go minus the mean return of the batch (Weaver & Tao 2001)",
         "reward_to_go",
         "batch_mean",
     ),
@@ -45,7 +45,7 @@ RECIPES = (
     ),
     Recipe(
         "rtg_optimal",
-        "reward-to-go minus the constant baseline of least variance (Weaver & Tao 2001; Greensmith et al. 2004)",
+        "reward-to-go minus the constant baseline of least variance (Greensmith et al. 2004; Peters & Schaal 2008)",
         "reward_to_go",
         "optimal",
     ),

@@ -21,6 +21,8 @@ DEFAULT_STEPS = 100_000
 DEFAULT_SEEDS = 5
 MAX_STEPS = 1e15
 MAX_SEEDS = 10_000
+LARGEST_SEED = 4_000_000
+"""The seed of the final evaluation, 2,000,000 + 1000 × seed, must be below 2³²."""
 MULTIPLES = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -51,8 +53,11 @@ def parse_seeds(value: Any) -> tuple[int, ...]:
         seeds = range(int(match[1]), int(match[2]) + 1)
     elif re.fullmatch(r"(\d{1,9},)+(\d{1,9})?", text):
         seeds = list(dict.fromkeys(int(part) for part in text.split(",") if part))
-    if not 0 < len(seeds) <= MAX_SEEDS:
-        raise ConfigError(f"seeds must be a number of seeds, a range such as 0..9 or a list, not {shown(value)}")
+    if not 0 < len(seeds) <= MAX_SEEDS or max(seeds) > LARGEST_SEED:
+        raise ConfigError(
+            f"seeds must be a number of seeds, a range such as 0..9 or a list, at most {LARGEST_SEED:,} each, "
+            f"not {shown(value)}"
+        )
     return tuple(seeds)
 
 
@@ -202,7 +207,7 @@ def read_benchmark(file: Path) -> Benchmark:
             },
             hyperparams=_hyperparams(data.get("hyperparams")),
             peer_hyperparams=file.parent / str(data["peer_hyperparams"]) if data.get("peer_hyperparams") else None,
-            published=tuple(_published(row, number) for number, row in enumerate(data.get("published") or (), 1)),
+            published=tuple(published_result(row, number) for number, row in enumerate(data.get("published") or (), 1)),
             plugin_files=tuple((file.parent / name).resolve() for name in names(data, "plugin_files")),
         )
     except ConfigError as error:
@@ -283,7 +288,7 @@ def _hyperparams(value: Any) -> dict[str, dict[str, dict[str, Any]]]:
     }
 
 
-def _published(row: Any, number: int) -> dict[str, Any]:
+def published_result(row: Any, number: int) -> dict[str, Any]:
     """Return a published result, with its steps as a number."""
     where = f"published, entry {number}"
     row = _mapping(row, where)

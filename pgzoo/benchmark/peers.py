@@ -53,6 +53,9 @@ def peer_config(job: Job, registry: Registry) -> tuple[ExperimentConfig, dict[st
     entry = with_data({"n_envs": RL_ZOO_N_ENVS, **found, **job.hyperparams})
     params = declared(RunConfig)
     run = checked_arguments({key: params[key].validate(value) for key, value in entry.items() if key in params})
+    for key in ("vec_env_wrapper", "callback", "monitor_kwargs"):
+        if run.get(key):
+            raise ConfigError(f"{source}: {key} of {job.algorithm} is not supported in a benchmark")
     kwargs = {key: value for key, value in entry.items() if key not in params}
     gamma = {"gamma": kwargs["gamma"]} if "gamma" in kwargs else {}
     combination = resolve(registry, "ppo", overrides=gamma)  # VecNormalize needs the discount
@@ -133,6 +136,7 @@ def _training_env(config: ExperimentConfig, seed: int, folder: RunFolder) -> Vec
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecFrameStack, VecNormalize
 
+    from pgzoo.training.environments import atari_arguments
     from pgzoo.training.imports import imported, load_object, named
 
     run = config.run
@@ -150,7 +154,7 @@ def _training_env(config: ExperimentConfig, seed: int, folder: RunFolder) -> Vec
         seed=seed,
         monitor_dir=str(folder.path),
         wrapper_class=wrapped if wrappers else None,
-        env_kwargs={**(run.env_kwargs or {}), **limit},
+        env_kwargs={**atari_arguments(config), **(run.env_kwargs or {}), **limit},  # as in its evaluations
     )
     if run.normalize:
         arguments = run.normalize if isinstance(run.normalize, dict) else {}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pgzoo.benchmark.config import RANDOM
+from pgzoo.benchmark.config import RANDOM, published_result
 from pgzoo.benchmark.jobs import ERROR, RESULT, SETTINGS, read_json
 from pgzoo.benchmark.run import DEFINITION
 from pgzoo.benchmark.statistics import (
@@ -20,7 +20,8 @@ from pgzoo.benchmark.statistics import (
     performance_profile,
     probability_of_improvement,
 )
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, converted
+from pgzoo.interface.hyperparameters import shown
 from pgzoo.interface.types import Array
 
 CURVE_RESAMPLES = 2_000
@@ -143,6 +144,8 @@ class Environment:
         """Return scores of which 0 is random actions, or else the worst run, and 1 is the best peer or algorithm."""
         low = self.random if self.random is not None else min(row.scores.min() for row in self.rows)
         best = max((row.score.value for row in peers(self.rows) or self.rows), default=1.0)
+        if best <= low:  # no peer is better than random actions
+            low = min((row.scores.min() for row in self.rows), default=low)
         return (scores - low) / (best - low) if best != low else np.ones_like(scores)
 
 
@@ -187,10 +190,10 @@ def summarize(folder: Path) -> Summary:
     Raises:
         ConfigError: the folder has no results, or a file is damaged.
     """
-    documents = [read_json(file) for file in sorted(folder.glob(f"*/*/*/{RESULT}"))]
+    documents = [_result(file) for file in sorted(folder.glob(f"*/*/*/{RESULT}"))]
     if not documents:
         raise ConfigError(f"{folder} has no results of `pgzoo benchmark`")
-    definition = read_json(folder / DEFINITION) or {}
+    definition = _definition(folder / DEFINITION)
     by_env: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for document in documents:
         settings = document["settings"]
@@ -220,6 +223,47 @@ def summarize(folder: Path) -> Summary:
         failed=failed,
         n_missing=n_missing,
     )
+
+
+def _result(file: Path) -> dict[str, Any]:
+    """Return the content of a result.json.
+
+    Raises:
+        ConfigError: it is not a result.
+    """
+    with converted(f"{file} is damaged; remove it to run the job again"):
+        document: dict[str, Any] = read_json(file)
+        settings, versions = document["settings"], document["versions"]
+        for key, kinds in (("env", str), ("algorithm", str), ("seed", int), ("steps", (int, float))):
+            if not isinstance(settings[key], kinds):
+                raise TypeError(f"its {key} is {shown(settings[key])}")
+        if not all(isinstance(text, str) for found in versions for pair in found.items() for text in pair):
+            raise TypeError("its versions are not text")
+        numbers = [float(document["final"]["mean"])]
+        if settings["algorithm"] != RANDOM:
+            run = _run(document)
+            if not len(run.steps) or run.steps.ndim != 1 or run.steps.shape != run.returns.shape:
+                raise ValueError("its curve does not have one return for each step")
+            numbers += [run.seconds, *run.steps, *run.returns]
+        if not np.isfinite(numbers).all():
+            raise ValueError("it has a number that is not finite")
+        return document
+
+
+def _definition(file: Path) -> dict[str, Any]:
+    """Return the content of benchmark.json; empty if it is missing.
+
+    Raises:
+        ConfigError: it is not the definition of a benchmark.
+    """
+    with converted(f"{file} is damaged"):
+        definition: dict[str, Any] = dict(read_json(file) or {})
+        for config in dict(definition.get("environments", {})).values():
+            dict(config)
+        for row in definition.get("published", ()):
+            published_result(row, 1)
+        _wanted(definition)
+        return definition
 
 
 def _row(env: Environment, algorithm: str) -> Row:
@@ -252,6 +296,8 @@ def _environment(
     scores = {algorithm: np.array([run.score for run in items]) for algorithm, items in runs.items()}
     best = max((float(iqm(x, 1).value) for x in scores.values()), default=0.0)
     low = min((float(x.min()) for x in scores.values()), default=0.0) if random is None else random
+    if best <= low:
+        low = min((float(x.min()) for x in scores.values()), default=low)
     threshold = definition.get("environments", {}).get(name, {}).get("threshold")
     threshold = low + SOLVED_FRACTION * (best - low) if threshold is None else float(threshold)
     rows = [_make_row(algorithm, items, scores, threshold) for algorithm, items in runs.items()]
@@ -320,7 +366,7 @@ def _unfinished(folder: Path, definition: Mapping[str, Any]) -> tuple[dict[str, 
             wanted.remove(name)
         elif error.is_file():
             wanted.remove(name)
-            failed[name] = error.read_text(encoding="utf-8").splitlines()[0]
+            failed[name] = (error.read_text(encoding="utf-8", errors="replace").splitlines() or ["unknown"])[0]
     return failed, len(wanted)
 
 

@@ -111,17 +111,20 @@ def _started(job: Job, registry: Registry) -> dict[str, Any]:
 
 
 def command(job: Job) -> str:
-    """Return the command line that trains as a job does, outside of a benchmark."""
+    """Return the command line that trains as a job does, outside of a benchmark; empty if there is none."""
     hyperparams = {key: value for key, value in job.hyperparams.items() if key != "n_timesteps"}
     start = ["--env", job.env, "--seed", str(job.seed), "-n", str(job.config.steps)]
     pairs = [word for key, value in hyperparams.items() for word in ("-P", f"{key}:{value}")]
     if job.algorithm == RANDOM:
         return ""
     if job.is_peer:
+        if hyperparams or job.benchmark.peer_hyperparams is not None:
+            return ""  # RL Zoo's command has other hyperparameters
         return shlex.join(["python", "-m", "rl_zoo3.train", "--algo", job.algorithm.partition(":")[2], *start])
     options = ["--vec-env", job.config.vec_env, "--eval-freq", str(eval_freq(job))]
     packages = [word for name in job.config.gym_packages for word in ("--gym-packages", name)]
-    return shlex.join(["pgzoo", "train", "--plugin", job.algorithm, *start, *options, *packages, *pairs])
+    files = [word for file in job.benchmark.plugin_files for word in ("--plugin-file", str(file))]
+    return shlex.join(["pgzoo", "train", "--plugin", job.algorithm, *start, *options, *packages, *files, *pairs])
 
 
 def eval_freq(job: Job) -> int:
@@ -266,6 +269,8 @@ def _result(job: Job, folder: RunFolder, n_timesteps: int, final: Evaluation) ->
     """Return a result from the files of a run and the final evaluation."""
     import numpy as np
 
+    from pgzoo.training.run_logs import open_logs
+
     with np.load(folder.path / "evaluations.npz") as arrays:
         curve = {
             "steps": arrays["timesteps"].tolist(),
@@ -279,7 +284,7 @@ def _result(job: Job, folder: RunFolder, n_timesteps: int, final: Evaluation) ->
         "seconds": round(seconds, 2),
         "final": _final(final),
         "curve": curve,
-        "training": training_curve(folder.path, n_timesteps),
+        "training": training_curve(folder.path, n_timesteps, frames_per_step=open_logs(folder.path).frames_per_step),
         "agents": {name: str(file.relative_to(job.folder)) for name, file in agents.items() if file.is_file()},
     }
 
@@ -295,7 +300,9 @@ def _rounded(returns: Sequence[float]) -> list[float]:
     return [round(float(x), 4) for x in returns]
 
 
-def training_curve(folder: Path, n_timesteps: int, n_points: int = TRAINING_POINTS) -> dict[str, list[float]]:
+def training_curve(
+    folder: Path, n_timesteps: int, n_points: int = TRAINING_POINTS, frames_per_step: int = 1
+) -> dict[str, list[float]]:
     """Return the mean return of the training episodes that ended in each interval of steps, from Monitor's files.
 
     An episode ends at its place in its own environment, times the number of environments. This does not depend on wall
@@ -306,7 +313,7 @@ def training_curve(folder: Path, n_timesteps: int, n_points: int = TRAINING_POIN
     files = sorted(folder.glob("*monitor.csv"))
     rows = [_episodes(file) for file in files]
     returns = np.concatenate([row[:, 0] for row in rows])
-    ends = np.concatenate([np.cumsum(row[:, 1]) * len(files) for row in rows])
+    ends = np.concatenate([np.cumsum(row[:, 1]) * len(files) / frames_per_step for row in rows])
     width = max(n_timesteps, 1) / n_points
     bins = np.minimum((ends - 1) // width, n_points - 1).astype(int)
     filled = np.unique(bins)

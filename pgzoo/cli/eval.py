@@ -42,10 +42,11 @@ def command(**params: Any) -> None:
         click.echo(json.dumps({"model": str(run.folder.path), **evaluation.summary()}))
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from pgzoo.cli.tables import evaluation_row, headers
 
-    table = Table(*headers([evaluation]), title=str(run.folder.path))
+    table = Table(*headers([evaluation]), title=escape(str(run.folder.path)))
     table.add_row(*evaluation_row(evaluation, [evaluation]))
     Console().print(table)

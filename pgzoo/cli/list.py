@@ -90,8 +90,13 @@ def _print(runs: Sequence[ListedRun], folder: Path, title: str | None) -> None:
     for run in runs:
         cells = [run.plugin, run.env, f"{run.steps:,}", _shown(run.last), _shown(run.best), str(run.n_episodes or "")]
         texts = [os.path.relpath(run.path, folder), *cells, _age(run.age), run.state]
-        table.add_row(*map(Text, texts))  # a text with brackets is not a style
+        table.add_row(*(Text(printable(text)) for text in texts))  # a text with brackets is not a style
     Console(width=WIDEST).print(table)
+
+
+def printable(text: str) -> str:
+    """Return a text without control characters, which could change the terminal."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def _shown(score: Score | None) -> str:

@@ -167,7 +167,6 @@ def _differences(actions: Array, expected: Array, model: PolicyGradient, seen: A
     if actions.shape != expected.shape:
         return np.full(len(expected), np.inf)
     n = len(expected)
-    n = len(expected)
     if isinstance(model.action_space, spaces.Box):
         differences = np.abs(actions - expected) / np.maximum(1.0, np.abs(expected))
     else:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, converted
 from pgzoo.files import atomic_write
 from pgzoo.plots.arguments import CurveArguments
 from pgzoo.plots.curves import OF_EPISODES, OF_EVALUATIONS, Curve, curves
@@ -111,7 +111,8 @@ def draw(drawn: Sequence[Curve], arguments: CurveArguments) -> Figure:
         )
         if caption := _caption(drawn, arguments):
             figure.suptitle(caption, fontsize=10, color="0.35")
-        figure.draw_without_rendering()  # the layout, with these settings
+        with converted("the curves cannot be drawn"):  # such as numbers that are too large for an axis
+            figure.draw_without_rendering()  # the layout, with these settings
     return figure
 
 

@@ -14,6 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.errors import converted
 from pgzoo.files import atomic_write
+from pgzoo.interface.hyperparameters import shown
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.run_folder import RunFolder
 from pgzoo.training.saved_model import save
@@ -42,6 +43,10 @@ class StepInterval:
     def __init__(self, freq: int) -> None:
         self._freq = freq
         self.start: int | None = None
+
+    def continue_from(self, start: int | None) -> None:
+        """Continue the interval that began at a step."""
+        self.start = None if start is None else int(start)
 
     def is_over(self, num_timesteps: int, n_envs: int) -> bool:
         """Return whether the interval has ended, and begin the next one if it has.
@@ -99,8 +104,11 @@ class EvaluationCallback(EvalCallback):
 
     @progress.setter
     def progress(self, progress: Mapping[str, Any]) -> None:
-        self._interval.start, self._seconds_before = progress["start"], progress["seconds"]
+        self._interval.continue_from(progress["start"])
+        self._seconds_before = float(progress["seconds"])
         for name in RESULTS:
+            if type(progress[name]) is not type(getattr(self, name)):
+                raise TypeError(f"{name} cannot be {shown(progress[name])}")
             setattr(self, name, progress[name])
         file = self._folder.path / "evaluations.npz"
         if self.evaluations_timesteps:
@@ -189,7 +197,7 @@ class CheckpointCallback(BaseCallback):
 
     @progress.setter
     def progress(self, progress: Mapping[str, Any]) -> None:
-        self._interval.start = progress["start"]
+        self._interval.continue_from(progress["start"])
 
     def _on_step(self) -> bool:
         if self._interval.is_over(self.num_timesteps, self.training_env.num_envs):

@@ -58,6 +58,10 @@ STATE: Final[Mapping[str, type]] = {
 """The types of the entries of state.json that are used before, or outside of, `Checkpoint.restore`."""
 
 
+LOGGED: Final = ("name_to_value", "name_to_count", "name_to_excluded")
+"""The attributes of a logger that are saved."""
+
+
 class Progressing(Protocol):
     """A callback whose progress a checkpoint saves."""
 
@@ -235,12 +239,18 @@ class Checkpoint:
                 model.position = Position(observations, starts, np.zeros(model.n_envs, dtype=int))
             else:
                 model.position = Position(*(decoder.decode(node) for node in state["position"]))
+                if not model.position.episode_starts.shape == model.position.episode_steps.shape == (model.n_envs,):
+                    raise ConfigError(
+                        f"{self.path} is damaged: its position is not that of {model.n_envs} environments"
+                    )
             for buffer in ("ep_info_buffer", "ep_success_buffer"):
-                setattr(model, buffer, deque(decoder.decode(state[buffer]), maxlen=state["window"]))
+                items = decoder.decode(state[buffer])
+                np.array([[x["r"], x["l"]] if buffer == "ep_info_buffer" else x for x in items], dtype=float)
+                setattr(model, buffer, deque(items, maxlen=state["window"]))
             for callback, progress in zip(callbacks, state["callbacks"], strict=True):
                 callback.progress = decoder.decode(progress)
-            for attribute, values in state["logger"].items():
-                getattr(model.logger, attribute).update(decoder.decode(values))
+            for attribute in LOGGED:
+                getattr(model.logger, attribute).update(decoder.decode(state["logger"][attribute]))
         return reason or eval_reason
 
 
@@ -329,10 +339,7 @@ def _model_state(encoder: Encoder, model: PolicyGradient) -> dict[str, Any]:
         "window": model.ep_info_buffer.maxlen,
         "ep_info_buffer": _plain(encoder, model.ep_info_buffer),
         "ep_success_buffer": _plain(encoder, model.ep_success_buffer or ()),
-        "logger": {
-            name: encoder.encode(_plain_items(getattr(model.logger, name)))
-            for name in ("name_to_value", "name_to_count", "name_to_excluded")
-        },
+        "logger": {name: encoder.encode(_plain_items(getattr(model.logger, name))) for name in LOGGED},
     }
 
 

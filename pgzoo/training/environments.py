@@ -119,7 +119,7 @@ def _separate_envs(
     monitored: _Monitored,
 ) -> VecEnv:
     wrappers = _env_wrappers(config)
-    arguments = {**_atari_arguments(config), **arguments}
+    arguments = {**atari_arguments(config), **arguments}
 
     def wrapped(env: gym.Env[Any, Any]) -> gym.Env[Any, Any]:
         for wrapper, kwargs in wrappers:
@@ -149,7 +149,7 @@ def _env_wrappers(config: ExperimentConfig) -> list[tuple[Callable[..., Any], di
     return wrappers
 
 
-def _atari_arguments(config: ExperimentConfig) -> dict[str, Any]:
+def atari_arguments(config: ExperimentConfig) -> dict[str, Any]:
     """Return the arguments of an Atari game: the frames are skipped by AtariWrapper, and not by the game as well."""
     return {"frameskip": 1} if is_atari(config.env) else {}
 

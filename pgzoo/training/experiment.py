@@ -45,6 +45,8 @@ from pgzoo.training.stopping import StopSignals
 
 EVAL_SEED_OFFSET = 1_000_000
 """Added to the seed for evaluation, which therefore never uses a training seed."""
+MAX_RANDOM_ENVS = 100_000
+"""The environments of a run with a random seed have this many seeds."""
 
 
 @dataclass(frozen=True)
@@ -407,5 +409,5 @@ def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int, episode_bou
 
 
 def seed_or_random(seed: int | None) -> int:
-    """Return the seed; a random one below 2³¹ if it is None or negative."""
-    return seed if seed is not None and seed >= 0 else secrets.randbelow(2**31)
+    """Return the seed; a random one that evaluations do not use, if it is None or negative."""
+    return seed if seed is not None and seed >= 0 else secrets.randbelow(EVAL_SEED_OFFSET - MAX_RANDOM_ENVS)

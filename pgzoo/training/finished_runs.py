@@ -31,7 +31,9 @@ Open = Callable[..., "AbstractContextManager[FinishedRun]"]
 """Opens a run, as `open_run` does."""
 
 EVALUATION_SEED = 2_000_000
-"""The default seed of the environments. Training and its evaluations use smaller ones."""
+"""The default seed of the environments. Training and its evaluations use smaller ones if the run's seed is below
+900,000, as random seeds are.
+"""
 
 UNTRUSTED = (
     "is a run of RL Zoo. Its model and statistics are pickles, which run the code of whoever wrote them; if you trust "

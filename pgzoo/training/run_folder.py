@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, converted
 from pgzoo.files import atomic_write, writing
 
 PACKAGES = ("pgzoo", "stable-baselines3", "torch", "gymnasium", "numpy", "pluggy")
@@ -158,7 +158,8 @@ def open_folder(path: Path) -> RunFolder:
 def finished_steps(folder: RunFolder) -> int | None:
     """Return the steps of a run whose training is complete; None for another run."""
     file = folder.checkpoints / "finished"
-    return int(file.read_text(encoding="utf-8")) if file.is_file() else None
+    with converted(f"{file} is damaged"):
+        return int(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def run_ids(parent: Path, name: str) -> list[int]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, PgzooError
 from pgzoo.training.run_folder import RunFolder, finished_steps
 from pgzoo.training.run_logs import RunLogs, open_logs
 from pgzoo.training.run_state import run_state, seconds_since_change
@@ -113,8 +113,9 @@ def list_runs(
 
 def _listed(path: Path) -> ListedRun:
     """Return a run. A file that cannot be read makes it a damaged one, and not the list."""
-    age = seconds_since_change(path)
+    age = float("inf")
     try:
+        age = seconds_since_change(path)
         logs = open_logs(path)
         folder = _folder(path)
         config = read_yaml_mapping(folder.details / "config.yml")
@@ -138,7 +139,7 @@ def _listed(path: Path) -> ListedRun:
             n_episodes=evaluations.n_episodes if evaluations else 0,
             age=age,
         )
-    except ConfigError as error:
+    except (PgzooError, OSError) as error:
         env = next(path.glob("*/args.yml")).parent.name
         return ListedRun(path, path.parent.name, env, None, DAMAGED, 0, None, None, None, 0, age, str(error))
 
@@ -160,7 +161,7 @@ def _steps(folder: RunFolder, logs: RunLogs, model_steps: int | None) -> int:
 
 def _model_steps(model: Path) -> int | None:
     """Return the environment steps after which a model was saved, from SB3's description of it; None if unknown."""
-    with suppress(OSError, ValueError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(model) as archive:
+    with suppress(Exception), zipfile.ZipFile(model) as archive:  # zipfile and zlib raise many kinds
         info = archive.getinfo("data")
         if info.file_size <= MAX_BYTES:
             data = json.loads(archive.read(info))

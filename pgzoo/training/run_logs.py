@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -129,6 +128,8 @@ class RunLogs:
                 return None
             if results.shape != lengths.shape or len(results) != len(steps):
                 raise ConfigError(f"{file} has {len(steps)} steps for {len(results)} evaluations")
+            if steps.ndim != 1 or results.ndim != 2 or not np.isfinite(steps.astype(float)).all():
+                raise ConfigError(f"{file} is not a list of steps and a table of returns")
             return Evaluations(
                 steps.astype(float),
                 results.mean(axis=1),
@@ -208,7 +209,7 @@ def _read_monitor(file: Path) -> tuple[float, Array]:
     """Return the start time of a monitor file, and the return, length and seconds of each episode (n, 3)."""
     rows = _read_csv(file)
     start = _header(file).get("t_start")
-    start = float(start) if isinstance(start, (int, float)) and math.isfinite(start) else 0.0
+    start = float(start) if isinstance(start, (int, float)) and abs(start) < 2**63 else 0.0  # False for NaN
     if not rows:
         return start, np.empty((0, 3))
     (_, header), *body = rows
@@ -223,6 +224,8 @@ def _read_monitor(file: Path) -> tuple[float, Array]:
             raise ConfigError(
                 f"{file}:{number}: {','.join(row)!r} is not an episode's return, length and time"
             ) from error
+    if not np.isfinite(values[:, 1:]).all() or (values[:, 1] < 0).any():
+        raise ConfigError(f"{file} has an episode whose length or time is not a number")
     values[:, 2] = continuous(values[:, 2])
     return start, values
 
@@ -233,11 +236,9 @@ def continuous(seconds: Array) -> Array:
     >>> continuous(np.array([1.0, 5.0, 2.0, 3.0])).tolist()
     [1.0, 5.0, 7.0, 8.0]
     """
-    restarts = np.flatnonzero(np.diff(seconds) < 0) + 1
-    offsets = np.zeros(len(seconds))
-    for i in restarts:
-        offsets[i:] += seconds[i - 1]
-    return seconds + offsets
+    ends = np.where(np.diff(seconds) < 0, seconds[:-1], 0.0)
+    whole: Array = seconds + np.concatenate([[0.0], np.cumsum(ends)])
+    return whole
 
 
 def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
@@ -246,6 +247,8 @@ def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
     Raises:
         ConfigError: the file cannot be read, or is not CSV.
     """
+    if not file.is_file():
+        raise ConfigError(f"{file} is not a file")
     with converted(f"{file} cannot be read"):
         text = file.read_text(encoding="utf-8")
         if "\0" in text:
@@ -260,7 +263,7 @@ def _read_csv(file: Path) -> list[tuple[int, list[str]]]:
 
 def _header(file: Path) -> dict[str, Any]:
     """Return the first line of a monitor file, which is JSON after `#`; an empty mapping if it is anything else."""
-    with suppress(OSError, ValueError), file.open(encoding="utf-8") as lines:
+    with suppress(OSError, ValueError, RecursionError), file.open(encoding="utf-8") as lines:
         line = lines.readline()
         header = json.loads(line[1:]) if line.startswith("#") else {}
         return header if isinstance(header, dict) else {}

@@ -52,7 +52,7 @@ def is_locked(folder: RunFolder) -> bool:
     try:
         import fcntl
 
-        descriptor = os.open(folder.checkpoints / "lock", os.O_RDONLY)
+        descriptor = os.open(folder.checkpoints / "lock", os.O_RDONLY | os.O_NONBLOCK)  # a FIFO would wait
     except (ImportError, OSError):
         return False
     try:

@@ -71,7 +71,7 @@ class TrainArguments(Arguments):
     conf_file: Path | None = None
     eval_freq: int = 10_000
     eval_episodes: Count = 10
-    n_eval_envs: Count = 1
+    n_eval_envs: Annotated[int, Range(1, 100_000)] = 1
     save_freq: int = -1
     checkpoint_every: str | None = None
     keep_checkpoints: Count = 2
@@ -222,13 +222,15 @@ def prepare_resumed(path: Path, discover: Callable[[tuple[Path, ...]], Registry]
     """
     from pgzoo.training.run_folder import open_folder
     from pgzoo.training.saved_model import read_config
-    from pgzoo.training.trust import check_arguments, check_configuration
+    from pgzoo.training.trust import check_arguments, check_configuration, check_links, check_outputs
     from pgzoo.training.yaml_files import read_yaml_mapping
 
     folder = replace(open_folder(path), resumed=True)
     file = folder.details / "args.yml"
     arguments = replace(_arguments(read_yaml_mapping(file), file), **{"trusted": False, **changes})
     if not arguments.trusted:
+        check_links(folder.path)
+        check_outputs(folder.path, arguments.tensorboard_log, track=arguments.track)
         check_arguments(folder.path, arguments.env, arguments.gym_packages, arguments.plugin_files)
     register_packages(arguments.gym_packages)
     registry = discover(arguments.plugin_files)

@@ -83,6 +83,25 @@ def check_arguments(
         raise _refusal(where, f"env ({env})", f"--env {env}")
 
 
+def check_links(folder: Path) -> None:
+    """Raise ConfigError if a run that continues would read or write outside of its folder."""
+    root = folder.resolve()
+    for path in (folder, *folder.rglob("*")):
+        if not path.resolve().is_relative_to(root) or not (path.is_file() or path.is_dir()):
+            raise ConfigError(
+                f"{path} leads out of the run's folder or is not a file; pass trusted=True (--trust) if that is "
+                "intended"
+            )
+
+
+def check_outputs(folder: Path, tensorboard_log: str | None, *, track: bool) -> None:
+    """Raise ConfigError if a run that continues would log outside of the working directory, or to a server."""
+    elsewhere = tensorboard_log is not None and (Path(tensorboard_log).is_absolute() or ".." in tensorboard_log)
+    if elsewhere or track:
+        where = "to Weights & Biases" if track else f"in {tensorboard_log}"
+        raise ConfigError(f"{folder} would log {where}; pass trusted=True (--trust) if that is intended")
+
+
 def _refusal(where: object, what: str, flags: str) -> ConfigError:
     instead = f", or {flags}" if flags else ""
     return ConfigError(

@@ -151,7 +151,7 @@ def test_a_disk_that_fills_up_during_a_run(space: float, small_disk: Path, tmp_p
     readable(small_disk)
     if "--resume" in result.stderr:
         resumed = "logs/a2c/CartPole-v1_2"
-        pgzoo("train", "--resume", resumed, "--no-progress", "--device", "cpu", cwd=small_disk)
+        pgzoo("train", "--resume", resumed, "--no-progress", "--device", "cpu", "--trust", cwd=small_disk)
         runs = [small_disk / "logs" / "a2c" / f"CartPole-v1_{number}" for number in (1, 2)]
         whole, continued = (PolicyGradient.load(run / "CartPole-v1.zip", device="cpu") for run in runs)
         assert_same(whole.policy.state_dict(), continued.policy.state_dict())

@@ -129,7 +129,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
 
 def _train(ctx: click.Context, run: Run) -> None:
     """Train, show the results, and end with the status of the signal that stopped training, if one did."""
-    from pgzoo.training.trust import is_code
+    from pgzoo.training.trust import is_code, logs_elsewhere
 
     with _tracked(run):
         result = _start(run)
@@ -138,7 +138,8 @@ def _train(ctx: click.Context, run: Run) -> None:
     _show(result, needs_trust)
     if result.stopped_by is not None:
         if arguments.checkpoint_every is not None:
-            click.echo(f"Continue: pgzoo train --resume {result.folder.path}{' --trust' if needs_trust else ''}")
+            trust = needs_trust or logs_elsewhere(arguments.tensorboard_log, track=arguments.track)
+            click.echo(f"Continue: pgzoo train --resume {result.folder.path}{' --trust' if trust else ''}")
         ctx.exit(128 + result.stopped_by)  # as shells expect it
 
 

@@ -96,10 +96,16 @@ def check_links(folder: Path) -> None:
 
 def check_outputs(folder: Path, tensorboard_log: str | None, *, track: bool) -> None:
     """Raise ConfigError if a run that continues would log outside of the working directory, or to a server."""
-    elsewhere = tensorboard_log is not None and (Path(tensorboard_log).is_absolute() or ".." in tensorboard_log)
-    if elsewhere or track:
-        where = "to Weights & Biases" if track else f"in {tensorboard_log}"
+    if where := logs_elsewhere(tensorboard_log, track=track):
         raise ConfigError(f"{folder} would log {where}; pass trusted=True (--trust) if that is intended")
+
+
+def logs_elsewhere(tensorboard_log: str | None, *, track: bool) -> str:
+    """Return where a run logs, if that is not the working directory; empty if it is."""
+    if track:
+        return "to Weights & Biases"
+    outside = tensorboard_log is not None and (Path(tensorboard_log).is_absolute() or ".." in tensorboard_log)
+    return f"in {tensorboard_log}" if outside else ""
 
 
 def _refusal(where: object, what: str, flags: str) -> ConfigError:

@@ -2,8 +2,8 @@
 
     python benchmarks/fuzz.py --cases 10000
 
-The kinds of input, and what must be true of each case, are those of tests/fuzzing.py, of which `make test` draws a few
-hundred cases. A case that fails is printed in the simplest form that hypothesis finds, and the exit status is 1.
+tests/fuzzing.py defines the kinds of input and the checks of each case. `make test` draws a few hundred cases of them.
+A case that fails is printed in the simplest form that hypothesis finds, and the exit status is 1.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import pytest
 from command import pgzoo
 
 from pgzoo.training import agents
-from pgzoo.training.agents import shipped_agents, shipped_folder
+from pgzoo.training.agents import shipped_folder
 from pgzoo.training.finished_runs import RunArguments, open_run
 from pgzoo.training.run_folder import RunFolder
 from pgzoo.training.saved_model import read_arguments
@@ -48,6 +48,12 @@ def test_a_shipped_agent_is_exported_to_the_working_directory(shipped: Path, tmp
 def test_the_shipped_models_are_small() -> None:
     """Finds agents that make the package large."""
     assert sum(file.stat().st_size for file in shipped_folder().rglob("*.zip")) < LIMIT
+
+
+def shipped_agents() -> list[RunFolder]:
+    """Return the shipped agents, by recipe and environment."""
+    files = sorted(shipped_folder().glob("*/*/*/args.yml"))
+    return [RunFolder(file.parents[1], file.parent.name) for file in files]
 
 
 @pytest.mark.parametrize("folder", shipped_agents(), ids=lambda folder: f"{folder.path.parent.name}-{folder.env}")

@@ -17,13 +17,13 @@ from scipy import stats
 
 from pgzoo.benchmark.page import Line, chart, short, styles
 from pgzoo.benchmark.statistics import (
-    interquartile_mean,
     iqm,
     iqm_difference,
     performance_profile,
     probability_of_improvement,
 )
 from pgzoo.benchmark.summary import summarize
+from pgzoo.plots.curves import iqm as interquartile_mean
 
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""

@@ -14,9 +14,9 @@ import pytest
 
 from pgzoo import PolicyGradient, Registry
 from pgzoo.errors import MachineError
-from pgzoo.training.checkpoints import last_checkpoint, saved_steps
+from pgzoo.training.checkpoints import last_checkpoint
 from pgzoo.training.continued_files import cut, lengths
-from pgzoo.training.run_folder import open_folder
+from pgzoo.training.run_folder import open_folder, saved_steps
 from pgzoo.training.runs import Run, TrainArguments, prepare, prepare_resumed
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -23,9 +23,9 @@ from stable_baselines3.common.env_util import make_vec_env
 from pgzoo import PolicyGradient, Registry
 from pgzoo.errors import ConfigError
 from pgzoo.training.callbacks import EvaluationCallback
-from pgzoo.training.checkpoints import Interval, last_checkpoint, locked, saved_steps
+from pgzoo.training.checkpoints import Interval, last_checkpoint, locked
 from pgzoo.training.experiment import Result
-from pgzoo.training.run_folder import RunFolder, open_folder
+from pgzoo.training.run_folder import RunFolder, open_folder, saved_steps
 from pgzoo.training.runs import TrainArguments, prepare, prepare_resumed
 
 REGISTRY = Registry.discover()

@@ -113,8 +113,8 @@ def chart(
     """
     guides = guides or {}
     ys = np.concatenate([*(np.concatenate([line.low, line.high]) for line in lines), list(guides.values())])
-    x_ticks, y_ticks = _ticks(0.0, max(float(line.x.max()) for line in lines)), _ticks(float(ys.min()), float(ys.max()))
     x_max = max(float(line.x.max()) for line in lines)
+    x_ticks, y_ticks = _ticks(0.0, x_max), _ticks(float(ys.min()), float(ys.max()))
     y_low, y_high = min(y_ticks[0], float(ys.min())), max(y_ticks[-1], float(ys.max()))
 
     def place(x: Any, y: Any) -> list[str]:

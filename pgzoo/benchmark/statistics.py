@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import trim_mean
 
 from pgzoo.interface.types import Array
+from pgzoo.plots.curves import iqm as interquartile_mean
 
 N_RESAMPLES = 5_000
 PERCENTILES = (2.5, 97.5)
@@ -26,11 +26,6 @@ class Estimate:
     value: Any
     low: Any
     high: Any
-
-
-def interquartile_mean(x: Array, axis: int = 0) -> Any:
-    """Return the mean of the middle half of x along an axis: the smallest and largest ⌊n/4⌋ values are left out."""
-    return trim_mean(x, 0.25, axis=axis)
 
 
 def iqm(x: Array, n_resamples: int = N_RESAMPLES) -> Estimate:

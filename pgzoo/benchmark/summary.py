@@ -141,7 +141,7 @@ class Environment:
     verdict: Verdict | None
 
     def normalized(self, scores: Array) -> Array:
-        """Return scores of which 0 is random actions, or else the worst run, and 1 is the best peer or algorithm."""
+        """Return normalised scores: 0 is that of random actions, or of the worst run, and 1 that of the best peer."""
         low = self.random if self.random is not None else min(row.scores.min() for row in self.rows)
         best = max((row.score.value for row in peers(self.rows) or self.rows), default=1.0)
         if best <= low:  # no peer is better than random actions

@@ -22,7 +22,7 @@ from pgzoo.files import atomic_write, file_lock
 from pgzoo.registry.combination import resolve
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, RunConfig, register_packages
-from pgzoo.training.run_folder import RunFolder, file_name, finished_steps, open_folder
+from pgzoo.training.run_folder import RunFolder, file_name, finished_steps, open_folder, saved_steps
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -159,7 +159,6 @@ def _train(job: Job, registry: Registry, folder: RunFolder) -> None:
     Raises:
         StoppedError: a signal ended it.
     """
-    from pgzoo.training.checkpoints import saved_steps
     from pgzoo.training.runs import Run, TrainArguments, prepare_resumed
 
     if saved_steps(folder):
@@ -310,8 +309,10 @@ def training_curve(
     """
     import numpy as np
 
+    from pgzoo.training.run_logs import read_monitor
+
     files = sorted(folder.glob("*monitor.csv"))
-    rows = [_episodes(file) for file in files]
+    rows = [read_monitor(file)[1] for file in files]
     returns = np.concatenate([row[:, 0] for row in rows])
     ends = np.concatenate([np.cumsum(row[:, 1]) * len(files) / frames_per_step for row in rows])
     width = max(n_timesteps, 1) / n_points
@@ -319,11 +320,3 @@ def training_curve(
     filled = np.unique(bins)
     means = [round(float(returns[bins == number].mean()), 4) for number in filled]
     return {"steps": [int((number + 1) * width) for number in filled], "returns": means}
-
-
-def _episodes(file: Path) -> Any:
-    """Return the returns and lengths (n, 2) of a Monitor's file."""
-    import numpy as np
-
-    lines = file.read_text(encoding="utf-8").splitlines()[2:]  # a comment and the names of the columns
-    return np.array([line.split(",")[:2] for line in lines], dtype=float).reshape(-1, 2)

@@ -14,12 +14,6 @@ def shipped_folder() -> Path:
     return Path(str(importlib.resources.files("pgzoo.agents")))
 
 
-def shipped_agents() -> list[RunFolder]:
-    """Return the shipped agents, by recipe and environment."""
-    files = sorted(shipped_folder().glob("*/*/*/args.yml"))
-    return [RunFolder(file.parents[1], file.parent.name) for file in files]
-
-
 def is_shipped(folder: RunFolder) -> bool:
     """Whether a run's folder is that of a shipped agent."""
     return folder.path.is_relative_to(shipped_folder())

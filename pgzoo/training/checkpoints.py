@@ -40,7 +40,7 @@ from pgzoo.sampling.collector import BoundaryCallback, Position
 from pgzoo.sampling.conventions import converted_reset
 from pgzoo.training.continued_files import cut, lengths
 from pgzoo.training.env_states import Decoder, Encoder, NotPlain, decode_env, encode_env
-from pgzoo.training.run_folder import RunFolder, statistics_path
+from pgzoo.training.run_folder import RunFolder, saved_steps, statistics_path
 from pgzoo.training.saved_model import not_finite
 from pgzoo.updates.metrics import compute_deferred
 
@@ -252,11 +252,6 @@ class Checkpoint:
             for attribute in LOGGED:
                 getattr(model.logger, attribute).update(decoder.decode(state["logger"][attribute]))
         return reason or eval_reason
-
-
-def saved_steps(folder: RunFolder) -> list[int]:
-    """Return the steps at which checkpoints were written, in their order."""
-    return sorted(int(path.name) for path in folder.checkpoints.glob("*") if path.name.isdecimal())
 
 
 def last_checkpoint(folder: RunFolder) -> Checkpoint:

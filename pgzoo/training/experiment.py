@@ -30,7 +30,6 @@ from pgzoo.training.checkpoints import (
     Interval,
     last_checkpoint,
     locked,
-    saved_steps,
     set_finished,
 )
 from pgzoo.training.config import ExperimentConfig, resolved_entry
@@ -39,7 +38,7 @@ from pgzoo.training.environments import close_all, make_env
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.imports import build, named
 from pgzoo.training.keyword_arguments import load_policy, policy_arguments
-from pgzoo.training.run_folder import RunFolder, discard, write_details
+from pgzoo.training.run_folder import RunFolder, discard, saved_steps, write_details
 from pgzoo.training.saved_model import Start, read_start, save
 from pgzoo.training.stopping import StopSignals
 

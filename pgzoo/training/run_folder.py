@@ -162,6 +162,11 @@ def finished_steps(folder: RunFolder) -> int | None:
         return int(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
+def saved_steps(folder: RunFolder) -> list[int]:
+    """Return the steps at which checkpoints were written, in their order."""
+    return sorted(int(path.name) for path in folder.checkpoints.glob("*") if path.name.isdecimal())
+
+
 def run_ids(parent: Path, name: str) -> list[int]:
     """Return the numbers of an environment's runs."""
     if not os.path.isdir(parent):  # False also for a name that is too long, which Path's methods raise for

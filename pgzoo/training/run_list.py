@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pgzoo.errors import ConfigError, PgzooError
-from pgzoo.training.run_folder import RunFolder, finished_steps
+from pgzoo.training.run_folder import RunFolder, finished_steps, saved_steps
 from pgzoo.training.run_logs import RunLogs, open_logs
 from pgzoo.training.run_state import run_state, seconds_since_change
 from pgzoo.training.yaml_files import read_yaml_mapping
@@ -150,8 +150,7 @@ def _folder(path: Path) -> RunFolder:
 
 def _steps(folder: RunFolder, logs: RunLogs, model_steps: int | None) -> int:
     """Return the most environment steps that a file of a run tells of."""
-    known = [finished_steps(folder) or 0, model_steps or 0]
-    known += [int(path.name) for path in folder.checkpoints.glob("*") if path.name.isdecimal()]
+    known = [finished_steps(folder) or 0, model_steps or 0, *saved_steps(folder)]
     if logs.evaluations is not None:
         known.append(int(logs.evaluations.steps[-1]))
     if logs.episodes is not None:

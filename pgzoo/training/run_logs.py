@@ -101,7 +101,7 @@ class RunLogs:
         Raises:
             ConfigError: a monitor file is damaged.
         """
-        parts = [_read_monitor(file) for file in sorted(self.path.glob(MONITORS))]
+        parts = [read_monitor(file) for file in sorted(self.path.glob(MONITORS))]
         rows = np.concatenate([rows for _, rows in parts] or [np.empty((0, 3))])
         if not len(rows):
             return None
@@ -205,7 +205,7 @@ def open_logs(folder: Path) -> RunLogs:
     )
 
 
-def _read_monitor(file: Path) -> tuple[float, Array]:
+def read_monitor(file: Path) -> tuple[float, Array]:
     """Return the start time of a monitor file, and the return, length and seconds of each episode (n, 3)."""
     rows = _read_csv(file)
     start = _header(file).get("t_start")

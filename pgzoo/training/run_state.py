@@ -6,7 +6,7 @@ import os
 import time
 from pathlib import Path
 
-from pgzoo.training.run_folder import RunFolder, finished_steps
+from pgzoo.training.run_folder import RunFolder, finished_steps, saved_steps
 
 RUNNING, FINISHED, STOPPED, RESUMABLE, KILLED = "running", "finished", "stopped", "resumable", "killed"
 
@@ -33,7 +33,7 @@ def run_state(folder: RunFolder, n_timesteps: int | None = None, model_steps: in
         return RUNNING
     if finished_steps(folder) is not None:
         return FINISHED
-    if any(path.name.isdecimal() for path in folder.checkpoints.glob("*")):
+    if saved_steps(folder):
         return RESUMABLE
     if folder.model.is_file():
         early = n_timesteps is not None and model_steps is not None and model_steps < n_timesteps

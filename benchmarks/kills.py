@@ -27,8 +27,8 @@ import torch
 
 from pgzoo import PolicyGradient, Registry
 from pgzoo.errors import ConfigError
-from pgzoo.training.checkpoints import last_checkpoint, saved_steps
-from pgzoo.training.run_folder import RunFolder, open_folder
+from pgzoo.training.checkpoints import last_checkpoint
+from pgzoo.training.run_folder import RunFolder, open_folder, saved_steps
 from pgzoo.training.runs import TrainArguments, prepare, prepare_resumed
 
 RUNS = {

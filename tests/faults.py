@@ -814,12 +814,12 @@ class OwnAdvantages(Update):
 
 @dataclass(frozen=True)
 class OwnGenerator(Update):
-    """It draws the size of its minibatches from the operating system's random numbers."""
+    """It draws the sizes of its minibatches from the operating system's random numbers."""
 
     name = "own_generator"
 
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
-        return step(learner, batch_size=int(np.random.default_rng().integers(1, 50)))
+        return [step(learner, batch_size=int(size)) for size in np.random.default_rng().integers(1, 10, size=6)][-1]
 
 
 @dataclass(frozen=True)

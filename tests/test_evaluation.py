@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import sys
+import types
+from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from envs import Clock
 from gymnasium import spaces
 from gymnasium.wrappers import TimeLimit
@@ -20,8 +25,11 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMonitor, VecNormalize
 
+import pgzoo
+from pgzoo import Registry
 from pgzoo.cli.tables import evaluation_row, headers
 from pgzoo.errors import ConfigError
+from pgzoo.training.config import load_config
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 
 PLAIN = Evaluation((1.0, 2.0, 3.0, 6.0), (1, 2, 3, 4))
@@ -178,3 +186,52 @@ def test_statistics_are_copied_between_different_chains() -> None:
     assert inner.ret_rms.var == training.ret_rms.var
     training.step(np.zeros(1, dtype=int))
     assert inner.obs_rms.count < training.obs_rms.count  # a copy
+
+
+class Bandit(gym.Env[np.ndarray, Any]):
+    """One step, whose reward is the action."""
+
+    observation_space, action_space = spaces.Box(0, 1, (1,)), spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return np.zeros(1, np.float32), float(action), True, False, {}
+
+
+@pytest.fixture
+def minigrid(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An environment that is registered as MiniGrid's are."""
+    module = types.ModuleType("minigrid_bandit")
+    module.Bandit = Bandit  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "minigrid_bandit", module)
+    gym.register("MiniGrid-Bandit-v0", entry_point="minigrid_bandit:Bandit")
+    yield "MiniGrid-Bandit-v0"
+    del gym.registry["MiniGrid-Bandit-v0"]
+
+
+def test_actions_are_sampled_on_atari_and_minigrid_as_in_rl_zoo(minigrid: str) -> None:
+    registry = Registry.discover()
+    for env, deterministic in ((minigrid, False), ("ALE/Pong-v5", False), ("CartPole-v1", True)):
+        config = load_config(registry, "a2c", env)
+        assert config.deterministic() is deterministic
+        assert config.deterministic(stochastic=False)
+        assert not config.deterministic(stochastic=True)
+
+
+def test_sampled_evaluations_do_not_change_the_training(minigrid: str, tmp_path: Path) -> None:
+    """Finds evaluations that draw from the random numbers of the training, and commands that do not sample."""
+    weights = []
+    for name, eval_freq in (("with", 64), ("without", -1)):
+        run = pgzoo.train("a2c", minigrid, n_timesteps=160, seed=0, eval_freq=eval_freq, eval_episodes=40,
+                          log_folder=tmp_path / name, hyperparams={"learning_rate": 1e-5})  # fmt: skip
+        weights.append(torch.cat([p.flatten() for p in run.model.policy.parameters()]))
+        assert run.final is not None
+        assert 0.2 < run.final.mean < 0.8
+    assert torch.equal(*weights)
+    with np.load(tmp_path / "with" / "a2c" / "MiniGrid-Bandit-v0_1" / "evaluations.npz") as arrays:
+        assert 0.2 < arrays["results"].mean() < 0.8
+    assert 0.2 < pgzoo.evaluate(run.folder.path, n_episodes=40).mean < 0.8
+    assert pgzoo.evaluate(run.folder.path, n_episodes=40, stochastic=False).mean in (0, 1)

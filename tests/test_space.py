@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import optuna
 import pytest
+from optuna.search_space.group_decomposed import _GroupDecomposedSearchSpace
 
-from pgzoo import Baseline, ConfigError, PgzooError, Range, Registry, Search
+from pgzoo import Baseline, ConfigError, PgzooError, Range, Registry, Search, hyperparams
 from pgzoo.training.config import load_config, resolved_entry
 from pgzoo.training.run_folder import plain
+from pgzoo.training.yaml_files import read_yaml_mapping
 from pgzoo.tuning.space import PLUGIN, combinations, make_space
 
 REGISTRY = Registry.discover()
@@ -67,25 +71,34 @@ def test_every_trial_is_a_valid_configuration(env: str) -> None:
     assert {plugin for _, plugin, _ in trials} == set(recipes)
     for trial, plugin, overrides in trials:
         load_config(REGISTRY, plugin, env, overrides=overrides)  # raises if n_episodes is not a multiple of group_size
-        assert set(trial.params) == {PLUGIN, *(d.name for d in space.dimensions[plugin])}
+        assert set(trial.params) == {PLUGIN, *(d.coordinate for d in space.dimensions[plugin])}
 
 
 def test_a_shared_part_has_one_name_and_different_ranges_have_two() -> None:
     space = make_space(REGISTRY, ENV, ["gae", "ppo", "rtg_value", "rloo"])
     named = {plugin: {d.name for d in dimensions} for plugin, dimensions in space.dimensions.items()}
     assert "lambda_return.gae_lambda" in named["gae"] & named["ppo"]
-    assert "rtg_value.n_episodes" in named["rtg_value"]  # {4, 8, 16, 32}
-    assert "rloo.n_episodes" in named["rloo"]  # {16, 32} for groups of up to 16
+    assert "rtg_value.n_episodes" in named["rtg_value"]  # [1, 64]
+    assert "rloo.n_episodes" in named["rloo"]  # [8, 256]
 
 
 def test_ranges_and_fixed_values() -> None:
     space = make_space(
         REGISTRY, ENV, ["gae"],
-        ranges={"gamma": Search(0.9, 0.9999), "target_kl": Search(0.01, 0.1, log=True), "n_steps": Search(16, 64)},
+        ranges={
+            "gamma": Search(0.9, 0.999),
+            "vf_coef": Search(0.1, 0.9),
+            "target_kl": Search(0.01, 0.1, log=True),
+            "n_steps": Search(16, 64, scale="linear"),
+            "n_envs": Search(3, 9),
+        },
         fixed={"learning_rate": 1e-3, "gae_lambda": 0.9},
     )  # fmt: skip
     described = space.describe()
-    assert described["gamma"] == "[0.9, 0.9999]"
+    assert described["gamma"] == "[0.9, 0.999] log1m"  # without a scale, that of the declaration
+    assert described["vf_coef"] == "[0.1, 0.9]"
+    assert described["n_steps"] == "[16, 64]"
+    assert described["n_envs"] == "[3, 9] pow2"
     assert described["target_kl"] == "[0.01, 0.1] log"  # does not declare a search range
     assert "learning_rate" not in described
     assert "lambda_return.gae_lambda" not in described
@@ -95,6 +108,7 @@ def test_ranges_and_fixed_values() -> None:
         assert isinstance(trial.params["n_steps"], int)
         sampling: Any = config.combination.sampling
         assert 16 <= sampling.n_steps <= 64
+        assert config.run.n_envs in (4, 8)
     estimator: Any = space.bases["gae"].combination.estimator
     assert estimator.gae_lambda == 0.9
 
@@ -106,6 +120,12 @@ def test_ranges_and_fixed_values() -> None:
         ({"ranges": {"n_epochs": Search(1, 10)}}, "unknown hyperparameter to search 'n_epochs'"),
         ({"ranges": {"gamma": Search(0.9, 1.5)}}, r"search range of gamma must lie in \[0, 1\], not 1.5"),
         ({"ranges": {"gamma": Search(0.9, 1.0)}, "fixed": {"gamma": 0.99}}, "gamma is both fixed and given a range"),
+        ({"ranges": {"gamma": Search(0.9, 1.0)}}, "search range of gamma: a log1m range must end below 1, not at 1"),
+        (
+            {"ranges": {"ent_coef": Search(0.0, 1.0)}},
+            "search range of ent_coef: a log range must start above 0, not at 0",
+        ),
+        ({"ranges": {"n_steps": Search(5, 7)}}, "there is no power of two between 5 and 7"),
         ({"fixed": {"gama": 0.99}}, "did you mean 'gamma'"),
         ({"fixed": {"gamma": 2}}, "gamma must lie in"),
     ],
@@ -125,6 +145,98 @@ def test_the_settings_of_a_trial_as_hyperparameters(env: str) -> None:
             again = load_config(REGISTRY, plugin, env, overrides=plain(resolved_entry(config)))
             assert again.run == config.run
             assert again.combination == config.combination
+
+
+ENTRIES = [
+    (recipe, env)
+    for recipe in REGISTRY.recipes()
+    for env in read_yaml_mapping(Path(hyperparams.__path__[0]) / f"{recipe}.yml")
+    if env not in ("default", "atari")
+]
+
+
+@pytest.mark.parametrize(("recipe", "env"), ENTRIES)
+def test_every_default_is_a_point_of_its_space(recipe: str, env: str) -> None:
+    """Finds a default outside of the space, which splits the joint model of TPE into groups that it learns apart."""
+    space = make_space(REGISTRY, env, [recipe])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    study.enqueue_trial(space.default(recipe))
+    for _ in range(3):
+        trial = study.ask()
+        space.suggest(trial)
+        study.tell(trial, 0.0)
+    assert study.trials[0].params == space.default(recipe)
+    (group,) = _GroupDecomposedSearchSpace().calculate(study).search_spaces
+    assert set(group) == {dimension.coordinate for dimension in space.dimensions[recipe]}
+
+
+def test_recipes_share_their_common_parameters() -> None:
+    space = make_space(REGISTRY, ENV, ["ppo", "gae"])
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    for plugin in ("ppo", "gae"):
+        study.enqueue_trial(space.default(plugin))
+        space.suggest(trial := study.ask())
+        study.tell(trial, 0.0)
+    groups = [set(group) for group in _GroupDecomposedSearchSpace().calculate(study).search_spaces]
+    assert len(groups) == 2  # what both have, and what only ppo has
+    assert {PLUGIN, "learning_rate", "lambda_return.one_minus_gae_lambda"} <= max(groups, key=len)
+
+
+def test_the_nearest_points_of_defaults_outside_of_the_space() -> None:
+    """By hand. A schedule counts with its first value, None as the range says, and a wide network as the medium one."""
+    point = make_space(REGISTRY, "HalfCheetah-v5", ["ppo"]).default("ppo")
+    assert point["n_steps_pow"] == 9
+    assert point["net_arch"] == "medium"
+    assert point["activation_fn"] == "relu"
+    assert point["normalize"] is True
+    assert point["one_minus_gamma"] == pytest.approx(0.02)
+    point = make_space(REGISTRY, "LunarLander-v3", ["ppo"]).default("ppo")
+    assert point["learning_rate"] == 6e-4  # a schedule
+    point = make_space(REGISTRY, "LunarLander-v3", ["rtg_value"], fixed={"max_grad_norm": "none"}).default("rtg_value")
+    assert "max_grad_norm" not in point
+    point = make_space(REGISTRY, ENV, ["rtg_value"]).default("rtg_value")
+    assert point["max_grad_norm"] == 5.0  # none: do not clip
+    point = make_space(REGISTRY, ENV, ["a2c"]).default("a2c")
+    assert (point["n_steps_pow"], point["ent_coef"]) == (2, 1e-6)  # 5 and 0
+    assert point["lambda_return.one_minus_gae_lambda"] == pytest.approx(1e-4)  # λ = 1
+    episodes = make_space(REGISTRY, ENV, ["reinforce"], fixed={"n_episodes": 3}, ranges={}).default("reinforce")
+    assert "n_episodes_pow" not in episodes
+
+
+def test_no_minibatch_is_larger_than_its_rollout_and_groups_are_complete() -> None:
+    """Finds a search that draws the same configuration under many names, or one that no training accepts."""
+    sizes = set()
+    for _, plugin, overrides in drawn(make_space(REGISTRY, ENV, ["ppo"]), 200):
+        config = load_config(REGISTRY, plugin, ENV, overrides=overrides)
+        sampling: Any = config.combination.sampling
+        update: Any = config.combination.update
+        assert update.batch_size <= sampling.n_steps * config.run.n_envs
+        sizes.add(update.batch_size)
+    assert (min(sizes), max(sizes)) == (4, 1024)
+    for _, _, overrides in drawn(make_space(REGISTRY, ENV, ["ppo"], fixed={"n_timesteps": 4000, "n_envs": 8}), 50):
+        assert overrides["sampling.n_steps"] <= 4000 / 8 / 10
+    groups = make_space(REGISTRY, ENV, ["grpo"], ranges={"group_size": Search(choices=(3, 6))})
+    for _, plugin, overrides in drawn(groups, 50):
+        assert overrides["sampling.n_episodes"] % overrides["sampling.group_size"] == 0
+        load_config(REGISTRY, plugin, ENV, overrides=overrides)
+
+
+def test_discounts_are_drawn_by_their_distance_from_one() -> None:
+    """Half of the draws of γ in [0.9, 0.9999] lie above 1 − √(0.1 · 0.0001) ≈ 0.9968."""
+    gammas = [overrides["algorithm.gamma"] for _, _, overrides in drawn(make_space(REGISTRY, ENV, ["ppo"]), 400)]
+    assert 0.9 <= min(gammas) < max(gammas) <= 0.9999
+    assert 0.42 < np.mean(np.array(gammas) > 1 - math.sqrt(0.1 * 0.0001)) < 0.58
+
+
+def test_the_network_keeps_the_other_arguments_of_the_policy() -> None:
+    space = make_space(REGISTRY, "HalfCheetah-v5", ["ppo"])
+    for _, plugin, overrides in drawn(space, 10):
+        kwargs = overrides["policy_kwargs"]
+        assert (kwargs["log_std_init"], kwargs["ortho_init"]) == (-2, False)
+        assert kwargs["net_arch"] in ([64], [64, 64], [256, 256])
+        load_config(REGISTRY, plugin, "HalfCheetah-v5", overrides=overrides)
+    fixed = make_space(REGISTRY, ENV, ["ppo"], fixed={"policy_kwargs": {"net_arch": [8]}})
+    assert {"net_arch", "activation_fn"}.isdisjoint(fixed.describe())
 
 
 def test_combinations_omit_contradictions() -> None:

@@ -49,36 +49,30 @@ def test_values_of_a_range_have_types() -> None:
     assert choices == (4, 1e-3, True, None, "tanh")
     assert [type(choice) for choice in choices] == [int, float, bool, type(None), str]
     interval = parse_range("-1..2:linear", "")
-    assert (interval.low, interval.high, interval.log, interval.choices) == (-1, 2, False, ())
+    assert (interval.low, interval.high, interval.scale, interval.choices) == (-1, 2, "linear", ())
+    assert parse_range("1..2", "").scale is None  # that of the declaration
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("gamma: 0.9", r"space.yml, gamma: a range is {low, high, log}, a list of values, or has the form low..high"),
-        ("gamma: {low: 0, hihg: 1}", "space.yml, gamma: unknown key of a range 'hihg'; did you mean 'high'"),
-        ("gamma: {low: 0}", "space.yml, gamma: a range needs the numbers low and high"),
-        ("gamma: {low: 0, high: lots}", "space.yml, gamma: a range needs the numbers low and high"),
-        ("gamma: {low: 0, high: 1, log: true}", "space.yml, gamma: a log range must start above 0, not at 0"),
-        ("gamma: []", "space.yml, gamma: a range has the form"),
-        ("gamma: {choices: 3}", "space.yml, gamma: a range has the form .*, not 3"),
-        ("gamma: {low: 1, high: 9, log: yes}", "space.yml, gamma: log must be true or false, not 'yes'"),
-        ("gamma: {low: 1, high: 9, log: 1}", "space.yml, gamma: log must be true or false, not 1"),
-        ("gamma: {low: 1, high: 9, log: null}", "space.yml, gamma: log must be true or false, not None"),
-        ("gamma: {low: 1, high: 9, choices: [1, 2]}", "space.yml, gamma: a range has either choices, or low and high"),
-        ("gamma: {choices: [1, 2], log: true}", "space.yml, gamma: a range has either choices, or low and high"),
-        ("gamma: {low: true, high: 9}", "space.yml, gamma: a range needs the numbers low and high"),
-        ("gamma: {low: .nan, high: 9}", "space.yml, gamma: the range nan..9 is empty or infinite"),
-        ("gamma: {low: 0, high: .inf}", "space.yml, gamma: the range 0..inf is empty or infinite"),
-        ("gamma: {low: -1e308, high: 1e308}", "space.yml, gamma: the range .* is empty or infinite"),
-        ("gamma: {low: 0, high: 1" + "0" * 400 + "}", "space.yml, gamma: the range .* is empty or infinite"),
-        ("gamma: [0.9, .nan]", "space.yml, gamma: a value to choose is a number, a word, .*, not nan"),
-        ("gamma: [[1, 2]]", r"space.yml, gamma: a value to choose is a number, a word, .*, not \[1, 2\]"),
-        ("gamma: [{schedule: linear, initial: 1}]", "space.yml, gamma: a value to choose is a number, a word"),
-        ("gamma: [0.9, 0.9]", "space.yml, gamma: the value 0.9 is listed twice"),
+        ("gamma: 0.9", "space.yml, gamma: a range is text of the form low..high, .*, not 0.9"),
+        ("gamma: [0.9, 0.99]", r"space.yml, gamma: a range is text of the form .*, not \[0.9, 0.99\]"),
+        ("gamma: {low: 0, high: 1}", "space.yml, gamma: a range is text of the form"),
+        ("gamma: 0..lots", "space.yml, gamma: a range has the form low..high, .*, not '0..lots'"),
+        ("gamma: 1..1", "space.yml, gamma: the range 1..1 is empty or infinite; low must be less than high"),
+        ("gamma: nan..9", "space.yml, gamma: the range nan..9 is empty or infinite"),
+        ("gamma: 0..inf", "space.yml, gamma: the range 0..inf is empty or infinite"),
+        ("gamma: -1e308..1e308", "space.yml, gamma: the range .* is empty or infinite"),
+        ("gamma: 0..1" + "0" * 400, "space.yml, gamma: the range .* is empty or infinite"),
+        ("gamma: 0.9,", "space.yml, gamma: a range has the form"),
+        ("gamma: 0.9,.nan", "space.yml, gamma: a range has the form"),
+        ("gamma: '[1],2'", "space.yml, gamma: a range has the form"),
+        ("gamma: 0.9,0.90", "space.yml, gamma: the value 0.9 is listed twice"),
         ("gamma: '4,10,20:log'", "space.yml, gamma: only low..high has a scale"),
         ("gamma: '4,10:linear'", "space.yml, gamma: only low..high has a scale"),
         ("gamma: 1..2:log:log", "space.yml, gamma: unknown scale 'log:log'"),
+        ("gamma: 1..2:lgo", "space.yml, gamma: unknown scale 'lgo'; did you mean 'log'"),
     ],
 )  # fmt: skip
 def test_refused_ranges_of_a_file(text: str, message: str, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 
+from pgzoo.interface.hyperparameters import Search
 from pgzoo.registry.plugins import Registry
 from pgzoo.tuning.config import StudyConfig
 from pgzoo.tuning.storage import open_storage
@@ -30,6 +31,7 @@ def small(**changes: Any) -> StudyConfig:
             "eval_episodes": 2,
             "n_startup_trials": 3,
             "fixed": {"n_envs": 4},
+            "ranges": {"n_episodes": Search(2, 8)} if changes.get("plugins") != ("a2c",) else {},
             **changes,
         }
     )

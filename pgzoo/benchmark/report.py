@@ -36,8 +36,9 @@ class Table:
 
 
 DEFINITIONS = (
-    "A score is the mean return of a final agent over episodes with deterministic actions on seeds that training did "
-    "not use. IQM is the interquartile mean over seeds. Intervals in brackets are 95 % bootstrap intervals over seeds. "
+    "A score is the mean return of a final agent over episodes with the most likely actions, or sampled ones on Atari "
+    "games and MiniGrid, as in RL Zoo. Its seeds are not those of training. IQM is the interquartile mean over seeds, "
+    "with its 95 % bootstrap interval in brackets. "
     "P(> peer) is the probability that a run is better than a run of the peer; ties count half. Steps to the threshold "
     "are the median over seeds, or – unless most seeds reach it. Seconds are the median wall time of training, "
     "without evaluations. Definitions: Agarwal et al. 2021, arXiv:2108.13264."

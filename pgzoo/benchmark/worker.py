@@ -204,18 +204,20 @@ def _peer(job: Job, registry: Registry, path: Path) -> dict[str, Any]:
     folder.details.mkdir(parents=True)
     model, config = make_peer(job, registry, folder)
     n_envs, bound = _eval_envs(job.config.eval_episodes), config.combination.episode_bound
+    deterministic = config.deterministic()
     eval_env = make_env(config, n_envs=n_envs, seed=job.seed + EVAL_SEED_OFFSET, training=False)
     args = {"algo": job.algorithm.partition(":")[2], "env": job.env, "seed": job.seed}  # as RL Zoo writes them
     write_details(folder, config=config.entry, args=args, sources=())
     callback = PeerEvaluation(eval_env, folder, n_episodes=job.config.eval_episodes, freq=eval_freq(job),
-                              episode_bound=bound, verbose=0)  # fmt: skip
+                              deterministic=deterministic, episode_bound=bound, verbose=0)  # fmt: skip
     model.learn(job.config.steps, callback)
     save(model, folder.model)
     n_envs = _eval_envs(job.config.final_episodes)
     final_env = make_env(config, n_envs=n_envs, seed=final_seed(job), training=False)
     assert model.env is not None
     sync_normalization(model.env, final_env)
-    final = evaluate(model, final_env, job.config.final_episodes, episode_bound=bound)
+    n_episodes = job.config.final_episodes
+    final = evaluate(model, final_env, n_episodes, deterministic=deterministic, episode_bound=bound)
     for env in (model.env, eval_env, final_env):
         env.close()
     return _result(job, folder, model.num_timesteps, final)

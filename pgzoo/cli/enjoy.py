@@ -27,7 +27,6 @@ class EnjoyArguments(options.RunArguments):
     n_episodes: Count | None = None
     n_envs: Count = 1
     no_render: bool = False
-    deterministic: bool = False
     norm_reward: bool = False
     reward_log: Path | None = None
     env_kwargs: tuple[str, ...] = ()
@@ -43,7 +42,6 @@ class EnjoyArguments(options.RunArguments):
 @click.option("--n-envs", type=bounds(EnjoyArguments, "n_envs"), default=1, show_default=True,
               help="Parallel environments.")  # fmt: skip
 @click.option("--no-render", is_flag=True, help="Only print the returns.")
-@click.option("--deterministic", is_flag=True, help="Take the most likely actions (the default).")
 @click.option("--norm-reward", is_flag=True, help="Print rewards as normalised by VecNormalize.")
 @click.option("--reward-log", type=click.Path(path_type=Path, file_okay=False), help="Folder for Monitor's files.")
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
@@ -61,8 +59,6 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     from pgzoo.training.config import parse_pairs
 
     arguments = EnjoyArguments(**params)
-    if arguments.deterministic and arguments.stochastic:
-        raise click.UsageError("--deterministic and --stochastic exclude each other", ctx)
     with open_run(
         arguments,
         n_envs=arguments.n_envs,
@@ -88,7 +84,7 @@ def _play(run: FinishedRun, arguments: EnjoyArguments) -> None:
         run.env,
         n_steps=arguments.n_timesteps,
         n_episodes=n_episodes,
-        deterministic=not arguments.stochastic,
+        deterministic=run.config.deterministic(arguments.stochastic),
         raw_rewards=not arguments.norm_reward,
         episode_bound=run.config.combination.episode_bound,
     )

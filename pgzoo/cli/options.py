@@ -96,7 +96,11 @@ def run_options(function: F) -> F:
                 help="Load the checkpoint after N steps.",
             ),
             click.option("--load-last-checkpoint", is_flag=True, help="Load the last checkpoint."),
-            click.option("--stochastic", is_flag=True, help="Sample actions instead of taking the most likely ones."),
+            click.option(
+                "--stochastic/--deterministic",
+                default=None,
+                help="Sample actions, or take the most likely ones.  [default: sample on Atari games and MiniGrid]",
+            ),
             click.option(
                 "--seed", type=bounds(RunArguments, "seed"), default=EVALUATION_SEED, help="Seed of the environments."
             ),

@@ -21,7 +21,6 @@ class RecordArguments(options.RunArguments):
 
     n_timesteps: Count | None = None
     n_episodes: Count | None = None
-    deterministic: bool = False
     out: Path | None = None
     checkpoints: bool = False
     fps: Annotated[int, Range(1, 240)] | None = None
@@ -32,7 +31,6 @@ class RecordArguments(options.RunArguments):
 @click.option("-n", "--n-timesteps", type=bounds(RecordArguments, "n_timesteps"), help="Steps to record.")
 @click.option("--n-episodes", type=bounds(RecordArguments, "n_episodes"),
               help="Episodes to record.  [default: 1, of at most 1000 steps, unless -n is given]")  # fmt: skip
-@click.option("--deterministic", is_flag=True, help="Take the most likely actions (the default).")
 @click.option("-o", "--out", "--output-folder", "out", type=click.Path(path_type=Path),
               help="A .mp4 or .gif file, or a folder.  [default: RECIPE-ENV.mp4]")  # fmt: skip
 @click.option("--checkpoints", is_flag=True, help="Show checkpoints side by side, with their steps.")
@@ -48,8 +46,6 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     one. All start from the same seed.
     """
     arguments = RecordArguments(**params)
-    if arguments.deterministic and arguments.stochastic:
-        raise click.UsageError("--deterministic and --stochastic exclude each other", ctx)
     from pgzoo.cli.loading import open_run
     from pgzoo.export.replay import check_video, record, record_checkpoints, render_offscreen
     from pgzoo.training.finished_runs import chosen_folder

@@ -74,7 +74,7 @@ class _GroupWithShow(click.Group):
               help="Episodes per evaluation.")  # fmt: skip
 @click.option("--space", type=click.Path(path_type=Path), help="A YAML file with search ranges by name.")
 @click.option("--search-range", "ranges", multiple=True, metavar="NAME:RANGE",
-              help="A search range, such as gamma:0.95..0.9999:log or n_epochs:4,10 (may be repeated).")  # fmt: skip
+              help="A search range, such as gamma:0.95..0.9999 or n_epochs:4,10 (may be repeated).")  # fmt: skip
 @click.option("--fix", "fixed", multiple=True, metavar="NAME:VALUE",
               help="A value that is not searched (may be repeated).")  # fmt: skip
 @click.option("--best", type=bounds("best"), default=3, show_default=True,

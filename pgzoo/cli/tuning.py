@@ -26,13 +26,14 @@ from pgzoo.tuning.results import (
     best_trials,
     count,
     counted_trials,
+    drawn,
     failures,
     importances,
     metrics_of,
     outcome,
 )
 from pgzoo.tuning.retrained import ResultRow, Retrained, find_retrained, result_row, winner
-from pgzoo.tuning.space import PLUGIN
+from pgzoo.tuning.space import readable
 from pgzoo.tuning.storage import without_password
 from pgzoo.tuning.study import DEFINITION, RETRAINED
 
@@ -186,13 +187,8 @@ def _best_table(study: optuna.Study, best: list[FrozenTrial]) -> Table:
         table.add_column(metric.name, justify="right")
     table.add_column("hyperparameters")
     for trial in best if several else best[:N_SHOWN]:
-        params = ", ".join(f"{name}={_param(value)}" for name, value in trial.params.items() if name != PLUGIN)
-        table.add_row(str(trial.number), trial.user_attrs["plugin"], *map(format_number, trial.values), params)
+        table.add_row(str(trial.number), trial.user_attrs["plugin"], *map(format_number, trial.values), drawn(trial))
     return table
-
-
-def _param(value: Any) -> str:
-    return format_number(value) if isinstance(value, float) else str(value)
 
 
 def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retrained], storage: str) -> None:
@@ -230,7 +226,7 @@ def show_json(study: optuna.Study) -> None:
                 "trial": trial.number,
                 "plugin": trial.user_attrs["plugin"],
                 "values": trial.values,
-                "params": trial.params,
+                "params": readable(trial.params),
             }
             for trial in best_trials(study)
         ],

@@ -101,7 +101,7 @@ def push(
         if replay:
             no_replay = _record(arguments, folder / "replay.mp4", opened)
         with opened(arguments, n_envs=1) as run:
-            evaluation = run.evaluate(n_episodes, stochastic=False)
+            evaluation = run.evaluate(n_episodes)
             model = _copy_run(run, folder)
             card = _card(run, arguments, repo_id, evaluation, model.name, replay=(folder / "replay.mp4").is_file())
         (folder / "README.md").write_text(card.text(), encoding="utf-8")

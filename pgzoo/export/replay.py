@@ -48,7 +48,7 @@ def record(
     *,
     n_steps: int | None = None,
     n_episodes: int | None = None,
-    stochastic: bool = False,
+    stochastic: bool | None = None,
     fps: float | None = None,
 ) -> None:
     """Play, and write a video: MP4 by imageio, or GIF by Pillow. It replaces an existing file when it is complete.
@@ -58,7 +58,7 @@ def record(
         file: the video, .mp4 or .gif.
         n_steps: the number of steps; None: no limit.
         n_episodes: the number of episodes; None: no limit, or one of at most MAX_FRAMES steps without `n_steps`.
-        stochastic: whether to sample actions instead of taking the most likely ones.
+        stochastic: whether to sample actions; None: on Atari games and MiniGrid.
         fps: frames per second; None: those of the environment.
 
     Raises:
@@ -138,7 +138,7 @@ def render_offscreen() -> None:
 
 
 def frames(
-    run: FinishedRun, *, n_steps: int | None = None, n_episodes: int | None = None, stochastic: bool = False
+    run: FinishedRun, *, n_steps: int | None = None, n_episodes: int | None = None, stochastic: bool | None = None
 ) -> Iterator[Array]:
     """Play with a run's model and yield the images (H, W, 3) of each episode, from its first to its last observation.
 
@@ -153,9 +153,9 @@ def frames(
     has_lives = run.env.env_is_wrapped(EpisodicLifeEnv)[0]
     observations, states, starts = run.env.reset(), None, np.ones(1, dtype=bool)
     yield from camera.take()
-    step = length = n_ended = 0
+    step, length, n_ended, deterministic = 0, 0, 0, run.config.deterministic(stochastic)
     while n_steps is None or step < n_steps:
-        actions, states = run.model.predict(observations, states, starts, deterministic=not stochastic)
+        actions, states = run.model.predict(observations, states, starts, deterministic=deterministic)
         observations, _, starts, infos = run.env.step(actions)
         step, length = step + 1, length + 1
         images = camera.take()

@@ -66,19 +66,57 @@ Positive = Range(0, open_low=True)
 """The numbers above 0: `clip_range: Annotated[float, Positive, "ε"] = 0.2`."""
 
 
+SCALES = ("linear", "log", "log1m", "pow2")
+"""How a tuner draws from an interval: uniformly in x, in log x, in log(1 − x), or one of the powers of two."""
+
+
 @dataclass(frozen=True)
 class Search:
-    """The values that a tuner tries: one of `choices`, or a number in [low, high], log-uniform if `log` is set."""
+    """The values that a tuner tries: one of `choices`, or a number in [low, high].
+
+    Attributes:
+        low: the smallest number.
+        high: the largest number.
+        log: the short form of `scale="log"`.
+        choices: values without an order.
+        scale: one of SCALES; "log1m" suits γ and λ, which act through 1 − x, and "pow2" suits sizes.
+        none: the number whose effect is nearest to that of None; without it, `high`.
+    """
 
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[Any, ...] = ()
+    scale: str | None = None
+    none: float | None = None
+
+    @property
+    def drawn(self) -> str:
+        """How a number is drawn, one of SCALES."""
+        return self.scale or ("log" if self.log else "linear")
+
+    def at(self, share: float) -> float:
+        """Return the number of the interval that this share of it, on its scale, lies below.
+
+        >>> Search(1e-4, 1e-2, log=True).at(0.5)
+        0.001
+        """
+        assert self.low is not None
+        assert self.high is not None
+        if share in (0, 1):
+            return self.high if share else self.low
+        if self.drawn == "linear":
+            return self.low + share * (self.high - self.low)
+        if self.drawn == "log1m":
+            rest: float = (1 - self.low) * ((1 - self.high) / (1 - self.low)) ** share
+            return 1 - rest
+        x: float = self.low * (self.high / self.low) ** share
+        return float(2 ** round(math.log2(x))) if self.drawn == "pow2" else x
 
     def __str__(self) -> str:
         if self.choices:
             return "{" + ", ".join(map(str, self.choices)) + "}"
-        return f"[{self.low:g}, {self.high:g}]" + (" log" if self.log else "")
+        return f"[{self.low:g}, {self.high:g}]" + ("" if self.drawn == "linear" else f" {self.drawn}")
 
 
 @dataclass(frozen=True)

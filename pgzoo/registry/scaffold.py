@@ -284,7 +284,7 @@ class $cls(Update):
     name = "$name"
     plugin_api = "$api"
     critic_fields = frozenset({"vf_coef"})
-    n_epochs: Annotated[int, Range(1), Search(choices=(1, 4, 10)), "passes over a rollout"] = 4
+    n_epochs: Annotated[int, Range(1), Search(1, 20, log=True), "passes over a rollout"] = 4
     vf_coef: Annotated[float, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
 
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
@@ -325,7 +325,7 @@ class $cls(Sampling):
     name = "$name"
     plugin_api = "$api"
     provides = frozenset({Need.COMPLETE_EPISODES})
-    n_episodes: Annotated[int, Range(1), Search(choices=(4, 8, 16)), "episodes per update"] = 8
+    n_episodes: Annotated[int, Range(1), Search(4, 16, scale="pow2"), "episodes per update"] = 8
 
     def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a queue of episodes. Free environments take the next one."""

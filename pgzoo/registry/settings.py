@@ -5,10 +5,10 @@ Names that also exist in SB3's A2C and PPO have the same meaning here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search, declared
+from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 
 UPDATE_FIELDS = ("n_epochs", "batch_size", "n_critic_updates", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
 """Arguments of SB3's algorithms that are hyperparameters of the update.
@@ -31,19 +31,6 @@ def short_name(key: str) -> str:
     return field if fields is None or field in fields else key
 
 
-def search_of(cls: type, name: str) -> Search | None:
-    """Return the search range that a class declares for a field, without values that contradict its other fields.
-
-    For `n_episodes` of a sampling with groups, these are the multiples of every searched `group_size`.
-    """
-    params = declared(cls)
-    search, sizes = params[name].search, params.get("group_size")
-    if name != "n_episodes" or search is None or sizes is None or sizes.search is None:
-        return search
-    choices = tuple(n for n in search.choices if n % max(sizes.search.choices) == 0)
-    return replace(search, choices=choices) if choices else None
-
-
 @dataclass(frozen=True, kw_only=True)
 class AlgorithmConfig:
     """How to discount, optimise and log. The defaults of a recipe replace those of this class."""
@@ -55,9 +42,7 @@ class AlgorithmConfig:
     learning_rate: Annotated[float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"] = (
         7e-4
     )
-    gamma: Annotated[
-        float, Range(0, 1), Search(choices=(0.9, 0.95, 0.98, 0.99, 0.995, 0.999)), "γ, discount factor"
-    ] = 0.99
+    gamma: Annotated[float, Range(0, 1), Search(0.9, 0.9999, scale="log1m"), "γ, discount factor"] = 0.99
     discount_states: Annotated[bool, "multiply Ψ_t by γ^t, as the discounted objective requires"] = False
     use_rms_prop: Annotated[bool, "RMSprop instead of Adam"] = False
     rms_prop_eps: Annotated[float, Positive, "ε of RMSprop"] = 1e-5

@@ -9,13 +9,15 @@ from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
+from optuna.trial import FixedTrial
+
 from pgzoo.errors import ConfigError
 from pgzoo.registry.combination import DEFAULT_RECIPE, resolve
 from pgzoo.registry.plugins import PART_TYPES, Registry, default_registry
 from pgzoo.rl_zoo3.algorithm import RecipeAlgorithm, keyword_of
-from pgzoo.training.config import ExperimentConfig, load_config
+from pgzoo.training.config import RL_ZOO_N_ENVS, ExperimentConfig, load_config
 from pgzoo.training.yaml_files import parse_yaml_mapping
-from pgzoo.tuning.space import Dimension, make_space
+from pgzoo.tuning.space import Space, make_space
 
 NAME = "pgzoo"
 """The name of the default recipe in RL Zoo."""
@@ -77,19 +79,20 @@ def _with_registry(registry: Registry) -> type[RecipeAlgorithm]:
 
 
 @functools.cache
-def _dimensions(registry: Registry, plugin: str) -> tuple[Dimension, ...]:
-    return make_space(registry, ANY_ENVIRONMENT, [plugin]).dimensions[plugin]
+def _space(registry: Registry, plugin: str) -> Space:
+    """Return the space of a model's arguments. RL Zoo chooses the number of environments and their normalisation."""
+    return make_space(registry, ANY_ENVIRONMENT, [plugin], fixed={"n_envs": RL_ZOO_N_ENVS, "normalize": False})
 
 
 def _sample(registry: Registry, plugin: str, trial: Any, *_: Any) -> dict[str, Any]:
     """Return the hyperparameters that a trial draws from the declared search ranges."""
-    return {keyword_of(dimension.key): dimension.suggest(trial) for dimension in _dimensions(registry, plugin)}
+    drawn = _space(registry, plugin).suggest(trial)[1]
+    return {keyword_of(key): value for key, value in drawn.items()}
 
 
 def _convert(registry: Registry, plugin: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return the hyperparameters of a trial's parameters, as a study stores them."""
-    keys = {dimension.name: dimension.key for dimension in _dimensions(registry, plugin)}
-    return {keyword_of(keys[name]): value for name, value in params.items()}
+    return _sample(registry, plugin, FixedTrial(dict(params)))
 
 
 def _configuration(name: str, registry: Registry, plugin: str) -> ModuleType:

@@ -75,14 +75,30 @@ class EvaluationCallback(EvalCallback):
         folder: the run's folder.
         n_episodes: episodes per evaluation.
         freq: environment steps between two evaluations.
+        deterministic: whether to take the most likely actions.
         episode_bound: a longer episode is an error.
         verbose: 1: print the results.
     """
 
     def __init__(
-        self, eval_env: VecEnv, folder: RunFolder, *, n_episodes: int, freq: int, episode_bound: int, verbose: int
+        self,
+        eval_env: VecEnv,
+        folder: RunFolder,
+        *,
+        n_episodes: int,
+        freq: int,
+        deterministic: bool,
+        episode_bound: int,
+        verbose: int,
     ) -> None:
-        super().__init__(eval_env, n_eval_episodes=n_episodes, eval_freq=freq, verbose=verbose, warn=False)
+        super().__init__(
+            eval_env,
+            n_eval_episodes=n_episodes,
+            eval_freq=freq,
+            deterministic=deterministic,
+            verbose=verbose,
+            warn=False,
+        )
         self._folder, self._episode_bound, self._interval = folder, episode_bound, StepInterval(freq)
         self.evaluations_seconds: list[float] = []
         self._seconds_before, self._zero = 0.0, 0.0
@@ -130,7 +146,13 @@ class EvaluationCallback(EvalCallback):
         if self._interval.is_over(self.num_timesteps, self.training_env.num_envs):
             self.evaluations_seconds.append(self.seconds)
             sync_normalization(self.training_env, self.eval_env)
-            evaluation = evaluate(self.model, self.eval_env, self.n_eval_episodes, episode_bound=self._episode_bound)
+            evaluation = evaluate(
+                self.model,
+                self.eval_env,
+                self.n_eval_episodes,
+                deterministic=self.deterministic,
+                episode_bound=self._episode_bound,
+            )
             self._write(evaluation)
             self._log(evaluation)
             self.last_mean_reward = evaluation.mean

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pgzoo.errors import ConfigError, PgzooError, PluginError, unknown
-from pgzoo.interface.hyperparameters import Range, declared, plain_fields, shown
+from pgzoo.interface.hyperparameters import Range, Search, declared, plain_fields, shown
 from pgzoo.interface.parts import Part
 from pgzoo.registry.combination import ALGORITHM, Combination, resolve
 from pgzoo.registry.plugins import PART_TYPES, Kind, Registry
@@ -34,12 +34,14 @@ class RunConfig:
     """The keys of a YAML entry that configure the run. The names are RL Zoo's."""
 
     n_timesteps: Annotated[int, Range(1), "environment steps of training, over all environments"] = 100_000
-    n_envs: Annotated[int, Range(1, 100_000), "parallel environments"] = 8
+    n_envs: Annotated[int, Range(1, 100_000), Search(1, 32, scale="pow2"), "parallel environments"] = 8
     policy: Annotated[
         str, "MlpPolicy, CnnPolicy, MultiInputPolicy, or an import path; auto: chosen by the observation space"
     ] = "auto"
     policy_kwargs: Annotated[dict[str, Any] | None, "net_arch, log_std_init, activation_fn, …"] = None
-    normalize: Annotated[bool | dict[str, Any], "use VecNormalize; a mapping: its arguments"] = False
+    normalize: Annotated[
+        bool | dict[str, Any], Search(choices=(False, True)), "use VecNormalize; a mapping: its arguments"
+    ] = False
     frame_stack: Annotated[int | None, Range(1, 1000), "frames stacked by VecFrameStack"] = None
     env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "import path, or {path: arguments}"] = None
     vec_env_wrapper: Annotated[str | list[Any] | dict[str, Any] | None, "like env_wrapper, applied to the VecEnv"] = (
@@ -70,6 +72,14 @@ class ExperimentConfig:
     run: RunConfig
     entry: Mapping[str, Any]
     source: str
+
+    def deterministic(self, stochastic: bool | None = None) -> bool:
+        """Return whether a saved model takes the most likely actions.
+
+        Args:
+            stochastic: what the user asked for; None: it samples on Atari games and MiniGrid, as in RL Zoo.
+        """
+        return not (is_atari(self.env) or is_minigrid(self.env) if stochastic is None else stochastic)
 
 
 def load_config(
@@ -316,6 +326,14 @@ def is_atari(env: str) -> bool:
     """Whether a name is that of an Atari game with RL Zoo's preprocessing: `ALE/Pong-v5` or `PongNoFrameskip-v4`."""
     name = env.rpartition(":")[2]
     return name.startswith("ALE/") or "NoFrameskip" in name
+
+
+def is_minigrid(env: str) -> bool:
+    """Whether a registered environment is one of MiniGrid's."""
+    from gymnasium.envs.registration import registry
+
+    spec = registry.get(env.rpartition(":")[2])
+    return spec is not None and "minigrid" in str(spec.entry_point)
 
 
 def check_environment(env: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
@@ -110,12 +111,22 @@ def evaluate(
         model: a model with `predict`.
         env: the environments. Their rewards are taken before VecNormalize scales them.
         n_episodes: the number of episodes.
-        deterministic: whether to take the most likely actions.
+        deterministic: whether to take the most likely actions. Sampled ones leave torch's random numbers as they were,
+            so a training does not depend on its evaluations.
         episode_bound: a longer episode is an error.
 
     Raises:
         ConfigError: an episode did not end within `episode_bound` steps.
     """
+    if deterministic:
+        return _evaluate(model, env, n_episodes, deterministic, episode_bound)
+    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+        return _evaluate(model, env, n_episodes, deterministic, episode_bound)
+
+
+def _evaluate(
+    model: BaseAlgorithm, env: VecEnv, n_episodes: int, deterministic: bool, episode_bound: int
+) -> Evaluation:
     n_envs = env.num_envs
     targets = (n_episodes + np.arange(n_envs)) // n_envs
     counts, returns, lengths = np.zeros(n_envs, dtype=int), np.zeros(n_envs), np.zeros(n_envs, dtype=int)

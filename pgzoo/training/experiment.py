@@ -102,7 +102,8 @@ class Result:
         seconds: wall time of training.
         stopped_by: the signal that ended training early, such as SIGINT for Ctrl-C; None if none did.
         training: the last episodes of training, at most 100.
-        final: the final model's episodes, with deterministic actions on fresh seeds; None if a signal ended the run.
+        final: the final model's episodes on fresh seeds, with the most likely actions, or sampled ones on Atari games
+            and MiniGrid; None if a signal ended the run.
         backend: the backend, the reason if it is not the fastest, and the device, such as "numpy on cpu".
     """
 
@@ -163,7 +164,7 @@ def train(
             final = None
             try:
                 with suppress(KeyboardInterrupt), signals.raising():
-                    final = _final(model, eval_env, options.eval_episodes, config.combination.episode_bound)
+                    final = _final(model, eval_env, options.eval_episodes, config)
             except PgzooError as error:
                 error.note = f"The final model is saved in {folder.path}"
                 raise
@@ -355,6 +356,7 @@ def _callbacks(
                 folder,
                 n_episodes=options.eval_episodes,
                 freq=options.eval_freq,
+                deterministic=config.deterministic(),
                 episode_bound=config.combination.episode_bound,
                 verbose=options.verbose,
             )
@@ -401,10 +403,11 @@ def _training(model: PolicyGradient) -> Evaluation | None:
     return Evaluation(tuple(e["r"] for e in episodes), tuple(e["l"] for e in episodes), successes)
 
 
-def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int, episode_bound: int) -> Evaluation:
+def _final(model: PolicyGradient, eval_env: VecEnv, n_episodes: int, config: ExperimentConfig) -> Evaluation:
     assert model.env is not None
     sync_normalization(model.env, eval_env)
-    return evaluate(model, eval_env, n_episodes, episode_bound=episode_bound)
+    deterministic, bound = config.deterministic(), config.combination.episode_bound
+    return evaluate(model, eval_env, n_episodes, deterministic=deterministic, episode_bound=bound)
 
 
 def seed_or_random(seed: int | None) -> int:

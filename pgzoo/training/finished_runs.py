@@ -54,7 +54,7 @@ class RunArguments(Arguments):
         load_best: whether to load the best model of training instead of the final one.
         load_checkpoint: the steps of the checkpoint to load instead.
         load_last_checkpoint: whether to load the last checkpoint instead.
-        stochastic: whether to sample actions instead of taking the most likely ones.
+        stochastic: whether to sample actions instead of taking the most likely ones; None: on Atari games and MiniGrid.
         seed: the seed of the environments.
         device: a torch device or "auto".
         num_threads: threads of torch and BLAS; None: they choose.
@@ -71,7 +71,7 @@ class RunArguments(Arguments):
     load_best: bool = False
     load_checkpoint: Count | None = None
     load_last_checkpoint: bool = False
-    stochastic: bool = False
+    stochastic: bool | None = None
     seed: Seed = EVALUATION_SEED
     device: str = "auto"
     num_threads: NumThreads | None = None
@@ -103,12 +103,12 @@ class FinishedRun:
     env: VecEnv
     file: Path
 
-    def evaluate(self, n_episodes: int, *, stochastic: bool) -> Evaluation:
+    def evaluate(self, n_episodes: int, *, stochastic: bool | None = None) -> Evaluation:
         """Play episodes with the model and return their results."""
         from pgzoo.training.evaluation import evaluate
 
-        bound = self.config.combination.episode_bound
-        return evaluate(self.model, self.env, n_episodes, deterministic=not stochastic, episode_bound=bound)
+        deterministic, bound = self.config.deterministic(stochastic), self.config.combination.episode_bound
+        return evaluate(self.model, self.env, n_episodes, deterministic=deterministic, episode_bound=bound)
 
 
 @contextmanager
@@ -182,7 +182,7 @@ def evaluate(
     load_best: bool = False,
     load_checkpoint: int | None = None,
     load_last_checkpoint: bool = False,
-    stochastic: bool = False,
+    stochastic: bool | None = None,
     n_episodes: int = 100,
     n_envs: int = 1,
     seed: int = EVALUATION_SEED,

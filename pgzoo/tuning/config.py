@@ -15,6 +15,7 @@ from pgzoo.training.arguments import Count, check_fields
 from pgzoo.training.run_folder import plain
 from pgzoo.tuning.limits import (
     FRESH_SEED_OFFSET,
+    WILCOXON_SEEDS,
     Best,
     Evaluations,
     FreshSeeds,
@@ -160,9 +161,9 @@ class StudyConfig:
         metrics = self.parsed_metrics
         if self.pruner != "none" and len(metrics) > 1:
             raise ConfigError("Optuna cannot prune a study of several metrics; omit --pruner, or use --pruner none")
-        if self.pruner == "wilcoxon" and self.n_seeds < 3:
+        if self.pruner == "wilcoxon" and self.n_seeds < WILCOXON_SEEDS:
             raise ConfigError(
-                f"the Wilcoxon pruner compares at least three seeds per trial: --seeds {self.n_seeds} is too few"
+                f"the Wilcoxon pruner needs {WILCOXON_SEEDS} or more seeds per trial: --seeds {self.n_seeds} is too few"
             )
         if self.pruner != "none" and metrics[0].kind == "wall":
             raise ConfigError("the metric 'wall' is known only at the end of a training; use --pruner none")
@@ -209,21 +210,23 @@ class StudyConfig:
             )
 
     def make_pruner(self) -> optuna.pruners.BasePruner:
-        """Return the pruner. Its steps are the evaluations of all seeds in order, or the seeds for Wilcoxon."""
+        """Return the pruner. Its steps are the evaluations of all seeds in order."""
         from optuna import pruners
 
         from pgzoo.tuning._optuna import experimental_allowed
+        from pgzoo.tuning.pruners import LatestValue, SeedWilcoxon
 
         steps = self.n_seeds * self.n_evaluations
         with experimental_allowed():
             if self.pruner == "median":
-                return pruners.MedianPruner(self.n_before_sampling, n_warmup_steps=self.n_evaluations // 3)
+                median = pruners.MedianPruner(self.n_before_sampling, n_warmup_steps=self.n_evaluations // 3)
+                return LatestValue(median)
             if self.pruner == "hyperband":
                 return pruners.HyperbandPruner(min_resource=1, max_resource=steps)
             if self.pruner == "halving":
                 return pruners.SuccessiveHalvingPruner(min_resource=max(steps // 8, 1))
             if self.pruner == "wilcoxon":
-                return pruners.WilcoxonPruner(p_threshold=0.1)
+                return SeedWilcoxon(self.n_seeds)
             return pruners.NopPruner()
 
 

@@ -11,6 +11,8 @@ FRESH_SEED_OFFSET: Final = 10_000
 MAX_SEED: Final = 2**32 - 2_000_000
 """The largest seed of a study. Its evaluations and fresh seeds are larger, and NumPy's seeds end at 2³² − 1."""
 MAX_TRIALS: Final = 100_000
+WILCOXON_SEEDS: Final = 5
+"""The fewest seeds for the Wilcoxon pruner. After four of them, its smallest p-value is 1/16."""
 EXECUTORS: Final = ("process", "ray")
 
 Trials: TypeAlias = Annotated[int, Range(1, MAX_TRIALS)]

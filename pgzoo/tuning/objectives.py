@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.run_folder import PACKAGES, package_version, plain
 from pgzoo.tuning.config import PlannedTrial, StudyConfig
 from pgzoo.tuning.metrics import Metric, Point
+from pgzoo.tuning.pruners import SEED_VALUES
 from pgzoo.tuning.study import DEFAULT, IDENTITY
 from pgzoo.tuning.trial import OnEvaluation, TrialRun, as_data, evaluations_due, train_once
 from pgzoo.tuning.trial_queue import KEY, PlannedTrials
@@ -81,14 +82,13 @@ class SearchObjective(Objective):
         _store_config(trial, config)
         metrics = study_config.parsed_metrics
         values: list[list[float]] = []
-        for index, seed in enumerate(study_config.seeds):
-            report = _PrunerReport(trial, metrics[0], study_config, index, seed)
+        for seed in study_config.seeds:
+            report = _Report(trial, metrics[0], study_config, seed, [row[0] for row in values])
             points = self._train(trial, config, seed, report)
             values.append([metric(points) for metric in metrics])
-            if study_config.pruner == "wilcoxon":
-                trial.report(values[-1][0], index)
-                if trial.should_prune():
-                    raise optuna.TrialPruned
+            trial.set_user_attr(SEED_VALUES, [row[0] for row in values])
+            if study_config.pruner == "wilcoxon" and trial.should_prune():
+                raise optuna.TrialPruned
         return [sum(metric_values) / len(metric_values) for metric_values in zip(*values, strict=True)]
 
     def _config(self, trial: optuna.Trial) -> ExperimentConfig:
@@ -96,34 +96,36 @@ class SearchObjective(Objective):
         study_config = self.study_config
         space = study_config.space(self.registry)
         default_of = self._planned_trial(trial).default_of
-        if default_of is not None:
-            space.record_default(trial, default_of)
+        plugin, drawn = space.suggest(trial)
+        if default_of is not None:  # the sampler sees the nearest point of the space
             trial.set_user_attr(DEFAULT, True)
             return space.bases[default_of]
-        plugin, drawn = space.suggest(trial)
         overrides = {**study_config.fixed, "n_timesteps": study_config.n_timesteps, **drawn}
         return load_config(self.registry, plugin, study_config.env, overrides=overrides)
 
 
 @dataclass(frozen=True)
-class _PrunerReport:
-    """Stores each evaluation with the trial, and asks the pruner unless it compares whole seeds."""
+class _Report:
+    """Stores each evaluation with the trial, and reports the mean over the seeds so far to Optuna."""
 
     trial: optuna.Trial
     metric: Metric
     study_config: StudyConfig
-    seed_index: int
     seed: int
+    earlier: Sequence[float]
+    """The values of the seeds before this one."""
 
     def __call__(self, points: list[Point], evaluations: list[Evaluation]) -> None:
         self.trial.set_user_attr(f"{EVALUATIONS}:{self.seed}", as_data(points, evaluations))
         study_config = self.study_config
-        if len(study_config.metrics) > 1 or study_config.pruner in ("none", "wilcoxon"):
+        if len(study_config.metrics) > 1 or self.metric.kind == "wall":
             return
         steps, n_timesteps, n_evaluations = points[-1].steps, study_config.n_timesteps, study_config.n_evaluations
-        step = self.seed_index * n_evaluations + evaluations_due(steps, n_timesteps, n_evaluations)
-        self.trial.report(self.metric(points, min(steps / n_timesteps, 1.0)), step)
-        if step < study_config.n_seeds * n_evaluations and self.trial.should_prune():
+        step = len(self.earlier) * n_evaluations + evaluations_due(steps, n_timesteps, n_evaluations)
+        now = self.metric(points, min(steps / n_timesteps, 1.0))
+        self.trial.report((sum(self.earlier) + now) / (len(self.earlier) + 1), step)
+        last = step >= study_config.n_seeds * n_evaluations
+        if study_config.pruner != "wilcoxon" and not last and self.trial.should_prune():
             raise optuna.TrialPruned
 
 

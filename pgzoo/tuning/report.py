@@ -16,7 +16,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.files import atomic_write, writing
 from pgzoo.formatting import format_number
 from pgzoo.tuning.figures import CAPTIONS, draw
-from pgzoo.tuning.results import best_trials, count, failures, metrics_of, outcome
+from pgzoo.tuning.results import best_trials, count, drawn, failures, metrics_of, outcome
 from pgzoo.tuning.retrained import ResultRow, find_retrained, result_row, winner
 from pgzoo.tuning.study import DEFINITION
 
@@ -112,7 +112,7 @@ def _best(study: optuna.Study) -> str:
             trial.number,
             trial.user_attrs["plugin"],
             *trial.values,
-            ", ".join(f"{name}={_text(value)}" for name, value in trial.params.items()),
+            drawn(trial),
         )
         for trial in best_trials(study)[:N_BEST]
     ]

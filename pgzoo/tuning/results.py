@@ -12,11 +12,13 @@ from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.trial import FrozenTrial, TrialState
 
 from pgzoo.errors import ConfigError, PgzooError
+from pgzoo.formatting import format_number
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import ExperimentConfig, config_from_entry
 from pgzoo.tuning.metrics import Metric, parse_metric
+from pgzoo.tuning.space import PLUGIN, readable
 from pgzoo.tuning.storage import open_existing, storage_errors
-from pgzoo.tuning.study import DEFINITION, TOTAL, find_study
+from pgzoo.tuning.study import DEFAULT, DEFINITION, TOTAL, find_study
 from pgzoo.tuning.trial_queue import (
     ERROR,
     KEY,
@@ -24,6 +26,7 @@ from pgzoo.tuning.trial_queue import (
     OUTCOME,
     attempts_by_key,
     counted_attempt,
+    has_diverged,
     is_lost,
     retries_exhausted,
 )
@@ -68,7 +71,10 @@ def count(study: optuna.Study, keys: Iterable[str] | None = None) -> Counts:
         trial.number for key in counted_keys for trial in attempts.get(key, []) if retries_exhausted(attempts[key])
     }
     trials = counted_trials(study, counted_keys)
-    states = [(trial.state, is_lost(trial) and trial.number not in exhausted) for trial in trials]
+    states = [
+        (TrialState.FAIL if has_diverged(trial) else trial.state, is_lost(trial) and trial.number not in exhausted)
+        for trial in trials
+    ]
     return Counts(
         total=max(len(counted_keys), study.user_attrs.get(TOTAL, 0) if keys is None else 0),
         complete=states.count((TrialState.COMPLETE, False)),
@@ -100,16 +106,24 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
 def failures(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials that failed: with an error, by divergence, or because their workers died too often."""
     attempts = attempts_by_key(study)
-    failed = [trial for trial in counted_trials(study) if trial.state == TrialState.FAIL]
+    failed = [trial for trial in counted_trials(study) if trial.state == TrialState.FAIL or has_diverged(trial)]
     return [trial for trial in failed if not is_lost(trial) or retries_exhausted(attempts[trial.user_attrs[KEY]])]
 
 
 def outcome(trial: FrozenTrial) -> str:
     """Return how a trial ended: its state, or for a failed trial its outcome and error."""
-    if trial.state != TrialState.FAIL:
+    if trial.state != TrialState.FAIL and not has_diverged(trial):
         return trial.state.name.lower()
     kind = trial.user_attrs.get(OUTCOME, LOST)
     return f"{kind}: {trial.user_attrs[ERROR]}" if ERROR in trial.user_attrs else str(kind)
+
+
+def drawn(trial: FrozenTrial) -> str:
+    """Return the hyperparameters that a trial drew as text."""
+    if DEFAULT in trial.user_attrs:
+        return "the default"
+    values = {name: value for name, value in readable(trial.params).items() if name != PLUGIN}
+    return ", ".join(f"{k}={format_number(v) if isinstance(v, float) else v}" for k, v in values.items())
 
 
 class NoTrialCompleted(PgzooError):

@@ -1,15 +1,17 @@
-"""The search space: the hyperparameters of the algorithm and the plugins, without those that have no effect."""
+"""The search space: the hyperparameters of the run, the algorithm and the plugins, without those without effect."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
 from pgzoo.interface.hyperparameters import Param, Search, declared
-from pgzoo.interface.parts import Recipe
+from pgzoo.interface.parts import Part, Recipe
+from pgzoo.interface.types import Need
 from pgzoo.registry.combination import (
     ALGORITHM,
     AUTO,
@@ -19,19 +21,31 @@ from pgzoo.registry.combination import (
     named_parts,
 )
 from pgzoo.registry.plugins import PART_TYPES, Registry
-from pgzoo.registry.settings import AlgorithmConfig, search_of, short_name
+from pgzoo.registry.settings import AlgorithmConfig, short_name
 from pgzoo.registry.spellings import SPELLINGS, spellings_for
-from pgzoo.training.config import ExperimentConfig, load_config
+from pgzoo.training.config import ExperimentConfig, RunConfig, load_config
 
 if TYPE_CHECKING:
     import optuna
 
 PLUGIN = "plugin"
 """The dimension that chooses the combination, if there are several."""
-
-
+RUN, NETWORK = "run", "policy_kwargs"
+"""The owners of hyperparameters that are not the algorithm's or a part's."""
 MAX_INT = 2**53
 """Optuna stores integers as floats, which are exact up to here."""
+MIN_ROLLOUTS = 10
+NETWORKS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
+"""Hidden layers of policy and critic, with RL Zoo's names."""
+ACTIVATIONS = {"tanh": "torch.nn.Tanh", "relu": "torch.nn.ReLU"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkConfig:
+    """What a study searches of `policy_kwargs`."""
+
+    net_arch: Annotated[Literal["tiny", "small", "medium"], Search(choices=tuple(NETWORKS)), "hidden layers"] = "small"
+    activation_fn: Annotated[Literal["tanh", "relu"], Search(choices=tuple(ACTIVATIONS)), "of hidden layers"] = "tanh"
 
 
 @dataclass(frozen=True)
@@ -51,25 +65,89 @@ class Dimension:
     param: Param
     search: Search
 
-    def holds(self, value: Any) -> bool:
-        """Return whether a value, such as a default, lies in the range. A schedule or None never does."""
-        if self.search.choices:
-            return any(value == choice and type(value) is type(choice) for choice in self.search.choices)
-        assert self.search.low is not None
-        assert self.search.high is not None
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and self.search.low <= value <= self.search.high
+    @property
+    def coordinate(self) -> str:
+        """The name of the number that Optuna draws, as in RL Zoo: `one_minus_gamma` for γ, `n_steps_pow` for log₂."""
+        owner, dot, field = self.name.rpartition(".")
+        return f"{owner}{dot}{_COORDINATES.get(self.search.drawn, '{}').format(field)}"
 
     def suggest(self, trial: optuna.trial.BaseTrial) -> Any:
         """Return the value that the trial draws."""
         search = self.search
         if search.choices:
             return trial.suggest_categorical(self.name, list(search.choices))
-        assert search.low is not None
-        assert search.high is not None
+        low, high = _bounds(search)
+        if search.drawn == "pow2":
+            exponent = trial.suggest_int(self.coordinate, math.ceil(math.log2(low)), math.floor(math.log2(high)))
+            return 2**exponent
+        if search.drawn == "log1m":
+            return 1 - trial.suggest_float(self.coordinate, 1 - high, 1 - low, log=True)
         if float not in self.param.types:
-            return trial.suggest_int(self.name, int(search.low), int(search.high), log=search.log)
-        return trial.suggest_float(self.name, search.low, search.high, log=search.log)
+            return trial.suggest_int(self.name, int(low), int(high), log=search.drawn == "log")
+        return trial.suggest_float(self.name, low, high, log=search.drawn == "log")
+
+    def nearest(self, value: Any) -> Any:
+        """Return the coordinate of the point that is nearest to a value, such as a default outside of the range.
+
+        A schedule counts with its first value, and None as the range says.
+        """
+        search = self.search
+        number = _number(value, search)
+        if search.choices:
+            same = [choice for choice in search.choices if choice == value and type(choice) is type(value)]
+            numbers = [choice for choice in search.choices if _is_number(choice)]
+            near = [] if number is None else sorted(numbers, key=lambda choice: abs(choice - number))
+            return [*same, *near, *search.choices][0]
+        low, high = _bounds(search)
+        x = min(max(high if number is None else number, low), high)
+        if search.drawn == "pow2":
+            exponent = round(math.log2(x))
+            return min(max(exponent, math.ceil(math.log2(low))), math.floor(math.log2(high)))
+        if search.drawn == "log1m":
+            return 1 - x
+        return int(x) if float not in self.param.types else float(x)
+
+
+_COORDINATES = {"log1m": "one_minus_{}", "pow2": "{}_pow"}
+
+
+def readable(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a trial with the values of the hyperparameters in place of their coordinates.
+
+    >>> readable({"one_minus_gamma": 0.01, "n_steps_pow": 5, "vf_coef": 0.5})
+    {'gamma': 0.99, 'n_steps': 32, 'vf_coef': 0.5}
+    """
+    shown = {}
+    for name, value in params.items():
+        owner, dot, field = name.rpartition(".")
+        if field.startswith("one_minus_"):
+            shown[f"{owner}{dot}{field.removeprefix('one_minus_')}"] = 1 - value
+        elif field.endswith("_pow"):
+            shown[f"{owner}{dot}{field.removesuffix('_pow')}"] = 2**value
+        else:
+            shown[name] = value
+    return shown
+
+
+def _bounds(search: Search) -> tuple[float, float]:
+    assert search.low is not None
+    assert search.high is not None
+    return search.low, search.high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _number(value: Any, search: Search) -> float | None:
+    """Return a hyperparameter's value as a number: the first one of a schedule; None if it has none."""
+    if value is None:
+        return search.none
+    if isinstance(value, Mapping):
+        value = value.get("initial")
+    elif callable(value):
+        value = value(1.0)
+    return float(value) if _is_number(value) else None
 
 
 @dataclass(frozen=True)
@@ -88,29 +166,17 @@ class Space:
         """Return the combination that the trial draws, and the values that override its configuration."""
         plugins = list(self.bases)
         plugin = trial.suggest_categorical(PLUGIN, plugins) if len(plugins) > 1 else plugins[0]
-        return plugin, {dimension.key: dimension.suggest(trial) for dimension in self.dimensions[plugin]}
+        drawn = {dimension.key: dimension.suggest(trial) for dimension in self.dimensions[plugin]}
+        return plugin, _fitting(self.bases[plugin], drawn)
 
     def default(self, plugin: str) -> dict[str, Any]:
-        """Return the parameters of a combination's default, without those that lie outside of the space."""
-        combination = self.bases[plugin].combination
-        owners: dict[str, Any] = {ALGORITHM: combination.algorithm, **dict(combination.parts.items())}
-        params: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
-        for dimension in self.dimensions[plugin]:
-            kind, _, name = dimension.key.partition(".")
-            spelling = SPELLINGS.get(dimension.key)
-            value = spelling.value(combination.scale) if spelling else getattr(owners[kind], name)
-            if dimension.holds(value):
-                params[dimension.name] = value
-        return params
+        """Return the point of the space that is nearest to a combination's default.
 
-    def record_default(self, trial: optuna.trial.BaseTrial, plugin: str) -> None:
-        """Record the parameters of a trial that trains a default. They were fixed when the trial was queued."""
-        names = self.default(plugin)
-        if PLUGIN in names:
-            trial.suggest_categorical(PLUGIN, list(self.bases))
-        for dimension in self.dimensions[plugin]:
-            if dimension.name in names:
-                dimension.suggest(trial)
+        Every trial of a combination then has the same parameters, and a sampler learns them jointly.
+        """
+        base = self.bases[plugin]
+        params: dict[str, Any] = {PLUGIN: plugin} if len(self.bases) > 1 else {}
+        return params | {d.coordinate: d.nearest(_value(base, d.key)) for d in self.dimensions[plugin]}
 
     def describe(self) -> dict[str, Any]:
         """Return the space as plain data, which a study stores to compare it with another."""
@@ -118,6 +184,66 @@ class Space:
         for dimension in itertools.chain.from_iterable(self.dimensions.values()):
             described[dimension.name] = str(dimension.search)
         return described
+
+
+def _value(base: ExperimentConfig, key: str) -> Any:
+    """Return the value of a hyperparameter in a configuration."""
+    owner, _, name = key.partition(".")
+    if key in SPELLINGS:
+        return SPELLINGS[key].value(base.combination.scale)
+    if owner == RUN:
+        value = getattr(base.run, name)
+        return bool(value) if name == "normalize" else value
+    if owner == NETWORK:
+        return _network(base)[name]
+    return getattr(base.combination.algorithm if owner == ALGORITHM else _part(base, owner), name)
+
+
+def _part(base: ExperimentConfig, kind: str) -> Part:
+    parts: Mapping[str, Part] = {str(kind): part for kind, part in base.combination.parts.items()}
+    return parts[kind]
+
+
+def _network(base: ExperimentConfig) -> dict[str, str]:
+    """Return the names of the network and the activation that are nearest to a configuration's."""
+    arguments = base.run.policy_kwargs or {}
+    layers = arguments.get("net_arch", NETWORKS["small"])
+    widths = layers.get("pi", []) if isinstance(layers, Mapping) else layers
+    size = math.prod(widths) if widths and all(map(_is_number, widths)) else 1
+    nearest = min(NETWORKS, key=lambda name: abs(math.log(math.prod(NETWORKS[name]) / size)))
+    activation = "relu" if str(arguments.get("activation_fn", "")).endswith("ReLU") else "tanh"
+    return {"net_arch": nearest, "activation_fn": activation}
+
+
+def _fitting(base: ExperimentConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return drawn values as overrides of a configuration.
+
+    A training has at least MIN_ROLLOUTS rollouts, no minibatch is larger than its rollout, and groups are complete.
+    """
+    overrides = {key.removeprefix(f"{RUN}."): value for key, value in drawn.items() if not key.startswith(NETWORK)}
+
+    def value(key: str) -> Any:
+        owner, _, name = key.partition(".")
+        return overrides.get(key, getattr(_part(base, owner), name, None))
+
+    n_steps, n_episodes, group_size = (value(f"sampling.{name}") for name in ("n_steps", "n_episodes", "group_size"))
+    n_envs = overrides.get("n_envs", base.run.n_envs)
+    if "sampling.n_steps" in overrides and (longest := base.run.n_timesteps // (MIN_ROLLOUTS * n_envs)) >= 1:
+        n_steps = overrides["sampling.n_steps"] = min(n_steps, 2 ** math.floor(math.log2(longest)))
+    if "update.batch_size" in overrides and n_steps is not None:
+        overrides["update.batch_size"] = min(overrides["update.batch_size"], n_steps * n_envs)
+    if "sampling.n_episodes" in overrides and group_size is not None:
+        overrides["sampling.n_episodes"] = math.ceil(n_episodes / group_size) * group_size
+    if overrides.get("normalize"):
+        compares_returns = Need.GROUPS in base.combination.needs
+        overrides["normalize"] = base.run.normalize or ({"norm_reward": False} if compares_returns else True)
+    network = {key.removeprefix(f"{NETWORK}."): name for key, name in drawn.items() if key.startswith(NETWORK)}
+    if network:
+        layers, activation = (network.get(name, _network(base)[name]) for name in ("net_arch", "activation_fn"))
+        chosen = {"net_arch": NETWORKS[layers], "activation_fn": ACTIVATIONS[activation]}
+        kept = {name: value for name, value in chosen.items() if name in network}
+        overrides[NETWORK] = {**(base.run.policy_kwargs or {}), **kept}
+    return overrides
 
 
 def make_space(
@@ -161,44 +287,58 @@ def _dimensions(
     Other spellings of the scale are searched, unless the scale is fixed or the combination names it.
     """
     combination = base.combination
-    dimensions: list[Dimension] = []
-    for name, param in declared(AlgorithmConfig).items():
-        if name not in _ignored(combination):
-            dimensions += _dimension(name, f"{ALGORITHM}.{name}", param, param.search, ranges, fixed)
+    declarations: list[tuple[str, str, Param]] = [
+        (name, f"{ALGORITHM}.{name}", param)
+        for name, param in declared(AlgorithmConfig).items()
+        if name not in _ignored(combination)
+    ]
     if "scale" not in fixed and "scale" not in named_parts(registry, combination.plugin):
-        for spelling in spellings_for(combination.baseline, combination.scale):
-            param = spelling.param
-            dimensions += _dimension(spelling.label, spelling.key, param, param.search, ranges, fixed)
+        spellings = spellings_for(combination.baseline, combination.scale)
+        declarations += [(spelling.label, spelling.key, spelling.param) for spelling in spellings]
     for kind, part in combination.parts.items():
         for name, param in declared(type(part)).items():
             key = f"{kind}.{name}"
             short = short_name(key)
             if short not in _ignored(combination):
-                search = search_of(type(part), name)
-                dimension_name = f"{part.name}.{name}" if short == key else short
-                dimensions += _dimension(dimension_name, key, param, search, ranges, fixed)
-    return tuple(dimensions)
+                declarations.append((f"{part.name}.{name}" if short == key else short, key, param))
+    declarations += [(name, f"{RUN}.{name}", param) for name, param in declared(RunConfig).items()]
+    if base.run.policy in ("auto", "MlpPolicy") and NETWORK not in fixed:
+        declarations += [(name, f"{NETWORK}.{name}", param) for name, param in declared(NetworkConfig).items()]
+    searched = [_dimension(name, key, param, ranges, fixed) for name, key, param in declarations]
+    return tuple(dimension for dimension in searched if dimension is not None)
 
 
 def _dimension(
-    name: str,
-    key: str,
-    param: Param,
-    declared_search: Search | None,
-    ranges: Mapping[str, Search],
-    fixed: Mapping[str, Any],
-) -> list[Dimension]:
+    name: str, key: str, param: Param, ranges: Mapping[str, Search], fixed: Mapping[str, Any]
+) -> Dimension | None:
+    """Return the dimension of a hyperparameter, or None if it is not searched."""
     names = (name, key, param.name)
     if any(alias in fixed for alias in names):
-        return []
-    requested = next((ranges[alias] for alias in names if alias in ranges), None)
-    if requested is not None:
-        for value in requested.choices or (requested.low, requested.high):
-            param.validate(value, "search range of ")
-        if float not in param.types and (requested.high or 0) > MAX_INT:
-            raise ConfigError(f"search range of {name} must end at {MAX_INT:.0g} at the latest, not {requested.high:g}")
-    search = requested or declared_search
-    return [Dimension(name, key, param, search)] if search is not None else []
+        return None
+    search = next((ranges[alias] for alias in names if alias in ranges), None)
+    if search is None:
+        return Dimension(name, key, param, param.search) if param.search is not None else None
+    for value in search.choices or (search.low, search.high):
+        param.validate(value, "search range of ")
+    if not search.choices and search.scale is None and not search.log and param.search is not None:
+        search = replace(search, scale=param.search.scale, log=param.search.log)
+    if float not in param.types and (search.high or 0) > MAX_INT:
+        raise ConfigError(f"search range of {name} must end at {MAX_INT:.0g} at the latest, not {search.high:g}")
+    check_scale(search, f"search range of {name}")
+    return Dimension(name, key, param, search)
+
+
+def check_scale(search: Search, where: str) -> None:
+    """Raise ConfigError if an interval cannot be drawn on its scale."""
+    if search.choices:
+        return
+    low, high = _bounds(search)
+    if search.drawn == "log" and low <= 0:
+        raise ConfigError(f"{where}: a log range must start above 0, not at {low:g}")
+    if search.drawn == "log1m" and high >= 1:
+        raise ConfigError(f"{where}: a log1m range must end below 1, not at {high:g}")
+    if search.drawn == "pow2" and (low < 1 or math.ceil(math.log2(low)) > math.floor(math.log2(high))):
+        raise ConfigError(f"{where}: there is no power of two between {low:g} and {high:g}")
 
 
 def _ignored(combination: Combination) -> frozenset[str]:

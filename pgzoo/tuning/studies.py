@@ -280,13 +280,13 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
     """
     from pgzoo.tuning.results import NoTrialCompleted, best_trials, check_completed, metrics_of
     from pgzoo.tuning.retrained import find_retrained, winner
-    from pgzoo.tuning.space import PLUGIN
+    from pgzoo.tuning.space import PLUGIN, readable
 
     check_completed(study)
     if not (complete := best_trials(study)):
         raise NoTrialCompleted(f"no trial of {study.study_name} has ended yet")
     trial = complete[0]
-    params = {name: value for name, value in trial.params.items() if name != PLUGIN}
+    params = {name: value for name, value in readable(trial.params).items() if name != PLUGIN}
     attributes = trial.user_attrs
     best = BestTrial(trial.number, attributes["plugin"], tuple(trial.values), params, attributes["config"])
     retrained = find_retrained(study)

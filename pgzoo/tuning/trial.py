@@ -103,7 +103,7 @@ def train_once(
     with _closed_on_failure(eval_env):
         model, checkpoint = _load_or_make(config, registry, run)
     try:
-        callback = EvalCheckpointCallback(run, config.run.n_timesteps, eval_env, on_evaluation, on_step, checkpoint)
+        callback = EvalCheckpointCallback(run, config, eval_env, on_evaluation, on_step, checkpoint)
         callback.replay()
         if model.num_timesteps >= config.run.n_timesteps:  # the worker died after the last evaluation
             return callback.points
@@ -172,14 +172,15 @@ class EvalCheckpointCallback(BaseCallback):
     def __init__(
         self,
         run: TrialRun,
-        n_timesteps: int,
+        config: ExperimentConfig,
         eval_env: VecEnv,
         on_evaluation: OnEvaluation,
         on_step: Callable[[], None],
         checkpoint: _Checkpoint | None,
     ) -> None:
         super().__init__()
-        self._run, self._n_timesteps, self._eval_env = run, n_timesteps, eval_env
+        self._run, self._n_timesteps, self._eval_env = run, config.run.n_timesteps, eval_env
+        self._deterministic, self._episode_bound = config.deterministic(), config.combination.episode_bound
         self._on_evaluation, self._each_step = on_evaluation, on_step
         self.points = list(checkpoint.points) if checkpoint else []
         self._evaluations = list(checkpoint.evaluations) if checkpoint else []
@@ -221,8 +222,13 @@ class EvalCheckpointCallback(BaseCallback):
         first = np.random.SeedSequence((self._run.seed, EVAL_SEED_OFFSET, len(self.points))).generate_state(1)[0]
         self._eval_env.seed(int(first) % 2**31)
         assert isinstance(self.model, PolicyGradient)
-        bound = self.model.combination.episode_bound
-        evaluation = evaluate(self.model, self._eval_env, self._run.eval_episodes, episode_bound=bound)
+        evaluation = evaluate(
+            self.model,
+            self._eval_env,
+            self._run.eval_episodes,
+            deterministic=self._deterministic,
+            episode_bound=self._episode_bound,
+        )
         if not math.isfinite(evaluation.mean):
             raise Diverged(self.num_timesteps)
         self.points.append(Point(self.num_timesteps, self._seconds, evaluation.mean))

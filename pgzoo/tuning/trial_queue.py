@@ -26,12 +26,12 @@ from pgzoo.tuning.storage import MAX_RETRIES, retry_callback
 KEY = "ticket"
 """User attribute of a trial: the key of its planned trial. The name is stored in existing studies."""
 OUTCOME = "outcome"
-"""User attribute of a failed trial: LOST, INTERRUPTED, DUPLICATE, "diverged" or "error"."""
+"""User attribute of a failed trial: LOST, INTERRUPTED, DUPLICATE, DIVERGED or "error"."""
 ERROR = "error"
 """User attribute of a failed or lost trial: its error."""
 WORKER = "worker"
 """User attribute of a trial: its worker as host:pid."""
-LOST, INTERRUPTED, DUPLICATE = "lost", "interrupted", "duplicate"
+LOST, INTERRUPTED, DUPLICATE, DIVERGED = "lost", "interrupted", "duplicate", "diverged"
 BATCH = 16
 """Trials queued together. With more, every draw reads more of them; with fewer, machines collide more often."""
 
@@ -59,6 +59,11 @@ def attempts_by_key(study: optuna.Study) -> dict[str, list[FrozenTrial]]:
 def is_lost(trial: FrozenTrial) -> bool:
     """Return whether the trial's worker died or was stopped before the trial ended."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get(OUTCOME, LOST) in (LOST, INTERRUPTED)
+
+
+def has_diverged(trial: FrozenTrial) -> bool:
+    """Return whether the training diverged. For Optuna the trial is pruned, so that samplers learn from it."""
+    return trial.state == TrialState.PRUNED and trial.user_attrs.get(OUTCOME) == DIVERGED
 
 
 def counted_attempt(attempts: list[FrozenTrial]) -> FrozenTrial | None:

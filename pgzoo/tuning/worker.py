@@ -32,6 +32,7 @@ from pgzoo.tuning.storage import is_storage_failure, open_storage
 from pgzoo.tuning.study import retrained_name
 from pgzoo.tuning.trial import Diverged
 from pgzoo.tuning.trial_queue import (
+    DIVERGED,
     ERROR,
     LOST,
     OUTCOME,
@@ -223,7 +224,7 @@ def _end(study: optuna.Study, trial: optuna.Trial, error: Exception) -> None:
         trial.set_user_attr(ERROR, _shown(error))
         fail_lost(study, trial)
     elif isinstance(error, Diverged):
-        _fail(study, trial, "diverged", error, diverged_at=error.steps)
+        _fail(study, trial, DIVERGED, error, diverged_at=error.steps)
     else:
         _fail(study, trial, "error", error, traceback=traceback.format_exc()[-4000:])
 
@@ -239,7 +240,8 @@ def _fail(study: optuna.Study, trial: optuna.Trial, outcome: str, error: Excepti
             trial.set_user_attr(key, value)
     except optuna.exceptions.UpdateFinishedTrialError:
         return
-    _tell(study, trial, state=TrialState.FAIL)
+    # A sampler ignores failed trials, and would draw the same hyperparameters again and again.
+    _tell(study, trial, state=TrialState.PRUNED if outcome == DIVERGED else TrialState.FAIL)
 
 
 def _tell(study: optuna.Study, trial: optuna.Trial, **result: Any) -> None:

@@ -22,9 +22,7 @@ class CISPO(Objective):
 
     name = "cispo"
     multi_epoch = True
-    clip_range_high: Annotated[
-        float | Schedule, Range(0), Search(choices=(0.2, 0.28, 1.0, 4.0)), "clip ρ at 1 + ε_high"
-    ] = 0.28
+    clip_range_high: Annotated[float | Schedule, Range(0), Search(0.2, 4.0, log=True), "clip ρ at 1 + ε_high"] = 0.28
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:
         """Return the loss."""

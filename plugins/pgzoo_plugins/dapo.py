@@ -24,8 +24,8 @@ class DAPO(Objective):
     name = "dapo"
     needs = frozenset({Need.GROUPS})
     multi_epoch = True
-    clip_range_low: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3)), "ρ ≥ 1 − ε_low"] = 0.2
-    clip_range_high: Annotated[float | Schedule, Positive, Search(choices=(0.2, 0.28, 0.4)), "ρ ≤ 1 + ε_high"] = 0.28
+    clip_range_low: Annotated[float | Schedule, Positive, Search(0.1, 0.3), "ρ ≥ 1 − ε_low"] = 0.2
+    clip_range_high: Annotated[float | Schedule, Positive, Search(0.2, 0.4), "ρ ≤ 1 + ε_high"] = 0.28
     resample_budget: Annotated[float, Range(0, 100), "replacement groups per group of an update, at most"] = 2.0
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:

@@ -25,7 +25,7 @@ class DrGRPO(Objective):
     name = "dr_grpo"
     multi_epoch = True
     aggregate: AggregateParam = "episode_sum"
-    clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
+    clip_range: Annotated[float | Schedule, Positive, Search(0.1, 0.4), "clip ρ at 1 ± ε"] = 0.2
     length: Annotated[float, Positive, "L in steps: the longest possible episode, or any constant"] = 100.0
 
     def weights(self, rollout: Rollout, state: State = None) -> Array:

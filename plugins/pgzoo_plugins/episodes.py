@@ -25,7 +25,7 @@ class Episodes(Sampling):
     provides = frozenset({Need.COMPLETE_EPISODES})
 
     n_episodes: Annotated[
-        int | None, Range(1), Search(choices=(4, 8, 16, 32)), "complete episodes per update, over all environments"
+        int | None, Range(1), Search(1, 64, scale="pow2", none=8), "complete episodes per update, over all environments"
     ] = None
     episode_bound: Annotated[int, Range(1), "a longer episode is an error"] = 100_000
 

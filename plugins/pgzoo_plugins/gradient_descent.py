@@ -19,16 +19,16 @@ class GradientDescent(Update):
     name = "gradient_descent"
     critic_fields = frozenset({"vf_coef", "n_critic_updates"})
     batch_size: Annotated[
-        int | None, Range(1), Search(choices=(32, 64, 128, 256)), "steps per minibatch; none: the whole rollout"
+        int | None, Range(1), Search(16, 1024, scale="pow2"), "steps per minibatch; none: the whole rollout"
     ] = None
-    n_epochs: Annotated[int, Range(1, 10_000), Search(choices=(1, 4, 10)), "passes over a rollout"] = 1
+    n_epochs: Annotated[int, Range(1, 10_000), Search(1, 20, log=True), "passes over a rollout"] = 1
     n_critic_updates: Annotated[
         int,
         Range(0, 10_000),
-        Search(choices=(0, 5, 10, 20)),
+        Search(0, 20),
         "further passes over a rollout that train only the critic",
     ] = 0
-    ent_coef: Annotated[float, Range(0), Search(1e-5, 0.1, log=True), "weight of the entropy bonus"] = 0.0
+    ent_coef: Annotated[float, Range(0), Search(1e-6, 0.1, log=True), "weight of the entropy bonus"] = 0.0
     vf_coef: Annotated[float, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
     max_grad_norm: Annotated[
         float | None, Positive, Search(0.3, 5.0, log=True), "largest norm of the gradient; none: do not clip"

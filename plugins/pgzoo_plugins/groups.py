@@ -41,9 +41,9 @@ class Groups(Sampling):
     provides = frozenset({Need.COMPLETE_EPISODES, Need.GROUPS})
 
     n_episodes: Annotated[
-        int | None, Range(1), Search(choices=(4, 8, 16, 32)), "complete episodes per update; none: 4 groups"
+        int | None, Range(1), Search(8, 256, scale="pow2", none=32), "complete episodes per update; none: 4 groups"
     ] = None
-    group_size: Annotated[int, Range(1), Search(choices=(4, 8, 16)), "episodes per group, from one initial state"] = 8
+    group_size: Annotated[int, Range(1), Search(2, 16, scale="pow2"), "episodes per group, from one initial state"] = 8
     group_options: Annotated[dict[str, Any] | None, "options for reset(options=…)"] = None
     episode_bound: Annotated[int, Range(1), "a longer episode is an error"] = 100_000
 

@@ -41,7 +41,7 @@ class GRPO(Objective):
     name = "grpo"
     multi_epoch = True
     aggregate: AggregateParam = "episode_mean"
-    clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
+    clip_range: Annotated[float | Schedule, Positive, Search(0.1, 0.4), "clip ρ at 1 ± ε"] = 0.2
     kl_coef: Annotated[float, Range(0), Search(1e-4, 0.1, log=True), "β, weight of the KL penalty"] = 0.04
     reference: Annotated[Literal["initial", "refreshed", "average"], "which policy π_ref is"] = "initial"
     refresh_every: Annotated[int, Range(1), "updates between two copies, if refreshed"] = 50

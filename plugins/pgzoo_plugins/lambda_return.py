@@ -23,7 +23,9 @@ class LambdaReturn(Estimator):
     needs = frozenset({Need.VALUES})
     unbiased = False
     bias = "a learned V replaces later rewards; at λ=1 only where the rollout cuts an episode"
-    gae_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ, from bias (0) to variance (1)"] = 0.95
+    gae_lambda: Annotated[
+        float, Range(0, 1), Search(0.8, 0.9999, scale="log1m"), "λ, from bias (0) to variance (1)"
+    ] = 0.95
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) as V + A, with A_t = δ_t + γλ A_{t+1} and δ_t = r_t + γ V(s_{t+1}) − V(s_t).

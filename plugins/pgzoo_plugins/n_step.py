@@ -22,7 +22,7 @@ class NStep(Estimator):
     needs = frozenset({Need.VALUES})
     unbiased = False
     bias = "a learned V replaces the rewards after n steps"
-    horizon: Annotated[int, Range(1), Search(choices=(1, 3, 5, 10, 20)), "n, the number of rewards before V"] = 5
+    horizon: Annotated[int, Range(1), Search(1, 20, log=True), "n, the number of rewards before V"] = 5
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) by the recursion R^(n)_t = r_t + γ R^(n−1)_{t+1} from the one-step target R^(1)."""

@@ -28,12 +28,12 @@ class NaturalGradient(Update):
     step_size: Annotated[float, Positive, "α, if target_kl is none"] = 0.1
     cg_max_steps: Annotated[int, Range(1), "steps of conjugate gradients"] = 15
     cg_damping: Annotated[float, Range(0), Search(1e-3, 0.3, log=True), "added to the diagonal of F"] = 0.01
-    n_critic_updates: Annotated[
-        int, Range(0, 10_000), Search(choices=(5, 10, 20)), "passes over a rollout that train the critic"
-    ] = 10
-    batch_size: Annotated[
-        int | None, Range(1), Search(choices=(32, 64, 128, 256)), "steps per minibatch of the critic"
-    ] = 128
+    n_critic_updates: Annotated[int, Range(0, 10_000), Search(5, 20), "passes over a rollout that train the critic"] = (
+        10
+    )
+    batch_size: Annotated[int | None, Range(1), Search(16, 1024, scale="pow2"), "steps per minibatch of the critic"] = (
+        128
+    )
 
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
         """Take the step, then train the critic."""

@@ -21,7 +21,7 @@ class PPOClip(Objective):
 
     name = "ppo_clip"
     multi_epoch = True
-    clip_range: Annotated[float | Schedule, Positive, Search(choices=(0.1, 0.2, 0.3, 0.4)), "clip ρ at 1 ± ε"] = 0.2
+    clip_range: Annotated[float | Schedule, Positive, Search(0.1, 0.4), "clip ρ at 1 ± ε"] = 0.2
     clip_range_vf: Annotated[float | Schedule | None, Positive, "largest change of V per update; none: no limit"] = None
 
     def __call__(self, batch: Batch, state: State = None) -> tuple[torch.Tensor, Metrics]:

@@ -31,9 +31,11 @@ class QValue(Estimator):
     provides = frozenset({Need.ACTION_VALUES})
     unbiased = False
     bias = "a learned Q replaces the return"
-    q_lambda: Annotated[float, Range(0, 1), Search(0.8, 1.0), "λ of Q's targets, from TD (0) to Monte Carlo (1)"] = 0.95
+    q_lambda: Annotated[
+        float, Range(0, 1), Search(0.8, 0.9999, scale="log1m"), "λ of Q's targets, from TD (0) to Monte Carlo (1)"
+    ] = 0.95
     q_learning_rate: Annotated[float, Positive, Search(1e-4, 1e-2, log=True), "step size of Q's Adam"] = 1e-3
-    q_epochs: Annotated[int, Range(1), Search(choices=(1, 5, 10, 20)), "passes of Q over a rollout"] = 10
+    q_epochs: Annotated[int, Range(1), Search(1, 20, log=True), "passes of Q over a rollout"] = 10
     q_batch_size: Annotated[int, Range(1), "steps per minibatch of Q"] = 64
 
     def make_state(self, spaces: Spaces) -> torch.nn.Module:

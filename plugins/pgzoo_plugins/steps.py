@@ -15,9 +15,7 @@ class Steps(Sampling):
 
     name = "steps"
 
-    n_steps: Annotated[
-        int, Range(1), Search(choices=(8, 16, 32, 64, 128, 256, 512)), "steps per environment and update"
-    ] = 128
+    n_steps: Annotated[int, Range(1), Search(4, 4096, scale="pow2"), "steps per environment and update"] = 128
 
     def plan(self, context: PlanContext, state: State = None) -> Plan:
         """Return a plan of n_steps steps."""

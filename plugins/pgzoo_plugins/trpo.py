@@ -34,12 +34,12 @@ class TRPO(Update):
     line_search_max_iter: Annotated[int, Range(1), "steps to try; then the policy stays as it is"] = 10
     sub_sampling_factor: Annotated[int, Range(1), "move the policy on every k-th step only"] = 1
     average_kl: Annotated[bool, "average over dimensions of Box and MultiBinary actions, as in sb3-contrib"] = True
-    n_critic_updates: Annotated[
-        int, Range(0, 10_000), Search(choices=(5, 10, 20)), "passes over a rollout that train the critic"
-    ] = 10
-    batch_size: Annotated[
-        int | None, Range(1), Search(choices=(32, 64, 128, 256)), "steps per minibatch of the critic"
-    ] = 128
+    n_critic_updates: Annotated[int, Range(0, 10_000), Search(5, 20), "passes over a rollout that train the critic"] = (
+        10
+    )
+    batch_size: Annotated[int | None, Range(1), Search(16, 1024, scale="pow2"), "steps per minibatch of the critic"] = (
+        128
+    )
 
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
         """Move the policy along its natural gradient, then train the critic."""

@@ -39,8 +39,8 @@ class Vine(Sampling):
     name = "vine"
     provides = frozenset({Need.COMPLETE_EPISODES, Need.VALUES})
 
-    n_episodes: Annotated[int | None, Range(1), Search(choices=(4, 8, 16)), "complete episodes per update"] = 8
-    n_continuations: Annotated[int, Range(1), Search(choices=(1, 2, 4, 8)), "K, continuations from each state"] = 4
+    n_episodes: Annotated[int | None, Range(1), Search(2, 16, scale="pow2"), "complete episodes per update"] = 8
+    n_continuations: Annotated[int, Range(1), Search(1, 8, scale="pow2"), "K, continuations from each state"] = 4
     episode_bound: Annotated[int, Range(1), "a longer episode is an error"] = 100_000
 
     def plan(self, context: PlanContext, state: State = None) -> Plan:

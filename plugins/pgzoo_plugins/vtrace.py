@@ -27,9 +27,7 @@ class VTrace(Estimator):
     needs = frozenset({Need.VALUES, Need.RATIOS})
     unbiased = False
     bias = "a learned V replaces the rewards after a cut, and truncated ratios target another policy"
-    rho_bar: Annotated[
-        float, Range(0, open_low=True, infinite=True), Search(choices=(1.0, 2.0)), "ρ̄, the limit of ρ_t"
-    ] = 1.0
+    rho_bar: Annotated[float, Range(0, open_low=True, infinite=True), Search(1.0, 2.0), "ρ̄, the limit of ρ_t"] = 1.0
     c_bar: Annotated[float, Range(0, open_low=True, infinite=True), "c̄, the limit of c_t"] = 1.0
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:

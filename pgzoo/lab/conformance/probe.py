@@ -18,7 +18,6 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Need
 from pgzoo.lab.conformance.synthetic_rollout import SyntheticRollout, make_spaces, synthetic_rollout
 from pgzoo.lab.measure.random_q import RandomQ
-from pgzoo.registry.settings import search_of
 
 Status = Literal["ok", "failed", "note", "skipped"]
 TOLERANCE = 1e-6
@@ -199,7 +198,7 @@ def search_samples(part: Part) -> Iterator[tuple[str, Part]]:
         NotApplicable: no hyperparameter has a Search.
     """
     params = declared(type(part))
-    searches = {name: search for name in params if (search := search_of(type(part), name)) is not None}
+    searches = {name: param.search for name, param in params.items() if param.search is not None}
     if not searches:
         raise NotApplicable("no hyperparameter has a Search")
     for name, search in searches.items():
@@ -214,10 +213,7 @@ def search_samples(part: Part) -> Iterator[tuple[str, Part]]:
 def _search_values(param: Param, search: Search) -> list[Any]:
     if search.choices:
         return list(search.choices)
-    low, high = float(search.low or 0), float(search.high or 0)
-    rng = np.random.default_rng(0)
-    inside = np.exp(rng.uniform(np.log(low), np.log(high), 5)) if search.log else rng.uniform(low, high, 5)
-    values = [low, high, *inside.tolist()]
+    values = [search.at(float(share)) for share in (0, 1, *np.random.default_rng(0).uniform(size=5))]
     return [int(value) for value in values] if int in param.types and float not in param.types else values
 
 

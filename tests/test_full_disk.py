@@ -73,10 +73,12 @@ WRITERS = {
 def prepared(sources: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A winner that is not the default, and a stand-in for the client of the Hub."""
 
+    values, of_default = {1: (80.0,), 2: (82.0,)}, {1: (50.0,), 2: (50.0,)}
+
     def winner(study: Any) -> list[Retrained]:
         return [
-            Retrained("trial 2", "rtg", {1: (80.0,), 2: (82.0,)}, (1, 2), search_values=(99.0,)),
-            Retrained("default rtg", "rtg", {1: (50.0,), 2: (50.0,)}, (1, 2)),
+            Retrained("trial 2", "rtg", values, (1, 2), search_values=(99.0,), reported=values),
+            Retrained("default rtg", "rtg", of_default, (1, 2), reported=of_default),
         ]
 
     monkeypatch.setattr("pgzoo.tuning.write.find_retrained", winner)

@@ -24,7 +24,7 @@ from pgzoo.tuning._optuna import record_heartbeat
 from pgzoo.tuning.config import PlannedTrial, StudyConfig, TuneConfig
 from pgzoo.tuning.figures import CAPTIONS
 from pgzoo.tuning.heartbeat import DeadWorkerDetector
-from pgzoo.tuning.metrics import Point
+from pgzoo.tuning.metrics import Point, parse_metric
 from pgzoo.tuning.ranges import parse_range, parse_ranges, read_ranges
 from pgzoo.tuning.report import write_report
 from pgzoo.tuning.results import (
@@ -36,7 +36,17 @@ from pgzoo.tuning.results import (
     outcome,
     trial_config,
 )
-from pgzoo.tuning.retrained import Retrained, difference, estimate, find_retrained, result_row, winner
+from pgzoo.tuning.retrained import (
+    HEADER,
+    Retrained,
+    difference,
+    estimate,
+    find_retrained,
+    result,
+    row,
+    sentence,
+    winner,
+)
 from pgzoo.tuning.run import retrain
 from pgzoo.tuning.space import PLUGIN, readable
 from pgzoo.tuning.storage import open_storage, sqlite_file, without_password
@@ -112,7 +122,8 @@ def test_a_study_without_defaults_begins_at_random(tmp_path: Path) -> None:
 def test_fresh_seeds_differ_from_the_seeds_of_the_search() -> None:
     study_config = small(n_seeds=3, seed=7)
     assert study_config.seeds == [7, 8, 9]
-    assert not set(study_config.fresh_seeds(20)) & set(study_config.seeds)
+    chosen, reported = study_config.fresh_seeds(1000)
+    assert len({*study_config.seeds, *chosen, *reported}) == 2003
 
 
 @pytest.mark.parametrize("recipe", ["ppo", "grpo", "rtg_moving_average"])
@@ -396,16 +407,20 @@ def test_the_best_trials_are_trained_again_with_their_defaults(finished: Any) ->
     ]
     plugins = {candidate.plugin for candidate in retrained if not candidate.is_default}
     assert {candidate.plugin for candidate in retrained if candidate.is_default} >= plugins
-    for candidate in retrained:
-        assert sorted(candidate.values) == [10_000, 10_001, 10_002]
     best_candidate = winner(retrained, study_config.parsed_metrics)
     assert best_candidate is not None
+    for candidate in retrained:
+        assert sorted(candidate.values) == [10_000, 10_001, 10_002]
+        reported = candidate.name in (best_candidate.name, f"default {best_candidate.plugin}")
+        assert sorted(candidate.reported) == ([11_000, 11_001, 11_002] if reported else [])
     assert best_candidate.mean() == max(candidate.mean() for candidate in retrained)
-    result = result_of(study, url)
-    assert result.winner == best_candidate
+    found = result_of(study, url)
+    assert found.winner == best_candidate
+    assert found.result is not None
+    assert found.result.n_candidates == len(retrained)
     trials = {candidate.name: candidate for candidate in retrained if not candidate.is_default}
     for name, hyperparams in [
-        (f"trial {result.best.number}", result.best.hyperparams),
+        (f"trial {found.best.number}", found.best.hyperparams),
         *((name, candidate.hyperparams) for name, candidate in trials.items()),
     ]:
         trial = study.trials[int(name.split()[-1])]
@@ -431,17 +446,19 @@ Acrobot-v1:
   learning_rate: 3.0e-3
 """
 SEEDS = (10_000, 10_001)
+REPORT_SEEDS = (11_000, 11_001)
 
 
 def retrained_as(study: optuna.Study, trial: float, default: float) -> list[Retrained]:
-    """Return the first drawn trial of the study, and its default, with these values on both seeds."""
+    """Return the first drawn trial of the study, and its default, with these values on both seeds of both kinds."""
     drawn = study.trials[2]
     assert "default" not in drawn.user_attrs
     plugin = drawn.user_attrs["plugin"]
-    values: dict[int, tuple[float, ...]] = {seed: (trial + 2 * i,) for i, seed in enumerate(SEEDS)}
+    values, reported = ({seed: (trial + 2 * i,) for i, seed in enumerate(seeds)} for seeds in (SEEDS, REPORT_SEEDS))
+    of_default, also = (dict.fromkeys(seeds, (default,)) for seeds in (SEEDS, REPORT_SEEDS))
     return [
-        Retrained("trial 2", plugin, values, SEEDS, search_values=(99.0,)),
-        Retrained(f"default {plugin}", plugin, dict.fromkeys(SEEDS, (default,)), SEEDS),
+        Retrained("trial 2", plugin, values, SEEDS, search_values=(99.0,), reported=reported),
+        Retrained(f"default {plugin}", plugin, of_default, SEEDS, reported=also),
     ]
 
 
@@ -459,13 +476,14 @@ def test_the_winner_is_written_and_comments_are_kept(
     for comment in ("# Of the whole file.", "# in parallel", "# Of CartPole.", "# Of Acrobot.", "<<: *d", "3.0e-3"):
         assert comment in text
     assert "# Trial 2 of 6 in the study small," in text
-    # 80 and 82: s = √2, t = 12.706 with one degree of freedom, 81 ± 12.706.
-    assert "# final on the fresh seeds 10000 to 10001: 81, 95 % interval 68.29 … 93.71." in text
-    assert "# The default before: 50. Paired difference: 31, 95 % interval 18.29 … 43.71." in text
+    # The resamples of 80 and 82 are 80, 81 and 82.
+    assert "# final on the fresh seeds 11000 to 11001, which chose nothing: 81, 95 % interval 80 … 82." in text
+    assert "# The default before: 50. Paired difference: 31, 95 % interval 30 … 32." in text
     written = load_config(REGISTRY, plugin, "CartPole-v1", file=file)
     trained, _ = trial_config(REGISTRY, url, "small:2")
     assert written.combination.algorithm == trained.combination.algorithm
-    assert written.run == trained.run
+    assert written.run == replace(trained.run, n_timesteps=written.run.n_timesteps)
+    assert written.run.n_timesteps != trained.run.n_timesteps == 400  # the budget of the search stays in the study
     write_winner(study, REGISTRY, file)
     assert file.read_text() == text  # writing it again changes nothing
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
@@ -477,36 +495,69 @@ def test_a_default_that_wins_is_not_written(finished: Any, tmp_path: Path, monke
     with pytest.raises(ConfigError, match="was the best on the fresh seeds; there is nothing to write"):
         write_winner(study, REGISTRY, tmp_path)
     monkeypatch.setattr("pgzoo.tuning.write.find_retrained", lambda _: [])
-    with pytest.raises(ConfigError, match="small has no winner yet"):
+    with pytest.raises(ConfigError, match="small has no result yet"):
         write_winner(study, REGISTRY, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
+def test_a_winner_without_a_gain_is_written_only_with_force(
+    finished: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """80 and 82 against 81: the differences −1 and 1 have an interval that contains 0."""
+    study = finished[-1]
+    monkeypatch.setattr("pgzoo.tuning.write.find_retrained", lambda _: retrained_as(study, 80.0, 80.9))
+    with pytest.raises(
+        ConfigError, match=r"nothing is written, unless with --force: .* no gain over the default is shown"
+    ):
+        write_winner(study, REGISTRY, tmp_path)
+    assert not list(tmp_path.iterdir())
+    assert "is now the entry of CartPole-v1" in write_winner(study, REGISTRY, tmp_path, force=True)
+
+
 def test_intervals_by_hand() -> None:
-    # 1, 2, 3: s = 1, t = 4.3027 with two degrees of freedom: 2 ± 4.3027 / √3.
+    """The resamples of 1, 2, 3 have means from 1 (1 of 27) to 3. An interval never leaves the values."""
     by_hand = estimate(np.array([1.0, 2.0, 3.0]))
-    assert (by_hand.mean, by_hand.n) == (2.0, 3)
-    assert (by_hand.low, by_hand.high) == pytest.approx((2 - 2.4841, 2 + 2.4841), abs=1e-4)
+    assert (by_hand.mean, by_hand.low, by_hand.high, by_hand.n) == (2.0, 1.0, 3.0, 3)
+    returns = estimate(np.array([0.0, 20.0, 200.0]))
+    assert (returns.low, returns.high) == (0.0, 200.0)  # Student's interval is −199 to 346
     assert estimate(np.array([5.0, 5.0])).interval == "5 … 5"
     trial = Retrained("trial 1", "gae", {1: (5.0,), 2: (9.0,), 4: (1.0,)}, search_values=(10.0,))
     default = Retrained("default gae", "gae", {1: (4.0,), 2: (6.0,), 3: (0.0,)})
-    gain = difference(trial, default)  # over seeds 1 and 2: 1 and 3
+    gain = difference(trial.values, default.values)  # over seeds 1 and 2: 1 and 3
     assert gain is not None
-    assert (gain.mean, gain.n) == (2.0, 2)
-    # s = √2, t = 12.706 with one degree of freedom: 2 ± 12.706.
-    assert (gain.low, gain.high) == pytest.approx((-10.706, 14.706), abs=1e-3)
-    assert difference(trial, Retrained("default gae", "gae", {1: (4.0,)})) is None
+    assert (gain.mean, gain.low, gain.high, gain.n) == (2.0, 1.0, 3.0, 2)
+    assert difference(trial.values, {1: (4.0,)}) is None
 
 
 def test_the_row_of_a_result() -> None:
     trial = Retrained("trial 1", "gae", {1: (5.0,), 2: (9.0,)}, (1, 2, 3), (3,), search_values=(10.0,))
     default = Retrained("default gae", "gae", {1: (4.0,), 2: (6.0,)}, (1, 2))
     both = [trial, default]
-    # 5 and 9: 7 ± 12.706 · 2.8284 / √2; the differences are 1 and 3: 2 ± 12.706.
-    assert result_row(trial, both).cells() == (
-        "trial 1", "gae", "10", "7 (1 failed)", "-18.41 … 32.41", "2", "-10.71 … 14.71",
-    )  # fmt: skip
-    assert result_row(default, both).cells() == ("default gae", "gae", "", "5", "-7.706 … 17.71", "", "")
+    assert row(trial, both) == ("trial 1", "gae", "10", "7 (1 failed)", "5 … 9", "2", "1 … 3")
+    assert row(default, both) == ("default gae", "gae", "", "5", "4 … 6", "", "")
+    assert len(row(default, both)) == len(HEADER)
+
+
+def test_the_result_is_from_seeds_that_chose_nothing() -> None:
+    """The winner has 500 where it was chosen, and 300 and 320 where it is reported, less than its default."""
+    metrics = small().parsed_metrics
+    trial = Retrained("trial 1", "gae", {1: (500.0,), 2: (500.0,)}, (1, 2), search_values=(500.0,),
+                      reported={3: (300.0,), 4: (320.0,)})  # fmt: skip
+    default = Retrained("default gae", "gae", {1: (400.0,), 2: (450.0,)}, (1, 2), reported={3: (310.0,), 4: (350.0,)})
+    found = result([trial, default], metrics)
+    assert found is not None
+    assert found.winner is trial
+    assert not found.is_better(metrics)
+    assert sentence(found, metrics) == (
+        "trial 1 (gae), final 310 [300 … 320] on 2 more fresh seeds, chosen among 2 candidates; its default has 330, a "
+        "paired difference of -20 [-30 … -10]; no gain over the default is shown"
+    )
+    assert result([replace(trial, reported={}), default], metrics) is None
+    fewer = [parse_metric("steps_to:5")]  # a lower number of steps is better
+    slow = replace(trial, values={1: (5.0,), 2: (5.0,)}, reported={3: (5.0,), 4: (6.0,)})
+    found = result([slow, default], fewer)
+    assert found is not None
+    assert found.is_better(fewer)
 
 
 def test_no_winner_before_all_seeds_are_trained() -> None:

@@ -294,8 +294,10 @@ def test_a_study_from_the_command_line_to_the_trained_model(tmp_path: Path) -> N
     mine = ["--plugin-file", "mine.py"]
     command = [*QUICK[2:], "--plugins", "rtg,reward_to_go+shrunk", *mine, "--n-trials", "5", "--study-name", "s"]
     out = pgzoo("tune", *command, "-j", "2", "--report", "out", cwd=tmp_path).stdout
-    assert "5 trials of 200 steps on CartPole-v1" in out
+    # The best trial with at most two defaults, then the winner and its default, on two seeds each.
+    assert "5 trials, seeds [0], and up to 10 retrainings; at most 15 trainings and 3,000 steps" in out
     assert "on 2 fresh seeds" in out
+    assert "on 2 more fresh seeds" in out
     again = pgzoo("tune", *command, cwd=tmp_path).stdout  # nothing is left to do
     assert "trial 0:" not in again
     assert "Result:" in again

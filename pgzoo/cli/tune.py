@@ -20,6 +20,7 @@ bounds = partial(options.bounds, TuneArguments)
 write_option = click.option(
     "--write", type=click.Path(path_type=Path), help="Write the winner into this hyperparameter file."
 )
+force_option = click.option("--force", is_flag=True, help="Write a winner also if no gain over the default is shown.")
 report_option = click.option(
     "--report", type=click.Path(path_type=Path), help="Write figures and an HTML report to this folder."
 )
@@ -51,7 +52,10 @@ class _GroupWithShow(click.Group):
 @click.option("--n-trials", type=bounds("n_trials"), help="Trials of the study; with --max-total-trials, of this "
               "command.  [default: 50]")  # fmt: skip
 @click.option("--max-total-trials", type=bounds("max_total_trials"), help="Trials over all machines on this storage.")
-@click.option("--timeout", type=bounds("timeout"), help="Seconds after which no further trial begins.")
+@click.option("--max-trainings", type=bounds("max_trainings"), help="Trainings of the study, retrainings included.")
+@click.option("--max-steps", type=bounds("max_steps"), help="Steps of all trainings, retrainings included.")
+@click.option("--timeout", type=bounds("timeout"), help="Seconds until the command ends. The search "
+              "leaves time for the retrainings.")  # fmt: skip
 @click.option("-j", "--n-jobs", type=bounds("n_jobs"), default=1, show_default=True, help="Number of workers.")
 @click.option("--executor", type=bounds("executor"), default="process", show_default=True)
 @click.option("--ray-address", help="The Ray cluster.  [default: one that runs here, or a new one]")
@@ -80,12 +84,14 @@ class _GroupWithShow(click.Group):
 @click.option("--best", type=bounds("best"), default=3, show_default=True,
               help="Trials to train again, together with the defaults of their plugins.")  # fmt: skip
 @click.option("--fresh-seeds", type=bounds("fresh_seeds"), default=5, show_default=True,
-              help="Seeds for each of them, which the search does not use.")  # fmt: skip
+              help="Seeds for each of them, which the search does not use, and as many more for the winner and its "
+              "default.")  # fmt: skip
 @click.option("--study-name", help="The study's name.  [default: from the plugins and the environment]")
 @options.storage
 @click.option("--heartbeat", type=bounds("heartbeat"), default=20, show_default=True,
               help="Seconds between heartbeats; a worker that misses three is considered dead.")  # fmt: skip
 @write_option
+@force_option
 @report_option
 @options.log_folder
 @options.gym_packages
@@ -120,10 +126,13 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
     from pgzoo.tuning.run import tune
     from pgzoo.tuning.storage import without_password
 
+    n_searched = tune_config.n_total * study_config.n_seeds
+    n_retrainings = tune_config.n_retrainings(len(study_config.plugins))
+    n_steps = (n_searched + n_retrainings) * study_config.n_timesteps
     click.echo(
-        f"study {study_config.name} in {without_password(tune_config.storage)}: {tune_config.n_total} trials of "
-        f"{study_config.n_timesteps:,} steps on {study_config.env}, seeds {study_config.seeds}, "
-        f"by {', '.join(study_config.metrics)}"
+        f"study {study_config.name} in {without_password(tune_config.storage)}, {', '.join(study_config.metrics)} on "
+        f"{study_config.env}: {tune_config.n_total} trials, seeds {study_config.seeds}, and up to {n_retrainings} "
+        f"retrainings; at most {n_searched + n_retrainings} trainings and {n_steps:,} steps"
     )
     if len(study_config.metrics) > 1:
         click.echo("several metrics: a Pareto front, and no pruning, which Optuna does not support here")
@@ -136,7 +145,7 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
         raise
     show_result(study, tune_config.storage)
     check_completed(study)
-    for sentence in write_outputs(study, registry, arguments.report, arguments.write):
+    for sentence in write_outputs(study, registry, arguments.report, arguments.write, force=arguments.force):
         click.echo(sentence)
 
 
@@ -144,6 +153,7 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
 @click.argument("study", required=False)
 @options.storage
 @write_option
+@force_option
 @report_option
 @options.log_folder
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, for programs.")
@@ -154,6 +164,7 @@ def show(
     study: str | None,
     storage: str | None,
     write: Path | None,
+    force: bool,
     report: Path | None,
     log_folder: Path,
     as_json: bool,
@@ -178,5 +189,5 @@ def show(
             return
         existing = find_study(study, opened)
         show_json(existing) if as_json else show_result(existing, url)
-        for sentence in write_outputs(existing, options.find_registry(plugin_files), report, write):
+        for sentence in write_outputs(existing, options.find_registry(plugin_files), report, write, force=force):
             click.echo(sentence)

@@ -32,7 +32,7 @@ from pgzoo.tuning.results import (
     metrics_of,
     outcome,
 )
-from pgzoo.tuning.retrained import ResultRow, Retrained, find_retrained, result_row, winner
+from pgzoo.tuning.retrained import HEADER, Retrained, find_retrained, result, row, sentence, winner
 from pgzoo.tuning.space import readable
 from pgzoo.tuning.storage import without_password
 from pgzoo.tuning.study import DEFINITION, RETRAINED
@@ -195,20 +195,16 @@ def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retra
     metrics = metrics_of(study)
     n_seeds = max(len(candidate.values) + len(candidate.failed_seeds) for candidate in retrained)
     for index, metric in enumerate(metrics):
-        table = Table(title=f"{metric.name} on {n_seeds} fresh seeds: mean, 95 % interval (t), minus the default")
-        for column, header in enumerate(ResultRow.HEADER):
+        table = Table(title=f"{metric.name} on {n_seeds} fresh seeds: mean, 95 % bootstrap interval, minus the default")
+        for column, header in enumerate(HEADER):
             table.add_column(header, justify="left" if column < 2 else "right")
         for candidate in retrained:
-            table.add_row(*result_row(candidate, retrained, index).cells())
+            table.add_row(*row(candidate, retrained, index))
         console.print(table)
-    if (best := winner(retrained, metrics)) is not None:
-        fresh = result_row(best, retrained).fresh
-        console.print(
-            f"Result: {best.name} ({best.plugin}), {metrics[0].name} {format_number(fresh.mean)} "
-            f"[{fresh.interval}] on {fresh.n} fresh seeds"
-        )
-        if not best.is_default:
-            trial = shlex.quote(f"{study.study_name}:{best.name.removeprefix('trial ')}")
+    if (found := result(retrained, metrics)) is not None:
+        console.print(f"Result: {sentence(found, metrics)}", soft_wrap=True)
+        if not found.winner.is_default:
+            trial = shlex.quote(f"{study.study_name}:{found.winner.name.removeprefix('trial ')}")
             shown = shlex.quote(without_password(storage))
             console.print(f"Next: pgzoo train --trial {trial} --storage {shown}", soft_wrap=True)
 
@@ -216,7 +212,8 @@ def _show_retrained(console: Console, study: optuna.Study, retrained: list[Retra
 def show_json(study: optuna.Study) -> None:
     """Print what `show_result` prints as JSON."""
     retrained = find_retrained(study)
-    best = winner(retrained, metrics_of(study))
+    metrics = metrics_of(study)
+    best, found = winner(retrained, metrics), result(retrained, metrics)
     shown = {
         "study": study.study_name,
         "definition": study.user_attrs[DEFINITION],
@@ -234,5 +231,6 @@ def show_json(study: optuna.Study) -> None:
         "failures": [{"trial": trial.number, "outcome": outcome(trial)} for trial in failures(study)],
         "retrained": [vars(candidate) for candidate in retrained],
         "winner": best.name if best else None,
+        "result": sentence(found, metrics) if found else None,
     }
     click.echo(json.dumps(shown, indent=2))

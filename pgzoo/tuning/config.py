@@ -15,6 +15,7 @@ from pgzoo.training.arguments import Count, check_fields
 from pgzoo.training.run_folder import plain
 from pgzoo.tuning.limits import (
     FRESH_SEED_OFFSET,
+    REPORT_SEED_OFFSET,
     WILCOXON_SEEDS,
     Best,
     Evaluations,
@@ -123,10 +124,10 @@ class StudyConfig:
         """The seeds with which every trial is trained."""
         return list(range(self.seed, self.seed + self.n_seeds))
 
-    def fresh_seeds(self, n: int) -> list[int]:
-        """Return n seeds that the search does not use."""
-        first = self.seed + FRESH_SEED_OFFSET
-        return list(range(first, first + n))
+    def fresh_seeds(self, n: int) -> tuple[list[int], list[int]]:
+        """Return n seeds that choose the winner, and n on which it is reported. The search uses neither."""
+        first, second = self.seed + FRESH_SEED_OFFSET, self.seed + REPORT_SEED_OFFSET
+        return list(range(first, first + n)), list(range(second, second + n))
 
     def planned_trials(self, n: int, registry: Registry) -> dict[str, PlannedTrial]:
         """Return the first n trials of the search by key: the defaults, if requested, then those that are drawn."""
@@ -239,11 +240,11 @@ class TuneConfig:
         n_total: number of trials of the study, over all machines and restarts.
         command_limit: number of trials that this command runs at most; None: all of them.
         n_jobs: number of workers.
-        timeout: seconds after which no further trial of the search begins.
+        timeout: seconds after which the command ends. The search ends earlier and leaves time for the retrainings.
         heartbeat: seconds between two heartbeats of a worker.
         folder: where checkpoints are saved.
         n_best: number of best trials that are trained again.
-        n_fresh: number of fresh seeds for each of them.
+        n_fresh: number of fresh seeds for each of them, and again for the winner and its default.
     """
 
     storage: str
@@ -255,6 +256,10 @@ class TuneConfig:
     folder: Path = Path("logs")
     n_best: Best = 3
     n_fresh: FreshSeeds = 5
+
+    def n_retrainings(self, n_plugins: int) -> int:
+        """Return how many trainings follow the search at most: the candidates with their defaults, then the winner."""
+        return (self.n_best + min(2 * self.n_best, n_plugins) + 2) * self.n_fresh if self.n_best else 0
 
     def check(self) -> None:
         """Check the numbers.

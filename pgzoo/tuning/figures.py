@@ -17,7 +17,7 @@ from optuna.visualization import matplotlib as optuna_figures
 
 from pgzoo.tuning.objectives import EVALUATIONS
 from pgzoo.tuning.results import best_trials, counted_trials, importance_evaluator, importances, metrics_of
-from pgzoo.tuning.retrained import Retrained, find_retrained, result_row
+from pgzoo.tuning.retrained import Retrained, estimate, find_retrained
 from pgzoo.tuning.space import PLUGIN
 
 N_CURVES = 5
@@ -32,7 +32,7 @@ CAPTIONS = {
     "parallel": "The trials of the best trial's plugin. Each line is a trial; darker is better.",
     "curves": "The evaluations of the best trials during training, averaged over the seeds of the search.",
     "retrained": "The best trials and the defaults of their plugins, trained again on fresh seeds: each seed, the mean "
-    "and its 95 % interval (Student's t).",
+    "and its 95 % bootstrap interval.",
 }
 
 
@@ -183,15 +183,15 @@ def _retrained(study: optuna.Study) -> Figure | None:
     figure = Figure(figsize=(7, 0.8 + 0.55 * len(retrained)))
     axes = figure.subplots()
     for y, candidate in enumerate(retrained):
-        row = result_row(candidate, retrained)
+        fresh = estimate(candidate.column())
         color = "0.5" if candidate.is_default else "tab:blue"
         x = candidate.column()
         axes.scatter(x, np.full(len(x), y), s=14, alpha=0.5, color=color)
-        if np.isfinite(row.fresh.low):
-            axes.plot([row.fresh.low, row.fresh.high], [y, y], color=color, linewidth=2)
-        axes.scatter([row.fresh.mean], [y], marker="D", color=color)
-        if row.search is not None:
-            axes.scatter([row.search], [y], marker="x", color="tab:orange", zorder=3)
+        if np.isfinite(fresh.low):
+            axes.plot([fresh.low, fresh.high], [y, y], color=color, linewidth=2)
+        axes.scatter([fresh.mean], [y], marker="D", color=color)
+        if candidate.search_values is not None:
+            axes.scatter(candidate.search_values[:1], [y], marker="x", color="tab:orange", zorder=3)
     axes.scatter([], [], marker="x", color="tab:orange", label="value in the search")
     axes.set_yticks(range(len(retrained)), [_label(candidate) for candidate in retrained])
     axes.set(xlabel=f"{_metric_name(study)}, fresh seeds")

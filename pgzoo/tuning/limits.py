@@ -8,6 +8,8 @@ from pgzoo.interface.hyperparameters import Range
 
 FRESH_SEED_OFFSET: Final = 10_000
 """The first fresh seed, minus the first seed of the search."""
+REPORT_SEED_OFFSET: Final = FRESH_SEED_OFFSET + 1000
+"""The first seed on which the winner is reported, minus the first seed of the search."""
 MAX_SEED: Final = 2**32 - 2_000_000
 """The largest seed of a study. Its evaluations and fresh seeds are larger, and NumPy's seeds end at 2³² − 1."""
 MAX_TRIALS: Final = 100_000

@@ -17,7 +17,7 @@ from pgzoo.files import atomic_write, writing
 from pgzoo.formatting import format_number
 from pgzoo.tuning.figures import CAPTIONS, draw
 from pgzoo.tuning.results import best_trials, count, drawn, failures, metrics_of, outcome
-from pgzoo.tuning.retrained import ResultRow, find_retrained, result_row, winner
+from pgzoo.tuning.retrained import HEADER, find_retrained, result, row, sentence
 from pgzoo.tuning.study import DEFINITION
 
 N_BEST = 10
@@ -96,14 +96,14 @@ def _result(study: optuna.Study) -> str:
     retrained = find_retrained(study)
     if not retrained:
         return "<p>The best trials have not been trained again yet.</p>"
-    best = winner(retrained, metrics)
-    sentence = f"<p>Result: <b>{html.escape(best.name)}</b> ({html.escape(best.plugin)}).</p>" if best else ""
+    found = result(retrained, metrics)
+    shown = f"<p><b>{html.escape(sentence(found, metrics))}</b></p>" if found else ""
     tables = [
         f"<p>{html.escape(metric.name)}:</p>"
-        + _table(ResultRow.HEADER, [result_row(candidate, retrained, index).cells() for candidate in retrained])
+        + _table(HEADER, [row(candidate, retrained, index) for candidate in retrained])
         for index, metric in enumerate(metrics)
     ]
-    return "<h2>Result</h2>" + sentence + "".join(tables)
+    return "<h2>Result</h2>" + shown + "".join(tables)
 
 
 def _best(study: optuna.Study) -> str:

@@ -1,11 +1,15 @@
-"""The best trials and the defaults of their plugins, trained again on seeds that the search did not use."""
+"""The best trials and the defaults of their plugins, trained again on seeds that the search did not use.
+
+The winner is chosen on one set of fresh seeds. It and the default of its plugin are then trained on another set, which
+chose nothing, so the result that is reported is not optimistic.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import optuna
@@ -19,7 +23,7 @@ from pgzoo.tuning.results import best_trials, counted_trials, failures
 from pgzoo.tuning.study import retrained_name
 
 CANDIDATES = "candidates"
-"""User attribute of a study: the names of the candidates that are trained again, and the fresh seeds."""
+"""User attribute of a study: the names of all candidates that were trained again, and both sets of fresh seeds."""
 
 
 @dataclass(frozen=True)
@@ -29,20 +33,22 @@ class Retrained:
     Attributes:
         name: "trial 12" or "default gae".
         plugin: the recipe or combination.
-        values: by seed, one value per metric.
-        seeds: the fresh seeds, trained or not.
+        values: by seed of the choice, one value per metric.
+        seeds: the fresh seeds of the choice, trained or not.
         failed_seeds: the seeds whose training failed.
         search_values: the values in the search; None for a default.
         hyperparams: every setting, as `pgzoo.train(plugin, hyperparams=…)` takes them.
+        reported: by seed of the report, one value per metric; empty unless this is the winner or its default.
     """
 
     name: str
     plugin: str
-    values: dict[int, tuple[float, ...]]
+    values: Mapping[int, tuple[float, ...]]
     seeds: tuple[int, ...] = ()
     failed_seeds: tuple[int, ...] = ()
     search_values: tuple[float, ...] | None = None
     hyperparams: Mapping[str, Any] = field(default_factory=dict)
+    reported: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
 
     @property
     def is_default(self) -> bool:
@@ -60,7 +66,7 @@ class Retrained:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `n` seeds with its 95 % interval by Student's t."""
+    """A mean over `n` seeds with its 95 % interval."""
 
     mean: float
     low: float
@@ -74,46 +80,56 @@ class Estimate:
 
 
 def estimate(x: Array) -> Estimate:
-    """Return the mean of x (n,) and its 95 % interval, mean ± t₍.975, n−1₎ s/√n; NaN bounds if n < 2."""
-    from scipy.stats import sem, t
+    """Return the mean of x (n,) and its 95 % percentile bootstrap interval over seeds; NaN bounds if n < 2.
+
+    The interval lies between the least and the greatest of the values, so it never leaves the possible returns.
+    """
+    from pgzoo.training.evaluation import bootstrap_interval
 
     mean = float(x.mean()) if len(x) else math.nan
-    half = float(t.ppf(0.975, len(x) - 1) * sem(x)) if len(x) > 1 else math.nan
-    return Estimate(mean, mean - half, mean + half, len(x))
+    return Estimate(mean, *(bootstrap_interval(x) if len(x) > 1 else (math.nan, math.nan)), len(x))
 
 
-def difference(trial: Retrained, default: Retrained, metric: int = 0) -> Estimate | None:
+Values: TypeAlias = Mapping[int, tuple[float, ...]]
+
+
+def difference(trial: Values, default: Values, metric: int = 0) -> Estimate | None:
     """Return trial − default, paired by seed; None if fewer than two seeds are common to both."""
-    common = [seed for seed in trial.values if seed in default.values]
+    common = [seed for seed in trial if seed in default]
     if len(common) < 2:
         return None
-    return estimate(np.array([trial.values[seed][metric] - default.values[seed][metric] for seed in common]))
+    return estimate(np.array([trial[seed][metric] - default[seed][metric] for seed in common]))
 
 
 def find_retrained(study: optuna.Study) -> list[Retrained]:
     """Return the candidates of a study whose retraining has begun."""
-    stored = study.user_attrs.get(CANDIDATES, {"names": [], "seeds": []})
+    stored = study.user_attrs.get(CANDIDATES, {"names": [], "seeds": [], "report_seeds": []})
     try:
         retrained = optuna.load_study(study_name=retrained_name(study.study_name), storage=storage_of(study))
     except KeyError:
         return []
-    trials = [trial for trial in counted_trials(retrained) if trial.user_attrs.get("seed") in stored["seeds"]]
+    trials = counted_trials(retrained)
     failed = {trial.number for trial in failures(retrained)}
     search_values = {f"trial {trial.number}": tuple(trial.values) for trial in best_trials(study)}
     candidates = []
     for name in stored["names"]:
-        candidate_trials = [trial for trial in trials if trial.user_attrs["candidate"] == name]
-        complete = [trial for trial in candidate_trials if trial.state == TrialState.COMPLETE]
-        if candidate_trials:
+        own = [trial for trial in trials if trial.user_attrs.get("candidate") == name]
+        complete = {t.user_attrs["seed"]: tuple(t.values) for t in own if t.state == TrialState.COMPLETE}
+        if own:
             candidates.append(
                 Retrained(
                     name,
-                    candidate_trials[0].user_attrs["plugin"],
-                    {trial.user_attrs["seed"]: tuple(trial.values) for trial in complete},
+                    own[0].user_attrs["plugin"],
+                    {seed: complete[seed] for seed in stored["seeds"] if seed in complete},
                     tuple(stored["seeds"]),
-                    tuple(trial.user_attrs["seed"] for trial in candidate_trials if trial.number in failed),
+                    tuple(
+                        t.user_attrs["seed"]
+                        for t in own
+                        if t.number in failed and t.user_attrs["seed"] in stored["seeds"]
+                    ),
                     search_values.get(name),
-                    candidate_trials[0].user_attrs["config"],
+                    own[0].user_attrs["config"],
+                    {seed: complete[seed] for seed in stored["report_seeds"] if seed in complete},
                 )
             )
     return candidates
@@ -133,47 +149,88 @@ def winner(retrained: Iterable[Retrained], metrics: Sequence[Metric]) -> Retrain
 
 
 @dataclass(frozen=True)
-class ResultRow:
-    """One row of the result of a study: a trial or a default, by one metric.
+class Result:
+    """The winner on the seeds of the report, which chose nothing.
 
     Attributes:
-        retrained: the trial or default.
-        search: its value in the search; None for a default.
-        fresh: its mean on the fresh seeds.
-        default: the mean of its plugin's default on the fresh seeds; None for the default itself.
-        gain: the paired difference from the default.
+        winner: the winner.
+        estimates: by metric, its mean.
+        default: the mean of the first metric of its plugin's default; None for a default itself.
+        gains: by metric, the paired difference from that default; None without it.
+        n_candidates: how many candidates the winner was chosen from.
     """
 
-    retrained: Retrained
-    search: float | None
-    fresh: Estimate
+    winner: Retrained
+    estimates: tuple[Estimate, ...]
     default: Estimate | None
-    gain: Estimate | None
+    gains: tuple[Estimate | None, ...]
+    n_candidates: int
 
-    HEADER = ("", "plugin", "search", "fresh seeds", "95 % interval", "minus default", "95 % interval")
-
-    def cells(self) -> tuple[str, ...]:
-        """Return the row as text, under HEADER."""
-        n_failed = len(self.retrained.failed_seeds)
-        return (
-            self.retrained.name,
-            self.retrained.plugin,
-            "" if self.search is None else format_number(self.search),
-            format_number(self.fresh.mean) + (f" ({n_failed} failed)" if n_failed else ""),
-            self.fresh.interval,
-            format_number(self.gain.mean) if self.gain else "",
-            self.gain.interval if self.gain else "",
-        )
+    def is_better(self, metrics: Sequence[Metric]) -> bool:
+        """Return whether the interval of the first metric's gain lies on the better side of 0."""
+        gain = self.gains[0]
+        if gain is None or gain.n < 2:
+            return False
+        return gain.low > 0 if metrics[0].direction == "maximize" else gain.high < 0
 
 
-def result_row(candidate: Retrained, retrained: Iterable[Retrained], metric: int = 0) -> ResultRow:
-    """Return the row of a candidate, compared with the default of its plugin among `retrained`."""
-    defaults = [other for other in retrained if other.is_default and other.plugin == candidate.plugin]
-    default = defaults[0] if defaults and not candidate.is_default else None
-    return ResultRow(
-        candidate,
-        candidate.search_values[metric] if candidate.search_values is not None else None,
-        estimate(candidate.column(metric)),
-        estimate(default.column(metric)) if default else None,
-        difference(candidate, default, metric) if default else None,
+def result(retrained: Sequence[Retrained], metrics: Sequence[Metric]) -> Result | None:
+    """Return the result of a study; None until the winner is trained on the seeds of the report."""
+    best = winner(retrained, metrics)
+    if best is None or not best.reported:
+        return None
+    default = _default_of(best, retrained)
+    indices = range(len(metrics))
+    return Result(
+        winner=best,
+        estimates=tuple(_reported(best, metric) for metric in indices),
+        default=_reported(default, 0) if default else None,
+        gains=tuple(difference(best.reported, default.reported, metric) if default else None for metric in indices),
+        n_candidates=len(retrained),
     )
+
+
+def _reported(candidate: Retrained, metric: int) -> Estimate:
+    return estimate(np.array([values[metric] for values in candidate.reported.values()]))
+
+
+def _default_of(candidate: Retrained, retrained: Iterable[Retrained]) -> Retrained | None:
+    """Return the default of a trial's plugin; None for a default itself."""
+    defaults = [other for other in retrained if other.is_default and other.plugin == candidate.plugin]
+    return defaults[0] if defaults and not candidate.is_default else None
+
+
+HEADER = ("", "plugin", "search", "fresh seeds", "95 % interval", "minus default", "95 % interval")
+
+
+def row(candidate: Retrained, retrained: Iterable[Retrained], metric: int = 0) -> tuple[str, ...]:
+    """Return a candidate's values on the seeds of the choice as text, under HEADER."""
+    default, fresh = _default_of(candidate, retrained), estimate(candidate.column(metric))
+    gain = difference(candidate.values, default.values, metric) if default else None
+    n_failed = len(candidate.failed_seeds)
+    return (
+        candidate.name,
+        candidate.plugin,
+        "" if candidate.search_values is None else format_number(candidate.search_values[metric]),
+        format_number(fresh.mean) + (f" ({n_failed} failed)" if n_failed else ""),
+        fresh.interval,
+        format_number(gain.mean) if gain else "",
+        gain.interval if gain else "",
+    )
+
+
+def sentence(found: Result, metrics: Sequence[Metric]) -> str:
+    """Return a result as people read it."""
+    value, gain = found.estimates[0], found.gains[0]
+    parts = [
+        f"{found.winner.name} ({found.winner.plugin}), {metrics[0].name} {format_number(value.mean)} "
+        f"[{value.interval}] on {value.n} more fresh seeds, chosen among {found.n_candidates} candidates",
+    ]
+    if gain is not None and found.default is not None:
+        parts.append(
+            f"its default has {format_number(found.default.mean)}, a paired difference of {format_number(gain.mean)} "
+            f"[{gain.interval}]"
+        )
+        if not found.is_better(metrics):
+            parts.append("no gain over the default is shown")
+    return "; ".join(parts)

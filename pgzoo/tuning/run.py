@@ -18,7 +18,7 @@ from pgzoo.tuning.config import Candidate, PlannedTrial, StudyConfig, TuneConfig
 from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.results import best_trials
-from pgzoo.tuning.retrained import CANDIDATES
+from pgzoo.tuning.retrained import CANDIDATES, find_retrained, winner
 from pgzoo.tuning.storage import open_storage, storage_errors
 from pgzoo.tuning.study import DEFAULT, TOTAL, open_retrained, open_study
 from pgzoo.tuning.trial_queue import requeue_of_workers, unfinished
@@ -57,6 +57,7 @@ def tune(
         study = open_study(study_config, registry, storage)
         study.set_user_attr(TOTAL, tune_config.n_total)
         deadline = time.time() + tune_config.timeout if tune_config.timeout is not None else None
+        reserve = tune_config.n_retrainings(len(study_config.plugins)) / tune_config.n_jobs
         planned = study_config.planned_trials(tune_config.n_total, registry)
         job = Job(
             study_config,
@@ -65,12 +66,12 @@ def tune(
             planned,
             tune_config.folder,
             deadline=deadline,
+            reserve=reserve,
             registered=registered,
         )
         _work(study, job, tune_config.n_jobs, tune_config.command_limit, executor, on_update)
-        timed_out = deadline is not None and time.time() > deadline
-        if tune_config.n_best and (timed_out or not unfinished(study, planned)):
-            retrain(study, study_config, registry, tune_config, executor, on_update)
+        if tune_config.n_best and (job.is_over(study) or not unfinished(study, planned)):
+            retrain(study, study_config, registry, tune_config, executor, on_update, deadline)
     return study
 
 
@@ -81,47 +82,60 @@ def retrain(
     tune_config: TuneConfig,
     executor: Executor,
     on_update: OnUpdate = lambda study, keys: None,
+    deadline: float | None = None,
 ) -> None:
-    """Train the best trials, and the defaults of their plugins, on the same fresh seeds."""
-    seeds = study_config.fresh_seeds(tune_config.n_fresh)
+    """Train the candidates on the same fresh seeds, then the winner and its default on further ones."""
+    seeds, report_seeds = study_config.fresh_seeds(tune_config.n_fresh)
     candidates = choose_candidates(study, study_config, registry, tune_config.n_best)
     if not candidates:
         return
-    study.set_user_attr(CANDIDATES, {"names": [candidate.name for candidate in candidates], "seeds": seeds})
-    directions = [metric.direction for metric in study_config.parsed_metrics]
-    retrained = open_retrained(study, directions, storage_of(study))
-    planned = {
-        f"{candidate.name}/{seed}": PlannedTrial(candidate=candidate, seed=seed)
-        for seed in seeds
-        for candidate in candidates
-    }
-    job = Job(
-        study_config,
-        tune_config.storage,
-        tune_config.heartbeat,
-        planned,
-        tune_config.folder,
-        retrain=True,
-        registered=pickled(registered_in_process()),
-    )
-    _work(retrained, job, tune_config.n_jobs, None, executor, on_update)
+    study.set_user_attr(CANDIDATES, {"names": list(candidates), "seeds": seeds, "report_seeds": report_seeds})
+    metrics = study_config.parsed_metrics
+    retrained = open_retrained(study, [metric.direction for metric in metrics], storage_of(study))
+
+    def train(chosen: Iterable[Candidate], on: Iterable[int]) -> None:
+        planned = {f"{c.name}/{seed}": PlannedTrial(candidate=c, seed=seed) for seed in on for c in chosen}
+        job = Job(
+            study_config,
+            tune_config.storage,
+            tune_config.heartbeat,
+            planned,
+            tune_config.folder,
+            retrain=True,
+            deadline=deadline,
+            registered=pickled(registered_in_process()),
+        )
+        _work(retrained, job, tune_config.n_jobs, None, executor, on_update)
+
+    train(candidates.values(), seeds)
+    best = winner(find_retrained(study), metrics)
+    if best is not None:
+        names = dict.fromkeys((best.name, f"default {best.plugin}"))
+        train([candidates[name] for name in names if name in candidates], report_seeds)
 
 
 def choose_candidates(
     study: optuna.Study, study_config: StudyConfig, registry: Registry, n_best: int
-) -> list[Candidate]:
-    """Return what to train again: the `n_best` best trials that are not defaults, and the defaults of their plugins.
+) -> dict[str, Candidate]:
+    """Return what to train again by name: the `n_best` best drawn trials, and the defaults of their plugins.
 
-    The default of a plugin is also included if it is among the `n_best` best trials itself.
+    The default of a plugin is also included if it is among the `n_best` best trials itself. What an earlier command
+    trained again stays a candidate.
     """
     best = best_trials(study)
     drawn = [trial for trial in best if DEFAULT not in trial.user_attrs][:n_best]
     plugins = dict.fromkeys(str(trial.user_attrs["plugin"]) for trial in [*drawn, *best[:n_best]])
-    bases = study_config.space(registry).bases
-    return [
-        *(Candidate(f"trial {t.number}", t.user_attrs["plugin"], t.user_attrs["config"]) for t in drawn),
-        *(Candidate(f"default {plugin}", plugin, plain(resolved_entry(bases[plugin]))) for plugin in plugins),
-    ]
+    names = [f"trial {trial.number}" for trial in drawn] + [f"default {plugin}" for plugin in plugins]
+    earlier = study.user_attrs.get(CANDIDATES, {"names": []})["names"]
+    trials, bases = {f"trial {trial.number}": trial for trial in best}, study_config.space(registry).bases
+    candidates = {}
+    for name in dict.fromkeys([*earlier, *names]):
+        if name in trials:
+            attributes = trials[name].user_attrs
+            candidates[name] = Candidate(name, attributes["plugin"], attributes["config"])
+        elif (plugin := name.removeprefix("default ")) in bases:
+            candidates[name] = Candidate(name, plugin, plain(resolved_entry(bases[plugin])))
+    return candidates
 
 
 def _work(

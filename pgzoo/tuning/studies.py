@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import optuna
 
     from pgzoo.tuning.config import StudyConfig, TuneConfig
-    from pgzoo.tuning.retrained import Retrained
+    from pgzoo.tuning.retrained import Result, Retrained
 
 DEFAULT_TRIALS = 50
 MAX_DEFAULT_NAME = 120
@@ -51,6 +51,8 @@ class TuneArguments(Arguments):
     n_timesteps: Count | None = None
     n_trials: Trials | None = None
     max_total_trials: Trials | None = None
+    max_trainings: Trials | None = None
+    max_steps: Count | None = None
     timeout: Timeout | None = None
     n_jobs: Jobs = 1
     executor: Executor = "process"
@@ -73,6 +75,7 @@ class TuneArguments(Arguments):
     storage: str | None = None
     heartbeat: Heartbeat = 20
     write: Path | None = None
+    force: bool = False
     report: Path | None = None
     log_folder: Path = Path("logs")
     gym_packages: tuple[str, ...] = ()
@@ -119,24 +122,39 @@ class TuneArguments(Arguments):
             gym_packages=self.gym_packages,
         )
         study_config.check()
-        tune_config = self._tune_config(study_config.name)
+        tune_config = self._tune_config(study_config)
         tune_config.check()
         return study_config, tune_config
 
-    def _tune_config(self, name: str) -> TuneConfig:
+    def _tune_config(self, study_config: StudyConfig) -> TuneConfig:
         from pgzoo.tuning.config import TuneConfig
 
-        return TuneConfig(
+        config = TuneConfig(
             storage=storage_url(self.storage, self.log_folder),
             n_total=self.max_total_trials or self.n_trials or DEFAULT_TRIALS,
             command_limit=self.n_trials if self.max_total_trials else None,
             n_jobs=self.n_jobs,
             timeout=self.timeout,
             heartbeat=self.heartbeat,
-            folder=self.log_folder.resolve() / "tune" / name,
+            folder=self.log_folder.resolve() / "tune" / study_config.name,
             n_best=self.best,
             n_fresh=self.fresh_seeds,
         )
+        affordable = [
+            *([self.max_trainings] if self.max_trainings is not None else []),
+            *([self.max_steps // study_config.n_timesteps] if self.max_steps is not None else []),
+        ]
+        if not affordable:
+            return config
+        n_retrainings, n_seeds = config.n_retrainings(len(study_config.plugins)), self.seeds
+        n_trials = (min(affordable) - n_retrainings) // n_seeds
+        if n_trials < 1:
+            raise ConfigError(
+                f"the budget allows {min(affordable)} trainings, and a trial with the retrainings needs {n_seeds} + "
+                f"{n_retrainings}; raise it, or lower --best or --fresh-seeds"
+            )
+        limited = min(n_trials, config.n_total) if self.n_trials or self.max_total_trials else n_trials
+        return replace(config, n_total=limited)
 
     def _plugins(self, registry: Registry, fixed: Mapping[str, Any]) -> list[str]:
         """Return the recipes or combinations that the study searches."""
@@ -187,6 +205,7 @@ class TuneResult:
         best: the best trial of the search; with several metrics the first one of the Pareto front.
         retrained: the best trials and the defaults of their plugins, trained again on fresh seeds.
         winner: the best of these; None if none was trained on all fresh seeds.
+        result: the winner on further fresh seeds, which chose nothing; None until it is trained on them.
     """
 
     study: optuna.Study
@@ -194,6 +213,7 @@ class TuneResult:
     best: BestTrial
     retrained: tuple[Retrained, ...]
     winner: Retrained | None
+    result: Result | None
 
 
 def tune(
@@ -205,6 +225,8 @@ def tune(
     n_timesteps: int | None = None,
     n_trials: int | None = None,
     max_total_trials: int | None = None,
+    max_trainings: int | None = None,
+    max_steps: int | None = None,
     timeout: float | None = None,
     n_jobs: int = 1,
     executor: str = "process",
@@ -227,6 +249,7 @@ def tune(
     storage: str | None = None,
     heartbeat: int = 20,
     write: FilePath | None = None,
+    force: bool = False,
     report: FilePath | None = None,
     log_folder: FilePath = "logs",
     gym_packages: Sequence[str] = (),
@@ -248,11 +271,12 @@ def tune(
     of_space, fixed = mapping("search_range", search_range), mapping("fix", fix)
     arguments = TuneArguments(
         plugin=plugin, plugins=_text("plugins", plugins), search=_text("search", search), env=env,
-        n_timesteps=n_timesteps, n_trials=n_trials, max_total_trials=max_total_trials, timeout=timeout, n_jobs=n_jobs,
+        n_timesteps=n_timesteps, n_trials=n_trials, max_total_trials=max_total_trials,
+        max_trainings=max_trainings, max_steps=max_steps, timeout=timeout, n_jobs=n_jobs,
         executor=executor, ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler,
         pruner=pruner, defaults=defaults, n_startup_trials=n_startup_trials, n_evaluations=n_evaluations,
         eval_episodes=eval_episodes, space=as_path(space), best=best, fresh_seeds=fresh_seeds, study_name=study_name,
-        storage=as_text(storage), heartbeat=heartbeat, write=as_path(write), report=as_path(report),
+        storage=as_text(storage), heartbeat=heartbeat, write=as_path(write), force=force, report=as_path(report),
         log_folder=as_path(log_folder),
         gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
@@ -267,9 +291,9 @@ def tune(
     ranges = {name: search for name, search in of_space.items() if isinstance(search, Search)}
     study_config, tune_config = arguments.configs(registry, {**ranges, **parse_ranges(texts, "search_range")}, fixed)
     study = run.tune(study_config, registry, tune_config, make_executor(executor, ray_address))
-    result = result_of(study, tune_config.storage)
-    write_outputs(study, registry, arguments.report, arguments.write)
-    return result
+    found = result_of(study, tune_config.storage)
+    write_outputs(study, registry, arguments.report, arguments.write, force=force)
+    return found
 
 
 def result_of(study: optuna.Study, storage: str) -> TuneResult:
@@ -279,7 +303,7 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
         NoTrialCompleted: no trial completed.
     """
     from pgzoo.tuning.results import NoTrialCompleted, best_trials, check_completed, metrics_of
-    from pgzoo.tuning.retrained import find_retrained, winner
+    from pgzoo.tuning.retrained import find_retrained, result, winner
     from pgzoo.tuning.space import PLUGIN, readable
 
     check_completed(study)
@@ -289,8 +313,8 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
     params = {name: value for name, value in readable(trial.params).items() if name != PLUGIN}
     attributes = trial.user_attrs
     best = BestTrial(trial.number, attributes["plugin"], tuple(trial.values), params, attributes["config"])
-    retrained = find_retrained(study)
-    return TuneResult(study, storage, best, tuple(retrained), winner(retrained, metrics_of(study)))
+    retrained, metrics = find_retrained(study), metrics_of(study)
+    return TuneResult(study, storage, best, tuple(retrained), winner(retrained, metrics), result(retrained, metrics))
 
 
 def check_outputs(report: Path | None, write: Path | None) -> None:
@@ -305,7 +329,9 @@ def check_outputs(report: Path | None, write: Path | None) -> None:
         raise ConfigError(f"--write {write}: the folder {write.parent} does not exist")
 
 
-def write_outputs(study: optuna.Study, registry: Registry, report: Path | None, write: Path | None) -> list[str]:
+def write_outputs(
+    study: optuna.Study, registry: Registry, report: Path | None, write: Path | None, *, force: bool
+) -> list[str]:
     """Write the report and the winner's entry, where a path is given. Return a sentence about each."""
     sentences: list[str] = []
     if report is not None:
@@ -315,7 +341,7 @@ def write_outputs(study: optuna.Study, registry: Registry, report: Path | None, 
     if write is not None:
         from pgzoo.tuning.write import write_winner
 
-        sentences.append(write_winner(study, registry, write))
+        sentences.append(write_winner(study, registry, write, force=force))
     return sentences
 
 

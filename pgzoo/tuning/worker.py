@@ -63,7 +63,8 @@ class Job:
         planned: the planned trials.
         folder: where checkpoints are saved.
         retrain: whether the planned trials belong to the study that trains the best trials again.
-        deadline: the time, in seconds since the epoch, after which no further trial begins.
+        deadline: the time, in seconds since the epoch, at which trainings are stopped; None: none.
+        reserve: how many trainings one worker still needs after the search, for which it leaves time.
         parent_pid: the process whose end also ends the worker; None if it may be on another machine.
         registered: plugins that `pgzoo.register` made known in the command's process, pickled by value if they were
             defined in its main module, such as a notebook.
@@ -76,6 +77,7 @@ class Job:
     folder: Path
     retrain: bool = False
     deadline: float | None = None
+    reserve: float = 0
     parent_pid: int | None = None
     registered: bytes = b""
 
@@ -83,6 +85,19 @@ class Job:
     def checkpoints(self) -> Path:
         """The folder of the checkpoints of all planned trials."""
         return self.folder / ("retrained" if self.retrain else "trials")
+
+    def is_over(self, study: optuna.Study) -> bool:
+        """Return whether no further trial may begin: it and the trainings in reserve would not end before the deadline.
+
+        The estimate is from the trials that have ended. Until then, trials begin.
+        """
+        if self.deadline is None:
+            return False
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        seconds = [trial.duration.total_seconds() for trial in complete if trial.duration is not None]
+        mean = sum(seconds) / len(seconds) if seconds else 0.0
+        n_seeds = 1 if self.retrain else self.study_config.n_seeds
+        return time.time() + mean * (1 + self.reserve / n_seeds) > self.deadline
 
 
 class Slots(Protocol):
@@ -106,7 +121,7 @@ def work(job: Job, slots: Slots | None = None) -> None:
 
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    stop = _StopRequest(job.parent_pid)
+    stop = _StopRequest(job.parent_pid, job.deadline)
     register_packages(job.study_config.gym_packages)
     if job.registered:
         _register(cloudpickle.loads(job.registered))
@@ -117,7 +132,7 @@ def work(job: Job, slots: Slots | None = None) -> None:
     find_dead_workers = DeadWorkerDetector(job.heartbeat)
     while not stop.requested:
         find_dead_workers(study)
-        if job.deadline is not None and time.time() > job.deadline:
+        if job.is_over(study):
             return
         if slots is not None and not slots.acquire(False):
             return
@@ -150,10 +165,10 @@ def _load_study(job: Job) -> optuna.Study:
 
 
 class _StopRequest:
-    """Records whether the worker must stop: after SIGTERM, or when its parent process is gone."""
+    """Records whether the worker must stop: after SIGTERM, at the deadline, or when its parent process is gone."""
 
-    def __init__(self, parent_pid: int | None) -> None:
-        self._parent_pid = parent_pid
+    def __init__(self, parent_pid: int | None, deadline: float | None) -> None:
+        self._parent_pid, self._deadline = parent_pid, deadline
         self._signalled = False
         if parent_pid is not None:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent receives it too, and decides when to stop
@@ -164,7 +179,8 @@ class _StopRequest:
 
     @property
     def requested(self) -> bool:
-        return self._signalled or (self._parent_pid is not None and os.getppid() != self._parent_pid)
+        is_late = self._deadline is not None and time.time() > self._deadline
+        return self._signalled or is_late or (self._parent_pid is not None and os.getppid() != self._parent_pid)
 
     def check(self) -> None:
         """Raise Interrupted if the worker must stop; trainings call this after every step."""

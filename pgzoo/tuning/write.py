@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,68 +20,74 @@ from pgzoo.registry.plugins import PART_TYPES, Registry
 from pgzoo.registry.settings import short_name
 from pgzoo.training.config import config_from_entry, load_config
 from pgzoo.tuning.results import count, metrics_of
-from pgzoo.tuning.retrained import Retrained, find_retrained, result_row, winner
+from pgzoo.tuning.retrained import Result, find_retrained, result, sentence
 from pgzoo.tuning.study import DEFINITION
 
 
-def write_winner(study: optuna.Study, registry: Registry, path: Path) -> str:
+def write_winner(study: optuna.Study, registry: Registry, path: Path, *, force: bool = False) -> str:
     """Replace or add the environment's entry with the winner's, under a comment that says where it is from.
 
     Args:
         study: the study whose winner is written.
         registry: the plugins.
         path: the file, or a folder that contains it as `<plugin>.yml`.
+        force: write a winner that is not shown to be better than the default.
 
     Returns:
         A sentence that says what was written where.
 
     Raises:
-        ConfigError: there is no winner yet, or the file belongs to another plugin.
+        ConfigError: there is no result yet, no gain over the default is shown, or the file belongs to another plugin.
         MachineError: the file cannot be written.
     """
-    retrained = find_retrained(study)
-    best = winner(retrained, metrics_of(study))
-    if best is None:
-        raise ConfigError(f"{study.study_name} has no winner yet: no trial was trained on all fresh seeds")
+    metrics = metrics_of(study)
+    found = result(find_retrained(study), metrics)
+    if found is None:
+        raise ConfigError(f"{study.study_name} has no result yet: no trial was trained on all fresh seeds")
+    best = found.winner
     if best.is_default:
         raise ConfigError(f"the {best.name} was the best on the fresh seeds; there is nothing to write")
+    if not (found.is_better(metrics) or force):
+        raise ConfigError(f"nothing is written, unless with --force: {sentence(found, metrics)}")
     file = path / f"{best.plugin}.yml" if path.is_dir() else path
     if file.stem != best.plugin and "+" not in best.plugin:
         raise ConfigError(f"the winner's plugin is {best.plugin!r}; write it to {file.with_name(best.plugin + '.yml')}")
     trial = study.trials[int(best.name.removeprefix("trial "))]
     env = study.user_attrs[DEFINITION]["env"]
-    text = replace_entry(file, env, _entry(trial.user_attrs), provenance(study, best, retrained))
+    text = replace_entry(file, env, _entry(trial.user_attrs), provenance(study, found))
     with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
         _check(registry, partial, file, env, best.plugin, trial.user_attrs["config"])
     return f"{best.name} is now the entry of {env} in {file}"
 
 
-def provenance(study: optuna.Study, best: Retrained, retrained: Iterable[Retrained]) -> str:
+def provenance(study: optuna.Study, found: Result) -> str:
     """Return where a winner is from: the study, its seeds, the result, and the difference from the default."""
-    row = result_row(best, retrained)
-    seeds = sorted(best.values)
+    definition, seeds, value = study.user_attrs[DEFINITION], sorted(found.winner.reported), found.estimates[0]
     lines = [
-        f"{best.name.capitalize()} of {count(study).ended} in the study {study.study_name},"
-        f" {datetime.date.today():%Y-%m-%d}, seeds {study.user_attrs[DEFINITION]['seeds']}.",
-        f"{metrics_of(study)[0].name} on the fresh seeds {seeds[0]} to {seeds[-1]}: {format_number(row.fresh.mean)},"
-        f" 95 % interval {row.fresh.interval}.",
+        f"{found.winner.name.capitalize()} of {count(study).ended} in the study {study.study_name},"
+        f" {datetime.date.today():%Y-%m-%d}, seeds {definition['seeds']}, {definition['n_timesteps']:,} steps.",
+        f"{metrics_of(study)[0].name} on the fresh seeds {seeds[0]} to {seeds[-1]}, which chose nothing:"
+        f" {format_number(value.mean)}, 95 % interval {value.interval}.",
     ]
-    if row.default and row.gain:
+    if found.default is not None and (gain := found.gains[0]) is not None:
         lines.append(
-            f"The default before: {format_number(row.default.mean)}. Paired difference: {format_number(row.gain.mean)},"
-            f" 95 % interval {row.gain.interval}."
+            f"The default before: {format_number(found.default.mean)}. Paired difference: {format_number(gain.mean)},"
+            f" 95 % interval {gain.interval}."
         )
     return "\n".join(lines)
 
 
 def _entry(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a trial's entry as in files: names of the algorithm have no prefix, names of parts have theirs."""
-    return {short_name(key): value for key, value in attributes["entry"].items()}
+    """Return a trial's entry as in files: names of the algorithm have no prefix, names of parts have theirs.
+
+    The steps of the search are a budget of the study, and not a setting of the environment.
+    """
+    return {short_name(key): value for key, value in attributes["entry"].items() if key != "n_timesteps"}
 
 
 def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> str:
-    """Return the file's text with the environment's entry replaced or added, under a comment.
+    """Return the file's text with the environment's entry replaced or added, under a comment. It keeps n_timesteps.
 
     Raises:
         ConfigError: the file cannot be read, or is not a mapping.
@@ -98,7 +105,8 @@ def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) 
         raise ConfigError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(data, CommentedMap):
         raise ConfigError(f"{file} must map environments to hyperparameters")
-    new = CommentedMap(entry)
+    old_entry = data.get(env) or data.get("default") or {}
+    new = CommentedMap({**{key: old_entry[key] for key in ("n_timesteps",) if key in old_entry}, **entry})
     after = _trailing_comment(data.get(env))
     for value in data.values():  # keep anchors even if no alias refers to them any more
         if getattr(value, "anchor", None) is not None and value.anchor.value:
@@ -106,8 +114,8 @@ def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) 
     old_names = list(data)
     data[env] = new
     new.yaml_set_start_comment(comment, indent=2)
-    if after is not None and entry:
-        new.ca.items[list(entry)[-1]] = after
+    if after is not None and new:
+        new.ca.items[list(new)[-1]] = after
     text = io.StringIO()
     yaml.dump(data, text)
     return text.getvalue() if env in old_names else text.getvalue().replace(f"\n{env}:", f"\n\n{env}:")
@@ -126,7 +134,10 @@ def _check(registry: Registry, partial: Path, file: Path, env: str, plugin: str,
     """Raise ConfigError unless the new file describes the configuration that the trial trained."""
     written = load_config(registry, plugin, env, file=partial)
     expected = config_from_entry(registry, plugin, env, trained)
-    same_settings = written.run == expected.run and written.combination.algorithm == expected.combination.algorithm
+    same_settings = (
+        replace(written.run, n_timesteps=expected.run.n_timesteps) == expected.run
+        and written.combination.algorithm == expected.combination.algorithm
+    )
     parts, expected_parts = written.combination.parts, expected.combination.parts
     if not same_settings or any(_described(parts[kind]) != _described(expected_parts[kind]) for kind in PART_TYPES):
         raise ConfigError(f"{file} is unchanged: its new entry would not describe what the trial trained")

@@ -49,7 +49,7 @@ def states(values: Sequence[Sequence[Sequence[float]]], tmp_path: Path, monkeypa
         trial = claim(study, planned, study_config.make_sampler)
         assert trial is not None
         try:
-            value = SearchObjective(study_config, planned, REGISTRY, tmp_path, lambda: None)(trial)
+            value = SearchObjective(study_config, planned, REGISTRY, tmp_path, "cpu", lambda: None)(trial)
             study.tell(trial, value)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)

@@ -13,6 +13,7 @@ import pytest
 from tuning import REGISTRY, InProcessExecutor, small
 
 from pgzoo import ConfigError
+from pgzoo.cli.tune import command, definition_words
 from pgzoo.tuning.config import StudyConfig, TuneConfig
 from pgzoo.tuning.metrics import Point
 from pgzoo.tuning.objectives import Objective
@@ -94,6 +95,21 @@ def test_a_training_is_stopped_at_the_deadline(tmp_path: Path, trainings: dict[s
     trainings["seconds"] = 0.0
     study, _ = run(tmp_path, 2)
     assert len(find_retrained(study)) >= 2
+
+
+def test_the_options_that_define_a_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finds an option that a continued study forgets, a limit that it keeps, and a path that only one folder has."""
+    monkeypatch.chdir(tmp_path)
+    given = (
+        "--plugin gae --no-defaults --metric final --metric wall --conf-file a.yml -j 4 --n-trials 3 --seed 7 --fix a:1"
+    )
+    context = command.make_context("tune", [*given.split(), "--study-name", "mine"])
+    expected = (
+        f"--plugin gae --metric final --metric wall --seed 7 --no-defaults --conf-file {tmp_path}/a.yml --fix a:1"
+    )
+    words = definition_words(context)
+    assert sorted(words) == sorted(expected.split())
+    assert definition_words(command.make_context("tune", list(words))) == words
 
 
 def arguments(**changes: Any) -> Any:

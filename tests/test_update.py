@@ -29,7 +29,7 @@ from pgzoo import (
 )
 from pgzoo.registry.combination import resolve
 from pgzoo.training.config import load_config
-from pgzoo.tuning.space import make_space
+from pgzoo.tuning.space import Entries, make_space
 from pgzoo.updates.minibatches import minibatches
 
 DOCS = Path(__file__).parent.parent / "docs" / "write-an-update.md"
@@ -106,7 +106,7 @@ def test_what_has_no_effect_is_refused() -> None:
 
 def test_studies_know_the_fields_by_the_names_of_earlier_versions() -> None:
     """`n_epochs` of gradient_descent has no prefix. Two recipes share it."""
-    space = make_space(REGISTRY, "CartPole-v1", ["ppo", "ppo_kl", "trpo"])
+    space = make_space(REGISTRY, Entries("CartPole-v1"), ["ppo", "ppo_kl", "trpo"])
     names = {plugin: {d.name: d.key for d in dimensions} for plugin, dimensions in space.dimensions.items()}
     for plugin in ("ppo", "ppo_kl"):
         assert names[plugin]["n_epochs"] == "update.n_epochs"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import options
+from pgzoo.errors import ConfigError
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.tuning.studies import TuneArguments, check_outputs, storage_url, write_outputs
 
@@ -26,27 +28,70 @@ report_option = click.option(
 )
 
 
+CARRIED_OUT = {
+    "storage", "log_folder", "n_trials", "max_total_trials", "max_trainings", "max_steps", "timeout", "n_jobs",
+    "executor", "ray_address", "best", "fresh_seeds", "heartbeat", "write", "force", "report", "device",
+}  # fmt: skip
+"""Parameters that say how a command carries a study out, and not what the study is."""
+
+
 class _GroupWithShow(click.Group):
-    """A command with options, `tune`, that also has one subcommand. Any other word is refused."""
+    """A command with options, `tune`, that also has one subcommand. Any other first word is the name of a study.
 
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the subcommand, or refuse with the nearest name."""
-        from pgzoo.errors import unknown
+    `pgzoo tune NAME --n-trials 80` is the command that began the study NAME, with further options.
+    """
 
-        if args[0] not in self.commands:
-            raise click.UsageError(unknown("argument of tune", args[0], self.commands), ctx)
-        return super().resolve_command(ctx, args)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Replace the name of a study by the options that define it."""
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            name, *rest = args
+            args = [*self._definition(ctx, name, rest), *rest]
+        return super().parse_args(ctx, args)
+
+    def _definition(self, ctx: click.Context, name: str, rest: list[str]) -> list[str]:
+        from pgzoo.tuning.storage import open_existing, storage_errors
+        from pgzoo.tuning.study import COMMAND, find_study
+
+        params = self.make_context(ctx.info_name, list(rest), parent=ctx.parent, resilient_parsing=True).params
+        url = storage_url(params["storage"], params["log_folder"])
+        with storage_errors(url):
+            words = find_study(name, open_existing(url), also=self.commands).user_attrs.get(COMMAND)
+        if words is None:
+            raise ConfigError(f"the study {name!r} was begun from Python; call pgzoo.tune with its arguments again")
+        return [*words, "--study-name", name]
 
 
-@click.group("tune", cls=_GroupWithShow, invoke_without_command=True, subcommand_metavar="[show STUDY]",
+def definition_words(ctx: click.Context) -> list[str]:
+    """Return the options of a command that define its study, with absolute paths."""
+    words = []
+    for param in ctx.command.params:
+        given = ctx.get_parameter_source(param.name or "") == click.core.ParameterSource.COMMANDLINE
+        if not given or param.name in CARRIED_OUT or param.name == "study_name":
+            continue
+        value = ctx.params[param.name or ""]
+        option = max(param.opts, key=len)
+        if isinstance(value, bool):
+            words.append(option if value else max(param.secondary_opts, key=len))
+            continue
+        for item in value if isinstance(value, tuple) else (value,):
+            words += [option, str(item.resolve() if isinstance(item, Path) else item)]
+    return words
+
+
+@click.group("tune", cls=_GroupWithShow, invoke_without_command=True, subcommand_metavar="[STUDY | show STUDY]",
              short_help="Search hyperparameters and plugins.")  # fmt: skip
 @click.option("--plugin", "--algo", default=DEFAULT_RECIPE, show_default=True, help="A recipe or combination.")
 @click.option("--plugins", help="Several recipes separated by commas, or 'all': the recipe is searched too.")
 @click.option("--search", help="Kinds of part to search, separated by commas: estimator, baseline, objective, scale, "
               "update, sampling.")  # fmt: skip
 @click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
+@click.option("--begin-with", metavar="ENV", help="Start from this environment's entry.  [default: --env]")
+@click.option("--conf-file", type=click.Path(path_type=Path), help="Hyperparameters by environment, as in pgzoo train.")
+@click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
+              help="An argument of the environment (may be repeated).")  # fmt: skip
+@click.option("--vec-env", type=bounds("vec_env"), default="dummy", show_default=True,
+              help="The vector environment of the trainings, as in pgzoo train.")  # fmt: skip
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, … or auto.")
 @click.option("-n", "--n-timesteps", type=bounds("n_timesteps"),
               help="Steps of each training.  [default: the recipe's; of several recipes the smallest]")  # fmt: skip
 @click.option("--n-trials", type=bounds("n_trials"), help="Trials of the study; with --max-total-trials, of this "
@@ -65,7 +110,8 @@ class _GroupWithShow(click.Group):
               help="Trainings per trial, with the same seeds for every trial.")  # fmt: skip
 @click.option("--seed", type=bounds("seed"), default=0, show_default=True,
               help="Seed of the sampler and of the first training.")  # fmt: skip
-@click.option("--sampler", default="tpe", show_default=True, help="tpe or random.")
+@click.option("--sampler", default="tpe", show_default=True, help="tpe, random, module:Class such as "
+              "optuna.samplers:CmaEsSampler, or optunahub:PACKAGE:Class.")  # fmt: skip
 @click.option("--pruner", help="none, median, hyperband, halving (within a seed) or wilcoxon (over seeds).  "
               "[default: median; none for several metrics]")  # fmt: skip
 @click.option("--defaults/--no-defaults", default=True, show_default=True,
@@ -100,7 +146,8 @@ class _GroupWithShow(click.Group):
 def command(ctx: click.Context, /, **params: Any) -> None:
     """Search hyperparameters and plugins with Optuna, then train the best trials again on fresh seeds.
 
-    The same command continues a study, on this machine or on any other that uses the same storage.
+    The same command continues a study, on this machine or on any other that uses the same storage. So does
+    `pgzoo tune STUDY`, with other limits such as --n-trials.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -116,7 +163,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
     )
     if arguments.search is not None:
         click.echo(f"{len(study_config.plugins)} combinations are valid")
-    _run(study_config, tune_config, registry, arguments)
+    _run(study_config, replace(tune_config, command=definition_words(ctx)), registry, arguments)
 
 
 def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry, arguments: TuneArguments) -> None:

@@ -35,7 +35,7 @@ from pgzoo.tuning.results import (
 from pgzoo.tuning.retrained import HEADER, Retrained, find_retrained, result, row, sentence, winner
 from pgzoo.tuning.space import readable
 from pgzoo.tuning.storage import without_password
-from pgzoo.tuning.study import DEFINITION, RETRAINED
+from pgzoo.tuning.study import COMMAND, DEFINITION, RETRAINED
 
 N_SHOWN = 5
 MIN_IMPORTANCE = 0.005
@@ -175,6 +175,9 @@ def show_result(study: optuna.Study, storage: str) -> None:
         console.print(f"… and {counts.failed - N_SHOWN} more failures", style="red")
     if retrained := find_retrained(study):
         _show_retrained(console, study, retrained, storage)
+    if (words := study.user_attrs.get(COMMAND)) is not None:
+        command = shlex.join(["pgzoo", "tune", *words, "--study-name", study.study_name])
+        console.print(f"Command: {command}", soft_wrap=True)
 
 
 def _best_table(study: optuna.Study, best: list[FrozenTrial]) -> Table:

@@ -17,7 +17,7 @@ from pgzoo.registry.plugins import PART_TYPES, Registry, default_registry
 from pgzoo.rl_zoo3.algorithm import RecipeAlgorithm, keyword_of
 from pgzoo.training.config import RL_ZOO_N_ENVS, ExperimentConfig, load_config
 from pgzoo.training.yaml_files import parse_yaml_mapping
-from pgzoo.tuning.space import Space, make_space
+from pgzoo.tuning.space import Entries, Space, make_space
 
 NAME = "pgzoo"
 """The name of the default recipe in RL Zoo."""
@@ -81,7 +81,7 @@ def _with_registry(registry: Registry) -> type[RecipeAlgorithm]:
 @functools.cache
 def _space(registry: Registry, plugin: str) -> Space:
     """Return the space of a model's arguments. RL Zoo chooses the number of environments and their normalisation."""
-    return make_space(registry, ANY_ENVIRONMENT, [plugin], fixed={"n_envs": RL_ZOO_N_ENVS, "normalize": False})
+    return make_space(registry, Entries(ANY_ENVIRONMENT), [plugin], fixed={"n_envs": RL_ZOO_N_ENVS, "normalize": False})
 
 
 def _sample(registry: Registry, plugin: str, trial: Any, *_: Any) -> dict[str, Any]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pgzoo.errors import ConfigError, unknown
-from pgzoo.interface.hyperparameters import Search
+from pgzoo.errors import ConfigError, converted, unknown
+from pgzoo.interface.hyperparameters import Search, shown
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.arguments import Count, check_fields
+from pgzoo.training.imports import import_module
 from pgzoo.training.run_folder import plain
 from pgzoo.tuning.limits import (
     FRESH_SEED_OFFSET,
@@ -29,7 +30,7 @@ from pgzoo.tuning.limits import (
     Trials,
 )
 from pgzoo.tuning.metrics import Metric, parse_metric
-from pgzoo.tuning.space import Space, make_space
+from pgzoo.tuning.space import Entries, Space, make_space
 
 if TYPE_CHECKING:
     import optuna
@@ -84,7 +85,7 @@ class StudyConfig:
         n_timesteps: environment steps of each training.
         n_seeds: number of trainings per trial. Their seeds are seed, seed + 1, …, the same for every trial.
         seed: the seed of the sampler and of the first training.
-        sampler: one of SAMPLERS.
+        sampler: one of SAMPLERS, or module:Class of another, which takes a seed.
         pruner: one of PRUNERS.
         defaults: whether the first trials train the default of each plugin, its entry in `hyperparams/`.
         n_startup_trials: number of random trials after the defaults. Sampler and pruner begin after them.
@@ -92,6 +93,9 @@ class StudyConfig:
         eval_episodes: episodes per evaluation.
         ranges: search ranges by name, which replace the declared ones.
         fixed: values by name, which are not searched.
+        conf_file: hyperparameters by environment, which every worker reads; None: those of pgzoo.
+        begin_with: the environment whose entries are used; None: those of `env`.
+        vec_env: the vector environment of the trainings.
         plugin_files: Python files with plugins, which every worker loads.
         gym_packages: packages that register environments, which every worker imports.
     """
@@ -111,6 +115,9 @@ class StudyConfig:
     eval_episodes: Evaluations = 10
     ranges: Mapping[str, Search] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    conf_file: Path | None = None
+    begin_with: str | None = None
+    vec_env: str = "dummy"
     plugin_files: tuple[Path, ...] = ()
     gym_packages: tuple[str, ...] = ()
 
@@ -151,8 +158,10 @@ class StudyConfig:
         check_fields(self)
         if "n_timesteps" in self.fixed:
             raise ConfigError("n_timesteps cannot be fixed, because -n sets it")
-        if self.sampler not in SAMPLERS:
-            raise ConfigError(unknown("sampler", self.sampler, SAMPLERS))
+        if ":" in self.sampler:
+            self.make_sampler("0")
+        elif self.sampler not in SAMPLERS:
+            raise ConfigError(f"{unknown('sampler', self.sampler, SAMPLERS)}, or module:Class")
         if self.pruner not in PRUNERS:
             raise ConfigError(unknown("pruner", self.pruner, PRUNERS))
         if not self.metrics:
@@ -172,7 +181,12 @@ class StudyConfig:
     def space(self, registry: Registry) -> Space:
         """Return the search space."""
         fixed = {**self.fixed, "n_timesteps": self.n_timesteps}
-        return make_space(registry, self.env, self.plugins, ranges=self.ranges, fixed=fixed)
+        return make_space(registry, self.entries, self.plugins, ranges=self.ranges, fixed=fixed)
+
+    @property
+    def entries(self) -> Entries:
+        """Where the configurations come from."""
+        return Entries(self.env, self.conf_file, self.begin_with)
 
     def definition(self, registry: Registry) -> dict[str, Any]:
         """Return everything that must be equal for two commands to share a study, as plain data."""
@@ -188,6 +202,7 @@ class StudyConfig:
             "n_startup_trials": self.n_startup_trials,
             "n_evaluations": self.n_evaluations,
             "eval_episodes": self.eval_episodes,
+            "vec_env": self.vec_env,
             "fixed": {name: str(value) for name, value in sorted(self.fixed.items())},
             "entries": {plugin: plain(base.entry) for plugin, base in space.bases.items()},
             "space": space.describe(),
@@ -206,6 +221,8 @@ class StudyConfig:
         if self.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         with experimental_allowed():
+            if ":" in self.sampler:
+                return _other_sampler(self.sampler, seed)
             return optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, group=True, n_startup_trials=self.n_before_sampling
             )
@@ -231,6 +248,25 @@ class StudyConfig:
             return pruners.NopPruner()
 
 
+def _other_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """Return another sampler: `optuna.samplers:CmaEsSampler`, or `optunahub:auto_sampler:AutoSampler` from OptunaHub.
+
+    Raises:
+        ConfigError: it cannot be imported or made, or it is no sampler.
+    """
+    import optuna
+
+    *path, attribute = name.split(":")
+    with converted(f"--sampler {name}"):
+        module: Any = import_module(path[0])
+        if path[1:]:  # load_module downloads a package of OptunaHub
+            module = module.load_module(f"samplers/{path[1]}")
+        sampler = getattr(module, attribute)(seed=seed)
+    if not isinstance(sampler, optuna.samplers.BaseSampler):
+        raise ConfigError(f"--sampler {name} is {shown(sampler)}, not a sampler of Optuna")
+    return sampler
+
+
 @dataclass(frozen=True, kw_only=True)
 class TuneConfig:
     """How one command carries out a study.
@@ -243,8 +279,10 @@ class TuneConfig:
         timeout: seconds after which the command ends. The search ends earlier and leaves time for the retrainings.
         heartbeat: seconds between two heartbeats of a worker.
         folder: where checkpoints are saved.
+        device: where the workers train.
         n_best: number of best trials that are trained again.
         n_fresh: number of fresh seeds for each of them, and again for the winner and its default.
+        command: the options that define the study, by which `pgzoo tune NAME` continues it.
     """
 
     storage: str
@@ -254,8 +292,10 @@ class TuneConfig:
     timeout: Timeout | None = None
     heartbeat: Heartbeat = 20
     folder: Path = Path("logs")
+    device: str = "cpu"
     n_best: Best = 3
     n_fresh: FreshSeeds = 5
+    command: Sequence[str] | None = None
 
     def n_retrainings(self, n_plugins: int) -> int:
         """Return how many trainings follow the search at most: the candidates with their defaults, then the winner."""

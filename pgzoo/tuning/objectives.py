@@ -13,7 +13,7 @@ from pathlib import Path
 import optuna
 
 from pgzoo.registry.plugins import Registry
-from pgzoo.training.config import ExperimentConfig, config_from_entry, load_config, resolved_entry
+from pgzoo.training.config import ExperimentConfig, config_from_entry, resolved_entry
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.run_folder import PACKAGES, package_version, plain
 from pgzoo.tuning.config import PlannedTrial, StudyConfig
@@ -36,6 +36,7 @@ class Objective(ABC):
         planned: its planned trials.
         registry: the plugins.
         folder: where checkpoints are saved.
+        device: where to train.
         check_stop: called after every step; what it raises ends the training.
     """
 
@@ -43,6 +44,7 @@ class Objective(ABC):
     planned: PlannedTrials
     registry: Registry
     folder: Path
+    device: str
     check_stop: Callable[[], None]
 
     @abstractmethod
@@ -63,7 +65,10 @@ class Objective(ABC):
         identity = [trial.study.user_attrs.get(IDENTITY, ""), trial.user_attrs["config"]]
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
         folder = self.checkpoints(trial) / f"seed_{seed}_{digest}"
-        run = TrialRun(seed, self.study_config.n_evaluations, self.study_config.eval_episodes, folder)
+        study_config = self.study_config
+        run = TrialRun(
+            seed, study_config.n_evaluations, study_config.eval_episodes, folder, study_config.vec_env, self.device
+        )
         return train_once(config, self.registry, run, on_evaluation=on_evaluation, on_step=self.check_stop)
 
 
@@ -101,7 +106,7 @@ class SearchObjective(Objective):
             trial.set_user_attr(DEFAULT, True)
             return space.bases[default_of]
         overrides = {**study_config.fixed, "n_timesteps": study_config.n_timesteps, **drawn}
-        return load_config(self.registry, plugin, study_config.env, overrides=overrides)
+        return study_config.entries.load(self.registry, plugin, overrides)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.results import best_trials
 from pgzoo.tuning.retrained import CANDIDATES, find_retrained, winner
 from pgzoo.tuning.storage import open_storage, storage_errors
-from pgzoo.tuning.study import DEFAULT, TOTAL, open_retrained, open_study
+from pgzoo.tuning.study import COMMAND, DEFAULT, TOTAL, open_retrained, open_study
 from pgzoo.tuning.trial_queue import requeue_of_workers, unfinished
 from pgzoo.tuning.worker import Job
 
@@ -56,6 +56,8 @@ def tune(
         storage = open_storage(tune_config.storage, tune_config.heartbeat)
         study = open_study(study_config, registry, storage)
         study.set_user_attr(TOTAL, tune_config.n_total)
+        if tune_config.command is not None:
+            study.set_user_attr(COMMAND, list(tune_config.command))
         deadline = time.time() + tune_config.timeout if tune_config.timeout is not None else None
         reserve = tune_config.n_retrainings(len(study_config.plugins)) / tune_config.n_jobs
         planned = study_config.planned_trials(tune_config.n_total, registry)
@@ -65,6 +67,7 @@ def tune(
             tune_config.heartbeat,
             planned,
             tune_config.folder,
+            tune_config.device,
             deadline=deadline,
             reserve=reserve,
             registered=registered,
@@ -101,6 +104,7 @@ def retrain(
             tune_config.heartbeat,
             planned,
             tune_config.folder,
+            tune_config.device,
             retrain=True,
             deadline=deadline,
             registered=pickled(registered_in_process()),

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pgzoo.errors import ConfigError, PgzooError, unknown
@@ -38,6 +39,30 @@ MIN_ROLLOUTS = 10
 NETWORKS = {"tiny": [64], "small": [64, 64], "medium": [256, 256]}
 """Hidden layers of policy and critic, with RL Zoo's names."""
 ACTIVATIONS = {"tanh": "torch.nn.Tanh", "relu": "torch.nn.ReLU"}
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Where the configurations of a study come from.
+
+    Attributes:
+        env: the environment's name.
+        file: hyperparameters by environment; None: those of pgzoo.
+        begin_with: the environment whose entry is used; None: that of `env`.
+    """
+
+    env: str
+    file: Path | None = None
+    begin_with: str | None = None
+
+    def load(self, registry: Registry, plugin: str, overrides: Mapping[str, Any] | None = None) -> ExperimentConfig:
+        """Return the configuration of a recipe or combination.
+
+        Raises:
+            PgzooError: as `load_config`.
+        """
+        config = load_config(registry, plugin, self.begin_with or self.env, file=self.file, overrides=overrides)
+        return replace(config, env=self.env)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,17 +273,17 @@ def _fitting(base: ExperimentConfig, drawn: Mapping[str, Any]) -> dict[str, Any]
 
 def make_space(
     registry: Registry,
-    env: str,
+    entries: Entries,
     plugins: Sequence[str],
     *,
     ranges: Mapping[str, Search] | None = None,
     fixed: Mapping[str, Any] | None = None,
 ) -> Space:
-    """Return the search space over the combinations, each based on its entry in `hyperparams/`.
+    """Return the search space over the combinations, each based on its entry.
 
     Args:
         registry: the plugins.
-        env: the environment's name.
+        entries: where their configurations come from.
         plugins: recipes or `estimator+baseline+objective`.
         ranges: search ranges by name. They replace declared ones, or search what does not declare one.
         fixed: values by name, which are not searched.
@@ -269,7 +294,7 @@ def make_space(
     ranges, fixed = dict(ranges or {}), dict(fixed or {})
     if contradictions := sorted(set(ranges) & set(fixed)):
         raise ConfigError(f"{contradictions[0]} is both fixed and given a range")
-    bases = {plugin: load_config(registry, plugin, env, overrides=fixed) for plugin in plugins}
+    bases = {plugin: entries.load(registry, plugin, fixed) for plugin in plugins}
     dimensions = {plugin: _dimensions(registry, base, ranges, fixed) for plugin, base in bases.items()}
     all_dimensions = itertools.chain.from_iterable(dimensions.values())
     known = {name for dimension in all_dimensions for name in (dimension.name, dimension.key, dimension.param.name)}
@@ -377,7 +402,7 @@ def _with_distinct_names(
     return distinct
 
 
-def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) -> list[str]:
+def combinations(registry: Registry, entries: Entries, base: str, kinds: Iterable[str]) -> list[str]:
     """Return every valid combination that differs from a recipe only in some kinds of part.
 
     It is written `estimator+baseline+objective`. The scale, the update and the sampling follow where they are searched.
@@ -385,7 +410,7 @@ def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) 
 
     Args:
         registry: the plugins.
-        env: the environment's name.
+        entries: where their configurations come from.
         base: a recipe or combination.
         kinds: the kinds of part to choose freely, "estimator", "baseline", "objective", "scale", "update", "sampling".
 
@@ -398,7 +423,7 @@ def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) 
             raise ConfigError(unknown("kind of part", kind, PART_TYPES))
     if not kinds:
         raise ConfigError(f"--search does not name a kind of part; the kinds are {', '.join(PART_TYPES)}")
-    parts = {kind: part.name for kind, part in load_config(registry, base, env).combination.parts.items()}
+    parts = {kind: part.name for kind, part in entries.load(registry, base).combination.parts.items()}
     by_default = {
         "scale": parts["scale"],
         "update": Recipe.update,
@@ -409,7 +434,7 @@ def combinations(registry: Registry, env: str, base: str, kinds: Iterable[str]) 
     for names in itertools.product(*(registry.names(kind) if kind in kinds else [parts[kind]] for kind in written)):
         combination = "+".join(names)
         try:
-            load_config(registry, combination, env)
+            entries.load(registry, combination)
         except PgzooError:
             continue
         valid.append(combination)

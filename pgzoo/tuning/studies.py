@@ -6,15 +6,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pgzoo.errors import ConfigError
 from pgzoo.interface.hyperparameters import Search, shown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.arguments import Arguments, Count, FilePath, as_path, as_paths, as_text, mapping, several
-from pgzoo.training.config import check_environment, load_config, register_packages, with_named_parts
+from pgzoo.training.config import check_environment, parse_pairs, register_packages, with_named_parts
 from pgzoo.training.run_folder import file_name
+from pgzoo.training.runs import VEC_ENVS
 from pgzoo.tuning.limits import (
     Best,
     Evaluations,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from pgzoo.tuning.config import StudyConfig, TuneConfig
     from pgzoo.tuning.retrained import Result, Retrained
+    from pgzoo.tuning.space import Entries
 
 DEFAULT_TRIALS = 50
 MAX_DEFAULT_NAME = 120
@@ -48,6 +50,11 @@ class TuneArguments(Arguments):
     plugins: str | None = None
     search: str | None = None
     env: str = "CartPole-v1"
+    begin_with: str | None = None
+    conf_file: Path | None = None
+    env_kwargs: tuple[str, ...] = ()
+    vec_env: Annotated[str, VEC_ENVS] = "dummy"
+    device: str = "cpu"
     n_timesteps: Count | None = None
     n_trials: Trials | None = None
     max_total_trials: Trials | None = None
@@ -96,10 +103,14 @@ class TuneArguments(Arguments):
         """
         from pgzoo.tuning.config import StudyConfig
         from pgzoo.tuning.ranges import read_ranges
+        from pgzoo.tuning.space import Entries
 
         check_outputs(self.report, self.write)
         check_environment(self.env)
-        plugins = self._plugins(registry, fixed)
+        entries = Entries(self.env, self.conf_file and self.conf_file.resolve(), self.begin_with)
+        plugins = self._plugins(registry, fixed, entries)
+        if self.env_kwargs:
+            fixed = {**fixed, "env_kwargs": parse_pairs(self.env_kwargs, "--env-kwargs")}
         searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
         name = self.study_name
         study_config = StudyConfig(
@@ -107,7 +118,7 @@ class TuneArguments(Arguments):
             env=self.env,
             plugins=tuple(plugins),
             metrics=self.metric,
-            n_timesteps=self.n_timesteps or _smallest_timesteps(registry, plugins, self.env),
+            n_timesteps=self.n_timesteps or min(entries.load(registry, plugin).run.n_timesteps for plugin in plugins),
             n_seeds=self.seeds,
             seed=self.seed,
             sampler=self.sampler,
@@ -118,6 +129,9 @@ class TuneArguments(Arguments):
             eval_episodes=self.eval_episodes,
             ranges={**(read_ranges(self.space) if self.space else {}), **ranges},
             fixed=fixed,
+            conf_file=entries.file,
+            begin_with=self.begin_with,
+            vec_env=self.vec_env,
             plugin_files=tuple(path.resolve() for path in self.plugin_files),
             gym_packages=self.gym_packages,
         )
@@ -137,6 +151,7 @@ class TuneArguments(Arguments):
             timeout=self.timeout,
             heartbeat=self.heartbeat,
             folder=self.log_folder.resolve() / "tune" / study_config.name,
+            device=self.device,
             n_best=self.best,
             n_fresh=self.fresh_seeds,
         )
@@ -156,7 +171,7 @@ class TuneArguments(Arguments):
         limited = min(n_trials, config.n_total) if self.n_trials or self.max_total_trials else n_trials
         return replace(config, n_total=limited)
 
-    def _plugins(self, registry: Registry, fixed: Mapping[str, Any]) -> list[str]:
+    def _plugins(self, registry: Registry, fixed: Mapping[str, Any], entries: Entries) -> list[str]:
         """Return the recipes or combinations that the study searches."""
         from pgzoo.tuning.space import combinations
 
@@ -166,7 +181,7 @@ class TuneArguments(Arguments):
             kinds = _words(self.search)
             if fixed_kinds := [kind for kind in kinds if kind in fixed]:
                 raise ConfigError(f"{fixed_kinds[0]} is both searched and fixed")
-            return combinations(registry, self.env, self.plugin, kinds)
+            return combinations(registry, entries, self.plugin, kinds)
         if self.plugins == "all":
             return list(registry.recipes())
         if self.plugins is None:
@@ -222,6 +237,11 @@ def tune(
     *,
     plugins: Sequence[str] | str | None = None,
     search: Sequence[str] | str | None = None,
+    begin_with: str | None = None,
+    conf_file: FilePath | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    vec_env: str = "dummy",
+    device: str = "cpu",
     n_timesteps: int | None = None,
     n_trials: int | None = None,
     max_total_trials: int | None = None,
@@ -268,9 +288,12 @@ def tune(
     Raises:
         PgzooError: an unknown name or a wrong value, a storage that fails, or a study in which no trial completed.
     """
-    of_space, fixed = mapping("search_range", search_range), mapping("fix", fix)
+    of_space, fixed = mapping("search_range", search_range), dict(mapping("fix", fix))
+    if env_kwargs is not None:
+        fixed["env_kwargs"] = mapping("env_kwargs", env_kwargs)
     arguments = TuneArguments(
         plugin=plugin, plugins=_text("plugins", plugins), search=_text("search", search), env=env,
+        begin_with=begin_with, conf_file=as_path(conf_file), vec_env=vec_env, device=device,
         n_timesteps=n_timesteps, n_trials=n_trials, max_total_trials=max_total_trials,
         max_trainings=max_trainings, max_steps=max_steps, timeout=timeout, n_jobs=n_jobs,
         executor=executor, ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler,
@@ -366,7 +389,3 @@ def _text(name: str, words: Any) -> str | None:
     if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) for word in words):
         raise ConfigError(f"{name} must be a name or a list of names, not {shown(words)}")
     return ",".join(words)
-
-
-def _smallest_timesteps(registry: Registry, plugins: Sequence[str], env: str) -> int:
-    return min(load_config(registry, plugin, env).run.n_timesteps for plugin in plugins)

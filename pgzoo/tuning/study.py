@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import optuna
@@ -20,6 +20,8 @@ IDENTITY = "pgzoo:id"
 """User attribute of a study: a random id, which no other study shares, even if it has the same name."""
 TOTAL = "pgzoo:total"
 """User attribute of a study: the total number of trials that was asked for last."""
+COMMAND = "pgzoo:command"
+"""User attribute of a study: the options of `pgzoo tune` that define it."""
 DEFAULT = "default"
 """User attribute of a trial: set if the trial trains the default of its plugin."""
 RETRAINED = "retrained"
@@ -83,15 +85,15 @@ def retrained_name(name: str) -> str:
     return f"{name}/{RETRAINED}"
 
 
-def find_study(name: str, storage: BaseStorage) -> optuna.Study:
-    """Return an existing study.
+def find_study(name: str, storage: BaseStorage, also: Iterable[str] = ()) -> optuna.Study:
+    """Return an existing study. `also` are names that could have been meant instead.
 
     Raises:
         ConfigError: no study has this name, or pgzoo did not create it.
     """
     names = [summary.study_name for summary in optuna.get_all_study_summaries(storage, include_best_trial=False)]
     if name not in names:
-        raise ConfigError(unknown("study", name, [n for n in names if not n.endswith(f"/{RETRAINED}")]))
+        raise ConfigError(unknown("study", name, [*(n for n in names if not n.endswith(f"/{RETRAINED}")), *also]))
     study = optuna.load_study(study_name=name, storage=storage)
     if _stored_definition(study) is None:
         if _is_unfinished(study):

@@ -56,12 +56,16 @@ class TrialRun:
         n_evaluations: the maximum number of evaluations, evenly spaced. The last one evaluates the final model.
         eval_episodes: episodes per evaluation.
         folder: where the checkpoint is saved during training.
+        vec_env: the vector environment of the training. Evaluations use SB3's.
+        device: where to train.
     """
 
     seed: int
     n_evaluations: int
     eval_episodes: int
     folder: Path
+    vec_env: str = "dummy"
+    device: str = "cpu"
 
 
 def evaluations_due(steps: int, n_timesteps: int, n_evaluations: int) -> int:
@@ -135,22 +139,22 @@ def _load_or_make(
     """
 
     def make(statistics: Normalizer | None = None) -> VecEnv:
-        return make_env(config, n_envs=config.run.n_envs, seed=run.seed, statistics=statistics)
+        return make_env(config, n_envs=config.run.n_envs, seed=run.seed, vec_env=run.vec_env, statistics=statistics)
 
     while (path := _Checkpoint.latest(run.folder)) is not None:
         try:
             checkpoint, file = _Checkpoint.read(path), path / "model.zip"
             with _closed_on_failure(make(run_normalizer(config, file))) as env:
-                new = make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu"))
+                new = make_model(config, registry, env, TrainConfig(seed=run.seed, device=run.device))
                 custom = {"policy_class": new.policy_class, "policy_kwargs": new.policy_kwargs}  # need no unpickling
-                return PolicyGradient.load(file, env, "cpu", registry=registry, custom_objects=custom), checkpoint
+                return PolicyGradient.load(file, env, run.device, registry=registry, custom_objects=custom), checkpoint
         except Exception as error:  # loading damaged files may raise anything
             if isinstance(error, EnvironmentFailure) or machine_fault(error) is not None:
                 raise
             warnings.warn(f"the checkpoint {path} is damaged and ignored: {describe(error)}", stacklevel=2)
             shutil.rmtree(path)
     with _closed_on_failure(make()) as env:
-        return make_model(config, registry, env, TrainConfig(seed=run.seed, device="cpu")), None
+        return make_model(config, registry, env, TrainConfig(seed=run.seed, device=run.device)), None
 
 
 @contextmanager

@@ -62,6 +62,7 @@ class Job:
         heartbeat: seconds between two heartbeats.
         planned: the planned trials.
         folder: where checkpoints are saved.
+        device: where to train.
         retrain: whether the planned trials belong to the study that trains the best trials again.
         deadline: the time, in seconds since the epoch, at which trainings are stopped; None: none.
         reserve: how many trainings one worker still needs after the search, for which it leaves time.
@@ -75,6 +76,7 @@ class Job:
     heartbeat: int
     planned: PlannedTrials
     folder: Path
+    device: str = "cpu"
     retrain: bool = False
     deadline: float | None = None
     reserve: float = 0
@@ -128,7 +130,9 @@ def work(job: Job, slots: Slots | None = None) -> None:
     registry = Registry.discover(job.study_config.plugin_files)
     study = _load_study(job)
     make_objective = RetrainObjective if job.retrain else SearchObjective
-    objective: Objective = make_objective(job.study_config, job.planned, registry, job.checkpoints, stop.check)
+    objective: Objective = make_objective(
+        job.study_config, job.planned, registry, job.checkpoints, job.device, stop.check
+    )
     find_dead_workers = DeadWorkerDetector(job.heartbeat)
     while not stop.requested:
         find_dead_workers(study)

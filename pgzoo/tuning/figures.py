@@ -20,6 +20,7 @@ from pgzoo.tuning.results import best_trials, counted_trials, importance_evaluat
 from pgzoo.tuning.retrained import Retrained, estimate, find_retrained
 from pgzoo.tuning.space import PLUGIN
 
+LEARNING_RATE = "learning_rate"
 N_CURVES = 5
 N_SLICES = 4
 MAX_PARETO_METRICS = 3
@@ -28,7 +29,8 @@ CAPTIONS = {
     "pareto": "The values of all complete trials, with the Pareto front in red.",
     "history": "The value of every complete trial, and the best value so far.",
     "importances": "The importance of each hyperparameter for being among the best trials (PED-ANOVA).",
-    "slices": "The value against the most important hyperparameters of the best trial, for all trials that have them.",
+    "slices": "The value against the step size and the most important hyperparameters of the best trial. Pruned trials "
+    "are grey, with their last value.",
     "parallel": "The trials of the best trial's plugin. Each line is a trial; darker is better.",
     "curves": "The evaluations of the best trials during training, averaged over the seeds of the search.",
     "retrained": "The best trials and the defaults of their plugins, trained again on fresh seeds: each seed, the mean "
@@ -128,14 +130,33 @@ def _slices(study: optuna.Study) -> Figure | None:
         return None
     importance = importances(study)
     params = best_trials(study)[0].params
-    names = sorted(params, key=lambda name: (name != PLUGIN, -importance.get(name, 0.0)))[:N_SLICES]
+    first = (PLUGIN, LEARNING_RATE)
+    names = sorted(params, key=lambda name: (name not in first, -importance.get(name, 0.0)))[:N_SLICES]
     with _pyplot_restored():
-        axes = optuna_figures.plot_slice(study, params=names, target_name=_metric_name(study))
+        axes = optuna_figures.plot_slice(_with_pruned(study), params=names, target_name=_metric_name(study))
         figure = _figure_of(axes, 3.5 * len(names) + 1, 4)
         for panel in np.ravel(np.asarray(axes)):
             if panel.get_xlabel() == PLUGIN:
                 panel.tick_params(axis="x", rotation=75)
         return figure
+
+
+def _with_pruned(study: optuna.Study) -> optuna.Study:
+    """Return a copy of the study whose pruned trials have their last value. Optuna draws infeasible ones in grey."""
+    shown = optuna.create_study(direction=study.direction)
+    for trial in counted_trials(study):
+        if trial.state == TrialState.COMPLETE:
+            shown.add_trial(trial)
+        elif trial.state == TrialState.PRUNED and trial.last_step is not None:
+            shown.add_trial(
+                optuna.trial.create_trial(
+                    value=trial.intermediate_values[trial.last_step],
+                    params=trial.params,
+                    distributions=trial.distributions,
+                    system_attrs={"constraints": (1.0,)},
+                )
+            )
+    return shown
 
 
 def _parallel(study: optuna.Study) -> Figure | None:

@@ -41,7 +41,12 @@ def write_report(study: optuna.Study, folder: Path) -> Path:
         raise ConfigError(f"{study.study_name} does not have a complete trial to report")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    figures = dict(_save_figures(study, folder))
+    verbosity = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # figures are drawn from copies of the study
+    try:
+        figures = dict(_save_figures(study, folder))
+    finally:
+        optuna.logging.set_verbosity(verbosity)
     page = folder / "report.html"
     with atomic_write(page) as partial:
         partial.write_text(_page(study, figures), encoding="utf-8")

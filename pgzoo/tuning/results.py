@@ -31,7 +31,7 @@ from pgzoo.tuning.trial_queue import (
     retries_exhausted,
 )
 
-MIN_TRIALS_FOR_IMPORTANCES = 4
+MIN_TRIALS_FOR_IMPORTANCES = 30
 
 
 def metrics_of(study: optuna.Study) -> tuple[Metric, ...]:

@@ -24,7 +24,7 @@ from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
 from pgzoo.tuning.metrics import Metric, Point, parse_metric
 from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.ranges import parse_range, read_ranges
-from pgzoo.tuning.results import best_trials, count, counted_trials, failures, outcome
+from pgzoo.tuning.results import best_trials, count, counted_trials, failures, importances, outcome
 from pgzoo.tuning.retrained import HEADER, Retrained, difference, estimate, row, winner
 from pgzoo.tuning.study import DEFINITION, TOTAL
 from pgzoo.tuning.trial_queue import (
@@ -248,6 +248,18 @@ def test_the_best_trials_are_distinct_configurations(metric: str, order: list[in
     trials = [attempt(str(i), COMPLETE, value) for i, value in enumerate((2.0, 1.0, 3.0, 2.0))]
     study = study_of(*trials, attempt("4", PRUNED), metric=metric)
     assert [trial.number for trial in best_trials(study)] == order
+
+
+@pytest.mark.parametrize(("n", "names"), [(29, []), (30, ["x", "y"])])
+def test_importances_need_thirty_trials(n: int, names: list[str]) -> None:
+    """Finds importances that are the noise of a few trials, and pruned trials that count."""
+    study, rng = optuna.create_study(direction="maximize"), np.random.default_rng(0)
+    distributions: Any = {name: optuna.distributions.FloatDistribution(0, 1) for name in ("x", "y")}
+    for i in range(n + 5):
+        params = {name: float(rng.uniform()) for name in distributions}
+        state = COMPLETE if i < n else PRUNED
+        study.add_trial(create_trial(state=state, value=params["x"], params=params, distributions=distributions))
+    assert list(importances(study)) == names
 
 
 # ---------------------------------------------------------------- causes of errors

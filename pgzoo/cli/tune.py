@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pgzoo.cli import options
-from pgzoo.errors import ConfigError
+from pgzoo.errors import ConfigError, unknown
 from pgzoo.registry.combination import DEFAULT_RECIPE
 from pgzoo.tuning.studies import TuneArguments, check_outputs, storage_url, write_outputs
 
@@ -54,8 +54,12 @@ class _GroupWithShow(click.Group):
 
         params = self.make_context(ctx.info_name, list(rest), parent=ctx.parent, resilient_parsing=True).params
         url = storage_url(params["storage"], params["log_folder"])
+        try:
+            storage = open_existing(url)
+        except ConfigError as error:
+            raise ConfigError(f"{unknown('study', name, self.commands)}; {error}") from error
         with storage_errors(url):
-            words = find_study(name, open_existing(url), also=self.commands).user_attrs.get(COMMAND)
+            words = find_study(name, storage, also=self.commands).user_attrs.get(COMMAND)
         if words is None:
             raise ConfigError(f"the study {name!r} was begun from Python; call pgzoo.tune with its arguments again")
         return [*words, "--study-name", name]

@@ -32,7 +32,7 @@ N_TRIALS = 3
 def killed_at(k: int, function: Callable[[], object]) -> bool:
     """Run a function in a child process, which dies at its k-th step: before, in the middle of, or after a write.
 
-    Steps are the changes and commits of databases, the halves of the records of journals, and renamed files.
+    Steps are the changes and commits of databases, the halves of what is written, and renamed files.
     Return False if the function ended before.
     """
     pid = os.fork()
@@ -84,15 +84,15 @@ def _die_at(k: int) -> None:
     os.write, os.link, os.unlink = write, stepping(real_link), stepping(real_unlink)  # type: ignore[assignment]
 
 
-@pytest.fixture(params=["journal:{}/s.journal", "{}/s.db"], ids=["journal", "sqlite"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A storage, with short waiting times."""
     monkeypatch.setattr("pgzoo.tuning.study.DEFINITION_TRIES", 1)
     monkeypatch.setattr("pgzoo.tuning.storage.GRACE", 1)
     monkeypatch.setattr("pgzoo.tuning.heartbeat.GRACE", 1)
     monkeypatch.setattr("pgzoo.tuning.worker.POLL_SECONDS", 0.1)
     monkeypatch.setattr("pgzoo.tuning.run.POLL_SECONDS", 0.01)
-    return str(request.param).format(tmp_path)
+    return f"{tmp_path}/s.db"
 
 
 def unlock(folder: Path) -> None:
@@ -180,7 +180,7 @@ def test_a_study_that_was_killed_ends_all_its_trials(
         killed = killed_at(k, lambda: run(url))
         unlock(tmp_path)
         assert result(run(url)) == whole, f"killed at step {k}"
-        k += every if url.startswith("journal:") else 2 * every  # SQLite waits for whole seconds
+        k += 2 * every  # SQLite waits for whole seconds
     assert k > 2 * every
 
 

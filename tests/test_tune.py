@@ -81,40 +81,12 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture
-def grpc(tmp_path: Path) -> Iterator[str]:
-    """Start Optuna's gRPC proxy in front of a journal file, in another process."""
-    with contextlib.closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = SPAWN.Process(target=serve_grpc, args=(f"{tmp_path}/behind.log", port), daemon=True)
-    server.start()
-    yield f"grpc://127.0.0.1:{port}"
-    server.kill()
-    server.join()
-
-
-def serve_grpc(file: str, port: int) -> None:
-    storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(file))
-    optuna.storages.run_grpc_proxy_server(storage, host="127.0.0.1", port=port)
-
-
 SLOW = pytest.mark.slow
 
 
-@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=SLOW) for kind in ("journal", "postgresql", "grpc"))])
+@pytest.fixture(params=["sqlite", *(pytest.param(kind, marks=SLOW) for kind in ("postgresql",))])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    files = {"sqlite": f"{tmp_path}/studies.db", "journal": f"journal:{tmp_path}/studies.log"}
-    return files.get(request.param) or request.getfixturevalue(request.param)
-
-
-def wait_for(storage: str) -> None:
-    """Wait until a server that was just started answers."""
-    deadline = time.monotonic() + 30
-    while storage.startswith("grpc") and time.monotonic() < deadline:
-        with contextlib.suppress(ValueError):
-            open_storage(storage)
-            return
+    return f"{tmp_path}/studies.db" if request.param == "sqlite" else request.getfixturevalue(request.param)
 
 
 def machine(storage: str, folder: str, n_total: int) -> None:
@@ -128,7 +100,6 @@ def machine(storage: str, folder: str, n_total: int) -> None:
 
 @SLOW
 def test_two_processes_run_exactly_the_total_and_none_twice(storage: str, tmp_path: Path) -> None:
-    wait_for(storage)
     n = 12
     machines = [SPAWN.Process(target=machine, args=(storage, str(tmp_path / str(i)), n)) for i in range(2)]
     for process in machines:
@@ -158,7 +129,6 @@ def claimer(storage: str, n: int, barrier: Any, taken: Any) -> None:
 @SLOW
 def test_no_trial_is_taken_twice_when_workers_race(storage: str) -> None:
     n = 60
-    wait_for(storage)
     optuna.create_study(storage=open_storage(storage, 20), study_name="t")
     barrier, taken = SPAWN.Barrier(2), SPAWN.Queue()
     racers = [SPAWN.Process(target=claimer, args=(storage, n, barrier, taken)) for _ in range(2)]
@@ -182,7 +152,6 @@ def opener(storage: str, barrier: Any, failures: Any) -> None:
 
 @SLOW
 def test_machines_that_start_together_on_an_empty_database(storage: str) -> None:
-    wait_for(storage)
     barrier, failures = SPAWN.Barrier(3), SPAWN.Queue()
     machines = [SPAWN.Process(target=opener, args=(storage, barrier, failures)) for _ in range(3)]
     for process in machines:
@@ -196,9 +165,8 @@ def test_machines_that_start_together_on_an_empty_database(storage: str) -> None
 # ---------------------------------------------------------------- killed, interrupted
 
 
-@pytest.mark.parametrize("kind", ["studies.db", pytest.param("journal:studies.log", marks=SLOW)])
-def test_the_trial_of_a_killed_worker_continues_from_its_checkpoint(kind: str, tmp_path: Path) -> None:
-    url = f"journal:{tmp_path}/studies.log" if "journal" in kind else f"{tmp_path}/studies.db"
+def test_the_trial_of_a_killed_worker_continues_from_its_checkpoint(tmp_path: Path) -> None:
+    url = f"{tmp_path}/studies.db"
     command = [
         *PGZOO, "tune", "--plugin", "a2c", "-n", "20000", "--n-trials", "2", "--n-evaluations", "10", "--eval-episodes",
         "1", "--best", "0", "--pruner", "none", "--storage", url, "--heartbeat", "1", "--study-name", "killed",
@@ -368,7 +336,7 @@ def test_a_total_over_several_commands_and_a_front(tmp_path: Path) -> None:
         (["--storage", "sqlite:///file:a.db?uri=true"], "use sqlite:///FILE.db"),
         (["--storage", ""], "is not a storage"),
         (["--storage", "a?.db"], "is not a storage"),
-        (["--storage", "journal:"], "is not a storage"),
+        (["--storage", "journal:studies.log"], "'journal:studies.log' is not a storage; use FILE.db"),
         (["--storage", "."], "is not a storage"),
         (["--timeout", "nan"], "timeout: nan is not in the range x>=0"),
         (["--timeout", "inf"], "timeout: inf is not in the range"),
@@ -432,8 +400,6 @@ def test_everything_is_written_to_the_log_folder(tmp_path: Path, monkeypatch: py
         ("sqlite+pysqlite:///c.db", "c.db"),
         ("sqlite:///{folder}/c.db", "c.db"),
         ("a {x} % é.sqlite", "a {x} % é.sqlite"),
-        ("journal:a ? {x}.log", "a ? {x}.log"),
-        ("journal://{folder}/c.log", "c.log"),
     ],
 )
 def test_every_command_finds_the_file_of_a_storage(
@@ -493,10 +459,6 @@ def test_a_broken_and_a_locked_file_are_refused_and_kept(tmp_path: Path) -> None
         other.execute("BEGIN EXCLUSIVE")
         error = pgzoo("tune", "--storage", "locked.db", cwd=tmp_path, status=2).stderr
     assert "cannot use the storage locked.db: database is locked" in error
-    (tmp_path / "broken.log").write_text("{not json\n{}\n")
-    error = pgzoo("tune", "--storage", "journal:broken.log", cwd=tmp_path, status=2).stderr
-    assert "the storage journal:broken.log is broken" in error
-    assert (tmp_path / "broken.log").read_text() == "{not json\n{}\n"
 
 
 def test_another_study_of_the_same_name_is_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,7 +71,7 @@ def test_a_fault_of_the_machine_does_not_fail_a_trial(
 ) -> None:
     """Finds trials that fail for a full disk, and studies that do not continue once there is space again."""
     study_config = small(plugins=("rtg",), pruner="none")
-    url = f"journal:{tmp_path}/a.journal"
+    url = f"{tmp_path}/a.db"
     for _ in range(4):  # more often than a trial that kills its worker is repeated
         with monkeypatch.context() as broken:
             broken.setattr(target, raising(error))
@@ -83,7 +83,7 @@ def test_a_fault_of_the_machine_does_not_fail_a_trial(
         assert not list((tmp_path / "a").rglob(".*"))  # nothing half-written
     study = search(study_config, url, tmp_path / "a", 2)
     assert [trial.state for trial in study.trials].count(COMPLETE) == 2
-    assert values(study) == values(search(study_config, f"journal:{tmp_path}/b.journal", tmp_path / "b", 2))
+    assert values(study) == values(search(study_config, f"{tmp_path}/b.db", tmp_path / "b", 2))
     assert not list((tmp_path / "a").rglob("*.*"))
 
 
@@ -101,7 +101,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
-@pytest.mark.parametrize("storage", ["{}/a.db", "{}/disk/a.db", "journal:{}/disk/a.journal"])
+@pytest.mark.parametrize("storage", ["{}/a.db", "{}/disk/a.db"])
 def test_a_full_disk_ends_the_command_and_the_same_command_continues(
     storage: str, small_disk: Path, tmp_path: Path
 ) -> None:

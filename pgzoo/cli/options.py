@@ -36,8 +36,8 @@ storage = click.option(
     "--storage",
     envvar="PGZOO_STORAGE",
     show_envvar=True,
-    help="Where studies are stored: FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or "
-    "grpc://host:port.  [default: studies.db in the log folder]",
+    help="Where studies are stored: FILE.db, postgresql+psycopg://… or mysql+pymysql://…  "
+    "[default: studies.db in the log folder]",
 )
 device = click.option("--device", default="auto", show_default=True, help="cpu, cuda, … or auto.")
 

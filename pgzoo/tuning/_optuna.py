@@ -9,12 +9,9 @@ from contextlib import contextmanager
 import optuna
 from optuna.storages import BaseStorage, fail_stale_trials
 
-# Optuna exports neither the base class of storages with a heartbeat nor the check whether the heartbeat is switched on.
-from optuna.storages._heartbeat import BaseHeartbeat, is_heartbeat_enabled
+# Optuna does not export the base class of storages with a heartbeat.
+from optuna.storages._heartbeat import BaseHeartbeat
 from optuna.trial import FrozenTrial, TrialState
-
-LEASE = "pgzoo:lease"
-"""System attribute of a running trial: a counter that its worker increases, where the storage has no heartbeat."""
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
@@ -34,7 +31,7 @@ def start_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial | None:
     """
     storage = study._storage
     try:
-        if isinstance(storage, BaseHeartbeat) and has_heartbeat(study):
+        if isinstance(storage, BaseHeartbeat):  # every storage that pgzoo opens
             storage.record_heartbeat(trial._trial_id)
         if not storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
             return None
@@ -48,25 +45,18 @@ def running_trial(study: optuna.Study, trial: FrozenTrial) -> optuna.Trial:
     return optuna.Trial(study, trial._trial_id)
 
 
-def has_heartbeat(study: optuna.Study) -> bool:
-    """Return whether the storage records heartbeats; SQL databases do, journals and the gRPC proxy do not."""
-    return is_heartbeat_enabled(study._storage)
-
-
-def record_heartbeat(study: optuna.Study, trial: optuna.Trial, count: int) -> None:
-    """Record that a trial's worker is alive: Optuna's heartbeat, or the `count` as a lease where there is none.
+def record_heartbeat(study: optuna.Study, trial: optuna.Trial) -> None:
+    """Record that a trial's worker is alive.
 
     Optuna's own heartbeat thread runs only inside `Study.optimize`, and ends at the first error of the storage.
     """
     storage = study._storage
-    if isinstance(storage, BaseHeartbeat) and is_heartbeat_enabled(storage):
+    if isinstance(storage, BaseHeartbeat):
         storage.record_heartbeat(trial._trial_id)
-    else:
-        storage.set_trial_system_attr(trial._trial_id, LEASE, count)
 
 
 def fail_stale(study: optuna.Study) -> None:
-    """Fail the trials whose heartbeat stopped, and queue them again, if the storage records heartbeats."""
+    """Fail the trials whose heartbeat stopped, and queue them again."""
     with experimental_allowed():
         fail_stale_trials(study)
 

@@ -7,14 +7,12 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import optuna
-from optuna.trial import TrialState
 
-from pgzoo.tuning._optuna import LEASE, fail_stale, has_heartbeat, record_heartbeat
+from pgzoo.tuning._optuna import fail_stale, record_heartbeat
 from pgzoo.tuning.storage import GRACE
-from pgzoo.tuning.trial_queue import LOST, attempts_by_key, fail_lost, is_lost, requeue, retries_exhausted
+from pgzoo.tuning.trial_queue import attempts_by_key, is_lost, requeue, retries_exhausted
 
 
 @contextmanager
@@ -31,51 +29,33 @@ def heartbeat(study: optuna.Study, trial: optuna.Trial, interval: int) -> Iterat
 
 
 def _beat(study: optuna.Study, trial: optuna.Trial, interval: int, stop: threading.Event) -> None:
-    count = 0
     while not stop.is_set():
         try:
-            record_heartbeat(study, trial, count)
+            record_heartbeat(study, trial)
         except optuna.exceptions.UpdateFinishedTrialError:
             return
         except Exception as error:  # the next heartbeat may succeed; after GRACE failures the trial is run again
             warnings.warn(f"cannot record a heartbeat: {error}", stacklevel=1)
-        count += 1
         stop.wait(interval)
 
 
 class DeadWorkerDetector:
-    """Finds the running trials whose workers stopped their heartbeats, fails them, and queues them again.
-
-    Optuna does this for storages with a heartbeat. Elsewhere a worker increases a counter, its lease. The worker is
-    considered dead if the lease does not change for GRACE heartbeats. This process measures that time with its own
-    clock, so the clocks of two machines need not agree.
-    """
+    """Finds the running trials whose workers stopped their heartbeats, fails them, and queues them again."""
 
     def __init__(self, interval: int) -> None:
         self._grace = GRACE * interval
-        self._seen: dict[int, tuple[Any, float]] = {}
-        """By trial number: the last lease, and when it was first seen."""
+        self._seen: dict[int, float] = {}
+        """By number of a lost trial: when this process first saw it without a repetition."""
 
     def __call__(self, study: optuna.Study) -> None:
-        """Look for dead workers once; call it repeatedly with the same study."""
-        self._requeue_orphans(study)
-        if has_heartbeat(study):
-            fail_stale(study)
-            return
-        now = time.monotonic()
-        for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            lease = trial.system_attrs.get(LEASE)
-            last_lease, since = self._seen.get(trial.number, (None, now))
-            if trial.number not in self._seen or lease != last_lease:
-                self._seen[trial.number] = (lease, now)
-            elif now - since > self._grace:
-                fail_lost(study, trial)
+        """Look for dead workers once; call it repeatedly with the same study.
 
-    def _requeue_orphans(self, study: optuna.Study) -> None:
-        """Queue the lost trials that another process failed, if it died before it queued them again."""
+        A trial that another process failed is also queued again if that process died before it did so itself.
+        """
         now = time.monotonic()
         for attempts in attempts_by_key(study).values():
-            if all(is_lost(trial) for trial in attempts) and not retries_exhausted(attempts):
-                _, since = self._seen.setdefault(attempts[-1].number, (LOST, now))
-                if now - since > self._grace:
-                    requeue(study, attempts[-1])
+            if retries_exhausted(attempts) or not all(is_lost(trial) for trial in attempts):
+                continue
+            if now - self._seen.setdefault(attempts[-1].number, now) > self._grace:
+                requeue(study, attempts[-1])
+        fail_stale(study)

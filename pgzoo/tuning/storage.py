@@ -1,8 +1,7 @@
-"""Storages of studies: SQLite, PostgreSQL, MySQL, a journal file, or Optuna's gRPC proxy in front of any of these."""
+"""Storages of studies: databases, which Optuna opens by their URL. A file is one of SQLite."""
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import re
@@ -14,20 +13,17 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import optuna
 import sqlalchemy.exc
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, make_url
 
 from pgzoo.errors import ConfigError, MachineError, PgzooError, describe, unknown
 from pgzoo.tuning._optuna import experimental_allowed
 from pgzoo.tuning.faults import machine_fault
-from pgzoo.tuning.journal import Journal
 
-FORMS = "FILE.db, journal:FILE, postgresql+psycopg://…, mysql+pymysql://… or grpc://host:port"
+FORMS = "FILE.db, postgresql+psycopg://… or mysql+pymysql://…"
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
-GRPC_PORT = 13000
 MAX_RETRIES = 3
 """How often a trial is repeated if its worker dies."""
 GRACE = 3
@@ -42,7 +38,7 @@ MACHINE_MESSAGES = (
 """Parts of the messages with which databases report that the machine is to blame."""
 
 
-def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
+def open_storage(url: str, heartbeat: int = 20) -> RDBStorage:
     """Open a storage. A file that does not exist is created.
 
     Args:
@@ -53,23 +49,17 @@ def open_storage(url: str, heartbeat: int = 20) -> BaseStorage:
         ConfigError: the storage cannot be reached, is locked, or is not a storage.
     """
     with storage_errors(url, opening=True):
-        if url.startswith("grpc://"):
-            return _open_grpc(*_host_and_port(url))
-        if url.startswith("journal:"):
-            path = _journal_file(url)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return optuna.storages.JournalStorage(Journal(path))
         return _open_database(url, heartbeat)
 
 
-def open_existing(url: str) -> BaseStorage:
+def open_existing(url: str) -> RDBStorage:
     """Open a storage to read it.
 
     Raises:
         ConfigError: as `open_storage`, or the storage is a file that does not exist.
     """
     with storage_errors(url, opening=True):
-        path = _journal_file(url) if url.startswith("journal:") else sqlite_file(url)
+        path = sqlite_file(url)
     if path is not None and not path.is_file():
         raise ConfigError(f"there is no storage {path}; pgzoo tune creates one")
     return open_storage(url)
@@ -171,8 +161,6 @@ def sqlite_file(url: str) -> Path | None:
     Raises:
         ConfigError: SQLite does not get the name of a file.
     """
-    if url.startswith(("journal:", "grpc://")):
-        return None
     parsed = _sqlite_url(url)
     return None if parsed is None or parsed.database is None else Path(parsed.database)
 
@@ -196,13 +184,6 @@ def _sqlite_url(url: str) -> URL | None:
     return parsed
 
 
-def _journal_file(url: str) -> Path:
-    file = url.removeprefix("journal:").removeprefix("//")
-    if not file:
-        raise ConfigError(f"{url!r} is not a storage; use {FORMS}")
-    return Path(file)
-
-
 def _probe(path: Path) -> None:
     """Raise sqlite3.Error if the file is locked or not a database."""
     if path.is_dir():
@@ -211,29 +192,9 @@ def _probe(path: Path) -> None:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
 
 
-def _host_and_port(url: str) -> tuple[str, int]:
-    host, _, port = url.removeprefix("grpc://").partition(":")
-    if not host or not (port or "0").isdecimal():
-        raise ConfigError(f"{url!r} is not a storage; use {FORMS}")
-    return host, int(port or GRPC_PORT)
-
-
-def _open_grpc(host: str, port: int) -> BaseStorage:
-    import grpc
-
-    with experimental_allowed():
-        storage = optuna.storages.GrpcStorageProxy(host=host, port=port)
-    try:
-        storage.wait_server_ready(timeout=PROBE_SECONDS)
-    except (grpc.FutureTimeoutError, ConnectionError) as error:
-        raise ConfigError(f"cannot reach a storage at {host}:{port}: no answer within {PROBE_SECONDS} s") from error
-    return storage
-
-
 def is_storage_failure(error: BaseException) -> bool:
-    """Return whether a database, or the gRPC proxy in front of one, raised the error."""
-    failures = (sqlalchemy.exc.SQLAlchemyError, StorageInternalError)
-    return isinstance(error, failures) or type(error).__module__.partition(".")[0] == "grpc"
+    """Return whether a database raised the error."""
+    return isinstance(error, (sqlalchemy.exc.SQLAlchemyError, StorageInternalError))
 
 
 @contextmanager
@@ -249,21 +210,15 @@ def storage_errors(url: str, *, opening: bool = False) -> Iterator[None]:
     except PgzooError:
         raise
     except Exception as error:
-        if not (opening or is_storage_failure(error) or isinstance(error, (sqlite3.Error, *UNREADABLE))):
+        if not (opening or is_storage_failure(error) or isinstance(error, sqlite3.Error)):
             raise
         raise _converted(error, without_password(url)) from error
-
-
-UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
-"""What reading a damaged journal raises."""
 
 
 def _converted(error: Exception, shown: str) -> PgzooError:
     """Return the error of a storage, whose URL is `shown`, as an error with an owner."""
     if isinstance(error, (sqlalchemy.exc.NoSuchModuleError, sqlalchemy.exc.ArgumentError)):
         return ConfigError(f"{shown!r} is not a storage; use {FORMS}")
-    if isinstance(error, UNREADABLE):
-        return ConfigError(f"the storage {shown} is broken: {error}")
     if isinstance(error, ImportError):
         return ConfigError(f"the storage {shown} needs a driver that is not installed: {error.__cause__ or error}")
     if is_storage_failure(error) or isinstance(error, sqlite3.Error):

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from pgzoo.errors import PgzooError
-from pgzoo.tuning._optuna import LEASE, retry_history, running_trial, start_trial
+from pgzoo.tuning._optuna import retry_history, running_trial, start_trial
 from pgzoo.tuning.config import PlannedTrial
 from pgzoo.tuning.storage import MAX_RETRIES, retry_callback
 
@@ -178,7 +178,7 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
             params=trial.params,
             distributions=trial.distributions,
             user_attrs={key: value for key, value in trial.user_attrs.items() if key != OUTCOME},
-            system_attrs={key: value for key, value in trial.system_attrs.items() if key != LEASE},
+            system_attrs=trial.system_attrs,
         )
     )
 

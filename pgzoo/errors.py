@@ -118,6 +118,41 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or "OutOfMemoryError" in names or torch_cpu
 
 
+def machine_fault(error: BaseException) -> MachineError | None:
+    """Return the machine's error that is the error or one of its causes; None if the machine is not to blame.
+
+    A missing permission is the machine's fault, too. Other numbers, such as ENOENT, are mostly mistakes of programs.
+    """
+    for cause in _causes(error):
+        if isinstance(cause, MachineError):
+            return MachineError(str(cause))  # even if the path is wrong: nobody typed it
+        denied = isinstance(cause, OSError) and cause.errno in (errno.EACCES, errno.EPERM)
+        if denied or is_machine_fault(cause):
+            fault = MachineError(describe(cause))
+            fault.__cause__ = cause
+            return fault
+    return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether too little memory caused the error."""
+    return any(map(is_out_of_memory, _causes(error)))
+
+
+def process_died(error: BaseException) -> bool:
+    """Return whether the end of another process caused the error, as its pipe or socket shows."""
+    return any(isinstance(cause, (EOFError, BrokenPipeError, ConnectionResetError)) for cause in _causes(error))
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and its causes, each once: a library may raise an error from itself."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__
+
+
 @contextmanager
 def converted(where: str, to: type[PgzooError] = ConfigError) -> Iterator[None]:
     """Convert every exception of the block that has no owner yet to `to`, with the message "where: what happened".

@@ -9,7 +9,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import LinearSchedule
 from stable_baselines3.common.vec_env import VecNormalize
+from tuning import InProcessExecutor
 
 import pgzoo
 from pgzoo.benchmark import run as benchmark_run
@@ -54,24 +55,16 @@ def small(**changes: Any) -> Benchmark:
     return Benchmark(**{**given, **changes})
 
 
-class Inline:
-    """An executor that runs each job in this process."""
+class Inline(InProcessExecutor):
+    """An executor that runs each job in this process, and remembers their names."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.started: list[str] = []
-        self._ended: list[tuple[Job, str]] = []
 
-    def start(self, job: Job) -> None:
-        self.started.append(job.name)
-        worker.run_job(job)
-        self._ended.append((job, ""))
-
-    def ended(self) -> Iterator[tuple[Job, str]]:
-        ended, self._ended = self._ended, []
-        yield from ended
-
-    def stop(self) -> None:
-        pass
+    def start(self, function: Callable[..., None], *arguments: Any) -> int:
+        self.started.append(arguments[0].name)
+        return super().start(function, *arguments)
 
 
 @pytest.fixture(autouse=True)
@@ -514,7 +507,7 @@ environments: {CartPole-v1: {steps: 40k, seeds: 2, eval_points: 4, eval_episodes
 @pytest.mark.slow
 def test_jobs_on_ray(tmp_path: Path) -> None:
     pytest.importorskip("ray")
-    from pgzoo.benchmark.executors import Ray
+    from pgzoo.training.workers import Ray
 
     out, jobs = tmp_path / "ray", small().jobs(tmp_path / "ray")
     executor = Ray("local")

@@ -15,8 +15,8 @@ import pytest
 from optuna.trial import TrialState
 from tuning import REGISTRY, small
 
+from pgzoo.training.workers import Ray
 from pgzoo.tuning.config import TuneConfig
-from pgzoo.tuning.executors import Ray
 from pgzoo.tuning.results import count, counted_trials
 from pgzoo.tuning.run import tune
 from pgzoo.tuning.storage import open_storage

@@ -22,15 +22,22 @@ from test_tuning_units import attempt, study_of
 from tuning import REGISTRY, InProcessExecutor, search, small
 
 from pgzoo import PolicyGradient
-from pgzoo.errors import ConfigError, DivergenceError, EnvironmentFailure, MachineError, PgzooError
+from pgzoo.errors import (
+    ConfigError,
+    DivergenceError,
+    EnvironmentFailure,
+    MachineError,
+    PgzooError,
+    machine_fault,
+    process_died,
+)
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import load_config
 from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import Evaluation
 from pgzoo.training.experiment import TrainConfig, make_model
+from pgzoo.training.workers import Ended, Processes, WorkerError, _error, _serve
 from pgzoo.tuning.config import TuneConfig
-from pgzoo.tuning.executors import Processes, WorkerError, _reported, _serve, _Worker
-from pgzoo.tuning.faults import machine_fault, process_died
 from pgzoo.tuning.metrics import Point
 from pgzoo.tuning.results import NoTrialCompleted, check_completed, count, failures, outcome
 from pgzoo.tuning.run import tune
@@ -38,7 +45,6 @@ from pgzoo.tuning.storage import open_storage, storage_errors
 from pgzoo.tuning.study import open_study
 from pgzoo.tuning.trial import Diverged, TrialRun, _Checkpoint, train_once
 from pgzoo.tuning.trial_queue import KEY, OUTCOME, claim, requeue_of_workers
-from pgzoo.tuning.worker import Job
 
 COMPLETE, FAIL, RUNNING, WAITING = TrialState.COMPLETE, TrialState.FAIL, TrialState.RUNNING, TrialState.WAITING
 
@@ -213,7 +219,7 @@ def test_a_study_without_a_complete_trial_ends_with_its_most_frequent_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finds exit status 0 for a study in which every trial failed."""
-    monkeypatch.setattr("pgzoo.tuning.executors.make_executor", lambda name, address: InProcessExecutor())
+    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda name, address: InProcessExecutor())
     file = bad_plugin(tmp_path, 'raise ZeroDivisionError("the mistake\\\\nand more")')
     command = ["tune", "--plugin", "reward_to_go+bad", "--plugin-file", str(file), "-n", "200", "--n-trials", "3"]
     result = pgzoo(*command, "--study-name", "bad", cwd=tmp_path, status=2)
@@ -299,7 +305,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_is_queued_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finds Ctrl-C that waits for a hanging environment, and a trial that is lost or counted as a death."""
-    monkeypatch.setattr("pgzoo.tuning.executors.STOP_SECONDS", 1)
+    monkeypatch.setattr("pgzoo.training.workers.STOP_SECONDS", 1)
     file = bad_plugin(tmp_path, "import time; time.sleep(1000)")
     study_config, url = small(plugins=("reward_to_go+bad",), plugin_files=(file,)), f"{tmp_path}/a.db"
     executor, seconds = Processes(), []
@@ -317,7 +323,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_is_queued_again(
     study = optuna.load_study(study_name="small", storage=open_storage(url))
     assert [trial.state for trial in study.trials] == [FAIL, WAITING]
     assert "retry_history" not in study.trials[1].system_attrs
-    assert not executor.working()
+    assert not executor.running()
 
 
 def test_only_the_trials_of_killed_workers_are_queued_again(tmp_path: Path) -> None:
@@ -330,38 +336,41 @@ def test_only_the_trials_of_killed_workers_are_queued_again(tmp_path: Path) -> N
     assert [trial.state for trial in study.trials] == [FAIL, RUNNING, RUNNING, WAITING]
 
 
-class Ended:
-    """A worker's process that has ended."""
+class Fatal(InProcessExecutor):
+    """Each worker is killed at once."""
 
-    def __init__(self, exitcode: int) -> None:
-        self.exitcode = exitcode
+    def __init__(self) -> None:
+        self.n_started = self.n_reported = 0
 
-    def is_alive(self) -> bool:
-        return False
+    def start(self, function: Any, *arguments: Any) -> int:
+        self.n_started += 1
+        return self.n_started
+
+    def running(self) -> bool:
+        return self.n_reported < self.n_started
+
+    def ended(self) -> Iterator[Ended]:
+        self.n_reported += 1
+        yield Ended(self.n_reported, signal=9)
 
 
 def test_workers_that_die_before_their_first_trial_are_not_replaced_forever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spawned = []
-    executor = Processes()
-    monkeypatch.setattr(executor, "_spawn", lambda: spawned.append(1) or _Worker(Ended(-9), None))  # type: ignore[func-returns-value,arg-type]
-    study_config = small()
-    executor.start(Job(study_config, "", 1, study_config.planned_trials(2, REGISTRY), tmp_path), 1, None)
-    for _ in range(2 * 4):  # each of two trials can kill four workers
-        executor.working()
+    """Each of two trials can kill four workers."""
+    monkeypatch.setattr("pgzoo.tuning.run.POLL_SECONDS", 0)
+    executor, tune_config = Fatal(), TuneConfig(storage=f"{tmp_path}/a.db", n_total=2, folder=tmp_path)
     with pytest.raises(MachineError, match="9 workers were killed, the last one by signal 9"):
-        executor.working()
-    assert len(spawned) == 1 + 2 * 4
+        tune(small(), REGISTRY, tune_config, executor)
+    assert executor.n_started == 1 + 2 * 4
 
 
-def test_errors_of_workers_keep_their_owner(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def report(error: Exception) -> PgzooError:
-        monkeypatch.setattr("pgzoo.tuning.executors.work", raising(error))
+def test_errors_of_workers_keep_their_owner() -> None:
+    def report(error: Exception) -> PgzooError | None:
         receiver, sender = multiprocessing.Pipe(duplex=False)
         with pytest.raises(SystemExit):
-            _serve(Job(small(), f"{tmp_path}/a.db", 1, {}, tmp_path), None, sender)
-        return _reported(_Worker(Ended(1), receiver))  # type: ignore[arg-type]
+            _serve(raising(error), (), sender)
+        return _error(1, receiver)
 
     full = report(OSError(errno.ENOSPC, "No space left on device"))
     assert isinstance(full, MachineError)

@@ -18,9 +18,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from pgzoo_plugins.lambda_return import LambdaReturn
 
 from pgzoo import Baseline, ConfigError, PluginError
-from pgzoo.errors import describe, is_machine_fault
+from pgzoo.errors import describe, is_machine_fault, machine_fault, out_of_memory, process_died
 from pgzoo.tuning.config import PlannedTrial
-from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
 from pgzoo.tuning.metrics import Metric, Point, parse_metric
 from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.ranges import parse_range, read_ranges

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import optuna
 
 from pgzoo.interface.hyperparameters import Search
 from pgzoo.registry.plugins import Registry
+from pgzoo.training.workers import Ended
 from pgzoo.tuning.config import StudyConfig
 from pgzoo.tuning.storage import open_storage
 from pgzoo.tuning.study import open_study
@@ -48,13 +50,27 @@ def search(study_config: StudyConfig, storage: str, folder: Path, n: int, heartb
 
 
 class InProcessExecutor:
-    """Runs one worker in this process, without the seconds that a new process needs to import torch."""
+    """Runs one task at a time in this process, without the seconds that a new process needs to import torch."""
 
-    def start(self, job: Job, n_jobs: int, command_limit: int | None) -> None:
-        work(job, threading.Semaphore(command_limit) if command_limit is not None else None)
+    parent_pid = None
 
-    def working(self) -> bool:
+    def __init__(self) -> None:
+        self._ended: list[Ended] = []
+
+    def slots(self, n: int | None) -> threading.Semaphore | None:
+        return None if n is None else threading.Semaphore(n)
+
+    def start(self, function: Callable[..., None], *arguments: Any) -> int:
+        function(*arguments)
+        self._ended.append(Ended(len(self._ended)))
+        return len(self._ended) - 1
+
+    def running(self) -> bool:
         return False
 
-    def stop(self) -> tuple[str, ...]:
-        return ()
+    def ended(self) -> Iterator[Ended]:
+        ended, self._ended = self._ended, []
+        yield from ended
+
+    def stop(self) -> list[int]:
+        return []

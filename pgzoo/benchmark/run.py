@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from pgzoo.benchmark.config import Benchmark, Job
-from pgzoo.benchmark.executors import Executor
 from pgzoo.benchmark.jobs import ERROR, RESULT, SETTINGS, differences, read_json, settings, versions, write_json
 from pgzoo.benchmark.peers import check_peer
-from pgzoo.errors import ConfigError
+from pgzoo.benchmark.worker import run_job
+from pgzoo.errors import ConfigError, MachineError
 from pgzoo.files import file_lock, writing
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.config import check_environment
 from pgzoo.training.run_folder import plain
+from pgzoo.training.workers import Ended, Executor
 
 DEFINITION = "benchmark.json"
 POLL_SECONDS = 0.2
@@ -132,22 +133,32 @@ def run(
         out.mkdir(parents=True, exist_ok=True)
     with file_lock(out / "lock", f"another pgzoo benchmark is running in {out}"):
         write_json(out / DEFINITION, plain(asdict(benchmark)))
-        waiting, running = deque(todo.waiting), list[Job]()
+        waiting, running = deque(todo.waiting), dict[int, Job]()
         estimate, n_unfinished = Estimate(todo.finished), 0
         try:
             while waiting or running:
                 while waiting and len(running) < n_jobs:
-                    running.append(waiting.popleft())
-                    executor.start(running[-1])
-                for job, problem in executor.ended():
-                    running.remove(job)
+                    job = waiting.popleft()
+                    running[executor.start(run_job, job, executor.parent_pid)] = job
+                for ended in executor.ended():
+                    job = running.pop(ended.task)
                     n_unfinished += not estimate.add(job)
-                    on_end(job, problem or outcome_of(job), estimate.left(waiting, running, n_jobs))
+                    on_end(job, _problem(ended, job) or outcome_of(job),
+                           estimate.left(waiting, running.values(), n_jobs))  # fmt: skip
                 time.sleep(POLL_SECONDS)
         except BaseException:
             executor.stop()
             raise
     return n_unfinished
+
+
+def _problem(ended: Ended, job: Job) -> str:
+    """Return what went wrong outside of a job, as text; empty if nothing did."""
+    if ended.signal:
+        return f"its process was killed by signal {ended.signal}"
+    if isinstance(ended.error, MachineError):
+        return str(ended.error)
+    return "" if ended.error is None else f"{ended.error}, see {job.folder}"
 
 
 def outcome_of(job: Job) -> str:

@@ -108,7 +108,7 @@ def run_command(
         for job in todo.waiting:
             click.echo(job.name)
         return
-    from pgzoo.benchmark.executors import make_executor
+    from pgzoo.training.workers import make_executor
 
     def show(job: Any, outcome: str, left: str) -> None:
         counts["ended"] += 1

@@ -172,7 +172,7 @@ def command(ctx: click.Context, /, **params: Any) -> None:
 
 def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry, arguments: TuneArguments) -> None:
     from pgzoo.cli.tuning import StudyTable, show_result, warnings_as_lines
-    from pgzoo.tuning.executors import make_executor
+    from pgzoo.training.workers import make_executor
     from pgzoo.tuning.results import check_completed
     from pgzoo.tuning.run import tune
     from pgzoo.tuning.storage import without_password

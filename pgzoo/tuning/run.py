@@ -6,23 +6,24 @@ import shutil
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 
 import optuna
 
-from pgzoo.errors import PgzooError
+from pgzoo.errors import MachineError, PgzooError
 from pgzoo.registry.plugins import Registry, registered_in_process
 from pgzoo.training.config import resolved_entry
 from pgzoo.training.run_folder import plain
+from pgzoo.training.workers import Executor
 from pgzoo.tuning._optuna import storage_of
 from pgzoo.tuning.config import Candidate, PlannedTrial, StudyConfig, TuneConfig
-from pgzoo.tuning.executors import Executor
 from pgzoo.tuning.pickled_plugins import pickled
 from pgzoo.tuning.results import best_trials
 from pgzoo.tuning.retrained import CANDIDATES, find_retrained, winner
-from pgzoo.tuning.storage import open_storage, storage_errors
+from pgzoo.tuning.storage import MAX_RETRIES, open_storage, storage_errors
 from pgzoo.tuning.study import COMMAND, DEFAULT, TOTAL, open_retrained, open_study
 from pgzoo.tuning.trial_queue import requeue_of_workers, unfinished
-from pgzoo.tuning.worker import Job
+from pgzoo.tuning.worker import Job, work, worker_name
 
 POLL_SECONDS = 0.5
 
@@ -152,17 +153,34 @@ def _work(
     n_unfinished = len(unfinished(study, job.planned))
     if not n_unfinished:
         return
+    job, slots, n_killed = replace(job, parent_pid=executor.parent_pid), executor.slots(command_limit), 0
     try:
-        executor.start(job, min(n_jobs, n_unfinished), command_limit)
-        while executor.working():
+        for _ in range(min(n_jobs, n_unfinished)):
+            executor.start(work, job, slots)
+        while executor.running():
             on_update(study, job.planned)
             time.sleep(POLL_SECONDS)
+            for ended in executor.ended():
+                if ended.error is not None:
+                    raise ended.error
+                if ended.signal:  # its trial is detected as lost and repeated
+                    n_killed += 1
+                    _check_killed(n_killed, ended.signal, job)
+                    if slots is not None:
+                        slots.release()
+                    executor.start(work, job, slots)
         on_update(study, job.planned)
         if not unfinished(study, job.planned):
             shutil.rmtree(job.checkpoints, ignore_errors=True)
     except BaseException:
-        killed = executor.stop()
+        killed = [worker_name(pid) for pid in executor.stop()]
         with suppress(PgzooError), storage_errors(job.storage):  # otherwise they are detected as lost
             requeue_of_workers(study, killed)
             on_update(study, job.planned)
         raise
+
+
+def _check_killed(n_killed: int, signal: int, job: Job) -> None:
+    """Raise MachineError if workers do not even live until their first trial: a trial ends at most MAX_RETRIES + 1."""
+    if n_killed > (MAX_RETRIES + 1) * len(job.planned):
+        raise MachineError(f"{n_killed} workers were killed, the last one by signal {signal}")

@@ -18,9 +18,8 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from sqlalchemy.engine import URL, make_url
 
-from pgzoo.errors import ConfigError, MachineError, PgzooError, describe, unknown
+from pgzoo.errors import ConfigError, MachineError, PgzooError, describe, machine_fault, unknown
 from pgzoo.tuning._optuna import experimental_allowed
-from pgzoo.tuning.faults import machine_fault
 
 FORMS = "FILE.db, postgresql+psycopg://… or mysql+pymysql://…"
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")

@@ -303,8 +303,8 @@ def tune(
         log_folder=as_path(log_folder),
         gym_packages=several(gym_packages), plugin_files=as_paths(plugin_files),
     )  # fmt: skip
+    from pgzoo.training.workers import make_executor
     from pgzoo.tuning import run
-    from pgzoo.tuning.executors import make_executor
     from pgzoo.tuning.ranges import parse_ranges
 
     registry = Registry.discover(arguments.plugin_files)

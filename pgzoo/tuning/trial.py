@@ -19,7 +19,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
-from pgzoo.errors import DivergenceError, EnvironmentFailure, MachineError, describe
+from pgzoo.errors import DivergenceError, EnvironmentFailure, MachineError, describe, machine_fault
 from pgzoo.files import atomic_write
 from pgzoo.model_file.normalizer import Normalizer
 from pgzoo.registry.plugins import Registry
@@ -28,7 +28,6 @@ from pgzoo.training.environments import make_env
 from pgzoo.training.evaluation import Evaluation, evaluate, sync_normalization
 from pgzoo.training.experiment import EVAL_SEED_OFFSET, TrainConfig, make_model
 from pgzoo.training.saved_model import run_normalizer
-from pgzoo.tuning.faults import machine_fault
 from pgzoo.tuning.metrics import Point
 
 MAX_EVAL_ENVS = 10

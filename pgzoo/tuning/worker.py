@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cloudpickle
 import optuna
@@ -21,14 +21,14 @@ from optuna.exceptions import StorageInternalError
 from optuna.trial import TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from pgzoo.errors import MachineError, PgzooError
+from pgzoo.errors import MachineError, PgzooError, machine_fault, out_of_memory, process_died
 from pgzoo.registry.plugins import Plugin, Registry, register, registered_in_process
 from pgzoo.training.config import register_packages
+from pgzoo.training.workers import Slots
 from pgzoo.tuning.config import StudyConfig
-from pgzoo.tuning.faults import machine_fault, out_of_memory, process_died
 from pgzoo.tuning.heartbeat import DeadWorkerDetector, heartbeat
 from pgzoo.tuning.objectives import Objective, RetrainObjective, SearchObjective
-from pgzoo.tuning.storage import is_storage_failure, open_storage
+from pgzoo.tuning.storage import is_storage_failure, open_storage, storage_errors
 from pgzoo.tuning.study import retrained_name
 from pgzoo.tuning.trial import Diverged
 from pgzoo.tuning.trial_queue import (
@@ -102,23 +102,22 @@ class Job:
         return time.time() + mean * (1 + self.reserve / n_seeds) > self.deadline
 
 
-class Slots(Protocol):
-    """Counts how many trials the workers of one command may still begin: a semaphore."""
-
-    def acquire(self, block: bool = ..., /) -> bool:
-        """Take a slot and return True, or return False if none is free."""
-
-    def release(self) -> None:
-        """Return a slot."""
-
-
 def work(job: Job, slots: Slots | None = None) -> None:
     """Run trials until all planned ones have ended. Repeat those whose workers died.
 
     Args:
         job: what to do.
         slots: the trials that this command may still begin; None: no limit.
+
+    Raises:
+        MachineError: the machine is to blame for the end of a trial.
+        PgzooError: the storage fails, or a plugin cannot be loaded.
     """
+    with storage_errors(job.storage):
+        _work(job, slots)
+
+
+def _work(job: Job, slots: Slots | None) -> None:
     import torch
 
     torch.set_num_threads(1)

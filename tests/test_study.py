@@ -251,7 +251,7 @@ def test_a_trial_stays_running_if_the_storage_fails(tmp_path: Path, monkeypatch:
         raise optuna.exceptions.StorageInternalError("the server closed the connection")
 
     monkeypatch.setattr("pgzoo.tuning.objectives._store_config", fail)
-    with pytest.raises(optuna.exceptions.StorageInternalError):
+    with pytest.raises(ConfigError, match=r"cannot use the storage .*a.db: the server closed the connection"):
         search(small(), f"{tmp_path}/a.db", tmp_path, 1)
     study = optuna.load_study(study_name="small", storage=open_storage(f"{tmp_path}/a.db"))
     assert study.trials[0].state == TrialState.RUNNING  # it will be detected as lost

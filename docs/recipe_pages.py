@@ -37,6 +37,7 @@ WHEN = {
     "advantage": "With discrete actions, to learn Q and get the baseline from it.",
     "a2c": "As a drop-in replacement for SB3's A2C.",
     "ppo": "By default. It trains several epochs on each rollout and learns all classic control tasks.",
+    "rtg_ppo": "If bootstrapping from the critic is not wanted, and REINFORCE needs too many steps.",
     "ppo_kl": "If you prefer a KL penalty to clipping.",
     "vtrace": "For several epochs per rollout without a clip.",
     "npg": "If every update should move the policy by the same KL.",

@@ -81,7 +81,8 @@ BUILT_IN = {
 }
 RECIPES = [
     "a2c", "advantage", "cispo", "dapo", "dr_grpo", "gae", "grpo", "gspo", "n_step_value", "npg", "ppo", "ppo_kl",
-    "reinforce", "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_value", "td_value", "trpo",
+    "reinforce", "rloo", "rtg", "rtg_batch_mean", "rtg_moving_average", "rtg_optimal", "rtg_ppo", "rtg_value",
+    "td_value", "trpo",
     "vine",
     "vtrace",
 ]  # fmt: skip

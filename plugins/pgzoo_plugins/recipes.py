@@ -97,6 +97,15 @@ RECIPES = (
         defaults=PPO_DEFAULTS,
     ),
     Recipe(
+        "rtg_ppo",
+        "PPO's clip with the returns of whole episodes: several passes per rollout, and no bootstrapping",
+        "reward_to_go",
+        "value",
+        "ppo_clip",
+        "minibatch_std",
+        defaults={"learning_rate": 3e-4, "batch_size": 128, "n_epochs": 10, "max_grad_norm": 0.5},
+    ),
+    Recipe(
         "ppo_kl",
         "PPO with an adaptive KL penalty instead of the clip (Schulman et al. 2017, sec. 4)",
         "lambda_return",

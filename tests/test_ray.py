@@ -18,7 +18,7 @@ from tuning import REGISTRY, small
 from pgzoo.training.workers import Ray
 from pgzoo.tuning.config import TuneConfig
 from pgzoo.tuning.results import count, counted_trials
-from pgzoo.tuning.run import tune
+from pgzoo.tuning.run import WORKER_RESTARTS, tune
 from pgzoo.tuning.storage import open_storage
 
 ray = pytest.importorskip("ray")
@@ -51,7 +51,7 @@ def test_two_nodes_share_a_study_and_the_trial_of_a_killed_worker_is_repeated(ad
                     os.kill(killed[0], signal.SIGKILL)
 
     began = time.monotonic()
-    tune(study_config, REGISTRY, tune_config, Ray(address), kill_one)
+    tune(study_config, REGISTRY, tune_config, Ray(address, WORKER_RESTARTS), kill_one)
     assert killed
     assert time.monotonic() - began < 300
     study = optuna.load_study(study_name="r", storage=open_storage(url))

@@ -174,7 +174,7 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
     from pgzoo.cli.tuning import StudyTable, show_result, warnings_as_lines
     from pgzoo.training.workers import make_executor
     from pgzoo.tuning.results import check_completed
-    from pgzoo.tuning.run import tune
+    from pgzoo.tuning.run import WORKER_RESTARTS, tune
     from pgzoo.tuning.storage import without_password
 
     n_searched = tune_config.n_total * study_config.n_seeds
@@ -189,7 +189,7 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
         click.echo("several metrics: a Pareto front, and no pruning, which Optuna does not support here")
     try:
         with StudyTable(tune_config.n_jobs) as table, warnings_as_lines():
-            executor = make_executor(arguments.executor, arguments.ray_address)
+            executor = make_executor(arguments.executor, arguments.ray_address, WORKER_RESTARTS)
             study = tune(study_config, registry, tune_config, executor, table.update)
     except KeyboardInterrupt:
         click.echo("The running trials are queued again; the same command continues the study.", err=True)

@@ -81,6 +81,9 @@ class Search:
         choices: values without an order.
         scale: one of SCALES; "log1m" suits γ and λ, which act through 1 − x, and "pow2" suits sizes.
         none: the number whose effect is nearest to that of None; without it, `high`.
+
+    Raises:
+        ConfigError: the scale is unknown, or the interval does not fit it.
     """
 
     low: float | None = None
@@ -89,6 +92,19 @@ class Search:
     choices: tuple[Any, ...] = ()
     scale: str | None = None
     none: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an interval that cannot be drawn on its scale."""
+        if self.drawn not in SCALES:
+            raise ConfigError(unknown("scale", self.drawn, SCALES))
+        if self.low is None or self.high is None:
+            return
+        if self.drawn == "log" and self.low <= 0:
+            raise ConfigError(f"a log range must start above 0, not at {self.low:g}")
+        if self.drawn == "log1m" and self.high >= 1:
+            raise ConfigError(f"a log1m range must end below 1, not at {self.high:g}")
+        if self.drawn == "pow2" and (self.low < 1 or math.ceil(math.log2(self.low)) > math.floor(math.log2(self.high))):
+            raise ConfigError(f"there is no power of two between {self.low:g} and {self.high:g}")
 
     @property
     def drawn(self) -> str:

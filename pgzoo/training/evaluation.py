@@ -120,7 +120,8 @@ def evaluate(
     """
     if deterministic:
         return _evaluate(model, env, n_episodes, deterministic, episode_bound)
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    gpus = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=gpus):
         return _evaluate(model, env, n_episodes, deterministic, episode_bound)
 
 

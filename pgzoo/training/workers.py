@@ -72,13 +72,18 @@ class Executor(Protocol):
         """Ask all tasks to end. Return the processes that had to be killed."""
 
 
-def make_executor(name: str, address: str | None) -> Executor:
+def make_executor(name: str, address: str | None, max_retries: int = 0) -> Executor:
     """Return the executor called `name`, "process" or "ray".
+
+    Args:
+        name: its name.
+        address: the Ray cluster; None: one that runs here, or a new one.
+        max_retries: how often Ray restarts a task whose node or process died; -1: always.
 
     Raises:
         ConfigError: Ray is not installed, or its cluster does not answer.
     """
-    return Ray(address) if name == "ray" else Processes()
+    return Ray(address, max_retries) if name == "ray" else Processes()
 
 
 class Processes:
@@ -187,14 +192,11 @@ def _signals_blocked() -> Iterator[None]:
 
 
 class Ray:
-    """Runs each task on one CPU of a Ray cluster. Every node must be able to reach the files and storages of tasks.
-
-    Ray restarts the task of a node that died. Tasks continue what they find, and limit their own repetitions.
-    """
+    """Runs each task on one CPU of a Ray cluster. Every node must be able to reach the files and storages of tasks."""
 
     parent_pid = None
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | None, max_retries: int = 0) -> None:
         try:
             import ray
         except ImportError as error:
@@ -205,7 +207,7 @@ class Ray:
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(f"cannot reach Ray at {address or 'auto'}: {str(error).splitlines()[0]}") from error
         self._running: dict[Any, int] = {}
-        self._n_started = 0
+        self._n_started, self._max_retries = 0, max_retries
 
     def slots(self, n: int | None) -> Slots | None:
         """Return None for None.
@@ -220,7 +222,7 @@ class Ray:
     def start(self, function: Callable[..., None], *arguments: Any) -> int:
         """Start a task, and return its number."""
         self._n_started += 1
-        task = self._ray.remote(num_cpus=1, max_retries=-1)(function).remote(*arguments)
+        task = self._ray.remote(num_cpus=1, max_retries=self._max_retries)(function).remote(*arguments)
         self._running[task] = self._n_started
         return self._n_started
 

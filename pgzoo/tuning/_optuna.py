@@ -11,7 +11,11 @@ from optuna.storages import BaseStorage, fail_stale_trials
 
 # Optuna does not export the base class of storages with a heartbeat.
 from optuna.storages._heartbeat import BaseHeartbeat
+from optuna.study._constrained_optimization import _CONSTRAINTS_KEY
 from optuna.trial import FrozenTrial, TrialState
+
+CONSTRAINTS = _CONSTRAINTS_KEY
+"""System attribute of a trial: its constraints. Optuna's figures draw a trial with a positive one in grey."""
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:

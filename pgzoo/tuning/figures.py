@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optuna_figures
 
+from pgzoo.tuning._optuna import CONSTRAINTS
 from pgzoo.tuning.objectives import EVALUATIONS
 from pgzoo.tuning.results import best_trials, counted_trials, importance_evaluator, importances, metrics_of
 from pgzoo.tuning.retrained import Retrained, estimate, find_retrained
@@ -153,7 +154,7 @@ def _with_pruned(study: optuna.Study) -> optuna.Study:
                     value=trial.intermediate_values[trial.last_step],
                     params=trial.params,
                     distributions=trial.distributions,
-                    system_attrs={"constraints": (1.0,)},
+                    system_attrs={CONSTRAINTS: (1.0,)},
                 )
             )
     return shown

@@ -91,9 +91,6 @@ class SearchObjective(Objective):
             report = _Report(trial, metrics[0], study_config, seed, [row[0] for row in values])
             points = self._train(trial, config, seed, report)
             values.append([metric(points) for metric in metrics])
-            trial.set_user_attr(SEED_VALUES, [row[0] for row in values])
-            if study_config.pruner == "wilcoxon" and trial.should_prune():
-                raise optuna.TrialPruned
         return [sum(metric_values) / len(metric_values) for metric_values in zip(*values, strict=True)]
 
     def _config(self, trial: optuna.Trial) -> ExperimentConfig:
@@ -126,11 +123,13 @@ class _Report:
         if len(study_config.metrics) > 1 or self.metric.kind == "wall":
             return
         steps, n_timesteps, n_evaluations = points[-1].steps, study_config.n_timesteps, study_config.n_evaluations
-        step = len(self.earlier) * n_evaluations + evaluations_due(steps, n_timesteps, n_evaluations)
-        now = self.metric(points, min(steps / n_timesteps, 1.0))
-        self.trial.report((sum(self.earlier) + now) / (len(self.earlier) + 1), step)
-        last = step >= study_config.n_seeds * n_evaluations
-        if study_config.pruner != "wilcoxon" and not last and self.trial.should_prune():
+        due = evaluations_due(steps, n_timesteps, n_evaluations)
+        step = len(self.earlier) * n_evaluations + due
+        values = [*self.earlier, self.metric(points, min(steps / n_timesteps, 1.0))]
+        if due == n_evaluations:  # the seed is finished
+            self.trial.set_user_attr(SEED_VALUES, values)
+        self.trial.report(sum(values) / len(values), step)
+        if step < study_config.n_seeds * n_evaluations and self.trial.should_prune():
             raise optuna.TrialPruned
 
 

@@ -39,7 +39,10 @@ def parse_range(text: str, where: str) -> Search:
         raise ConfigError(f"{where}: a range has the form {FORM}, not {text!r}") from error
     if not (bounds[0] < bounds[1] and math.isfinite(bounds[1] - bounds[0])):
         raise ConfigError(f"{where}: the range {interval} is empty or infinite; low must be less than high")
-    return Search(*bounds, scale=scale or None)
+    try:
+        return Search(*bounds, scale=scale or None)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def parse_ranges(pairs: Iterable[str], option: str) -> dict[str, Search]:

@@ -22,10 +22,12 @@ from pgzoo.tuning.results import best_trials
 from pgzoo.tuning.retrained import CANDIDATES, find_retrained, winner
 from pgzoo.tuning.storage import MAX_RETRIES, open_storage, storage_errors
 from pgzoo.tuning.study import COMMAND, DEFAULT, TOTAL, open_retrained, open_study
-from pgzoo.tuning.trial_queue import requeue_of_workers, unfinished
+from pgzoo.tuning.trial_queue import PlannedTrials, requeue_of_workers, unfinished
 from pgzoo.tuning.worker import Job, work, worker_name
 
 POLL_SECONDS = 0.5
+WORKER_RESTARTS = -1
+"""Ray always restarts a worker, because the retries of each trial are limited already."""
 
 OnUpdate = Callable[[optuna.Study, Iterable[str]], None]
 
@@ -62,17 +64,7 @@ def tune(
         deadline = time.time() + tune_config.timeout if tune_config.timeout is not None else None
         reserve = tune_config.n_retrainings(len(study_config.plugins)) / tune_config.n_jobs
         planned = study_config.planned_trials(tune_config.n_total, registry)
-        job = Job(
-            study_config,
-            tune_config.storage,
-            tune_config.heartbeat,
-            planned,
-            tune_config.folder,
-            tune_config.device,
-            deadline=deadline,
-            reserve=reserve,
-            registered=registered,
-        )
+        job = replace(_job(study_config, tune_config, planned, deadline, registered), reserve=reserve)
         _work(study, job, tune_config.n_jobs, tune_config.command_limit, executor, on_update)
         if tune_config.n_best and (job.is_over(study) or not unfinished(study, planned)):
             retrain(study, study_config, registry, tune_config, executor, on_update, deadline)
@@ -99,17 +91,8 @@ def retrain(
 
     def train(chosen: Iterable[Candidate], on: Iterable[int]) -> None:
         planned = {f"{c.name}/{seed}": PlannedTrial(candidate=c, seed=seed) for seed in on for c in chosen}
-        job = Job(
-            study_config,
-            tune_config.storage,
-            tune_config.heartbeat,
-            planned,
-            tune_config.folder,
-            tune_config.device,
-            retrain=True,
-            deadline=deadline,
-            registered=pickled(registered_in_process()),
-        )
+        registered = pickled(registered_in_process())
+        job = replace(_job(study_config, tune_config, planned, deadline, registered), retrain=True)
         _work(retrained, job, tune_config.n_jobs, None, executor, on_update)
 
     train(candidates.values(), seeds)
@@ -117,6 +100,25 @@ def retrain(
     if best is not None:
         names = dict.fromkeys((best.name, f"default {best.plugin}"))
         train([candidates[name] for name in names if name in candidates], report_seeds)
+
+
+def _job(
+    study_config: StudyConfig,
+    tune_config: TuneConfig,
+    planned: PlannedTrials,
+    deadline: float | None,
+    registered: bytes,
+) -> Job:
+    return Job(
+        study_config,
+        tune_config.storage,
+        tune_config.heartbeat,
+        planned,
+        tune_config.folder,
+        tune_config.device,
+        deadline=deadline,
+        registered=registered,
+    )
 
 
 def choose_candidates(

@@ -264,10 +264,9 @@ def _fitting(base: ExperimentConfig, drawn: Mapping[str, Any]) -> dict[str, Any]
         overrides["normalize"] = base.run.normalize or ({"norm_reward": False} if compares_returns else True)
     network = {key.removeprefix(f"{NETWORK}."): name for key, name in drawn.items() if key.startswith(NETWORK)}
     if network:
-        layers, activation = (network.get(name, _network(base)[name]) for name in ("net_arch", "activation_fn"))
-        chosen = {"net_arch": NETWORKS[layers], "activation_fn": ACTIVATIONS[activation]}
-        kept = {name: value for name, value in chosen.items() if name in network}
-        overrides[NETWORK] = {**(base.run.policy_kwargs or {}), **kept}
+        meanings: Mapping[str, Mapping[str, Any]] = {"net_arch": NETWORKS, "activation_fn": ACTIVATIONS}
+        chosen = {name: meanings[name][choice] for name, choice in network.items()}
+        overrides[NETWORK] = {**(base.run.policy_kwargs or {}), **chosen}
     return overrides
 
 
@@ -346,24 +345,13 @@ def _dimension(
     for value in search.choices or (search.low, search.high):
         param.validate(value, "search range of ")
     if not search.choices and search.scale is None and not search.log and param.search is not None:
-        search = replace(search, scale=param.search.scale, log=param.search.log)
+        try:
+            search = replace(search, scale=param.search.scale, log=param.search.log)
+        except ConfigError as error:
+            raise ConfigError(f"search range of {name}: {error}") from error
     if float not in param.types and (search.high or 0) > MAX_INT:
         raise ConfigError(f"search range of {name} must end at {MAX_INT:.0g} at the latest, not {search.high:g}")
-    check_scale(search, f"search range of {name}")
     return Dimension(name, key, param, search)
-
-
-def check_scale(search: Search, where: str) -> None:
-    """Raise ConfigError if an interval cannot be drawn on its scale."""
-    if search.choices:
-        return
-    low, high = _bounds(search)
-    if search.drawn == "log" and low <= 0:
-        raise ConfigError(f"{where}: a log range must start above 0, not at {low:g}")
-    if search.drawn == "log1m" and high >= 1:
-        raise ConfigError(f"{where}: a log1m range must end below 1, not at {high:g}")
-    if search.drawn == "pow2" and (low < 1 or math.ceil(math.log2(low)) > math.floor(math.log2(high))):
-        raise ConfigError(f"{where}: there is no power of two between {low:g} and {high:g}")
 
 
 def _ignored(combination: Combination) -> frozenset[str]:

@@ -313,7 +313,7 @@ def tune(
     texts = tuple(f"{name}:{text}" for name, text in of_space.items() if not isinstance(text, Search))
     ranges = {name: search for name, search in of_space.items() if isinstance(search, Search)}
     study_config, tune_config = arguments.configs(registry, {**ranges, **parse_ranges(texts, "search_range")}, fixed)
-    study = run.tune(study_config, registry, tune_config, make_executor(executor, ray_address))
+    study = run.tune(study_config, registry, tune_config, make_executor(executor, ray_address, run.WORKER_RESTARTS))
     found = result_of(study, tune_config.storage)
     write_outputs(study, registry, arguments.report, arguments.write, force=force)
     return found

@@ -379,7 +379,7 @@ def test_refusals_write_nothing(arguments: list[str], message: str, tmp_path: Pa
 
 def test_everything_is_written_to_the_log_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Finds `logs/studies.db` beside a log folder that was asked for, and commands that then look there."""
-    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda name, address: InProcessExecutor())
+    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda *_: InProcessExecutor())
     result = pgzoo("tune", *QUICK, "--n-trials", "2", "-f", "runs", "--study-name", "s p", cwd=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert "study s p in runs/studies.db" in result.stdout
@@ -462,7 +462,7 @@ def test_a_broken_and_a_locked_file_are_refused_and_kept(tmp_path: Path) -> None
 
 
 def test_another_study_of_the_same_name_is_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda name, address: InProcessExecutor())
+    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda *_: InProcessExecutor())
     pgzoo("tune", *QUICK, "--n-trials", "1", "--study-name", "s", "--best", "0", cwd=tmp_path)
     error = pgzoo(
         "tune", *QUICK, "--n-trials", "1", "--study-name", "s", "--metric", "auc", cwd=tmp_path, status=2

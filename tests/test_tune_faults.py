@@ -219,7 +219,7 @@ def test_a_study_without_a_complete_trial_ends_with_its_most_frequent_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finds exit status 0 for a study in which every trial failed."""
-    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda name, address: InProcessExecutor())
+    monkeypatch.setattr("pgzoo.training.workers.make_executor", lambda *_: InProcessExecutor())
     file = bad_plugin(tmp_path, 'raise ZeroDivisionError("the mistake\\\\nand more")')
     command = ["tune", "--plugin", "reward_to_go+bad", "--plugin-file", str(file), "-n", "200", "--n-trials", "3"]
     result = pgzoo(*command, "--study-name", "bad", cwd=tmp_path, status=2)

@@ -14,10 +14,8 @@ import sqlalchemy
 from optuna.trial import TrialState
 from tuning import REGISTRY, InProcessExecutor, small
 
-from pgzoo.training.config import resolved_entry
-from pgzoo.training.run_folder import plain
 from pgzoo.tuning.config import TuneConfig
-from pgzoo.tuning.objectives import RetrainObjective, SearchObjective
+from pgzoo.tuning.objective import Objective, _store
 from pgzoo.tuning.results import count, counted_trials
 from pgzoo.tuning.retrained import find_retrained
 from pgzoo.tuning.run import tune
@@ -149,23 +147,14 @@ def test_a_study_that_was_killed_ends_all_its_trials(
     """
     study_config = small(sampler="random", pruner="none")
 
-    def search(objective: SearchObjective, trial: optuna.Trial) -> list[float]:
-        config = objective._config(trial)
-        trial.set_user_attr("plugin", config.combination.plugin)
-        trial.set_user_attr("config", plain(resolved_entry(config)))
+    def value(objective: Objective, trial: optuna.Trial) -> list[float]:
+        planned = objective.planned[trial.user_attrs[KEY]]
+        _store(trial, objective._configs(trial, planned))
+        if planned.candidate is not None:
+            return [float(planned.seed)]
         return [float(zlib.crc32(repr(sorted(trial.params.items())).encode()))]
 
-    def retrain(objective: RetrainObjective, trial: optuna.Trial) -> list[float]:
-        planned = objective._planned_trial(trial)
-        assert planned.candidate is not None
-        trial.set_user_attr("plugin", planned.candidate.plugin)
-        trial.set_user_attr("config", dict(planned.candidate.config))
-        trial.set_user_attr("candidate", planned.candidate.name)
-        trial.set_user_attr("seed", planned.seed)
-        return [float(planned.seed)]
-
-    monkeypatch.setattr(SearchObjective, "__call__", search)
-    monkeypatch.setattr(RetrainObjective, "__call__", retrain)
+    monkeypatch.setattr(Objective, "__call__", value)
 
     def run(storage: str) -> optuna.Study:
         tune_config = TuneConfig(storage=storage, n_total=N_TRIALS, heartbeat=1, folder=tmp_path, n_best=1, n_fresh=2)

@@ -15,7 +15,7 @@ from tuning import REGISTRY, small
 
 from pgzoo import ConfigError
 from pgzoo.tuning.metrics import Metric, Point
-from pgzoo.tuning.objectives import SearchObjective
+from pgzoo.tuning.objective import Objective
 from pgzoo.tuning.pruners import SEED_VALUES, SeedWilcoxon
 from pgzoo.tuning.trial import OnEvaluation
 from pgzoo.tuning.trial_queue import claim
@@ -32,8 +32,8 @@ def curves(monkeypatch: pytest.MonkeyPatch, values: Sequence[Sequence[Sequence[f
             on_evaluation(points[:n], [])
         return points
 
-    monkeypatch.setattr("pgzoo.tuning.objectives.as_data", lambda points, evaluations: len(points))
-    monkeypatch.setattr(SearchObjective, "_train", train)
+    monkeypatch.setattr("pgzoo.tuning.objective.as_data", lambda points, evaluations: len(points))
+    monkeypatch.setattr(Objective, "_train", train)
 
 
 def states(values: Sequence[Sequence[Sequence[float]]], tmp_path: Path, monkeypatch: Any, **changes: Any) -> list[str]:
@@ -49,7 +49,7 @@ def states(values: Sequence[Sequence[Sequence[float]]], tmp_path: Path, monkeypa
         trial = claim(study, planned, study_config.make_sampler)
         assert trial is not None
         try:
-            value = SearchObjective(study_config, planned, REGISTRY, tmp_path, "cpu", lambda: None)(trial)
+            value = Objective(study_config, planned, REGISTRY, tmp_path, "cpu", lambda: None)(trial)
             study.tell(trial, value)
         except optuna.TrialPruned:
             study.tell(trial, state=TrialState.PRUNED)

@@ -16,7 +16,7 @@ from pgzoo import ConfigError
 from pgzoo.cli.tune import command, definition_words
 from pgzoo.tuning.config import StudyConfig, TuneConfig
 from pgzoo.tuning.metrics import Point
-from pgzoo.tuning.objectives import Objective
+from pgzoo.tuning.objective import Objective
 from pgzoo.tuning.retrained import find_retrained, result, row
 from pgzoo.tuning.run import tune
 from pgzoo.tuning.studies import TuneArguments

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import sys
 import time
-import types
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import optuna
 import pytest
@@ -100,8 +97,8 @@ def test_a_trial_stores_what_reproduces_it(tmp_path: Path) -> None:
     study_config = small()
     study = search(study_config, f"{tmp_path}/a.db", tmp_path, 2)
     attrs = study.trials[0].user_attrs
-    assert attrs["config"]["n_timesteps"] == 400
-    assert attrs["config"]["estimator"]["name"] in ("reward_to_go", "lambda_return")
+    assert attrs["configs"]["CartPole-v1"]["n_timesteps"] == 400
+    assert attrs["configs"]["CartPole-v1"]["estimator"]["name"] in ("reward_to_go", "lambda_return")
     assert attrs["versions"]["torch"] == importlib.metadata.version("torch")
     assert 1 <= len(attrs["evaluations:0"]) <= 4
     assert all(len(point["returns"]) == 2 for point in attrs["evaluations:0"])
@@ -118,7 +115,7 @@ def test_a_study_begins_with_the_defaults(tmp_path: Path) -> None:
     for trial, plugin in zip(study.trials, study_config.plugins, strict=False):
         entry = {"n_timesteps": 300, "n_envs": 4}
         default = load_config(REGISTRY, plugin, "CartPole-v1", overrides=entry)
-        assert trial.user_attrs["config"] == json.loads(json.dumps(plain(resolved_entry(default))))
+        assert trial.user_attrs["configs"]["CartPole-v1"] == json.loads(json.dumps(plain(resolved_entry(default))))
         assert trial.params["plugin"] == plugin
         assert trial.params["one_minus_gamma"] == pytest.approx(1 - default.combination.algorithm.gamma)
     assert study.trials[1].params["learning_rate"] == 3e-3  # a schedule, by its first value
@@ -250,7 +247,7 @@ def test_a_trial_stays_running_if_the_storage_fails(tmp_path: Path, monkeypatch:
     def fail(*_: Any) -> None:
         raise optuna.exceptions.StorageInternalError("the server closed the connection")
 
-    monkeypatch.setattr("pgzoo.tuning.objectives._store_config", fail)
+    monkeypatch.setattr("pgzoo.tuning.objective._store", fail)
     with pytest.raises(ConfigError, match=r"cannot use the storage .*a.db: the server closed the connection"):
         search(small(), f"{tmp_path}/a.db", tmp_path, 1)
     study = optuna.load_study(study_name="small", storage=open_storage(f"{tmp_path}/a.db"))
@@ -275,74 +272,6 @@ def test_every_pruner_works(pruner: str, tmp_path: Path) -> None:
         evaluated = [len(value) for key, value in trial.user_attrs.items() if key.startswith("evaluations:")]
         assert len(trial.intermediate_values) == sum(evaluated)
     assert not failures(study)
-
-
-@pytest.mark.parametrize(
-    ("sampler", "message"),
-    [
-        ("tep", "unknown sampler 'tep'; did you mean 'tpe'\\?, or module:Class"),
-        ("optuna.samplers:Nope", "--sampler optuna.samplers:Nope: .* has no attribute 'Nope'"),
-        ("nowhere:Sampler", "--sampler nowhere:Sampler: .*No module named 'nowhere'"),
-        ("collections:OrderedDict", "not a sampler of Optuna"),
-        ("optuna.samplers:GridSampler", "--sampler optuna.samplers:GridSampler: .*search_space"),
-    ],
-)
-def test_refused_samplers(sampler: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        small(sampler=sampler).check()
-
-
-def test_another_sampler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of Optuna's, and one that OptunaHub would download."""
-    study_config = small(sampler="optuna.samplers:QMCSampler", plugins=("a2c",), n_timesteps=100)
-    study_config.check()
-    assert not failures(search(study_config, f"{tmp_path}/a.db", tmp_path, 2))
-    hub: Any = types.ModuleType("optunahub")
-    hub.load_module = {"samplers/auto": optuna.samplers}.__getitem__
-    monkeypatch.setitem(sys.modules, "optunahub", hub)
-    found = small(sampler="optunahub:auto:RandomSampler").make_sampler("0")
-    assert isinstance(found, optuna.samplers.RandomSampler)
-
-
-class Pictures(gym.Env[np.ndarray, Any]):
-    """The reward is 1 for the action that the brightness of the image shows."""
-
-    observation_space = gym.spaces.Box(0, 255, (36, 36, 1), np.uint8)
-    action_space = gym.spaces.Discrete(2)
-
-    def __init__(self, length: int = 4) -> None:
-        self.length = length
-
-    def _draw(self) -> np.ndarray:
-        self.bright = int(self.np_random.integers(2))
-        return np.full((36, 36, 1), 200 * self.bright, np.uint8)
-
-    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.t = 0
-        return self._draw(), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        reward, self.t = float(action == self.bright), self.t + 1
-        return self._draw(), reward, self.t == self.length, False, {}
-
-
-@pytest.mark.slow
-def test_images_with_the_users_file_and_vector_environments(tmp_path: Path) -> None:
-    """Finds a study that ignores the user's YAML, the environment's arguments, or the vector environment."""
-    gym.register("Pictures-v0", lambda **kwargs: Pictures(**kwargs), max_episode_steps=100)
-    (tmp_path / "mine.yml").write_text("default: {policy: CnnPolicy, n_envs: 2, n_steps: 16, learning_rate: 1.0e-3}\n")
-    study_config = small(
-        env="Pictures-v0", plugins=("a2c",), n_timesteps=200, vec_env="vector", conf_file=tmp_path / "mine.yml",
-        fixed={"env_kwargs": {"length": 7}, "normalize": False}, sampler="random",
-    )  # fmt: skip
-    study = search(study_config, f"{tmp_path}/a.db", tmp_path, 3)
-    assert not failures(study)
-    assert study.trials[0].user_attrs["config"]["policy"] == "CnnPolicy"
-    lengths = {point["lengths"][0] for trial in study.trials for point in trial.user_attrs["evaluations:0"]}
-    assert lengths == {7}
-    assert any(trial.user_attrs["config"]["n_envs"] != 2 for trial in study.trials)
-    del gym.registry["Pictures-v0"]
 
 
 def test_several_metrics_make_a_front(tmp_path: Path) -> None:
@@ -486,7 +415,7 @@ def test_the_best_trials_are_trained_again_with_their_defaults(finished: Any) ->
         *((name, candidate.hyperparams) for name, candidate in trials.items()),
     ]:
         trial = study.trials[int(name.split()[-1])]
-        model = PolicyGradient.from_zoo(trial.user_attrs["plugin"], study_config.env, **hyperparams)
+        model = PolicyGradient.from_zoo(trial.user_attrs["plugin"], study_config.envs[0], **hyperparams)
         run = {"n_envs", "normalize", "net_arch", "activation_fn", PLUGIN}
         for parameter, value in readable(trial.params).items():
             name = parameter.split(".")[-1]

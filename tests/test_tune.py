@@ -289,7 +289,7 @@ def test_a_study_from_the_command_line_to_the_trained_model(tmp_path: Path) -> N
     (config,) = (tmp_path / "logs").glob("*/CartPole-v1_1/CartPole-v1/config.yml")
     trained = YAML(typ="safe").load(config.read_text())
     study = optuna.load_study(study_name="s", storage=open_storage(f"{tmp_path}/logs/studies.db"))
-    assert json.loads(json.dumps(trained)) == study.trials[int(trial)].user_attrs["config"]
+    assert json.loads(json.dumps(trained)) == study.trials[int(trial)].user_attrs["configs"]["CartPole-v1"]
     assert YAML(typ="safe").load((config.parent / "args.yml").read_text())["seed"] == 0
 
 

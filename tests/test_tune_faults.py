@@ -132,7 +132,7 @@ def test_a_trial_that_needs_too_much_memory_is_repeated_a_few_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Finds a study that never ends, because one of its trials needs more memory than the machine has."""
-    monkeypatch.setattr("pgzoo.tuning.objectives.train_once", raising(MemoryError("Unable to allocate 2 TiB")))
+    monkeypatch.setattr("pgzoo.tuning.objective.train_once", raising(MemoryError("Unable to allocate 2 TiB")))
     study_config = small(plugins=("rtg",))
     for _ in range(4):
         with pytest.raises(MachineError, match="MemoryError: Unable to allocate 2 TiB"):

@@ -152,7 +152,7 @@ def attempt(key: str, state: TrialState, value: float = 0.0, retries: int = 0, *
     return create_trial(
         state=state,
         values=[value] if state == TrialState.COMPLETE else None,
-        user_attrs={KEY: key, "config": {"x": value}, **attrs},
+        user_attrs={KEY: key, "configs": {"x": value}, **attrs},
         system_attrs={"retry_history": list(range(retries))},
     )
 
@@ -210,7 +210,7 @@ def test_every_state_is_counted_once() -> None:
 def test_the_attempt_that_counts(attempts: list[FrozenTrial], counted: float | None) -> None:
     """Finds a lost attempt that counts although a later one runs or has ended."""
     trial = counted_attempt(attempts)
-    assert (trial.user_attrs["config"]["x"] if trial else None) == counted
+    assert (trial.user_attrs["configs"]["x"] if trial else None) == counted
 
 
 def test_planned_trials_are_taken_in_order_and_one_attempt_at_a_time() -> None:

@@ -26,7 +26,7 @@ def small(**changes: Any) -> StudyConfig:
     return StudyConfig(
         **{
             "name": "small",
-            "env": "CartPole-v1",
+            "envs": ("CartPole-v1",),
             "plugins": ("rtg", "a2c"),
             "n_timesteps": 400,
             "n_evaluations": 4,

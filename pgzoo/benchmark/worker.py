@@ -225,34 +225,13 @@ def _peer(job: Job, registry: Registry, path: Path) -> dict[str, Any]:
 
 def _random(job: Job, registry: Registry, path: Path) -> dict[str, Any]:
     """Evaluate uniformly random actions."""
-    from pgzoo.training.environments import close_all, make_env
-    from pgzoo.training.evaluation import evaluate
+    from pgzoo.training.random_policy import evaluate_random
 
     hyperparams = {key: value for key, value in job.hyperparams.items() if key != "n_timesteps"}
     config = ExperimentConfig(job.env, resolve(registry, "ppo"), RunConfig(**hyperparams), hyperparams, "")
-    n_envs = _eval_envs(job.config.final_episodes)
-    env = make_env(config, n_envs=n_envs, seed=final_seed(job), training=False)
-    try:
-        env.action_space.seed(job.seed)
-        policy: Any = _RandomPolicy(env.action_space)
-        final = evaluate(policy, env, job.config.final_episodes, episode_bound=config.combination.episode_bound)
-    finally:
-        close_all(env)
+    n_episodes = job.config.final_episodes
+    final = evaluate_random(config, n_episodes, n_envs=_eval_envs(n_episodes), seed=final_seed(job), actions=job.seed)
     return {"n_timesteps": 0, "seconds": 0.0, "final": _final(final)}
-
-
-class _RandomPolicy:
-    """Takes uniformly random actions."""
-
-    def __init__(self, space: Any) -> None:
-        self._space = space
-
-    def predict(self, observations: Any, *_: Any) -> tuple[Any, None]:
-        """Return an action for each environment."""
-        import numpy as np
-
-        first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-        return np.array([self._space.sample() for _ in range(len(first))]), None
 
 
 def final_seed(job: Job) -> int:

@@ -185,12 +185,13 @@ def _trial(
     from pgzoo.tuning.studies import storage_url
 
     from_command_line = click.core.ParameterSource.COMMANDLINE
-    for name in ("plugin", "env", "conf_file", "trained_agent"):
+    for name in ("plugin", "conf_file", "trained_agent"):
         if ctx.get_parameter_source(name) == from_command_line:
             raise click.UsageError(f"--trial brings its own --{name.replace('_', '-')}", ctx)
     if overrides:
         raise click.UsageError(f"--trial repeats a trial exactly; {next(iter(overrides))} cannot be replaced", ctx)
-    config, seed = trial_config(registry, storage_url(arguments.storage, arguments.log_folder), trial)
+    env = arguments.env if ctx.get_parameter_source("env") == from_command_line else None
+    config, seed = trial_config(registry, storage_url(arguments.storage, arguments.log_folder), trial, env)
     if not arguments.trusted:
         check_configuration(config.run, f"trial {trial}", training=True)
     check_environment(config.env)

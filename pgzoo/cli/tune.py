@@ -88,7 +88,10 @@ def definition_words(ctx: click.Context) -> list[str]:
 @click.option("--plugins", help="Several recipes separated by commas, or 'all': the recipe is searched too.")
 @click.option("--search", help="Kinds of part to search, separated by commas: estimator, baseline, objective, scale, "
               "update, sampling.")  # fmt: skip
-@click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment.")
+@click.option("--env", default="CartPole-v1", show_default=True, help="A registered environment. Several, separated by "
+              "commas, are searched together by the mean of their scores.")  # fmt: skip
+@click.option("--score-range", multiple=True, metavar="ENV:LOW..HIGH", help="The returns that score 0 and 1 (may be "
+              "repeated).  [default: those of random actions and of the registered threshold]")  # fmt: skip
 @click.option("--begin-with", metavar="ENV", help="Start from this environment's entry.  [default: --env]")
 @click.option("--conf-file", type=click.Path(path_type=Path), help="Hyperparameters by environment, as in pgzoo train.")
 @click.option("--env-kwargs", multiple=True, metavar="NAME:VALUE",
@@ -177,14 +180,17 @@ def _run(study_config: StudyConfig, tune_config: TuneConfig, registry: Registry,
     from pgzoo.tuning.run import WORKER_RESTARTS, tune
     from pgzoo.tuning.storage import without_password
 
-    n_searched = tune_config.n_total * study_config.n_seeds
-    n_retrainings = tune_config.n_retrainings(len(study_config.plugins))
+    envs = study_config.envs
+    n_searched = tune_config.n_total * study_config.n_seeds * len(envs)
+    n_retrainings = tune_config.n_retrainings(study_config)
     n_steps = (n_searched + n_retrainings) * study_config.n_timesteps
     click.echo(
         f"study {study_config.name} in {without_password(tune_config.storage)}, {', '.join(study_config.metrics)} on "
-        f"{study_config.env}: {tune_config.n_total} trials, seeds {study_config.seeds}, and up to {n_retrainings} "
+        f"{' and '.join(envs)}: {tune_config.n_total} trials, seeds {study_config.seeds}, and up to {n_retrainings} "
         f"retrainings; at most {n_searched + n_retrainings} trainings and {n_steps:,} steps"
     )
+    for env, (low, high) in study_config.scores.items():
+        click.echo(f"{env}: a return of {low:g} scores 0, and {high:g} scores 1")
     if len(study_config.metrics) > 1:
         click.echo("several metrics: a Pareto front, and no pruning, which Optuna does not support here")
     try:

@@ -146,7 +146,7 @@ def list_studies(storage: BaseStorage) -> None:
         if definition is not None:
             counts = count(optuna.load_study(study_name=summary.study_name, storage=storage))
             ended = f"{counts.ended} of {counts.total}"
-            table.add_row(summary.study_name, definition["env"], ", ".join(definition["metrics"]), ended)
+            table.add_row(summary.study_name, ", ".join(definition["envs"]), ", ".join(definition["metrics"]), ended)
     Console(markup=False).print(table if table.row_count else "there are no studies yet; pgzoo tune creates one")
 
 

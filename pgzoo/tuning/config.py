@@ -30,7 +30,7 @@ from pgzoo.tuning.limits import (
     Trials,
 )
 from pgzoo.tuning.metrics import Metric, parse_metric
-from pgzoo.tuning.space import Entries, Space, make_space
+from pgzoo.tuning.space import Entries, Space, make_space, with_common_dimensions
 
 if TYPE_CHECKING:
     import optuna
@@ -48,12 +48,12 @@ class Candidate:
     Attributes:
         name: "trial 12" or "default gae".
         plugin: the recipe or combination.
-        config: the full configuration, as plain data.
+        configs: by environment, the full configuration as plain data.
     """
 
     name: str
     plugin: str
-    config: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ class StudyConfig:
 
     Attributes:
         name: the study's name in the storage.
-        env: the environment's name.
+        envs: the environments, all of which every trial trains on.
         plugins: recipes or combinations; every trial trains one of them.
         metrics: the objectives of the study; several metrics make a Pareto front.
         n_timesteps: environment steps of each training.
@@ -93,15 +93,16 @@ class StudyConfig:
         eval_episodes: episodes per evaluation.
         ranges: search ranges by name, which replace the declared ones.
         fixed: values by name, which are not searched.
+        scores: by environment, the returns that score 0 and 1, if there are several environments.
         conf_file: hyperparameters by environment, which every worker reads; None: those of pgzoo.
-        begin_with: the environment whose entries are used; None: those of `env`.
+        begin_with: the environment whose entries are used; None: the environment's own.
         vec_env: the vector environment of the trainings.
         plugin_files: Python files with plugins, which every worker loads.
         gym_packages: packages that register environments, which every worker imports.
     """
 
     name: str
-    env: str
+    envs: tuple[str, ...]
     plugins: tuple[str, ...]
     metrics: tuple[str, ...] = ("final",)
     n_timesteps: Count
@@ -115,6 +116,7 @@ class StudyConfig:
     eval_episodes: Evaluations = 10
     ranges: Mapping[str, Search] = field(default_factory=dict)
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     conf_file: Path | None = None
     begin_with: str | None = None
     vec_env: str = "dummy"
@@ -136,9 +138,14 @@ class StudyConfig:
         first, second = self.seed + FRESH_SEED_OFFSET, self.seed + REPORT_SEED_OFFSET
         return list(range(first, first + n)), list(range(second, second + n))
 
+    def score(self, env: str, value: float) -> float:
+        """Return a return as it is, or of several environments as a score: s = (R − low) / (high − low)."""
+        low, high = self.scores.get(env, (0.0, 1.0))
+        return (value - low) / (high - low)
+
     def planned_trials(self, n: int, registry: Registry) -> dict[str, PlannedTrial]:
         """Return the first n trials of the search by key: the defaults, if requested, then those that are drawn."""
-        space = self.space(registry)
+        space = next(iter(self.spaces(registry).values()))
         plugins = self.plugins if self.defaults else ()
         defaults = [PlannedTrial(default_of=plugin, params=space.default(plugin)) for plugin in plugins]
         return {str(i): defaults[i] if i < len(defaults) else PlannedTrial() for i in range(n)}
@@ -164,10 +171,13 @@ class StudyConfig:
             raise ConfigError(f"{unknown('sampler', self.sampler, SAMPLERS)}, or module:Class")
         if self.pruner not in PRUNERS:
             raise ConfigError(unknown("pruner", self.pruner, PRUNERS))
-        if not self.metrics:
-            raise ConfigError("a study needs a metric, such as final")
-        if len(set(self.metrics)) < len(self.metrics):
-            raise ConfigError(f"a metric is named twice: {', '.join(self.metrics)}")
+        for what, names in (("a metric", self.metrics), ("an environment", self.envs)):
+            if not names:
+                raise ConfigError(f"a study needs {what}")
+            if len(set(names)) < len(names):
+                raise ConfigError(f"{what} is named twice: {', '.join(names)}")
+        if len(self.envs) > 1 and (missing := [env for env in self.envs if env not in self.scores]):
+            raise ConfigError(f"a study of several environments needs the returns of {missing[0]} that score 0 and 1")
         metrics = self.parsed_metrics
         if self.pruner != "none" and len(metrics) > 1:
             raise ConfigError("Optuna cannot prune a study of several metrics; omit --pruner, or use --pruner none")
@@ -178,21 +188,26 @@ class StudyConfig:
         if self.pruner != "none" and metrics[0].kind == "wall":
             raise ConfigError("the metric 'wall' is known only at the end of a training; use --pruner none")
 
-    def space(self, registry: Registry) -> Space:
-        """Return the search space."""
+    def spaces(self, registry: Registry) -> dict[str, Space]:
+        """Return the search space by environment. All have the same dimensions, those that all environments have."""
         fixed = {**self.fixed, "n_timesteps": self.n_timesteps}
-        return make_space(registry, self.entries, self.plugins, ranges=self.ranges, fixed=fixed)
+        spaces = {
+            entries.env: make_space(registry, entries, self.plugins, ranges=self.ranges, fixed=fixed)
+            for entries in self.entries
+        }
+        return with_common_dimensions(spaces)
 
     @property
-    def entries(self) -> Entries:
-        """Where the configurations come from."""
-        return Entries(self.env, self.conf_file, self.begin_with)
+    def entries(self) -> list[Entries]:
+        """Where the configurations of each environment come from."""
+        return [Entries(env, self.conf_file, self.begin_with) for env in self.envs]
 
     def definition(self, registry: Registry) -> dict[str, Any]:
         """Return everything that must be equal for two commands to share a study, as plain data."""
-        space = self.space(registry)
+        spaces = self.spaces(registry)
         return {
-            "env": self.env,
+            "envs": list(self.envs),
+            "scores": {env: list(of_env) for env, of_env in self.scores.items()},
             "metrics": list(self.metrics),
             "n_timesteps": self.n_timesteps,
             "seeds": self.seeds,
@@ -204,8 +219,11 @@ class StudyConfig:
             "eval_episodes": self.eval_episodes,
             "vec_env": self.vec_env,
             "fixed": {name: str(value) for name, value in sorted(self.fixed.items())},
-            "entries": {plugin: plain(base.entry) for plugin, base in space.bases.items()},
-            "space": space.describe(),
+            "entries": {
+                env: {plugin: plain(base.entry) for plugin, base in space.bases.items()}
+                for env, space in spaces.items()
+            },
+            "space": spaces[self.envs[0]].describe(),
         }
 
     def make_sampler(self, key: str) -> optuna.samplers.BaseSampler:
@@ -297,9 +315,10 @@ class TuneConfig:
     n_fresh: FreshSeeds = 5
     command: Sequence[str] | None = None
 
-    def n_retrainings(self, n_plugins: int) -> int:
+    def n_retrainings(self, study_config: StudyConfig) -> int:
         """Return how many trainings follow the search at most: the candidates with their defaults, then the winner."""
-        return (self.n_best + min(2 * self.n_best, n_plugins) + 2) * self.n_fresh if self.n_best else 0
+        n_candidates = self.n_best + min(2 * self.n_best, len(study_config.plugins))
+        return (n_candidates + 2) * self.n_fresh * len(study_config.envs) if self.n_best else 0
 
     def check(self) -> None:
         """Check the numbers.

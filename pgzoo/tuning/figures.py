@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optuna_figures
 
 from pgzoo.tuning._optuna import CONSTRAINTS
-from pgzoo.tuning.objectives import EVALUATIONS
+from pgzoo.tuning.objective import EVALUATIONS
 from pgzoo.tuning.results import best_trials, counted_trials, importance_evaluator, importances, metrics_of
 from pgzoo.tuning.retrained import Retrained, estimate, find_retrained
 from pgzoo.tuning.space import PLUGIN

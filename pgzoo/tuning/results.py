@@ -98,7 +98,7 @@ def best_trials(study: optuna.Study) -> list[FrozenTrial]:
         trials = [trial for trial in counted_trials(study) if trial.state == TrialState.COMPLETE]
     distinct: list[FrozenTrial] = []
     for trial in sorted(trials, key=lambda trial: (sign * trial.values[0], trial.number)):
-        if all(trial.user_attrs["config"] != better.user_attrs["config"] for better in distinct):
+        if all(trial.user_attrs["configs"] != better.user_attrs["configs"] for better in distinct):
             distinct.append(trial)
     return distinct
 
@@ -175,11 +175,18 @@ def importances(study: optuna.Study) -> dict[str, float]:
         return optuna.importance.get_param_importances(study, evaluator=importance_evaluator())
 
 
-def trial_config(registry: Registry, url: str, name: str) -> tuple[ExperimentConfig, int]:
-    """Return the configuration that the trial STUDY:NUMBER trained, and its first seed.
+def trial_config(registry: Registry, url: str, name: str, env: str | None = None) -> tuple[ExperimentConfig, int]:
+    """Return the configuration that the trial STUDY:NUMBER trained on an environment, and its first seed.
+
+    Args:
+        registry: the plugins.
+        url: the storage.
+        name: the trial.
+        env: one of the study's environments; None: the first one.
 
     Raises:
-        ConfigError: the study or the trial does not exist, or the trial never began to train.
+        ConfigError: the study or the trial does not exist, the trial never began to train, or the study does not have
+            the environment.
     """
     study_name, colon, number = name.rpartition(":")
     if not colon or not number.isdecimal():
@@ -187,10 +194,13 @@ def trial_config(registry: Registry, url: str, name: str) -> tuple[ExperimentCon
     with storage_errors(url):
         study = find_study(study_name, open_existing(url))
         trials = {trial.number: trial for trial in study.get_trials(deepcopy=False)}
-    if int(number) not in trials or "config" not in trials[int(number)].user_attrs:
+    if int(number) not in trials or "configs" not in trials[int(number)].user_attrs:
         raise ConfigError(
             f"the study {study_name!r} does not have a trial {number} that was trained; see pgzoo tune show"
         )
     attributes, definition = trials[int(number)].user_attrs, study.user_attrs[DEFINITION]
-    config = config_from_entry(registry, attributes["plugin"], definition["env"], attributes["config"])
+    env = definition["envs"][0] if env is None else env
+    if env not in definition["envs"]:
+        raise ConfigError(f"--trial brings its own --env, {' or '.join(definition['envs'])}")
+    config = config_from_entry(registry, attributes["plugin"], env, attributes["configs"][env])
     return replace(config, source=f"trial {number} of {study_name}"), definition["seeds"][0]

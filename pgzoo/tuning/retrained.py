@@ -37,7 +37,7 @@ class Retrained:
         seeds: the fresh seeds of the choice, trained or not.
         failed_seeds: the seeds whose training failed.
         search_values: the values in the search; None for a default.
-        hyperparams: every setting, as `pgzoo.train(plugin, hyperparams=…)` takes them.
+        configs: by environment, every setting.
         reported: by seed of the report, one value per metric; empty unless this is the winner or its default.
     """
 
@@ -47,8 +47,13 @@ class Retrained:
     seeds: tuple[int, ...] = ()
     failed_seeds: tuple[int, ...] = ()
     search_values: tuple[float, ...] | None = None
-    hyperparams: Mapping[str, Any] = field(default_factory=dict)
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     reported: Mapping[int, tuple[float, ...]] = field(default_factory=dict)
+
+    @property
+    def hyperparams(self) -> Mapping[str, Any]:
+        """Every setting on the first environment, as `pgzoo.train(plugin, env, hyperparams=…)` takes them."""
+        return next(iter(self.configs.values()), {})
 
     @property
     def is_default(self) -> bool:
@@ -128,7 +133,7 @@ def find_retrained(study: optuna.Study) -> list[Retrained]:
                         if t.number in failed and t.user_attrs["seed"] in stored["seeds"]
                     ),
                     search_values.get(name),
-                    own[0].user_attrs["config"],
+                    own[0].user_attrs["configs"],
                     {seed: complete[seed] for seed in stored["report_seeds"] if seed in complete},
                 )
             )

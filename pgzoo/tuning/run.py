@@ -53,7 +53,7 @@ def tune(
     """
     study_config.check()
     tune_config.check()
-    study_config.space(registry)
+    study_config.spaces(registry)
     registered = pickled(registered_in_process())
     with storage_errors(tune_config.storage):
         storage = open_storage(tune_config.storage, tune_config.heartbeat)
@@ -62,7 +62,7 @@ def tune(
         if tune_config.command is not None:
             study.set_user_attr(COMMAND, list(tune_config.command))
         deadline = time.time() + tune_config.timeout if tune_config.timeout is not None else None
-        reserve = tune_config.n_retrainings(len(study_config.plugins)) / tune_config.n_jobs
+        reserve = tune_config.n_retrainings(study_config) / len(study_config.envs) / tune_config.n_jobs
         planned = study_config.planned_trials(tune_config.n_total, registry)
         job = replace(_job(study_config, tune_config, planned, deadline, registered), reserve=reserve)
         _work(study, job, tune_config.n_jobs, tune_config.command_limit, executor, on_update)
@@ -134,14 +134,15 @@ def choose_candidates(
     plugins = dict.fromkeys(str(trial.user_attrs["plugin"]) for trial in [*drawn, *best[:n_best]])
     names = [f"trial {trial.number}" for trial in drawn] + [f"default {plugin}" for plugin in plugins]
     earlier = study.user_attrs.get(CANDIDATES, {"names": []})["names"]
-    trials, bases = {f"trial {trial.number}": trial for trial in best}, study_config.space(registry).bases
+    trials, spaces = {f"trial {trial.number}": trial for trial in best}, study_config.spaces(registry)
     candidates = {}
     for name in dict.fromkeys([*earlier, *names]):
         if name in trials:
             attributes = trials[name].user_attrs
-            candidates[name] = Candidate(name, attributes["plugin"], attributes["config"])
-        elif (plugin := name.removeprefix("default ")) in bases:
-            candidates[name] = Candidate(name, plugin, plain(resolved_entry(bases[plugin])))
+            candidates[name] = Candidate(name, attributes["plugin"], attributes["configs"])
+        elif (plugin := name.removeprefix("default ")) in study_config.plugins:
+            configs = {env: plain(resolved_entry(space.bases[plugin])) for env, space in spaces.items()}
+            candidates[name] = Candidate(name, plugin, configs)
     return candidates
 
 

@@ -187,12 +187,23 @@ class Space:
     bases: Mapping[str, ExperimentConfig]
     dimensions: Mapping[str, tuple[Dimension, ...]]
 
-    def suggest(self, trial: optuna.trial.BaseTrial) -> tuple[str, dict[str, Any]]:
-        """Return the combination that the trial draws, and the values that override its configuration."""
+    def draw(self, trial: optuna.trial.BaseTrial) -> tuple[str, dict[str, Any]]:
+        """Return the combination and the values that the trial draws."""
         plugins = list(self.bases)
         plugin = trial.suggest_categorical(PLUGIN, plugins) if len(plugins) > 1 else plugins[0]
-        drawn = {dimension.key: dimension.suggest(trial) for dimension in self.dimensions[plugin]}
-        return plugin, _fitting(self.bases[plugin], drawn)
+        return plugin, {dimension.key: dimension.suggest(trial) for dimension in self.dimensions[plugin]}
+
+    def overrides(self, plugin: str, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """Return drawn values as overrides of the combination's configuration.
+
+        A training has at least MIN_ROLLOUTS rollouts, no minibatch is larger than its rollout, and groups are complete.
+        """
+        return _fitting(self.bases[plugin], drawn)
+
+    def suggest(self, trial: optuna.trial.BaseTrial) -> tuple[str, dict[str, Any]]:
+        """Return the combination that the trial draws, and the values that override its configuration."""
+        plugin, drawn = self.draw(trial)
+        return plugin, self.overrides(plugin, drawn)
 
     def default(self, plugin: str) -> dict[str, Any]:
         """Return the point of the space that is nearest to a combination's default.
@@ -241,10 +252,7 @@ def _network(base: ExperimentConfig) -> dict[str, str]:
 
 
 def _fitting(base: ExperimentConfig, drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return drawn values as overrides of a configuration.
-
-    A training has at least MIN_ROLLOUTS rollouts, no minibatch is larger than its rollout, and groups are complete.
-    """
+    """Return drawn values as overrides of a configuration, as `Space.overrides` describes them."""
     overrides = {key.removeprefix(f"{RUN}."): value for key, value in drawn.items() if not key.startswith(NETWORK)}
 
     def value(key: str) -> Any:
@@ -301,6 +309,16 @@ def make_space(
         if name not in known:
             raise ConfigError(f"{unknown('hyperparameter to search', name, known)} (of {', '.join(plugins)})")
     return Space(bases, _with_distinct_names(bases, dimensions))
+
+
+def with_common_dimensions(spaces: Mapping[str, Space]) -> dict[str, Space]:
+    """Return the spaces of several environments with the dimensions of the first one that all of them have."""
+    first, *others = spaces.values()
+    dimensions = {
+        plugin: tuple(d for d in ds if all(d.key in {o.key for o in other.dimensions[plugin]} for other in others))
+        for plugin, ds in first.dimensions.items()
+    }
+    return {env: Space(space.bases, dimensions) for env, space in spaces.items()}
 
 
 def _dimensions(

@@ -50,6 +50,7 @@ class TuneArguments(Arguments):
     plugins: str | None = None
     search: str | None = None
     env: str = "CartPole-v1"
+    score_range: tuple[str, ...] = ()
     begin_with: str | None = None
     conf_file: Path | None = None
     env_kwargs: tuple[str, ...] = ()
@@ -106,19 +107,22 @@ class TuneArguments(Arguments):
         from pgzoo.tuning.space import Entries
 
         check_outputs(self.report, self.write)
-        check_environment(self.env)
-        entries = Entries(self.env, self.conf_file and self.conf_file.resolve(), self.begin_with)
-        plugins = self._plugins(registry, fixed, entries)
+        envs, file = _words(self.env) or [self.env], self.conf_file and self.conf_file.resolve()
+        for env in envs:
+            check_environment(env)
         if self.env_kwargs:
             fixed = {**fixed, "env_kwargs": parse_pairs(self.env_kwargs, "--env-kwargs")}
+        first, *others = (Entries(env, file, self.begin_with) for env in envs)
+        plugins = self._plugins(registry, fixed, first)
+        bases = [entries.load(registry, plugin) for entries in (first, *others) for plugin in plugins]
         searched = plugins[0] if len(plugins) == 1 else self.plugins or f"{self.plugin}.{self.search}"
         name = self.study_name
         study_config = StudyConfig(
-            name=default_name(f"{searched}_{file_name(self.env)}") if name is None else name,
-            env=self.env,
+            name=default_name("_".join([searched, *map(file_name, envs)])) if name is None else name,
+            envs=tuple(envs),
             plugins=tuple(plugins),
             metrics=self.metric,
-            n_timesteps=self.n_timesteps or min(entries.load(registry, plugin).run.n_timesteps for plugin in plugins),
+            n_timesteps=self.n_timesteps or min(base.run.n_timesteps for base in bases),
             n_seeds=self.seeds,
             seed=self.seed,
             sampler=self.sampler,
@@ -129,7 +133,8 @@ class TuneArguments(Arguments):
             eval_episodes=self.eval_episodes,
             ranges={**(read_ranges(self.space) if self.space else {}), **ranges},
             fixed=fixed,
-            conf_file=entries.file,
+            scores=self._scores(registry, [first, *others], plugins[0], fixed),
+            conf_file=file,
             begin_with=self.begin_with,
             vec_env=self.vec_env,
             plugin_files=tuple(path.resolve() for path in self.plugin_files),
@@ -139,6 +144,26 @@ class TuneArguments(Arguments):
         tune_config = self._tune_config(study_config)
         tune_config.check()
         return study_config, tune_config
+
+    def _scores(
+        self, registry: Registry, entries: Sequence[Entries], plugin: str, fixed: Mapping[str, Any]
+    ) -> dict[str, tuple[float, float]]:
+        """Return the returns that score 0 and 1 on each of several environments.
+
+        They are those of `score_range`, else the mean return of random actions and the registered reward threshold.
+        """
+        from pgzoo.tuning.scores import measured_scores, parse_scores
+
+        scores = parse_scores(self.score_range)
+        if unused := [env for env in scores if len(entries) == 1 or env not in {of_env.env for of_env in entries}]:
+            raise ConfigError(f"--score-range {unused[0]}: this is not one of several environments of --env")
+        if len(entries) == 1:
+            return {}
+        kwargs = {"env_kwargs": fixed["env_kwargs"]} if "env_kwargs" in fixed else {}
+        return {
+            of_env.env: scores.get(of_env.env) or measured_scores(of_env.load(registry, plugin, kwargs))
+            for of_env in entries
+        }
 
     def _tune_config(self, study_config: StudyConfig) -> TuneConfig:
         from pgzoo.tuning.config import TuneConfig
@@ -161,11 +186,11 @@ class TuneArguments(Arguments):
         ]
         if not affordable:
             return config
-        n_retrainings, n_seeds = config.n_retrainings(len(study_config.plugins)), self.seeds
-        n_trials = (min(affordable) - n_retrainings) // n_seeds
+        n_retrainings, per_trial = config.n_retrainings(study_config), self.seeds * len(study_config.envs)
+        n_trials = (min(affordable) - n_retrainings) // per_trial
         if n_trials < 1:
             raise ConfigError(
-                f"the budget allows {min(affordable)} trainings, and a trial with the retrainings needs {n_seeds} + "
+                f"the budget allows {min(affordable)} trainings, and a trial with the retrainings needs {per_trial} + "
                 f"{n_retrainings}; raise it, or lower --best or --fresh-seeds"
             )
         limited = min(n_trials, config.n_total) if self.n_trials or self.max_total_trials else n_trials
@@ -200,14 +225,19 @@ class BestTrial:
         plugin: the recipe or combination that it trained.
         values: one value per metric. They are optimistic, because the trial was chosen by them.
         params: the hyperparameters that were searched, by name.
-        hyperparams: every setting, as `pgzoo.train(plugin, hyperparams=…)` takes them.
+        configs: by environment, every setting.
     """
 
     number: int
     plugin: str
     values: tuple[float, ...]
     params: Mapping[str, Any]
-    hyperparams: Mapping[str, Any]
+    configs: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def hyperparams(self) -> Mapping[str, Any]:
+        """Every setting on the first environment, as `pgzoo.train(plugin, env, hyperparams=…)` takes them."""
+        return next(iter(self.configs.values()))
 
 
 @dataclass(frozen=True)
@@ -233,10 +263,11 @@ class TuneResult:
 
 def tune(
     plugin: str = DEFAULT_RECIPE,
-    env: str = "CartPole-v1",
+    env: Sequence[str] | str = "CartPole-v1",
     *,
     plugins: Sequence[str] | str | None = None,
     search: Sequence[str] | str | None = None,
+    score_range: Mapping[str, tuple[float, float] | str] | None = None,
     begin_with: str | None = None,
     conf_file: FilePath | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
@@ -291,9 +322,11 @@ def tune(
     of_space, fixed = mapping("search_range", search_range), dict(mapping("fix", fix))
     if env_kwargs is not None:
         fixed["env_kwargs"] = mapping("env_kwargs", env_kwargs)
+    names: Any = _text("env", env)
     arguments = TuneArguments(
-        plugin=plugin, plugins=_text("plugins", plugins), search=_text("search", search), env=env,
-        begin_with=begin_with, conf_file=as_path(conf_file), vec_env=vec_env, device=device,
+        plugin=plugin, plugins=_text("plugins", plugins), search=_text("search", search),
+        env=names, score_range=_pairs(mapping("score_range", score_range)), begin_with=begin_with,
+        conf_file=as_path(conf_file), vec_env=vec_env, device=device,
         n_timesteps=n_timesteps, n_trials=n_trials, max_total_trials=max_total_trials,
         max_trainings=max_trainings, max_steps=max_steps, timeout=timeout, n_jobs=n_jobs,
         executor=executor, ray_address=ray_address, metric=several(metric), seeds=seeds, seed=seed, sampler=sampler,
@@ -335,7 +368,7 @@ def result_of(study: optuna.Study, storage: str) -> TuneResult:
     trial = complete[0]
     params = {name: value for name, value in readable(trial.params).items() if name != PLUGIN}
     attributes = trial.user_attrs
-    best = BestTrial(trial.number, attributes["plugin"], tuple(trial.values), params, attributes["config"])
+    best = BestTrial(trial.number, attributes["plugin"], tuple(trial.values), params, attributes["configs"])
     retrained, metrics = find_retrained(study), metrics_of(study)
     return TuneResult(study, storage, best, tuple(retrained), winner(retrained, metrics), result(retrained, metrics))
 
@@ -380,6 +413,15 @@ def default_name(name: str) -> str:
 
 def _words(text: str) -> list[str]:
     return list(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+
+
+def _pairs(ranges: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the ranges of scores as the command line writes them."""
+
+    def written(ends: Any) -> str:
+        return "..".join(map(str, ends)) if isinstance(ends, (tuple, list)) else str(ends)
+
+    return tuple(f"{env}:{written(ends)}" for env, ends in ranges.items())
 
 
 def _text(name: str, words: Any) -> str | None:

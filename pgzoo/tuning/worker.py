@@ -27,7 +27,7 @@ from pgzoo.training.config import register_packages
 from pgzoo.training.workers import Slots
 from pgzoo.tuning.config import StudyConfig
 from pgzoo.tuning.heartbeat import DeadWorkerDetector, heartbeat
-from pgzoo.tuning.objectives import Objective, RetrainObjective, SearchObjective
+from pgzoo.tuning.objective import Objective
 from pgzoo.tuning.storage import is_storage_failure, open_storage, storage_errors
 from pgzoo.tuning.study import retrained_name
 from pgzoo.tuning.trial import Diverged
@@ -65,7 +65,7 @@ class Job:
         device: where to train.
         retrain: whether the planned trials belong to the study that trains the best trials again.
         deadline: the time, in seconds since the epoch, at which trainings are stopped; None: none.
-        reserve: how many trainings one worker still needs after the search, for which it leaves time.
+        reserve: how many retrainings one worker still needs after the search, for which it leaves time.
         parent_pid: the process whose end also ends the worker; None if it may be on another machine.
         registered: plugins that `pgzoo.register` made known in the command's process, pickled by value if they were
             defined in its main module, such as a notebook.
@@ -128,10 +128,7 @@ def _work(job: Job, slots: Slots | None) -> None:
         _register(cloudpickle.loads(job.registered))
     registry = Registry.discover(job.study_config.plugin_files)
     study = _load_study(job)
-    make_objective = RetrainObjective if job.retrain else SearchObjective
-    objective: Objective = make_objective(
-        job.study_config, job.planned, registry, job.checkpoints, job.device, stop.check
-    )
+    objective = Objective(job.study_config, job.planned, registry, job.checkpoints, job.device, stop.check)
     find_dead_workers = DeadWorkerDetector(job.heartbeat)
     while not stop.requested:
         find_dead_workers(study)
@@ -163,7 +160,7 @@ def _load_study(job: Job) -> optuna.Study:
     return optuna.load_study(
         study_name=retrained_name(name) if job.retrain else name,
         storage=open_storage(job.storage, job.heartbeat),
-        pruner=job.study_config.make_pruner(),
+        pruner=optuna.pruners.NopPruner() if job.retrain else job.study_config.make_pruner(),
     )
 
 

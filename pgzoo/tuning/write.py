@@ -25,7 +25,7 @@ from pgzoo.tuning.study import DEFINITION
 
 
 def write_winner(study: optuna.Study, registry: Registry, path: Path, *, force: bool = False) -> str:
-    """Replace or add the environment's entry with the winner's, under a comment that says where it is from.
+    """Replace or add the environments' entries with the winner's, under a comment that says where they are from.
 
     Args:
         study: the study whose winner is written.
@@ -53,12 +53,18 @@ def write_winner(study: optuna.Study, registry: Registry, path: Path, *, force: 
     if file.stem != best.plugin and "+" not in best.plugin:
         raise ConfigError(f"the winner's plugin is {best.plugin!r}; write it to {file.with_name(best.plugin + '.yml')}")
     trial = study.trials[int(best.name.removeprefix("trial "))]
-    env = study.user_attrs[DEFINITION]["env"]
-    text = replace_entry(file, env, _entry(trial.user_attrs), provenance(study, found))
+    configs, comment = trial.user_attrs["configs"], provenance(study, found)
+    try:
+        text = file.read_text(encoding="utf-8") if file.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
+    for env, entry in trial.user_attrs["entries"].items():
+        text = replace_entry(text, file, env, _entry(entry), comment)
     with atomic_write(file) as partial:
         partial.write_text(text, encoding="utf-8")
-        _check(registry, partial, file, env, best.plugin, trial.user_attrs["config"])
-    return f"{best.name} is now the entry of {env} in {file}"
+        for env, config in configs.items():
+            _check(registry, partial, file, env, best.plugin, config)
+    return f"{best.name} is now the entry of {' and '.join(configs)} in {file}"
 
 
 def provenance(study: optuna.Study, found: Result) -> str:
@@ -78,19 +84,19 @@ def provenance(study: optuna.Study, found: Result) -> str:
     return "\n".join(lines)
 
 
-def _entry(attributes: Mapping[str, Any]) -> dict[str, Any]:
+def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return a trial's entry as in files: names of the algorithm have no prefix, names of parts have theirs.
 
     The steps of the search are a budget of the study, and not a setting of the environment.
     """
-    return {short_name(key): value for key, value in attributes["entry"].items() if key != "n_timesteps"}
+    return {short_name(key): value for key, value in entry.items() if key != "n_timesteps"}
 
 
-def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) -> str:
-    """Return the file's text with the environment's entry replaced or added, under a comment. It keeps n_timesteps.
+def replace_entry(text: str, file: Path, env: str, entry: Mapping[str, Any], comment: str) -> str:
+    """Return a file's text with the environment's entry replaced or added, under a comment. It keeps n_timesteps.
 
     Raises:
-        ConfigError: the file cannot be read, or is not a mapping.
+        ConfigError: the text is not a mapping in YAML.
     """
     from ruamel.yaml import YAML
     from ruamel.yaml.comments import CommentedMap
@@ -99,9 +105,8 @@ def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) 
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 120, True
     try:
-        old = file.read_text(encoding="utf-8") if file.exists() else ""
-        data = yaml.load(old) if old.strip() else CommentedMap()
-    except (OSError, UnicodeDecodeError, YAMLError) as error:
+        data = yaml.load(text) if text.strip() else CommentedMap()
+    except YAMLError as error:
         raise ConfigError(f"cannot read {file}: {str(error).splitlines()[0]}") from error
     if not isinstance(data, CommentedMap):
         raise ConfigError(f"{file} must map environments to hyperparameters")
@@ -116,9 +121,9 @@ def replace_entry(file: Path, env: str, entry: Mapping[str, Any], comment: str) 
     new.yaml_set_start_comment(comment, indent=2)
     if after is not None and new:
         new.ca.items[list(new)[-1]] = after
-    text = io.StringIO()
-    yaml.dump(data, text)
-    return text.getvalue() if env in old_names else text.getvalue().replace(f"\n{env}:", f"\n\n{env}:")
+    new_text = io.StringIO()
+    yaml.dump(data, new_text)
+    return new_text.getvalue() if env in old_names else new_text.getvalue().replace(f"\n{env}:", f"\n\n{env}:")
 
 
 def _trailing_comment(entry: Any) -> Any:

@@ -458,11 +458,6 @@ def test_what_is_not_supported_is_refused(arguments: dict[str, Any]) -> None:
             model(algorithm, **arguments)
 
 
-def test_action_masks_are_refused() -> None:
-    with pytest.raises(TypeError, match="action_masks"):
-        model(PolicyGradient).predict(np.zeros(3, np.float32), action_masks=np.ones(2))
-
-
 # ---------------------------------------------------------------- the table of the docs
 
 

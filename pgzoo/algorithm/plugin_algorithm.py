@@ -23,6 +23,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import pgzoo.envs  # noqa: F401 (registers them)
+from pgzoo.algorithm.contrib_policies import accepting_use_sde, check_takes_masks, contrib_policy
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policies import (
@@ -45,6 +46,7 @@ from pgzoo.algorithm.settings import (
 )
 from pgzoo.backends.backend import Backend, is_finite
 from pgzoo.backends.choice import Fast, choose_backend, still_applies
+from pgzoo.backends.masks import mask_sizes, takes_masks
 from pgzoo.errors import ConfigError, DivergenceError, converted
 from pgzoo.interface.hyperparameters import Schedule, declared, plain_fields
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, PartSpec, Sampling, Scale, Spaces, Update
@@ -194,6 +196,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         arguments = {f"algorithm.{name}": passed[name] for name in declared(AlgorithmConfig) if name in passed}
         arguments.update({name: passed[name] for name in PART_KEYWORDS if name in passed})
         arguments.update({f"update.{name}": passed[name] for name in UPDATE_FIELDS if name in passed})
+        policy = contrib_policy(policy)
         check_policy_class(policy, self.policy_aliases)
         check_arguments(plugin_kwargs, registry, seed, fast)
         check_sb3_arguments(stats_window_size, tensorboard_log, rollout_buffer_class)
@@ -271,15 +274,24 @@ class PluginAlgorithm(SamplingAlgorithm):
         state: tuple[Array, ...] | None = None,
         episode_start: Array | None = None,
         deterministic: bool = False,
+        action_masks: Any = None,
     ) -> tuple[Array, tuple[Array, ...] | None]:
-        """Return actions for observations, as SB3 does.
+        """Return actions for observations, as SB3 does, or as sb3-contrib's MaskablePPO does with `action_masks`.
 
         Raises:
+            ConfigError: there are masks, and the policy does not take them.
             EnvironmentFailure: an observation is not finite, and neither is the action.
             DivergenceError: an action is not finite for another reason.
         """
         with distribution_errors(lambda: raise_for_action(self.policy.obs_to_tensor(observation)[0], self.policy)):
-            actions, state = super().predict(observation, state, episode_start, deterministic)
+            if action_masks is None:
+                actions, state = super().predict(observation, state, episode_start, deterministic)
+            else:
+                check_takes_masks(self.policy)
+                policy: Any = self.policy
+                actions, state = policy.predict(
+                    observation, state, episode_start, deterministic, action_masks=np.asarray(action_masks)
+                )
             if not is_finite(actions):
                 raise DivergenceError(f"the policy's actions are not finite; {REMEDY}")
         return actions, state
@@ -414,9 +426,12 @@ class PluginAlgorithm(SamplingAlgorithm):
         if self.env is not None:
             check_rollout_size(self.combination, self.n_envs)
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
+        if takes_masks(self.policy_class):
+            mask_sizes(self.action_space)  # refuses continuous actions
         with converted("cannot build the policy"):
             self._choose_device()
-            super()._setup_model()
+            with accepting_use_sde(self):
+                super()._setup_model()
         self.make_part_states()
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
         self._choose_backend()

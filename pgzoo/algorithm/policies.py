@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
+from pgzoo.algorithm.contrib_policies import CONTRIB_POLICIES, is_policy_class
 from pgzoo.errors import ConfigError, ConfigNotImplementedError, unknown
 from pgzoo.registry import policy_arguments
 
@@ -23,18 +25,31 @@ SMALLEST_IMAGE = 36
 SUPPORTED = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
-def policy_for(space: spaces.Space[Any]) -> tuple[str, str]:
-    """Return the name of the policy for an observation space, and a remark if it is not the expected one.
+def policy_for(space: spaces.Space[Any], *, masks: bool = False) -> tuple[str, list[str]]:
+    """Return the name of the policy for an observation space, and remarks about what users might not expect.
 
     Images that are too small for CnnPolicy's network are treated as vectors.
+
+    Args:
+        space: the observation space.
+        masks: whether the environments have action masks, for which sb3-contrib has policies.
     """
+    remarks = []
     if isinstance(space, spaces.Dict):
-        return "MultiInputPolicy", ""
-    if not is_image_space(space):
-        return "MlpPolicy", ""
+        name = "MultiInputPolicy"
+    elif is_image_space(space) and not is_small_image(space):
+        name = "CnnPolicy"
+    else:
+        name = "MlpPolicy"
     if is_small_image(space):
-        return "MlpPolicy", f"MlpPolicy is used instead of CnnPolicy, because {_too_small(space)}"
-    return "CnnPolicy", ""
+        remarks.append(f"MlpPolicy is used instead of CnnPolicy, because {_too_small(space)}")
+    if masks:
+        if importlib.util.find_spec("sb3_contrib") is None:
+            remarks.append("The environment's action masks are ignored: pip install 'pgzoo[contrib]'")
+        else:
+            name = f"Maskable{name}"
+            remarks.append(f"The environment has action masks, which {name} uses")
+    return name, remarks
 
 
 def is_small_image(space: spaces.Space[Any]) -> bool:
@@ -48,10 +63,12 @@ def check_policy_class(policy: Any, names: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the name is unknown, or the object is not a policy class.
     """
+    known_names = [*names, *CONTRIB_POLICIES]
     if isinstance(policy, str) and policy not in names:
-        raise ConfigError(unknown("policy", policy, names))
-    if not isinstance(policy, str) and not (isinstance(policy, type) and issubclass(policy, ActorCriticPolicy)):
-        known = ", ".join(names)
+        raise ConfigError(unknown("policy", policy, known_names))
+    is_sb3 = isinstance(policy, type) and issubclass(policy, ActorCriticPolicy)
+    if not isinstance(policy, str) and not is_sb3 and not is_policy_class(policy):
+        known = ", ".join(known_names)
         raise ConfigError(f"policy must be one of {known}, or a subclass of ActorCriticPolicy, not {policy!r}")
 
 

@@ -10,6 +10,7 @@ from stable_baselines3.common.distributions import kl_divergence
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.backends.backend import check_gradient, parameters_behind, raise_if_not_finite, to_device
+from pgzoo.backends.masks import torch_distribution
 from pgzoo.errors import PluginError
 from pgzoo.interface.batch import Batch, Samples
 
@@ -36,7 +37,8 @@ class PolicyActor:
     def _distribution(self) -> Any:
         """Return the distribution of actions. It is a copy, because SB3 has one object, which changes."""
         try:
-            return copy.copy(self._policy.get_distribution(self._observations))
+            distribution: Any = self._policy.get_distribution(self._observations, **self._samples.policy_arguments)
+            return copy.copy(distribution)
         except (ValueError, RuntimeError) as error:
             raise_if_not_finite(self._policy, self._observations, error)
             raise
@@ -51,11 +53,11 @@ class PolicyActor:
             values=self._samples.old_values,
             entropy=-log_probs if entropy is None else entropy,
         )
-        return batch, _summed(kl_divergence(self._old, self._new))
+        return batch, _summed(_kl(self._old, self._new))
 
     def reverse_kl(self) -> torch.Tensor:
         """Return KL(π ‖ π_old) (B, D)."""
-        kl = kl_divergence(self._new, self._old)
+        kl = _kl(self._new, self._old)
         return kl if kl.dim() == 2 else kl[:, None]
 
     @property
@@ -89,6 +91,14 @@ class PolicyActor:
         flat = torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for g, p in pairs])
         check_gradient(x, flat.detach().norm().item())
         return flat
+
+
+def _kl(p: Any, q: Any) -> torch.Tensor:
+    """Return KL(p ‖ q) of two distributions of SB3, or of sb3-contrib's with masks and several dimensions."""
+    if not hasattr(p, "distributions"):
+        return kl_divergence(p, q)
+    pairs = zip(torch_distribution(p), torch_distribution(q), strict=True)
+    return torch.stack([torch.distributions.kl_divergence(x, y) for x, y in pairs], dim=1).sum(dim=1)
 
 
 def _summed(kl: torch.Tensor) -> torch.Tensor:

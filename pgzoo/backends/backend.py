@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from pgzoo.backends.recognition import Fingerprint
 from pgzoo.errors import DivergenceError, EnvironmentFailure, GradientError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.observations import map_observations, observation_leaves
+from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array, Observations
 
 STEPS_TOGETHER = 1024
@@ -77,11 +79,24 @@ class Backend(ABC):
         return nullcontext()
 
     @abstractmethod
-    def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
-        """Return actions (N, …), V and log π for observations as tensors; V and log π may be None."""
+    def act(
+        self, observations: Any, action_masks: Array | None = None
+    ) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
+        """Return actions (N, …), V and log π for observations as tensors; V and log π may be None.
 
-    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
-        """Write V and log π of the first n_steps steps into the buffer, if `act` did not return them."""
+        Args:
+            observations: (N, …).
+            action_masks: (N, number of actions) which actions are allowed; None: the policy takes no masks.
+        """
+
+    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int, action_masks: Array | None = None) -> None:
+        """Write V and log π of the first n_steps steps into the buffer, if `act` did not return them.
+
+        Args:
+            buffer: the buffer.
+            n_steps: the number of steps.
+            action_masks: (n_steps, N, number of actions), as in `act`.
+        """
         return
 
     @abstractmethod
@@ -96,7 +111,9 @@ class Backend(ABC):
         """Return the steps with the current policy's log-probs, values and entropies."""
         observations = to_device(samples.observations, self.policy.device)
         try:
-            values, log_probs, entropy = self.policy.evaluate_actions(observations, samples.actions)
+            values, log_probs, entropy = self.policy.evaluate_actions(
+                observations, samples.actions, **samples.policy_arguments
+            )
         except (ValueError, RuntimeError) as error:
             raise_if_not_finite(self.policy, observations, error)
             raise
@@ -196,6 +213,14 @@ def blocks(observations: Any) -> Iterator[Any]:
     """Yield STEPS_TOGETHER rows of a tensor, or of each tensor in a dict, at a time."""
     for start in range(0, len(observation_leaves(observations)[0]), STEPS_TOGETHER):
         yield map_observations(lambda tensor, start=start: tensor[start : start + STEPS_TOGETHER], observations)
+
+
+def mask_blocks(rollout: Rollout) -> Iterator[Array | None]:
+    """Yield the action masks of a rollout's steps, STEPS_TOGETHER rows at a time; None without end if it has none."""
+    if rollout.action_masks is None:
+        yield from itertools.repeat(None)
+    else:
+        yield from blocks(rollout.flat(rollout.action_masks))
 
 
 def move_state(optimizer: torch.optim.Optimizer) -> None:

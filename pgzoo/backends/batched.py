@@ -28,14 +28,16 @@ class BatchedBackend(SB3Backend):
         self._features: list[torch.Tensor] = []
         self._n_stored = 0
 
-    def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
+    def act(
+        self, observations: Any, action_masks: Array | None = None
+    ) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
         """Return actions, and store the features."""
         policy: Any = self.policy
         try:
             with torch.no_grad():
                 features = policy.extract_features(observations)
                 latent = policy.mlp_extractor.forward_actor(features)
-                actions = action_distribution(policy, latent).get_actions()
+                actions = _distribution(policy, latent, action_masks).get_actions()
         except (ValueError, RuntimeError) as error:
             raise_if_not_finite(policy, observations, error)
             raise
@@ -50,7 +52,7 @@ class BatchedBackend(SB3Backend):
         self._features[-1][self._n_stored % rows] = features
         self._n_stored += 1
 
-    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
+    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int, action_masks: Array | None = None) -> None:
         """Write V and log π into the buffer, one block of steps at a time."""
         policy: Any = self.policy
         start = 0
@@ -60,7 +62,8 @@ class BatchedBackend(SB3Backend):
             with torch.no_grad():
                 latent_pi, latent_vf = policy.mlp_extractor(features)
                 actions = policy_actions(policy, buffer.actions[start:stop].reshape(len(features), -1))
-                log_probs = action_distribution(policy, latent_pi).log_prob(actions)
+                masks = None if action_masks is None else action_masks[start:stop].reshape(len(features), -1)
+                log_probs = _distribution(policy, latent_pi, masks).log_prob(actions)
                 values = policy.value_net(latent_vf)
             shape = (stop - start, buffer.n_envs)
             buffer.log_probs[start:stop] = log_probs.cpu().numpy().reshape(shape)
@@ -77,3 +80,11 @@ class BatchedBackend(SB3Backend):
                 block = self.policy.predict_values(map_observations(lambda *rows: torch.cat(rows), *tensors))
             values.append(block.flatten().cpu().numpy())
         return np.concatenate(values)
+
+
+def _distribution(policy: Any, latent: torch.Tensor, action_masks: Array | None) -> Any:
+    """Return the distribution of actions for the actor's latent features, without the forbidden ones."""
+    distribution: Any = action_distribution(policy, latent)
+    if action_masks is not None:
+        distribution.apply_masking(action_masks)
+    return distribution

@@ -171,12 +171,12 @@ class Gaussian(Head):
         return -0.5 * squares.sum(axis=1) - constant, entropy, vjp
 
 
-def make_head(space: spaces.Space[Any]) -> Head:
-    """Return the head of an action space."""
+def make_head(space: spaces.Space[Any], *, masked: bool = False) -> Head:
+    """Return the head of an action space. With masks, a binary action is a choice between 0 and 1, with two logits."""
     if isinstance(space, spaces.Box):
         return Gaussian(space.shape)
     if isinstance(space, spaces.MultiBinary):
-        return Bernoulli()
+        return MultiCategorical([2] * spaces.flatdim(space)) if masked else Bernoulli()
     if isinstance(space, spaces.MultiDiscrete):
         return MultiCategorical(space.nvec.tolist())
     return Categorical()

@@ -19,6 +19,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from pgzoo.backends.backend import STEPS_TOGETHER, Backend, check_gradient, is_finite, raise_if_not_finite
 from pgzoo.backends.distributions import VJP, make_head
 from pgzoo.backends.flat_optimizer import FlatOptimizer, addresses, with_equal_states
+from pgzoo.backends.masks import FORBIDDEN, takes_masks
 from pgzoo.backends.networks import Network
 from pgzoo.backends.threads import torch_on_one_thread
 from pgzoo.interface.batch import Batch, Samples
@@ -40,7 +41,7 @@ class NumpyMlpBackend(Backend):
         modules: Any = policy
         self.actor = Network(modules.mlp_extractor.policy_net, modules.action_net)
         self.critic = Network(modules.mlp_extractor.value_net, modules.value_net)
-        self.head = make_head(policy.action_space)
+        self.head = make_head(policy.action_space, masked=takes_masks(type(policy)))
         self.log_std: torch.nn.Parameter | None = getattr(policy, "log_std", None)
         self._actor_parameters = [*self.actor.parameters, *([] if self.log_std is None else [self.log_std])]
         self._parameters = list(policy.parameters())
@@ -74,9 +75,13 @@ class NumpyMlpBackend(Backend):
             self._log_std = self.log_std.detach().numpy()
             self._log_std_gradient = None if self.log_std.grad is None else self.log_std.grad.numpy()
 
-    def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
+    def act(
+        self, observations: Any, action_masks: Array | None = None
+    ) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
         """Return actions (N, …)."""
         y = self.actor(_flat_floats(observations.numpy()))
+        if action_masks is not None:
+            y = _masked(y, action_masks)
         if self._noise_row == len(self._noise):
             self._check_output(y, observations)
             self._noise, self._noise_row = self.head.noise((self._noise_rows, *y.shape)), 0
@@ -93,7 +98,7 @@ class NumpyMlpBackend(Backend):
         if not finite:
             raise_if_not_finite(self.policy, observations)
 
-    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int) -> None:
+    def evaluate_rollout(self, buffer: RolloutBuffer, n_steps: int, action_masks: Array | None = None) -> None:
         """Write log π, and V if it is trained, into the buffer, one block of steps at a time."""
         rows = max(1, STEPS_TOGETHER // buffer.n_envs)
         for start in range(0, n_steps, rows):
@@ -102,7 +107,10 @@ class NumpyMlpBackend(Backend):
             x = _flat_floats(buffer.observations[block].reshape(math.prod(shape), -1))
             actions = buffer.actions[block].reshape(len(x), -1)
             with np.errstate(all="ignore"):  # the caller refuses what is not finite
-                log_probs, *_ = self.head.log_prob_and_entropy(self.actor(x), actions, self._log_std)
+                y = self.actor(x)
+                if action_masks is not None:
+                    y = _masked(y, action_masks[block].reshape(len(x), -1))
+                log_probs, *_ = self.head.log_prob_and_entropy(y, actions, self._log_std)
             buffer.log_probs[block] = log_probs.reshape(shape)
             if self.has_critic:
                 buffer.values[block] = self.critic(x).reshape(shape)
@@ -135,6 +143,8 @@ class NumpyMlpBackend(Backend):
         self._discard_batch()
         with np.errstate(all="ignore"):
             y = self.actor(x, self._actor_activations)
+            if samples.action_masks is not None:
+                y = _masked(y, samples.action_masks.numpy())
             log_probs, entropy, self._vjp = self.head.log_prob_and_entropy(y, samples.actions.numpy(), self._log_std)
         arrays = [log_probs, entropy]
         if self.has_critic:
@@ -228,6 +238,11 @@ class NumpyMlpBackend(Backend):
         self.begin_evaluation()
         self._flat_addresses = self._addresses
         return flat
+
+
+def _masked(y: Array, action_masks: Array) -> Array:
+    """Return the logits (B, A) with those of forbidden actions at −10⁸, where the softmax and its gradient are 0."""
+    return np.where(action_masks, y, FORBIDDEN)
 
 
 def _flat_floats(observations: Array) -> Array:

@@ -29,7 +29,11 @@ from torch import nn
 from torch.nn.modules import module as torch_modules
 from torch.optim import optimizer as torch_optimizers
 
+from pgzoo.backends.masks import takes_masks
+
 STANDARD_POLICIES = (ActorCriticPolicy, ActorCriticCnnPolicy, MultiInputActorCriticPolicy)
+MASKABLE_POLICIES = "sb3_contrib.common.maskable.policies"
+MASKABLE_DISTRIBUTIONS = "sb3_contrib.common.maskable.distributions"
 STANDARD_BUFFERS = (RolloutBuffer, DictRolloutBuffer)
 ELEMENTWISE_OPTIMIZERS = (torch.optim.Adam, torch.optim.AdamW, torch.optim.RMSprop, torch.optim.SGD, RMSpropTFLike)
 """Optimizers that update each number independently, so one flat parameter gives the same result as many."""
@@ -92,9 +96,9 @@ def batching_obstacle(policy: Any, buffer_class: type[RolloutBuffer]) -> str:
     same result twice. Updates are torch's own, so the optimizer may be anything.
     """
     obstacles = chain(
-        [f"the policy {type(policy).__name__}"] if type(policy) not in STANDARD_POLICIES else [],
+        [f"the policy {type(policy).__name__}"] if not _is_standard(policy, STANDARD_POLICIES) else [],
         [f"the buffer {buffer_class.__name__}"] if buffer_class not in STANDARD_BUFFERS else [],
-        ["gSDE"] if policy.use_sde else [],
+        ["gSDE"] if getattr(policy, "use_sde", False) else [],
         ["two features extractors"] if not policy.share_features_extractor else [],
         _unknown_rows(policy),
         _unknown_distribution(policy),
@@ -103,12 +107,19 @@ def batching_obstacle(policy: Any, buffer_class: type[RolloutBuffer]) -> str:
     return next(obstacles, "")
 
 
+def _is_standard(policy: Any, classes: tuple[type, ...]) -> bool:
+    """Whether a policy is exactly one of SB3's classes, or the same class with masks of sb3-contrib."""
+    cls = type(policy)
+    maskable = cls.__module__ == MASKABLE_POLICIES and cls.__name__.removeprefix("Maskable")
+    return cls in classes or maskable in {standard.__name__ for standard in classes}
+
+
 def _unknown_settings(policy: Any) -> Iterator[str]:
     if policy.device.type != "cpu":
         yield f"the device {policy.device}"
-    if policy.use_sde:
+    if getattr(policy, "use_sde", False):
         yield "gSDE"
-    if type(policy) is not ActorCriticPolicy:
+    if not _is_standard(policy, (ActorCriticPolicy,)):
         yield f"the policy {type(policy).__name__}"
     if policy.squash_output:
         yield "squashed actions"
@@ -184,13 +195,18 @@ def _unknown_rows(policy: Any) -> Iterator[str]:
 def _unknown_distribution(policy: Any) -> Iterator[str]:
     dist, space = policy.action_dist, policy.action_space
     expected = next((cls for kind, cls in DISTRIBUTIONS.items() if isinstance(space, kind)), None)
-    if type(dist) is not expected:
+    is_maskable = type(dist).__module__ == MASKABLE_DISTRIBUTIONS and takes_masks(type(policy))
+    if type(dist) is not expected and not (is_maskable and expected and _masks(type(dist), expected)):
         yield f"the action distribution {type(dist).__name__}"
     elif isinstance(space, spaces.MultiDiscrete) and list(vars(dist)["action_dims"]) != space.nvec.tolist():
         yield "other action dimensions than the space's"
     parameters = [name for name, p in vars(policy)["_parameters"].items() if p is not None]
     if parameters != (["log_std"] if isinstance(space, spaces.Box) else []):
         yield "additional parameters of the policy"
+
+
+def _masks(maskable: type, standard: type) -> bool:
+    return maskable.__name__ == f"Maskable{standard.__name__}"
 
 
 # ---------------------------------------------------------------- parameters and the optimizer
@@ -230,6 +246,8 @@ def _unknown_shapes(policy: Any) -> Iterator[str]:
     """Yield what keeps the layers from leading from the observation to the action distribution and to V."""
     space = policy.action_space
     n_outputs = int(space.nvec.sum()) if isinstance(space, spaces.MultiDiscrete) else spaces.flatdim(space)
+    if isinstance(space, spaces.MultiBinary) and takes_masks(type(policy)):
+        n_outputs *= 2  # one logit for 0 and one for 1
     for layers, width in zip(_linear_layers(policy), (n_outputs, 1), strict=True):
         widths = [policy.features_extractor.features_dim, *(len(layer.weight) for layer in layers[:-1]), width]
         for layer, n_in, n_out in zip(layers, widths[:-1], widths[1:], strict=True):
@@ -283,7 +301,7 @@ def _replaced_methods(classes: Iterable[type]) -> Iterator[tuple[type, str]]:
         library = cls.__module__.partition(".")[0]
         defined_in = getattr(method, "__module__", "").partition(".")[0]
         wrapped = hasattr(method, "__wrapped__") and name not in ("step", "zero_grad")  # torch wraps these two
-        if library in ("torch", "stable_baselines3") and (defined_in != library or wrapped):
+        if library in ("torch", "stable_baselines3", "sb3_contrib") and (defined_in != library or wrapped):
             yield cls, name
 
 

@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.utils import obs_as_tensor
 
 from pgzoo.backends.backend import Backend, raise_if_not_finite
+from pgzoo.backends.masks import mask_arguments
 from pgzoo.interface.types import Array, Observations
 
 
@@ -19,11 +20,13 @@ class SB3Backend(Backend):
     name = "sb3"
     bitwise_sb3 = True
 
-    def act(self, observations: Any) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
+    def act(
+        self, observations: Any, action_masks: Array | None = None
+    ) -> tuple[Array, torch.Tensor | None, torch.Tensor | None]:
         """Return actions, V and log π from one forward pass."""
         try:
             with torch.no_grad():
-                actions, values, log_probs = self.policy(observations)
+                actions, values, log_probs = self.policy(observations, **mask_arguments(action_masks))
         except (ValueError, RuntimeError) as error:
             raise_if_not_finite(self.policy, observations, error)
             raise

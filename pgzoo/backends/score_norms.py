@@ -8,12 +8,15 @@ import torch
 from stable_baselines3.common.distributions import StateDependentNoiseDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from pgzoo.backends.backend import blocks, policy_actions, to_device
+from pgzoo.backends.backend import blocks, mask_blocks, policy_actions, to_device
+from pgzoo.backends.masks import mask_arguments, torch_distribution
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 
 
-def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.Tensor) -> torch.Tensor:
+def score_sq_norms(
+    policy: ActorCriticPolicy, observations: Any, actions: torch.Tensor, action_masks: Any = None
+) -> torch.Tensor:
     r"""Return (M,): the squared norm of the score of each action, summed over the action's dimensions.
 
         categorical, logits z:      Σ_j (1[j = a] − π_j)² = 1 − 2π_a + Σ_j π_j²
@@ -26,21 +29,22 @@ def score_sq_norms(policy: ActorCriticPolicy, observations: Any, actions: torch.
         policy: the policy that sampled.
         observations: (M, …) tensors, or a dict of them.
         actions: (M, …) as `policy.evaluate_actions` takes them.
+        action_masks: (M, number of actions); None without masks.
     """
     with torch.no_grad():
-        distribution: Any = policy.get_distribution(observations)
+        distribution: Any = policy.get_distribution(observations, **mask_arguments(action_masks))
         if isinstance(distribution, StateDependentNoiseDistribution) and distribution.bijector is not None:
             actions = distribution.bijector.inverse(actions)
-        torch_distribution = distribution.distribution
-        if isinstance(torch_distribution, list):
-            parts = zip(torch_distribution, actions.unbind(dim=1), strict=True)
+        inner = torch_distribution(distribution)
+        if isinstance(inner, list):
+            parts = zip(inner, actions.unbind(dim=1), strict=True)
             return torch.stack([_categorical(d.probs, a) for d, a in parts]).sum(dim=0)
-        if isinstance(torch_distribution, torch.distributions.Categorical):
-            return _categorical(torch_distribution.probs, actions)
-        if isinstance(torch_distribution, torch.distributions.Bernoulli):
-            return (actions - torch_distribution.probs).square().sum(dim=1)
-        assert isinstance(torch_distribution, torch.distributions.Normal)
-        mean, std = torch_distribution.loc, torch_distribution.scale
+        if isinstance(inner, torch.distributions.Categorical):
+            return _categorical(inner.probs, actions)
+        if isinstance(inner, torch.distributions.Bernoulli):
+            return (actions - inner.probs).square().sum(dim=1)
+        assert isinstance(inner, torch.distributions.Normal)
+        mean, std = inner.loc, inner.scale
         standard = (actions.reshape(len(mean), -1) - mean) / std
         return ((standard / std).square() + (standard.square() - 1).square()).sum(dim=1)
 
@@ -54,5 +58,9 @@ def rollout_score_sq_norms(policy: ActorCriticPolicy, rollout: Rollout) -> Array
     """Return ‖∇ log π‖² (T, N) of a rollout's actions under the policy; 0 on padding."""
     observations = rollout.tensors(rollout.observations, "cpu")
     actions = policy_actions(policy, rollout.flat(rollout.actions))
-    pairs = zip(blocks(observations), blocks(actions), strict=True)
-    return rollout.scatter(torch.cat([score_sq_norms(policy, to_device(x, policy.device), a) for x, a in pairs]))
+    masks = mask_blocks(rollout)
+    norms = [
+        score_sq_norms(policy, to_device(x, policy.device), a, mask)
+        for x, a, mask in zip(blocks(observations), blocks(actions), masks, strict=False)
+    ]
+    return rollout.scatter(torch.cat(norms))

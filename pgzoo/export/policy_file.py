@@ -18,6 +18,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from pgzoo import __version__
 from pgzoo.algorithm.policies import release_graph
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.backends.masks import takes_masks
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.export import formats
 from pgzoo.export.deterministic import DeterministicPolicy
@@ -85,6 +86,10 @@ def export_policy(
         ConfigError: an unknown format, a policy that cannot be exported, or a file that differs from `predict`.
         MachineError: the file cannot be written.
     """
+    if takes_masks(type(model.policy)):
+        raise ConfigError(
+            f"a {type(model.policy).__name__} needs action masks, which the files of an exported policy do not take"
+        )
     if to not in SUFFIXES:
         raise ConfigError(unknown("format", to, SUFFIXES))
     file = Path(file)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgzoo.interface.observations import map_observations
@@ -28,6 +28,7 @@ class Samples:
         episode: (M,) index of the episode or fragment.
         weights: (M,) the factors of `aggregate`; None for the plain mean.
         progress_remaining: 1 at the start of training, 0 at its end.
+        action_masks: (M, number of actions) bool, which actions the environment allowed; None without masks.
     """
 
     observations: Any
@@ -39,6 +40,12 @@ class Samples:
     episode: Tensor
     weights: Tensor | None
     progress_remaining: float
+    action_masks: Tensor | None = field(default=None, kw_only=True)
+
+    @property
+    def policy_arguments(self) -> dict[str, Tensor]:
+        """What the policy's `evaluate_actions` and `get_distribution` need besides observations and actions."""
+        return {} if self.action_masks is None else {"action_masks": self.action_masks}
 
     def __len__(self) -> int:
         return len(self.advantages)
@@ -50,6 +57,7 @@ class Samples:
             self,
             observations=index_rows(self.observations, index),
             weights=weights,
+            action_masks=None if self.action_masks is None else index_rows(self.action_masks, index),
             **{name: index_rows(getattr(self, name), index) for name in _PER_STEP},
         )
 

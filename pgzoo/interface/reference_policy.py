@@ -38,7 +38,7 @@ class ReferencePolicy(torch.nn.Module):
         if not self.taken:
             self._copy_weights()
         with torch.no_grad():
-            return self.policy.evaluate_actions(batch.observations, batch.actions)[1]
+            return self.policy.evaluate_actions(batch.observations, batch.actions, **batch.policy_arguments)[1]
 
     def refresh(self, every: int) -> None:
         """Count one update, and copy the trained policy after every `every` updates."""

@@ -110,6 +110,7 @@ class Rollout:
         next_distribution: π(· | s_{t+1}) of the true successor, with zeros where terminated. Needs `Need.DISTRIBUTION`
             and `Need.NEXT_OBSERVATIONS`.
         group: the group of each step's episode: 0 where there are no groups, −1 on padding.
+        action_masks: (T, N, number of actions) bool, which actions the environment allowed; None without masks.
         bitwise_sb3: whether sums over time must be bit-identical to SB3's, see `reverse_scan`.
     """
 
@@ -130,6 +131,7 @@ class Rollout:
     distribution: ActionDistribution = field(default_factory=_absent)
     next_distribution: ActionDistribution = field(default_factory=_absent)
     group: Array = field(default_factory=_absent)  # __post_init__ fills it in
+    action_masks: Array | None = None
     bitwise_sb3: bool = False
 
     def __post_init__(self) -> None:

@@ -32,11 +32,25 @@ SB3_CLASSES: Final = (
 def classes() -> Mapping[str, type]:
     """Return the classes that a file may name: torch's modules and optimizers, and SB3's policies and their parts."""
     named: dict[str, type] = {f"stable_baselines3.{cls.__name__}": cls for cls in SB3_CLASSES}
+    named |= {f"sb3_contrib.{cls.__name__}": cls for cls in _contrib_classes()}
     for module, base in ((torch.nn, torch.nn.Module), (torch.optim, torch.optim.Optimizer)):
         for name, member in vars(module).items():
             if isinstance(member, type) and issubclass(member, base):
                 named[f"{module.__name__}.{name}"] = member
     return named
+
+
+def _contrib_classes() -> list[type]:
+    """Return the policies of sb3-contrib; none if it is not installed."""
+    try:
+        from sb3_contrib.common.maskable import policies
+    except ImportError:
+        return []
+    return [
+        policies.MaskableActorCriticPolicy,
+        policies.MaskableActorCriticCnnPolicy,
+        policies.MaskableMultiInputActorCriticPolicy,
+    ]
 
 
 def class_name(cls: type) -> str | None:
@@ -50,6 +64,8 @@ def class_named(name: Any) -> type:
     Raises:
         ConfigError: a file may not name it.
     """
+    if isinstance(name, str) and name.startswith("sb3_contrib.") and not _contrib_classes():
+        raise ConfigError(f"the model has the policy {name}, which needs sb3-contrib: pip install 'pgzoo[contrib]'")
     if not isinstance(name, str) or name not in classes():
         raise ConfigError(unknown("class", str(name), classes()))
     return classes()[name]

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pgzoo.algorithm.policies import policy_for
 from pgzoo.algorithm.policy_gradient import PolicyGradient
+from pgzoo.backends.masks import has_masks
 from pgzoo.errors import ConfigError
 from pgzoo.registry.settings import short_name
 from pgzoo.training.keyword_arguments import policy_arguments
@@ -30,7 +31,7 @@ class RecipeAlgorithm(PolicyGradient):
 
     def __init__(self, policy: Any, env: Any = None, plugin: Any = None, **hyperparams: Any) -> None:
         if policy == "auto":
-            policy = policy_for(env.observation_space)[0]
+            policy = policy_for(env.observation_space, masks=has_masks(env))[0]
         super().__init__(policy, env, plugin or self.recipe, **_arguments(hyperparams))
 
     @classmethod

@@ -16,6 +16,8 @@ from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.backends.backend import Backend, is_finite, observation_tensors
+from pgzoo.backends.masks import action_masks as masks_of
+from pgzoo.backends.masks import takes_masks
 from pgzoo.errors import DivergenceError
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
@@ -94,7 +96,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
         The `locals` of callbacks contain what SB3's `collect_rollouts` puts there: env, callback, rollout_buffer,
         n_rollout_steps, n_steps, obs_tensor, actions, clipped_actions, new_obs, rewards, dones, infos, values and
-        log_probs. values and log_probs are None if the backend evaluates them after the rollout.
+        log_probs; and action_masks, as in sb3-contrib. values and log_probs are None if the backend evaluates them
+        after the rollout.
 
         Raises PgzooError: an episode does not end, an environment returns something that is not allowed, or a number of
         the policy is not finite.
@@ -117,6 +120,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         mode, backend, normalize = self.sampling_mode, self.backend, self._vec_normalize_env
         backend.begin_rollout(n_rollout_steps)
         record = StepRecord(np.zeros(env.num_envs, dtype=bool), self.observation_space)
+        masked = takes_masks(type(self.policy))
         callback.on_rollout_start()
         n_steps = 0
         while not mode.finished:
@@ -126,7 +130,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             if self.use_sde:
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = observation_tensors(self._last_obs, self.device)
-            actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor)
+            action_masks = masks_of(env, self.action_space) if masked else None
+            actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor, action_masks)
             new_obs, rewards, dones, infos = converted_step(
                 mode.step(env, clipped_actions), env.num_envs, self.observation_space
             )
@@ -144,6 +149,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
 
             self._add_to_buffer(rollout_buffer, actions, rewards, values, log_probs)
             record.add(dones, infos, active, mode.group, self._episode_steps)
+            if action_masks is not None:
+                record.action_masks.append(action_masks)
             mode.observe(rewards, dones, infos, self._episode_steps)
             if mode.whole_episodes:
                 mode.check_first_observations(env, new_obs)
@@ -164,7 +171,8 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
         normalized = self._vec_normalize_env is not None
         strict = backend.extracts_as_sb3
         check_environment(buffer, record, new_obs, normalized=normalized, observations=strict)
-        backend.evaluate_rollout(buffer, len(record.mask))
+        action_masks = np.stack(record.action_masks) if record.action_masks else None
+        backend.evaluate_rollout(buffer, len(record.mask), action_masks)
         if not strict and not np.isfinite(buffer.log_probs).all():
             check_environment(buffer, record, new_obs, normalized=normalized)
 
@@ -220,7 +228,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             self._set_last_obs(observations, np.ones(env.num_envs, dtype=bool))
             self._episode_steps[:] = 0
 
-    def _act(self, backend: Backend, observations: Any) -> tuple[Array, Any, Any, Array]:
+    def _act(self, backend: Backend, observations: Any, action_masks: Array | None) -> tuple[Array, Any, Any, Array]:
         """Return actions, V, log π, and the actions for the environment.
 
         Raises:
@@ -228,7 +236,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
             DivergenceError: an action is not finite for another reason.
         """
         try:
-            actions, values, log_probs = backend.act(observations)
+            actions, values, log_probs = backend.act(observations, action_masks)
             return actions, values, log_probs, self._to_env_actions(actions)
         except (ValueError, RuntimeError):  # torch refuses distribution parameters that are not finite
             raise_for_action(observations, self.policy, self._episode_steps)

@@ -47,8 +47,7 @@ def to_rollout(
 
     Raises PgzooError: a terminal observation is missing, or log π or V is not finite.
     """
-    recorded, step = np.array(record.mask), np.array(record.step)
-    mask = recorded & update_mask
+    mask, step = np.array(record.mask) & update_mask, np.array(record.step)
     if not mask.all():
         for array in (buffer.rewards, buffer.values, buffer.log_probs, buffer.actions, step):
             array[~mask] = 0
@@ -77,6 +76,7 @@ def to_rollout(
         actions=buffer.actions,
         observations=observations,
         group=np.array(record.group),
+        action_masks=np.stack(record.action_masks) if record.action_masks else None,
         bitwise_sb3=backend.bitwise_sb3,
         **optional,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +12,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper, VecMonitor, VecNormalize
 
+from pgzoo.backends.masks import METHOD, allowed_action, mask_arguments, takes_masks
 from pgzoo.errors import ConfigError, describe
 from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.types import Array
@@ -58,7 +59,7 @@ class EnvCopies:
         self.env, self._envs = env, _separate_envs(env)
         self.observations: Any = None
         self.policy, self._gamma, self._episode_bound = policy, gamma, episode_bound
-        if policy.use_sde:
+        if getattr(policy, "use_sde", False):
             raise ConfigError("vine needs actions that are independent of each other, which gSDE does not draw")
         self.n_steps = 0
         self._find_conversions(env)
@@ -81,7 +82,8 @@ class EnvCopies:
         envs, observations = [_copied(state.env) for state in states], [state.observation for state in states]
         returns, running, discount = np.zeros(len(states)), list(range(len(states))), 1.0
         for _ in range(self._episode_bound):
-            actions, _ = self.policy.predict(_stacked(observations), deterministic=False)
+            masks = mask_arguments(self._masks(envs[i] for i in running))
+            actions, _ = self.policy.predict(_stacked(observations), deterministic=False, **masks)
             observations, still_running = [], []
             for i, action in zip(running, actions, strict=True):
                 observation, reward, terminated, truncated, _ = envs[i].step(action)
@@ -94,6 +96,11 @@ class EnvCopies:
             if not running:
                 return returns
         raise ConfigError(f"a continuation has not ended after {self._episode_bound} steps; raise episode_bound")
+
+    def _masks(self, envs: Iterable[Any]) -> Array | None:
+        if not takes_masks(type(self.policy)):
+            return None
+        return np.stack([np.asarray(env.get_wrapper_attr(METHOD)(), dtype=bool).reshape(-1) for env in envs])
 
     def _convert_observation(self, observation: Any) -> Any:
         for convert in self._observed:
@@ -128,10 +135,22 @@ class EnvCopies:
     def _check_copies(self, env: VecEnv) -> None:
         """Refuse an environment whose copies give different observations or rewards for the same actions."""
         first, second = _copied(self._envs[0], env), _copied(self._envs[0], env)
-        space = deepcopy(first.action_space)
+        space, rng = deepcopy(first.action_space), np.random.default_rng(0)
         space.seed(0)
-        actions = [space.sample() for _ in range(CHECKED_STEPS)]
-        if not _same_play(_play(first, actions), _play(second, actions)):
+
+        def action(played: Any) -> Any:
+            if not takes_masks(type(self.policy)):
+                return space.sample()
+            return allowed_action(played.get_wrapper_attr(METHOD)(), space, rng)
+
+        actions: list[Any] = []
+
+        def chosen() -> Iterator[Any]:
+            for _ in range(CHECKED_STEPS):
+                actions.append(action(first))
+                yield actions[-1]
+
+        if not _same_play(_play(first, chosen()), _play(second, actions)):
             raise ConfigError(
                 f"{env_name(env)} cannot be copied: two copies gave different observations or rewards for the same "
                 "actions, so they share a state or draw from a global random generator; vine needs copies"
@@ -162,7 +181,7 @@ def _copied(env: Any, venv: VecEnv | None = None) -> Any:
         raise ConfigError(f"{name} cannot be copied, which vine needs: {describe(error)}") from error
 
 
-def _play(env: Any, actions: Sequence[Any]) -> list[tuple[Any, Any]]:
+def _play(env: Any, actions: Iterable[Any]) -> list[tuple[Any, Any]]:
     """Return the observation and the reward of each step, up to the end of the episode."""
     results = []
     for action in actions:

@@ -22,6 +22,7 @@ class StepRecord:
         terminal_observations: the last observation of an episode by (t, n). A VecEnv resets the environment immediately
             and returns the first observation of the next episode instead. They are copies, because an environment may
             use its memory again.
+        action_masks: (N, number of actions) which actions were allowed; empty without masks.
     """
 
     none_ended: Array
@@ -32,6 +33,7 @@ class StepRecord:
     step: list[Array] = field(default_factory=list)
     group: list[Array] = field(default_factory=list)
     terminal_observations: dict[tuple[int, int], Any] = field(default_factory=dict)
+    action_masks: list[Array] = field(default_factory=list)
 
     def add(self, dones: Array, infos: list[dict[str, Any]], active: Array, group: Array, episode_steps: Array) -> None:
         """Record how one step ended. All arrays are (N,).

@@ -20,6 +20,7 @@ from pgzoo._sb3 import update_count
 from pgzoo.algorithm.policies import policy_for
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.backends.choice import Fast
+from pgzoo.backends.masks import has_masks
 from pgzoo.errors import ConfigError, MachineError, PgzooError, converted, describe, is_machine_fault
 from pgzoo.files import writing
 from pgzoo.registry.plugins import Registry
@@ -312,8 +313,8 @@ def make_model(
     if start is not None:
         policy_kwargs = {**start.policy_kwargs, **policy_kwargs}
     if config.run.policy == "auto":
-        policy, remark = policy_for(env.observation_space)
-        if remark:
+        policy, remarks = policy_for(env.observation_space, masks=has_masks(env))
+        for remark in remarks:
             print(remark, file=sys.stderr)
     else:
         policy = load_policy(config.run.policy)

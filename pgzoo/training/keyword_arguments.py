@@ -19,7 +19,10 @@ from pgzoo.training.imports import check_names, load_class, load_object, named
 if TYPE_CHECKING:
     from gymnasium import Space
 
-POLICIES: Final = ("auto", "MlpPolicy", "CnnPolicy", "MultiInputPolicy")
+POLICIES: Final = (
+    "auto", "MlpPolicy", "CnnPolicy", "MultiInputPolicy",
+    "MaskableMlpPolicy", "MaskableCnnPolicy", "MaskableMultiInputPolicy",
+)  # fmt: skip
 """The policies that have a name. Others are written as an import path."""
 
 Clip = Range(0, open_low=True, infinite=True)

@@ -10,6 +10,7 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from pgzoo.backends.masks import mask_arguments, masks_for
 from pgzoo.errors import ConfigError
 
 
@@ -59,7 +60,8 @@ def play(
     totals, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=int)
     step = n_ended = 0
     while (n_steps is None or step < n_steps) and (n_episodes is None or n_ended < n_episodes):
-        actions, states = model.predict(observations, states, starts, deterministic)  # type: ignore[arg-type]
+        masks = mask_arguments(masks_for(model.policy, env))
+        actions, states = model.predict(observations, states, starts, deterministic, **masks)  # type: ignore[arg-type]
         observations, rewards, dones, infos = env.step(actions)
         starts, step = np.array(dones, dtype=bool).reshape(-1), step + 1
         totals, lengths = totals + rewards, lengths + 1

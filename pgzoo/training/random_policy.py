@@ -5,27 +5,33 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
 
+from pgzoo.backends.masks import action_masks, allowed_action, has_masks
 from pgzoo.training.config import ExperimentConfig
 from pgzoo.training.environments import close_all, make_env
 from pgzoo.training.evaluation import Evaluation, evaluate
 
 
 class RandomPolicy:
-    """Takes uniformly random actions.
+    """Takes uniformly random actions, among those that are allowed if the environments have action masks.
 
     Args:
-        space: the space of actions, whose generator draws them.
+        env: the environments.
+        seed: the seed of the actions.
     """
 
-    def __init__(self, space: spaces.Space[Any]) -> None:
-        self._space = space
+    def __init__(self, env: VecEnv, seed: int) -> None:
+        self._env, self._space, self._rng = env, env.action_space, np.random.default_rng(seed)
+        self._space.seed(seed)
+        self._masked = has_masks(env)
 
     def predict(self, observations: Any, *_: Any) -> tuple[Any, None]:
         """Return an action for each environment."""
-        first = next(iter(observations.values())) if isinstance(observations, dict) else observations
-        return np.array([self._space.sample() for _ in range(len(first))]), None
+        if self._masked:
+            masks = action_masks(self._env, self._space)
+            return np.array([allowed_action(mask, self._space, self._rng) for mask in masks]), None
+        return np.array([self._space.sample() for _ in range(self._env.num_envs)]), None
 
 
 def evaluate_random(config: ExperimentConfig, n_episodes: int, *, n_envs: int, seed: int, actions: int) -> Evaluation:
@@ -40,8 +46,7 @@ def evaluate_random(config: ExperimentConfig, n_episodes: int, *, n_envs: int, s
     """
     env = make_env(config, n_envs=n_envs, seed=seed, training=False)
     try:
-        env.action_space.seed(actions)
-        policy: Any = RandomPolicy(env.action_space)
+        policy: Any = RandomPolicy(env, actions)
         return evaluate(policy, env, n_episodes, episode_bound=config.combination.episode_bound)
     finally:
         close_all(env)

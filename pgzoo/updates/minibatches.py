@@ -62,6 +62,7 @@ def to_samples(
         episode=rollout.tensors(rollout.episode, device),
         weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device),
         progress_remaining=progress_remaining,
+        action_masks=None if rollout.action_masks is None else rollout.tensors(rollout.action_masks, device),
     )
 
 

@@ -19,6 +19,8 @@ from pgzoo import ConfigError, EnvironmentFailure, PolicyGradient
 from pgzoo.backends.masks import action_masks
 from pgzoo.export.policy_file import export_policy
 from pgzoo.interface.types import Need
+from pgzoo.lab.measure.exact import actor_parameters
+from pgzoo.lab.measure.score_gradients import PolicyScores
 from pgzoo.registry.plugins import Registry
 from pgzoo.training.evaluation import evaluate
 from pgzoo.training.playing import play
@@ -328,3 +330,21 @@ def test_the_command_finds_masks(tmp_path: Path) -> None:
     (run,) = (tmp_path / "logs" / "a2c").iterdir()
     shown = json.loads(pgzoo("eval", str(run), "-n", "2", "--trust", "--json", cwd=tmp_path).stdout)
     assert 8 <= shown["mean_return"] <= 10  # pushes in one direction only
+
+
+def test_the_lab_measures_the_masked_gradient() -> None:
+    """Scores by backpropagation, against autograd through the log-probs of the update. Finds scores without masks."""
+    model = masked("reinforce", n_episodes=8)
+    model.learn(1)
+    rollout = model.rollout
+    assert rollout.action_masks is not None
+    assert not rollout.action_masks[rollout.mask].all()
+    weights = np.random.default_rng(0).normal(size=rollout.shape)
+    (found,) = PolicyScores(model.policy).gradients(rollout, [weights])
+    samples, policy = model._samples(), model.policy
+    values: Any = policy
+    _, log_probs, _ = values.evaluate_actions(samples.observations, samples.actions, action_masks=samples.action_masks)
+    loss = (log_probs * torch.as_tensor(rollout.flat(weights), dtype=torch.float32)).sum()
+    parameters = actor_parameters(policy, samples.observations, samples.actions)
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+    np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-6)

@@ -165,7 +165,7 @@ def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
     def cut(array: Array) -> Array:
         return array[:n_steps, start:stop]
 
-    arrays = {name: value for name, value in vars(rollout).items() if name in _ARRAYS}
+    arrays = {name: value for name, value in vars(rollout).items() if name in _ARRAYS and value is not None}
     cuts: dict[str, Any] = {
         name: value.map(cut) if isinstance(value, ActionDistribution) else map_observations(cut, value)
         for name, value in arrays.items()

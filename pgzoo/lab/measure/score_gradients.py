@@ -10,6 +10,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.backends.backend import policy_actions
+from pgzoo.backends.masks import mask_arguments
 from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.types import Array
 from pgzoo.lab.measure.exact import TabularMDP, actor_parameters, score_table
@@ -35,7 +36,9 @@ class PolicyScores:
         observations, actions = policy_inputs(policy, rollout)
         if not self._parameters:
             self._parameters = actor_parameters(policy, observations, actions)
-        log_probs = policy.get_distribution(observations).log_prob(actions)
+        masks = None if rollout.action_masks is None else rollout.tensors(rollout.action_masks, policy.device)
+        distribution: Any = policy.get_distribution(observations, **mask_arguments(masks))
+        log_probs = distribution.log_prob(actions)
         rows = []
         for number, weight in enumerate(weights):
             w = torch.as_tensor(rollout.flat(weight), dtype=log_probs.dtype, device=log_probs.device)

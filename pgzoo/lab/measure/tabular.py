@@ -154,8 +154,12 @@ class TabularVecEnv(VecEnv):
         """Do nothing."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """Return an attribute of the MDP for each environment; None if it has no such attribute."""
-        return [getattr(self.mdp, attr_name, None)] * self.num_envs
+        """Return an attribute of the MDP for each environment; None for `render_mode`.
+
+        Raises:
+            AttributeError: the MDP has no such attribute.
+        """
+        return [None if attr_name == "render_mode" else getattr(self.mdp, attr_name)] * self.num_envs
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
         """Raise AttributeError: the environments have no attributes or methods of their own."""

@@ -12,12 +12,15 @@ from pgzoo.training.imports import named
 from pgzoo.training.keyword_arguments import POLICIES
 
 HARMLESS: Final = (
+    "gymnasium.wrappers.FlattenObservation",
+    "minigrid.wrappers.FlatObsWrapper",
+    "minigrid.wrappers.ImgObsWrapper",
     "stable_baselines3.common.atari_wrappers.AtariWrapper",
     "stable_baselines3.common.torch_layers.CombinedExtractor",
     "stable_baselines3.common.torch_layers.FlattenExtractor",
     "stable_baselines3.common.torch_layers.NatureCNN",
 )
-"""Import paths of SB3 that change nothing but observations and networks."""
+"""Import paths of SB3, Gymnasium and MiniGrid that change nothing but observations and networks."""
 
 TORCH: Final = ("", "nn", "optim", "th.nn", "th.optim", "torch.nn", "torch.optim")
 """The modules of a class that is looked up in torch by its name."""

@@ -39,6 +39,7 @@ ALGORITHMS = {
     "A2C": ("stable_baselines3", "a2c", "a2c"),
     "PPO": ("stable_baselines3", "ppo", "ppo"),
     "MaskablePPO": ("sb3_contrib", "ppo_mask", "ppo"),
+    "RecurrentPPO": ("sb3_contrib", "ppo_recurrent", "ppo"),
 }
 """By name of the algorithm: its package, its module, and the plugin that replaces it."""
 EXCEPTIONS = {

@@ -122,6 +122,8 @@ RUNS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "episodes, subproc": ("reinforce", "CartPole-v1", {"n_episodes": 5}, {"vec_env": "subproc"}),
     "one environment": ("reinforce", "CartPole-v1", {"n_episodes": 5, "n_envs": 1}, {}),
     "groups": ("rloo", "CartPole-v1", {"n_episodes": 4, "group_size": 2}, {}),
+    "recurrent": ("ppo", "CartPole-v1", {"n_steps": 32, "policy": "MlpLstmPolicy",
+                  "policy_kwargs": {"lstm_hidden_size": 8}}, {}),
     "part states": ("q_value+value", "CartPole-v1", {"n_steps": 32}, {}),
 }  # fmt: skip
 

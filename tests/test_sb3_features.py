@@ -448,11 +448,10 @@ def test_progress_bar_and_log_name(tmp_path: Path) -> None:
         {"buffer_size": 100},
         {"train_freq": 4},
         {"learning_starts": 10},
-        {"policy": "MlpLstmPolicy"},
     ],
 )
 def test_what_is_not_supported_is_refused(arguments: dict[str, Any]) -> None:
-    """Off-policy arguments and recurrent policies end in an error, as with SB3's PPO, and not in another training."""
+    """Off-policy arguments end in an error, as with SB3's PPO, and not in another training."""
     for algorithm in (PolicyGradient, PPO):
         with pytest.raises((TypeError, ValueError)):
             model(algorithm, **arguments)

@@ -1,40 +1,17 @@
-"""The policies of sb3-contrib: their names, and what SB3's constructor does not know about them."""
+"""What SB3's constructor does not know about the policies of sb3-contrib, and what these cannot do."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 from pgzoo.backends.masks import takes_masks
 from pgzoo.errors import ConfigError
-
-CONTRIB_POLICIES: Final[Mapping[str, tuple[str, str]]] = {
-    f"Maskable{name}": ("sb3_contrib.common.maskable.policies", f"Maskable{cls}")
-    for name, cls in (
-        ("MlpPolicy", "ActorCriticPolicy"),
-        ("CnnPolicy", "ActorCriticCnnPolicy"),
-        ("MultiInputPolicy", "MultiInputActorCriticPolicy"),
-    )
-}
-"""By name, the module and class of a policy."""
-
-
-def contrib_policy(policy: Any) -> Any:
-    """Return the class of a name such as "MaskableMlpPolicy". Anything else is returned as it is.
-
-    Raises:
-        ConfigError: sb3-contrib is not installed.
-    """
-    if not isinstance(policy, str) or policy not in CONTRIB_POLICIES:
-        return policy
-    module, name = CONTRIB_POLICIES[policy]
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ConfigError(f"{policy} needs sb3-contrib: pip install 'pgzoo[contrib]'") from error
+from pgzoo.interface.sequences import is_recurrent
+from pgzoo.interface.types import Need
+from pgzoo.registry.combination import Combination
 
 
 def is_policy_class(policy: Any) -> bool:
@@ -51,6 +28,25 @@ def check_takes_masks(policy: Any) -> None:
             f"the policy {type(policy).__name__} takes no action_masks; train with 'MaskableMlpPolicy', or another "
             "maskable policy of sb3-contrib"
         )
+
+
+def check_recurrent(policy_class: type, combination: Combination) -> None:
+    """Refuse what the parts of a combination need of the policy and a recurrent one does not have.
+
+    Raises:
+        ConfigError: a part needs it.
+    """
+    if not is_recurrent(policy_class):
+        return
+    unavailable = {Need.DISTRIBUTION: "the distribution over actions", Need.SCORES: "the norms of scores"}
+    for kind, part in combination.parts.items():
+        for need, what in unavailable.items():
+            if need in part.needs:
+                raise ConfigError(
+                    f"{kind} {part.name!r} needs {what} of the policy, which a recurrent one does not give"
+                )
+    if combination.estimator.recompute == "epoch":
+        raise ConfigError("recompute='epoch' evaluates single steps; a recurrent policy needs recompute='rollout'")
 
 
 @contextmanager

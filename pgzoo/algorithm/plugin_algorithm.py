@@ -23,7 +23,7 @@ from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import pgzoo.envs  # noqa: F401 (registers them)
-from pgzoo.algorithm.contrib_policies import accepting_use_sde, check_takes_masks, contrib_policy
+from pgzoo.algorithm.contrib_policies import accepting_use_sde, check_recurrent, check_takes_masks
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policies import (
@@ -55,6 +55,7 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
 from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
+from pgzoo.registry.contrib import contrib_policy
 from pgzoo.registry.plugins import Kind, Registry, default_registry
 from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
@@ -428,6 +429,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         check_policy(self.policy_class, self.observation_space, self.policy_kwargs)
         if takes_masks(self.policy_class):
             mask_sizes(self.action_space)  # refuses continuous actions
+        check_recurrent(self.policy_class, self.combination)
         with converted("cannot build the policy"):
             self._choose_device()
             with accepting_use_sde(self):
@@ -459,9 +461,11 @@ class PluginAlgorithm(SamplingAlgorithm):
         return self._backend
 
     def _choose_backend(self) -> None:
+        memory = self.__dict__["_backend"].memory if "_backend" in self.__dict__ else None
         self._backend = choose_backend(
             self.policy, type(self.rollout_buffer), fast=self.fast, has_critic=self.has_critic
         )
+        self._backend.memory = memory
         if self.verbose >= 1:
             print(f"Using the {self._backend} backend on {self.device}")
 

@@ -12,9 +12,10 @@ from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticCnnPolicy, ActorCriticPolicy, MultiInputActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
 
-from pgzoo.algorithm.contrib_policies import CONTRIB_POLICIES, is_policy_class
+from pgzoo.algorithm.contrib_policies import is_policy_class
 from pgzoo.errors import ConfigError, ConfigNotImplementedError, unknown
 from pgzoo.registry import policy_arguments
+from pgzoo.registry.contrib import CONTRIB_POLICIES
 
 SMALL_LAYER = 256
 """The most units per hidden layer with which MlpPolicy is faster on a CPU than on a GPU."""

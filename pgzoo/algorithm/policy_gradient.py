@@ -178,6 +178,7 @@ class PolicyGradient(SavableAlgorithm):
 
     def _update_parameters(self, backend: Backend, metrics: UpdateMetrics) -> None:
         """Let the update move the policy's parameters."""
+        whole_episodes = self.objective.whole_episodes or backend.recurrent
         learner = UpdateLearner(
             self._samples(),
             backend,
@@ -185,7 +186,7 @@ class PolicyGradient(SavableAlgorithm):
             self.scale,
             self.part_states,
             metrics,
-            split=partial(minibatches, whole_episodes=self.objective.whole_episodes, shuffle_whole=backend.bitwise_sb3),
+            split=partial(minibatches, whole_episodes=whole_episodes, shuffle_whole=backend.bitwise_sb3),
             recompute=partial(self._recomputed, backend) if self.estimator.recompute == "epoch" else None,
             verbose=self.verbose >= 1,
             skip_nan=self.on_nan == "skip",

@@ -20,6 +20,7 @@ from pgzoo.errors import DivergenceError, EnvironmentFailure, GradientError
 from pgzoo.interface.batch import Batch, Samples
 from pgzoo.interface.observations import map_observations, observation_leaves
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.sequences import Memory, evaluate_actions
 from pgzoo.interface.types import Array, Observations
 
 STEPS_TOGETHER = 1024
@@ -43,6 +44,9 @@ class Backend(ABC):
         bitwise_sb3: whether results are bit-identical to SB3's, for which even the order of additions matters.
         fingerprint: what the policy consisted of when the backend was chosen.
         chosen_for: the buffer class and the setting `fast` for which it was chosen.
+        recurrent: whether the policy has a memory, so that steps are evaluated as sequences.
+        episode_starts: (N,) whether an episode begins with the next step; only recurrent backends read it.
+        memory: what a recurrent policy remembers in each environment; None for others, and before the first step.
 
     Args:
         policy: the policy to evaluate and update.
@@ -52,6 +56,9 @@ class Backend(ABC):
 
     name: str
     bitwise_sb3 = False
+    recurrent = False
+    episode_starts: Array | None
+    memory: Memory | None = None
     chosen_for: tuple[type[RolloutBuffer], bool | str] | None = None
 
     def __init__(self, policy: ActorCriticPolicy, *, has_critic: bool, reason: str = "") -> None:
@@ -99,21 +106,27 @@ class Backend(ABC):
         """
         return
 
+    def first_memory_array(self) -> Array | None:
+        """Return (N, …) what a recurrent policy remembered at the first step of the rollout; None for others."""
+        return None
+
+    def after_step(self, dones: Array) -> None:
+        """Note which episodes the step of the environments has ended, (N,)."""
+        return
+
     @abstractmethod
     def predict_values(self, observations: Observations) -> Array:
         """Return V (N,) of the VecEnv's observations."""
 
     @abstractmethod
-    def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
-        """Return V (K,) of K ≥ 1 single observations."""
+    def predict_terminal_values(self, observations: Sequence[Any], steps: Sequence[tuple[int, int]] = ()) -> Array:
+        """Return V (K,) of K ≥ 1 single observations, which followed these steps (t, n) of the rollout."""
 
     def evaluate_actions(self, samples: Samples) -> Batch:
         """Return the steps with the current policy's log-probs, values and entropies."""
         observations = to_device(samples.observations, self.policy.device)
         try:
-            values, log_probs, entropy = self.policy.evaluate_actions(
-                observations, samples.actions, **samples.policy_arguments
-            )
+            values, log_probs, entropy = evaluate_actions(self.policy, samples, observations)
         except (ValueError, RuntimeError) as error:
             raise_if_not_finite(self.policy, observations, error)
             raise

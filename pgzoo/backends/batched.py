@@ -71,7 +71,7 @@ class BatchedBackend(SB3Backend):
             start = stop
         self._features = []
 
-    def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
+    def predict_terminal_values(self, observations: Sequence[Any], steps: Sequence[tuple[int, int]] = ()) -> Array:
         """Return V (K,), evaluated in blocks."""
         values = []
         for start in range(0, len(observations), STEPS_TOGETHER):

@@ -11,8 +11,10 @@ from pgzoo.backends.backend import Backend
 from pgzoo.backends.batched import BatchedBackend
 from pgzoo.backends.numpy_mlp import NumpyMlpBackend
 from pgzoo.backends.recognition import batching_obstacle, numpy_obstacle
+from pgzoo.backends.recurrent import RecurrentBackend
 from pgzoo.backends.sb3 import SB3Backend
 from pgzoo.errors import ConfigError
+from pgzoo.interface.sequences import is_recurrent
 
 Fast: TypeAlias = "bool | Literal['auto']"
 
@@ -38,6 +40,10 @@ def choose_backend(
 
 
 def _fastest(policy: ActorCriticPolicy, buffer_class: type[RolloutBuffer], fast: Fast, has_critic: bool) -> Backend:
+    if is_recurrent(type(policy)):
+        if fast is True:
+            raise ConfigError("fast=True is not available with a recurrent policy; use fast='auto'")
+        return RecurrentBackend(policy, has_critic=has_critic)
     if fast is False:
         return SB3Backend(policy, has_critic=has_critic, reason="fast=False")
     reason = numpy_obstacle(policy, buffer_class)

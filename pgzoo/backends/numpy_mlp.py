@@ -120,7 +120,7 @@ class NumpyMlpBackend(Backend):
         values: Array = self.critic(_flat_floats(np.asarray(observations)))[:, 0]
         return values
 
-    def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
+    def predict_terminal_values(self, observations: Sequence[Any], steps: Sequence[tuple[int, int]] = ()) -> Array:
         """Return V (K,) from one forward pass."""
         return self.predict_values(np.stack(observations))
 

@@ -38,7 +38,7 @@ class SB3Backend(Backend):
             values = self.policy.predict_values(obs_as_tensor(observations, self.policy.device))
         return values.flatten().cpu().numpy()
 
-    def predict_terminal_values(self, observations: Sequence[Any]) -> Array:
+    def predict_terminal_values(self, observations: Sequence[Any], steps: Sequence[tuple[int, int]] = ()) -> Array:
         """Return V (K,), evaluated one by one as in SB3, because in a batch the last bits would differ."""
         policy = self.policy
         with torch.no_grad():

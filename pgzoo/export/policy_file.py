@@ -32,6 +32,7 @@ from pgzoo.export.preprocessing import (
 )
 from pgzoo.export.sb3 import load_sb3, write_sb3
 from pgzoo.files import atomic_write, writing
+from pgzoo.interface.sequences import is_recurrent
 from pgzoo.interface.types import Array
 
 SUFFIXES = {"onnx": ".onnx", "torchscript": ".pt", "sb3": ".zip"}
@@ -86,6 +87,8 @@ def export_policy(
         ConfigError: an unknown format, a policy that cannot be exported, or a file that differs from `predict`.
         MachineError: the file cannot be written.
     """
+    if is_recurrent(type(model.policy)):
+        raise ConfigError(f"a {type(model.policy).__name__} has a memory, which the files of an exported policy lack")
     if takes_masks(type(model.policy)):
         raise ConfigError(
             f"a {type(model.policy).__name__} needs action masks, which the files of an exported policy do not take"

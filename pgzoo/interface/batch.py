@@ -29,6 +29,8 @@ class Samples:
         weights: (M,) the factors of `aggregate`; None for the plain mean.
         progress_remaining: 1 at the start of training, 0 at its end.
         action_masks: (M, number of actions) bool, which actions the environment allowed; None without masks.
+        memory: (number of episodes, …) what a recurrent policy remembered at the first step of each episode or
+            fragment, see `Memory`; None for other policies. `episode` are its rows.
     """
 
     observations: Any
@@ -41,6 +43,7 @@ class Samples:
     weights: Tensor | None
     progress_remaining: float
     action_masks: Tensor | None = field(default=None, kw_only=True)
+    memory: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def policy_arguments(self) -> dict[str, Tensor]:

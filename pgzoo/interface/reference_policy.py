@@ -8,6 +8,7 @@ import torch
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from pgzoo.interface.batch import Batch
+from pgzoo.interface.sequences import evaluate_actions
 
 
 class ReferencePolicy(torch.nn.Module):
@@ -38,7 +39,7 @@ class ReferencePolicy(torch.nn.Module):
         if not self.taken:
             self._copy_weights()
         with torch.no_grad():
-            return self.policy.evaluate_actions(batch.observations, batch.actions, **batch.policy_arguments)[1]
+            return evaluate_actions(self.policy, batch, batch.observations)[1]
 
     def refresh(self, every: int) -> None:
         """Count one update, and copy the trained policy after every `every` updates."""

@@ -111,6 +111,7 @@ class Rollout:
             and `Need.NEXT_OBSERVATIONS`.
         group: the group of each step's episode: 0 where there are no groups, −1 on padding.
         action_masks: (T, N, number of actions) bool, which actions the environment allowed; None without masks.
+        memory: (N, …) what a recurrent policy remembered at the first row, see `Memory`; None for other policies.
         bitwise_sb3: whether sums over time must be bit-identical to SB3's, see `reverse_scan`.
     """
 
@@ -132,6 +133,7 @@ class Rollout:
     next_distribution: ActionDistribution = field(default_factory=_absent)
     group: Array = field(default_factory=_absent)  # __post_init__ fills it in
     action_masks: Array | None = None
+    memory: Array | None = None
     bitwise_sb3: bool = False
 
     def __post_init__(self) -> None:
@@ -258,6 +260,14 @@ class Rollout:
         import torch
 
         return map_observations(lambda array: torch.as_tensor(self.flat(array), device=device), x)
+
+    def first_memory(self) -> Array:
+        """Return (n_episodes, …): what a recurrent policy remembered at the first step of each episode or fragment."""
+        assert self.memory is not None
+        memory = np.zeros((self.n_episodes, *self.memory.shape[1:]), dtype=np.float32)
+        continued = np.flatnonzero(self.mask[0] & (self.step[0] > 0))
+        memory[self.episode[0, continued]] = self.memory[continued]
+        return memory
 
     def weights(self, aggregate: Aggregate) -> Array | None:
         """Return (M,) such that Σ w x is the aggregate of x over the rollout; None for the plain mean."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -41,16 +42,12 @@ def classes() -> Mapping[str, type]:
 
 
 def _contrib_classes() -> list[type]:
-    """Return the policies of sb3-contrib; none if it is not installed."""
-    try:
-        from sb3_contrib.common.maskable import policies
-    except ImportError:
+    """Return the policies of sb3-contrib, and those made of them; none if it is not installed."""
+    from pgzoo.registry.contrib import CONTRIB_POLICIES, contrib_policy
+
+    if importlib.util.find_spec("sb3_contrib") is None:
         return []
-    return [
-        policies.MaskableActorCriticPolicy,
-        policies.MaskableActorCriticCnnPolicy,
-        policies.MaskableMultiInputActorCriticPolicy,
-    ]
+    return [contrib_policy(name) for name in CONTRIB_POLICIES]
 
 
 def class_name(cls: type) -> str | None:

@@ -21,6 +21,7 @@ from pgzoo.backends.masks import takes_masks
 from pgzoo.errors import DivergenceError
 from pgzoo.interface.observations import map_observations
 from pgzoo.interface.rollout import Rollout
+from pgzoo.interface.sequences import Memory
 from pgzoo.interface.types import Array, Need
 from pgzoo.sampling.conventions import converted_reset, converted_step
 from pgzoo.sampling.conversion import MissingTerminal, to_rollout
@@ -53,11 +54,13 @@ class Position:
         observations: what the policy sees next, (N, …).
         episode_starts: (N,) whether each environment is at the beginning of an episode.
         episode_steps: (N,) the steps of the current episodes.
+        memory: (N, …) what a recurrent policy remembers, see `Memory`; None for other policies.
     """
 
     observations: Any
     episode_starts: Array
     episode_steps: Array
+    memory: Array | None = None
 
 
 class SamplingAlgorithm(OnPolicyAlgorithm):
@@ -131,6 +134,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
                 self._resample_sde_noise(env.num_envs, n_steps)
             obs_tensor = observation_tensors(self._last_obs, self.device)
             action_masks = masks_of(env, self.action_space) if masked else None
+            backend.episode_starts = self._last_episode_starts
             actions, values, log_probs, clipped_actions = self._act(backend, obs_tensor, action_masks)
             new_obs, rewards, dones, infos = converted_step(
                 mode.step(env, clipped_actions), env.num_envs, self.observation_space
@@ -146,6 +150,7 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
                 return None
             self._update_info_buffer(_recorded_infos(infos, active), dones)
             n_steps += 1
+            backend.after_step(dones)
 
             self._add_to_buffer(rollout_buffer, actions, rewards, values, log_probs)
             record.add(dones, infos, active, mode.group, self._episode_steps)
@@ -216,12 +221,15 @@ class SamplingAlgorithm(OnPolicyAlgorithm):
     def position(self) -> Position:
         """Where the environments are. Set it, with environments in the same state, to continue from there."""
         assert self._last_episode_starts is not None
-        return Position(self._last_obs, self._last_episode_starts, self._episode_steps)
+        memory = None if self.backend.memory is None else self.backend.memory.stacked().cpu().numpy()
+        return Position(self._last_obs, self._last_episode_starts, self._episode_steps, memory)
 
     @position.setter
     def position(self, position: Position) -> None:
         self._set_last_obs(position.observations, position.episode_starts)
         self._episode_steps = position.episode_steps.copy()
+        if position.memory is not None:
+            self.backend.memory = Memory.of(torch.as_tensor(position.memory, device=self.device))
 
     def _reset_if_due(self, env: VecEnv, mode: SamplingMode) -> None:
         if (observations := mode.reset(env, self._all_at_start())) is not None:

@@ -62,8 +62,7 @@ def to_rollout(
         optional["next_values"] = _next_values(buffer.values, *ends, last_observations, backend)
     if Need.NEXT_OBSERVATIONS in needs:
         optional["next_observations"] = _next_observations(observations, terminal, last_observations)
-    if Need.RATIOS in needs:
-        optional["ratios"] = np.ones(mask.shape)
+    optional |= {"ratios": np.ones(mask.shape)} if Need.RATIOS in needs else {}
     check_policy(buffer.log_probs, optional.get("values"), optional.get("next_values"), mask, step)
     return Rollout(
         rewards=buffer.rewards,
@@ -77,6 +76,7 @@ def to_rollout(
         observations=observations,
         group=np.array(record.group),
         action_masks=np.stack(record.action_masks) if record.action_masks else None,
+        memory=backend.first_memory_array(),
         bitwise_sb3=backend.bitwise_sb3,
         **optional,
     )
@@ -128,8 +128,8 @@ def _next_values(
     if not (terminated[-1] | truncated[-1] | ~mask[-1]).all():
         next_values[-1] = backend.predict_values(last_observations)
     if np.count_nonzero(truncated):
-        cuts = [terminal_observations[t, n] for t, n in np.argwhere(truncated).tolist()]
-        next_values[truncated] = backend.predict_terminal_values(cuts)
+        steps = [(t, n) for t, n in np.argwhere(truncated).tolist()]
+        next_values[truncated] = backend.predict_terminal_values([terminal_observations[s] for s in steps], steps)
     next_values[terminated | ~mask] = 0.0
     return next_values
 

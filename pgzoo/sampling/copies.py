@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecEnvWrapper,
 from pgzoo.backends.masks import METHOD, allowed_action, mask_arguments, takes_masks
 from pgzoo.errors import ConfigError, describe
 from pgzoo.interface.observations import map_observations, observation_leaves
+from pgzoo.interface.sequences import is_recurrent
 from pgzoo.interface.types import Array
 from pgzoo.sampling.resets import env_name
 
@@ -59,6 +60,8 @@ class EnvCopies:
         self.env, self._envs = env, _separate_envs(env)
         self.observations: Any = None
         self.policy, self._gamma, self._episode_bound = policy, gamma, episode_bound
+        if is_recurrent(type(policy)):
+            raise ConfigError("vine continues from copied states, but does not copy the memory of a recurrent policy")
         if getattr(policy, "use_sde", False):
             raise ConfigError("vine needs actions that are independent of each other, which gSDE does not draw")
         self.n_steps = 0

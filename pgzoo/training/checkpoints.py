@@ -329,7 +329,8 @@ def _model_state(encoder: Encoder, model: PolicyGradient) -> dict[str, Any]:
         "num_timesteps": model.num_timesteps,
         "random": encoder.encode(random_states()),
         "position": [
-            encoder.encode(x) for x in (position.observations, position.episode_starts, position.episode_steps)
+            encoder.encode(x)
+            for x in (position.observations, position.episode_starts, position.episode_steps, position.memory)
         ],
         "window": model.ep_info_buffer.maxlen,
         "ep_info_buffer": _plain(encoder, model.ep_info_buffer),

@@ -63,6 +63,7 @@ def to_samples(
         weights=None if weights is None else torch.as_tensor(weights, dtype=torch.float32, device=device),
         progress_remaining=progress_remaining,
         action_masks=None if rollout.action_masks is None else rollout.tensors(rollout.action_masks, device),
+        memory=None if rollout.memory is None else as_tensor(rollout.first_memory(), device),
     )
 
 
@@ -165,7 +166,8 @@ def reevaluated(rollout: Rollout, samples: Samples, backend: Backend) -> Rollout
 
 def _evaluated(samples: Samples, backend: Backend) -> tuple[torch.Tensor, torch.Tensor]:
     """Return log π (M,) and V (M,), without gradients, from blocks of steps that bound the memory."""
-    indices = torch.split(torch.arange(len(samples), device=samples.advantages.device), STEPS_TOGETHER)
+    together = len(samples) if backend.recurrent else STEPS_TOGETHER
+    indices = torch.split(torch.arange(len(samples), device=samples.advantages.device), together)
     log_probs, values = [], []
     with torch.no_grad():
         for index in indices:

@@ -174,4 +174,4 @@ def columns(rollout: Rollout, start: int, stop: int) -> Rollout:
     return rollout.replace(**cuts)
 
 
-_ARRAYS = frozenset(Rollout.__dataclass_fields__) - {"gamma", "bitwise_sb3"}
+_ARRAYS = frozenset(Rollout.__dataclass_fields__) - {"gamma", "bitwise_sb3", "memory"}

@@ -18,15 +18,18 @@ from pgzoo.sampling.step_record import StepRecord
 
 
 class TenTimesCritic:
-    """The two functions of a backend that `to_rollout` calls, with V(s) = 10 s."""
+    """What `to_rollout` uses of a backend, with V(s) = 10 s."""
 
     bitwise_sb3 = False
 
     def predict_values(self, observations: Any) -> np.ndarray:
         return 10 * np.asarray(observations, dtype=np.float32)[:, 0]
 
-    def predict_terminal_values(self, observations: Sequence[Any]) -> np.ndarray:
+    def predict_terminal_values(self, observations: Sequence[Any], steps: Any) -> np.ndarray:
         return self.predict_values(np.stack(observations))
+
+    def first_memory_array(self) -> None:
+        return None
 
 
 TRUNCATED = "TimeLimit.truncated"

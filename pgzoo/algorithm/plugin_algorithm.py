@@ -172,8 +172,8 @@ class PluginAlgorithm(SamplingAlgorithm):
         clip_range: float | Schedule | Mapping[str, Any] = UNSET,
         clip_range_vf: float | Schedule | Mapping[str, Any] | None = UNSET,
         normalize_advantage: bool | str = UNSET,
-        ent_coef: float = UNSET,
-        vf_coef: float = UNSET,
+        ent_coef: float | Schedule | Mapping[str, Any] = UNSET,
+        vf_coef: float | Schedule | Mapping[str, Any] = UNSET,
         max_grad_norm: float | None = UNSET,
         target_kl: float | None = UNSET,
         discount_states: bool = UNSET,
@@ -223,8 +223,8 @@ class PluginAlgorithm(SamplingAlgorithm):
                 n_steps=getattr(combination.sampling, "n_steps", BUFFER_ROWS),
                 gamma=config.gamma,
                 gae_lambda=getattr(combination.estimator, "gae_lambda", 1.0),
-                ent_coef=getattr(combination.update, "ent_coef", 0.0),
-                vf_coef=getattr(combination.update, "vf_coef", 1.0),
+                ent_coef=0.0,  # `_adopt` sets the attributes of the update
+                vf_coef=1.0,
                 max_grad_norm=getattr(combination.update, "max_grad_norm", None),  # type: ignore[arg-type]
                 use_sde=config.use_sde,
                 sde_sample_freq=config.sde_sample_freq,

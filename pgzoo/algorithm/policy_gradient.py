@@ -79,8 +79,9 @@ class PolicyGradient(SavableAlgorithm):
         clip_range: ε of the part that has this field, such as the objective ppo_clip; may be a schedule.
         clip_range_vf: the clip range of the values in the same part; None: do not clip.
         normalize_advantage: "rollout" chooses the scale rollout_std, "minibatch" or True minibatch_std, False neither.
-        ent_coef: weight of the entropy bonus, which is aggregated over steps as the objective's loss is.
-        vf_coef: weight of the critic's loss, if there is a critic.
+        ent_coef: weight of the entropy bonus, which is aggregated over steps as the objective's loss is; may be a
+            schedule.
+        vf_coef: weight of the critic's loss, if there is a critic; may be a schedule.
         max_grad_norm: clip the gradient to this norm; None: do not clip.
         target_kl: stop an update's epochs once the approximate KL exceeds 1.5 times this; None: do not stop.
         discount_states: multiply Ψ_t by γ^t, which the gradient of the discounted objective requires.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -126,7 +126,9 @@ def part_attributes(combination: Combination) -> dict[str, Any]:
                 value = getattr(part, name)
                 attributes[name] = as_schedule(value) if params[name].schedule and value is not None else value
     update = plain_fields(combination.update)
-    attributes.update({name: update[name] for name in UPDATE_FIELDS if name in update})
+    for name in UPDATE_FIELDS:
+        if name in update:
+            attributes[name] = as_schedule(update[name]) if isinstance(update[name], Mapping) else update[name]
     if "max_grad_norm" in attributes and attributes["max_grad_norm"] is None:
         attributes["max_grad_norm"] = math.inf
     return attributes

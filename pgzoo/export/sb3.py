@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 
 from pgzoo.algorithm.policy_gradient import PolicyGradient
 from pgzoo.export.preprocessing import OnlySpaces
+from pgzoo.interface.schedules import as_schedule
 from pgzoo.model_file.archive import METADATA
 
 
@@ -45,8 +46,8 @@ def as_sb3(model: PolicyGradient) -> A2C | PPO:
         "n_steps": model.n_steps,
         "gamma": model.gamma,
         "gae_lambda": model.gae_lambda,
-        "ent_coef": getattr(model, "ent_coef", 0.0),
-        "vf_coef": getattr(model, "vf_coef", 0.5),
+        "ent_coef": as_schedule(getattr(model, "ent_coef", 0.0))(1.0),
+        "vf_coef": as_schedule(getattr(model, "vf_coef", 0.5))(1.0),
         "max_grad_norm": math.inf if max_grad_norm is None else max_grad_norm,
         "use_sde": model.use_sde,
         "sde_sample_freq": model.sde_sample_freq,

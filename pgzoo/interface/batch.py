@@ -124,6 +124,8 @@ class Batch(Samples):
 
     def scheduled(self, value: Any) -> float:
         """Return the current value of a hyperparameter that may be a schedule."""
+        if isinstance(value, float):
+            return value
         from pgzoo.interface.schedules import as_schedule
 
         return float(as_schedule(value)(self.progress_remaining))

@@ -139,15 +139,15 @@ class Estimator(AdvantagePart):
         discounted_from: "step" if R̂_t is discounted from step t, and `discount_states` multiplies Ψ_t by γ^t; "start"
             if it is already discounted from the start of the episode.
         recompute: "rollout" if R̂ is computed once per rollout; "epoch" if it is computed again before each later
-            epoch, with the `values` and `ratios` of the current policy. Then several epochs are allowed with any
-            objective.
+            epoch, with the `values` and `ratios` of the current policy. If it also has `importance_weights`, several
+            epochs are allowed with any objective. It may be a field, so that users choose.
         provides: the needs of other parts that this estimator meets: `Need.ACTION_VALUES` if its state is a Q(s, a).
     """
 
     kind = "estimator"
     provides: ClassVar[frozenset[Need]] = frozenset()
     discounted_from: ClassVar[Literal["step", "start"]] = "step"
-    recompute: ClassVar[Literal["rollout", "epoch"]] = "rollout"
+    recompute: Literal["rollout", "epoch"] = "rollout"
 
     @abstractmethod
     def __call__(self, rollout: Rollout, state: State = None) -> Array:

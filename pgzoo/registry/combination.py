@@ -84,8 +84,9 @@ class Combination:
 
     @property
     def allows_epochs(self) -> bool:
-        """Whether several epochs per rollout are correct: the objective has a ratio, or R̂ is recomputed."""
-        return self.objective.multi_epoch or self.estimator.recompute == "epoch"
+        """Whether several epochs per rollout are correct: the objective, or a recomputed R̂, has the ratio π/π_old."""
+        has_weights = type(self.estimator).importance_weights is not Estimator.importance_weights
+        return self.objective.multi_epoch or (self.estimator.recompute == "epoch" and has_weights)
 
     @property
     def unused(self) -> frozenset[str]:

@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar, overload
 from pgzoo.errors import PluginError, converted, unknown
 from pgzoo.interface.parts import Baseline, Estimator, Objective, Part, Scale
 from pgzoo.interface.types import Need
-from pgzoo.registry.plugins import register, reserved_names
+from pgzoo.registry.plugins import MAY_BE_FIELDS, register, reserved_names
 
 P = TypeVar("P", bound=Part)
 
@@ -73,7 +73,8 @@ class FunctionPlugin(Generic[P]):
 def _make_class(base: type[P], function: Callable[..., Any], attributes: dict[str, Any]) -> type[P]:
     """Return a frozen dataclass whose `__call__` calls the function with its fields."""
     methods = {name for name, _ in inspect.getmembers(base, inspect.isfunction)}
-    known = reserved_names(base) - SET_BY_THE_FUNCTION - methods
+    known = (reserved_names(base) | {name for name in MAY_BE_FIELDS if hasattr(base, name)}) - methods
+    known -= SET_BY_THE_FUNCTION
     for attribute in attributes:
         if attribute not in known:
             raise PluginError(f"{function.__name__}: {unknown(f'attribute of a {base.kind}', attribute, known)}")

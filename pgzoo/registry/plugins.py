@@ -56,7 +56,7 @@ RESERVED: Final = frozenset(
     }
 )  # fmt: skip
 """Keys of `hyperparams/` and arguments of `PolicyGradient` that mean something else than a hyperparameter."""
-MAY_BE_FIELDS: Final = frozenset({"resample_budget"})
+MAY_BE_FIELDS: Final = frozenset({"recompute", "resample_budget"})
 """Attributes of the base classes that a part may declare as a hyperparameter."""
 
 Kind: TypeAlias = Literal["estimator", "baseline", "objective", "scale", "update", "sampling"]

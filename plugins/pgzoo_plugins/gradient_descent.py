@@ -6,14 +6,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated
 
-from pgzoo import Learner, Metrics, Positive, Range, Search, State, Update, hookimpl
+from pgzoo import Learner, Metrics, Positive, Range, Schedule, Search, State, Update, hookimpl
 
 
 @dataclass(frozen=True)
 class GradientDescent(Update):
     """One optimizer step per minibatch, for several epochs over a rollout (Schulman et al. 2017, algorithm 1).
 
-    With the defaults it takes one step on the whole rollout, as A2C does.
+    With the defaults it takes one step on the whole rollout, as A2C does. The further passes of `n_critic_updates` do
+    not change what the actor and the critic share, such as the layers of an image.
     """
 
     name = "gradient_descent"
@@ -28,8 +29,8 @@ class GradientDescent(Update):
         Search(0, 20),
         "further passes over a rollout that train only the critic",
     ] = 0
-    ent_coef: Annotated[float, Range(0), Search(1e-6, 0.1, log=True), "weight of the entropy bonus"] = 0.0
-    vf_coef: Annotated[float, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
+    ent_coef: Annotated[float | Schedule, Range(0), Search(1e-6, 0.1, log=True), "weight of the entropy bonus"] = 0.0
+    vf_coef: Annotated[float | Schedule, Range(0), Search(0.2, 1.0), "weight of the critic's loss"] = 0.5
     max_grad_norm: Annotated[
         float | None, Positive, Search(0.3, 5.0, log=True), "largest norm of the gradient; none: do not clip"
     ] = 0.5
@@ -42,10 +43,11 @@ class GradientDescent(Update):
         for samples in learner.epochs(self.n_epochs):
             for minibatch in learner.minibatches(samples, self.batch_size):
                 batch = learner.evaluate(minibatch)
+                ent_coef, vf_coef = batch.scheduled(self.ent_coef), batch.scheduled(self.vf_coef)
                 policy_loss, metrics = learner.policy_loss(batch)
                 value_loss = learner.value_loss(batch) if learner.has_critic else 0.0
-                entropy = batch.aggregate(batch.entropy) if self.ent_coef else 0.0
-                loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy
+                entropy = batch.aggregate(batch.entropy) if ent_coef else 0.0
+                loss = policy_loss + vf_coef * value_loss - ent_coef * entropy
                 learner.record({**metrics, "value_loss": value_loss} if learner.has_critic else metrics)
                 if self.target_kl is not None and (kl := batch.approx_kl()) > 1.5 * self.target_kl:
                     learner.stop(f"reaching max kl: {kl:.2f}")
@@ -53,8 +55,9 @@ class GradientDescent(Update):
                 learner.step(loss, self.max_grad_norm)
         for _ in range(self.n_critic_updates):
             for minibatch in learner.minibatches(learner.samples, self.batch_size):
-                value_loss = learner.value_loss(learner.evaluate(minibatch))
-                learner.step(self.vf_coef * value_loss, self.max_grad_norm)
+                batch = learner.evaluate(minibatch)
+                value_loss = batch.scheduled(self.vf_coef) * learner.value_loss(batch)
+                learner.step(value_loss, self.max_grad_norm, keep_actor=True)
         return {"loss": loss}
 
 

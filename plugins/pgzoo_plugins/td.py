@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -18,6 +19,7 @@ class TD(Estimator):
     needs = frozenset({Need.VALUES})
     unbiased = False
     bias = "a learned V replaces all rewards but one"
+    recompute: Annotated[Literal["rollout", "epoch"], "when R̂ is computed, with the V of that time"] = "rollout"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N)."""

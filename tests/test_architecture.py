@@ -167,7 +167,7 @@ def test_the_algorithm_is_short() -> None:
     lines = (CORE / "algorithm" / "policy_gradient.py").read_text(encoding="utf-8").splitlines()
     assert len(lines) <= 300
     update = (PLUGINS / "gradient_descent.py").read_text(encoding="utf-8")
-    assert "loss = policy_loss + self.vf_coef * value_loss - self.ent_coef * entropy\n" in update
+    assert "loss = policy_loss + vf_coef * value_loss - ent_coef * entropy\n" in update
 
 
 @pytest.mark.parametrize(

@@ -55,7 +55,7 @@ from pgzoo.interface.rollout import Rollout
 from pgzoo.interface.schedules import as_schedule
 from pgzoo.interface.types import Array, Need
 from pgzoo.registry.combination import DEFAULT_RECIPE, Combination, resolve
-from pgzoo.registry.contrib import contrib_policy
+from pgzoo.registry.other_policies import other_policy
 from pgzoo.registry.plugins import Kind, Registry, default_registry
 from pgzoo.registry.settings import UPDATE_FIELDS, AlgorithmConfig
 from pgzoo.sampling.collector import SamplingAlgorithm
@@ -197,7 +197,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         arguments = {f"algorithm.{name}": passed[name] for name in declared(AlgorithmConfig) if name in passed}
         arguments.update({name: passed[name] for name in PART_KEYWORDS if name in passed})
         arguments.update({f"update.{name}": passed[name] for name in UPDATE_FIELDS if name in passed})
-        policy = contrib_policy(policy)
+        policy = other_policy(policy)
         check_policy_class(policy, self.policy_aliases)
         check_arguments(plugin_kwargs, registry, seed, fast)
         check_sb3_arguments(stats_window_size, tensorboard_log, rollout_buffer_class)

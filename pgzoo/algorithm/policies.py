@@ -15,7 +15,7 @@ from stable_baselines3.common.preprocessing import is_image_space, is_image_spac
 from pgzoo.algorithm.contrib_policies import is_policy_class
 from pgzoo.errors import ConfigError, ConfigNotImplementedError, unknown
 from pgzoo.registry import policy_arguments
-from pgzoo.registry.contrib import CONTRIB_POLICIES
+from pgzoo.registry.other_policies import OTHER_POLICIES
 
 SMALL_LAYER = 256
 """The most units per hidden layer with which MlpPolicy is faster on a CPU than on a GPU."""
@@ -64,7 +64,7 @@ def check_policy_class(policy: Any, names: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the name is unknown, or the object is not a policy class.
     """
-    known_names = [*names, *CONTRIB_POLICIES]
+    known_names = [*names, *OTHER_POLICIES]
     if isinstance(policy, str) and policy not in names:
         raise ConfigError(unknown("policy", policy, known_names))
     is_sb3 = isinstance(policy, type) and issubclass(policy, ActorCriticPolicy)

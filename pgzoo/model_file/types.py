@@ -33,7 +33,7 @@ SB3_CLASSES: Final = (
 def classes() -> Mapping[str, type]:
     """Return the classes that a file may name: torch's modules and optimizers, and SB3's policies and their parts."""
     named: dict[str, type] = {f"stable_baselines3.{cls.__name__}": cls for cls in SB3_CLASSES}
-    named |= {f"sb3_contrib.{cls.__name__}": cls for cls in _contrib_classes()}
+    named |= {f"{cls.__module__.partition('.')[0]}.{cls.__name__}": cls for cls in _other_policies()}
     for module, base in ((torch.nn, torch.nn.Module), (torch.optim, torch.optim.Optimizer)):
         for name, member in vars(module).items():
             if isinstance(member, type) and issubclass(member, base):
@@ -41,13 +41,12 @@ def classes() -> Mapping[str, type]:
     return named
 
 
-def _contrib_classes() -> list[type]:
-    """Return the policies of sb3-contrib, and those made of them; none if it is not installed."""
-    from pgzoo.registry.contrib import CONTRIB_POLICIES, contrib_policy
+def _other_policies() -> list[type]:
+    """Return the policies that are not SB3's, those of sb3-contrib if it is installed."""
+    from pgzoo.registry.other_policies import OTHER_POLICIES, OWN, other_policy
 
-    if importlib.util.find_spec("sb3_contrib") is None:
-        return []
-    return [contrib_policy(name) for name in CONTRIB_POLICIES]
+    has_contrib = importlib.util.find_spec("sb3_contrib") is not None
+    return [other_policy(name) for name in (OTHER_POLICIES if has_contrib else OWN)]
 
 
 def class_name(cls: type) -> str | None:
@@ -61,7 +60,8 @@ def class_named(name: Any) -> type:
     Raises:
         ConfigError: a file may not name it.
     """
-    if isinstance(name, str) and name.startswith("sb3_contrib.") and not _contrib_classes():
+    needs_contrib = isinstance(name, str) and (name.startswith("sb3_contrib.") or "Lstm" in name)
+    if needs_contrib and importlib.util.find_spec("sb3_contrib") is None:
         raise ConfigError(f"the model has the policy {name}, which needs sb3-contrib: pip install 'pgzoo[contrib]'")
     if not isinstance(name, str) or name not in classes():
         raise ConfigError(unknown("class", str(name), classes()))

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.hyperparameters import Positive, Range, declared
-from pgzoo.registry.contrib import CONTRIB_POLICIES
+from pgzoo.registry.other_policies import OTHER_POLICIES
 from pgzoo.registry.policy_arguments import check_optimizer_class, checked_optimizer_kwargs, checked_policy_kwargs
 from pgzoo.training.imports import check_names, load_class, load_object, named
 
 if TYPE_CHECKING:
     from gymnasium import Space
 
-POLICIES: Final = ("auto", "MlpPolicy", "CnnPolicy", "MultiInputPolicy", *CONTRIB_POLICIES)
+POLICIES: Final = ("auto", "MlpPolicy", "CnnPolicy", "MultiInputPolicy", *OTHER_POLICIES)
 """The policies that have a name. Others are written as an import path."""
 
 Clip = Range(0, open_low=True, infinite=True)
@@ -66,7 +66,7 @@ def checked_arguments(run: Mapping[str, Any]) -> dict[str, Any]:
             f"{unknown('policy', policy, POLICIES)}; other policies are import paths, such as mine.MyPolicy"
         )
     if (policy_kwargs := run.get("policy_kwargs")) is not None:
-        other_names = policy not in POLICIES or "Lstm" in policy
+        other_names = policy not in POLICIES or policy in OTHER_POLICIES
         checked["policy_kwargs"] = checked_policy_kwargs(policy_kwargs, other_names=other_names)
     if isinstance(run.get("normalize"), Mapping):
         checked["normalize"] = _declared_arguments(NormalizeArguments, run["normalize"], "normalize")

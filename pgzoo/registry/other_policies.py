@@ -1,4 +1,4 @@
-"""The names of sb3-contrib's policies, and of those that are made of them."""
+"""The names of policies that are not SB3's: sb3-contrib's, those made of them, and pgzoo's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pgzoo.errors import ConfigError
 
 MASKABLE, RECURRENT = "sb3_contrib.common.maskable.policies", "sb3_contrib.common.recurrent.policies"
 BOTH = "pgzoo.algorithm.maskable_lstm"
-CONTRIB_POLICIES: Final[Mapping[str, tuple[str, str]]] = {
+OWN: Final[Mapping[str, tuple[str, str]]] = {"AsymmetricPolicy": ("pgzoo.algorithm.asymmetric", "AsymmetricPolicy")}
+"""By name, the module and class of a policy that needs no other package."""
+OTHER_POLICIES: Final[Mapping[str, tuple[str, str]]] = {
     "MaskableMlpPolicy": (MASKABLE, "MaskableActorCriticPolicy"),
     "MaskableCnnPolicy": (MASKABLE, "MaskableActorCriticCnnPolicy"),
     "MaskableMultiInputPolicy": (MASKABLE, "MaskableMultiInputActorCriticPolicy"),
@@ -20,19 +22,20 @@ CONTRIB_POLICIES: Final[Mapping[str, tuple[str, str]]] = {
     "MaskableMlpLstmPolicy": (BOTH, "MaskableLstmPolicy"),
     "MaskableCnnLstmPolicy": (BOTH, "MaskableCnnLstmPolicy"),
     "MaskableMultiInputLstmPolicy": (BOTH, "MaskableMultiInputLstmPolicy"),
+    **OWN,
 }
 """By name, the module and class of a policy."""
 
 
-def contrib_policy(policy: Any) -> Any:
+def other_policy(policy: Any) -> Any:
     """Return the class of a name such as "MaskableMlpPolicy". Anything else is returned as it is.
 
     Raises:
         ConfigError: sb3-contrib is not installed.
     """
-    if not isinstance(policy, str) or policy not in CONTRIB_POLICIES:
+    if not isinstance(policy, str) or policy not in OTHER_POLICIES:
         return policy
-    module, name = CONTRIB_POLICIES[policy]
+    module, name = OTHER_POLICIES[policy]
     try:
         return getattr(importlib.import_module(module), name)
     except ImportError as error:

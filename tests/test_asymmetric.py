@@ -120,7 +120,7 @@ def test_other_observations_are_refused() -> None:
 
 
 def test_the_command(tmp_path: Path) -> None:
-    gym.register("Coin-v0", lambda: Coin())
+    gym.register("Coin-v0", lambda **_: Coin())
     try:
         (tmp_path / "conf.yml").write_text(
             "default: {policy: AsymmetricPolicy, policy_kwargs: {critic_keys: [hidden]}, n_envs: 2}\n"

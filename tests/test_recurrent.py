@@ -100,8 +100,8 @@ def test_sequences_give_the_numbers_of_single_steps(recipe: str) -> None:
     The steps of a rollout, evaluated as sequences, have the log-probs with which they were sampled one by one. The
     second rollout of `a2c` and `ppo` begins in mid-episode.
     """
-    n_steps = {"n_steps": 6} if recipe in ("a2c", "ppo") else {}
-    model = recurrent(recipe, Cue, **n_steps)
+    settings = {"a2c": {"n_steps": 6}, "ppo": {"n_steps": 6, "batch_size": 18}}.get(recipe, {})
+    model = recurrent(recipe, Cue, **settings)
     model.learn(1)
     model.learning_rate = 0.0
     model._setup_lr_schedule()
@@ -179,8 +179,9 @@ def test_it_remembers(recipe: str, arguments: Any) -> None:
 def test_masks_and_memory_together(recipe: str, action: str, tmp_path: Path) -> None:
     """Forbidding raises if a forbidden action is taken."""
     env = make_vec_env(lambda: Forbidding(action), 2, seed=0)
-    model = PolicyGradient("MaskableMlpLstmPolicy", env, recipe, policy_kwargs=SMALL, seed=0, device="cpu")
-    model.learn(300)
+    settings: dict[str, Any] = {"n_steps": 64, "n_epochs": 2} if recipe == "ppo" else {}
+    model = PolicyGradient("MaskableMlpLstmPolicy", env, recipe, policy_kwargs=SMALL, seed=0, device="cpu", **settings)
+    model.learn(200)
     samples = model._samples()
     assert samples.memory is not None
     assert samples.action_masks is not None

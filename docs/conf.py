@@ -24,6 +24,8 @@ SECTIONS = {
         "export",
         "atari",
         "rl_zoo",
+        "masks",
+        "recurrent",
         "sb3",
     ],
     "Methods": ["parts", "recipes/index", "paper-index", "learning", "groups", "gradient-lab", "speed"],

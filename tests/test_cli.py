@@ -44,7 +44,7 @@ def test_a_run_folder_has_rl_zoos_files(run: Path) -> None:
     assert not [name for name in names if Path(name).name.startswith(".")]  # temporary files
     config = YAML(typ="safe").load((folder / "CartPole-v1" / "config.yml").read_text())
     assert config["normalize"] is True
-    assert config["estimator"] == {"name": "lambda_return", "gae_lambda": 0.9014}
+    assert config["estimator"] == {"name": "lambda_return", "gae_lambda": 0.9014, "recompute": "rollout"}
     assert "train -n 600" in (folder / "CartPole-v1" / "command.txt").read_text()
     versions = YAML(typ="safe").load((folder / "CartPole-v1" / "versions.yml").read_text())
     assert versions["plugins"] == [f"pgzoo {versions['pgzoo']}"]

@@ -26,7 +26,7 @@ class LambdaReturn(Estimator):
     gae_lambda: Annotated[
         float, Range(0, 1), Search(0.8, 0.9999, scale="log1m"), "λ, from bias (0) to variance (1)"
     ] = 0.95
-    recompute: Annotated[Literal["rollout", "epoch"], "when R̂ is computed, with the V of that time"] = "rollout"
+    recompute: Annotated[Literal["rollout", "epoch"], "take V at sampling, or before each epoch"] = "rollout"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) as V + A, with A_t = δ_t + γλ A_{t+1} and δ_t = r_t + γ V(s_{t+1}) − V(s_t).

@@ -23,7 +23,7 @@ class NStep(Estimator):
     unbiased = False
     bias = "a learned V replaces the rewards after n steps"
     horizon: Annotated[int, Range(1), Search(1, 20, log=True), "n, the number of rewards before V"] = 5
-    recompute: Annotated[Literal["rollout", "epoch"], "when R̂ is computed, with the V of that time"] = "rollout"
+    recompute: Annotated[Literal["rollout", "epoch"], "take V at sampling, or before each epoch"] = "rollout"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N) by the recursion R^(n)_t = r_t + γ R^(n−1)_{t+1} from the one-step target R^(1)."""

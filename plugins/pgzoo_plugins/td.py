@@ -19,7 +19,7 @@ class TD(Estimator):
     needs = frozenset({Need.VALUES})
     unbiased = False
     bias = "a learned V replaces all rewards but one"
-    recompute: Annotated[Literal["rollout", "epoch"], "when R̂ is computed, with the V of that time"] = "rollout"
+    recompute: Annotated[Literal["rollout", "epoch"], "take V at sampling, or before each epoch"] = "rollout"
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N)."""

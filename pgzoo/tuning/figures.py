@@ -20,6 +20,7 @@ from pgzoo.tuning.objective import EVALUATIONS
 from pgzoo.tuning.results import best_trials, counted_trials, importance_evaluator, importances, metrics_of
 from pgzoo.tuning.retrained import Retrained, estimate, find_retrained
 from pgzoo.tuning.space import PLUGIN
+from pgzoo.tuning.study import DEFINITION
 
 LEARNING_RATE = "learning_rate"
 N_CURVES = 5
@@ -139,6 +140,7 @@ def _slices(study: optuna.Study) -> Figure | None:
         for panel in np.ravel(np.asarray(axes)):
             if panel.get_xlabel() == PLUGIN:
                 panel.tick_params(axis="x", rotation=75)
+            panel.set_xlabel(panel.get_xlabel().replace(".", ".\n"))  # long names would overlap
         return figure
 
 
@@ -193,7 +195,8 @@ def _curves(study: optuna.Study) -> Figure:
     target = metrics_of(study)[0].target
     if target is not None:
         axes.axhline(target, color="0.7", linestyle="--", linewidth=1)
-    axes.set(xlabel="environment steps", ylabel="mean return of an evaluation")
+    what = "score" if study.user_attrs[DEFINITION]["scores"] else "return"
+    axes.set(xlabel="environment steps", ylabel=f"mean {what} of an evaluation")
     axes.legend(fontsize=8)
     return figure
 
@@ -216,7 +219,7 @@ def _retrained(study: optuna.Study) -> Figure | None:
             axes.scatter(candidate.search_values[:1], [y], marker="x", color="tab:orange", zorder=3)
     axes.scatter([], [], marker="x", color="tab:orange", label="value in the search")
     axes.set_yticks(range(len(retrained)), [_label(candidate) for candidate in retrained])
-    axes.set(xlabel=f"{_metric_name(study)}, fresh seeds")
+    axes.set(xlabel=f"{_metric_name(study)}, fresh seeds", ylim=(-0.6, len(retrained) - 0.4))
     axes.legend(fontsize=8)
     return figure
 

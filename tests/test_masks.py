@@ -224,6 +224,7 @@ def test_estimators_of_the_next_distribution_are_refused() -> None:
     """The masks of the state at which an episode is cut are not known."""
     needs = {Need.DISTRIBUTION, Need.NEXT_OBSERVATIONS}
     names = [name for name in REGISTRY.names("estimator") if needs <= REGISTRY.part("estimator", name)().needs]
+    assert names
     for name in names:
         with pytest.raises(ConfigError, match="cannot be used with action masks"):
             masked(f"{name}+value").learn(100)

@@ -26,7 +26,7 @@ from pgzoo.tuning.trial_queue import KEY
 
 @pytest.fixture
 def trainings(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Let a training return −|log₁₀ α + 2|, with noise by seed. "n" counts trainings, each of which takes "seconds".
+    """Let a training return −|log₁₀ α + 2|, with noise by seed. "n" counts them, and each takes "seconds".
 
     In the search, later trials are better, so a study that continues has other best trials.
     """

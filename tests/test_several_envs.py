@@ -37,7 +37,7 @@ def test_the_score_of_random_actions_is_0_and_of_the_threshold_1() -> None:
     assert small().score("CartPole-v1", 321.5) == 321.5
 
 
-def test_random_actions_do_not_depend_on_the_number_of_environments() -> None:
+def test_random_actions_earn_what_is_known_of_pendulum() -> None:
     config = load_config(REGISTRY, "gae", "Pendulum-v1")
     found = evaluate_random(config, 40, n_envs=4, seed=5, actions=1)
     assert len(found.returns) == 40

@@ -18,8 +18,8 @@ from pgzoo.errors import ConfigError, unknown
 class AsymmetricPolicy(MultiInputActorCriticPolicy):
     """MultiInputPolicy in which only the critic sees some entries of the observation, such as the state of a simulator.
 
-    Only the critic uses them, so a trained policy acts without them: `predict` does not need these keys. The policy
-    gradient stays unbiased, because a baseline may depend on anything but the action (Pinto et al. 2018).
+    Only the critic uses them, so a trained policy acts without them: `predict` does not need these keys (Pinto et al.
+    2018). As a baseline, V may depend on anything but the action. Bootstrapping from it is as biased as from any V.
 
     Args:
         observation_space: a Dict.

@@ -15,7 +15,7 @@ from pgzoo.registry.combination import Combination
 
 
 def is_policy_class(policy: Any) -> bool:
-    """Whether a class is a policy of sb3-contrib that takes masks. It is no subclass of SB3's ActorCriticPolicy."""
+    """Whether a class is a policy of sb3-contrib that takes masks. It is not a subclass of ActorCriticPolicy."""
     from stable_baselines3.common.policies import BasePolicy
 
     return isinstance(policy, type) and issubclass(policy, BasePolicy) and takes_masks(policy)

@@ -7,7 +7,6 @@ probability and the gradient of its logit are 0.
 
 from __future__ import annotations
 
-import inspect
 from typing import Any, Final
 
 import numpy as np
@@ -15,6 +14,7 @@ from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.errors import ConfigError, EnvironmentFailure, describe
+from pgzoo.interface.sequences import takes
 from pgzoo.interface.types import Array
 
 METHOD: Final = "action_masks"
@@ -23,16 +23,9 @@ FORBIDDEN: Final = np.float32(-1e8)
 """The logit of a forbidden action, as in sb3-contrib."""
 
 
-_TAKES_MASKS: dict[Any, bool] = {}
-
-
 def takes_masks(policy_class: Any) -> bool:
     """Whether a policy's methods have the argument `action_masks`."""
-    takes = _TAKES_MASKS.get(policy_class)
-    if takes is None:  # looking takes 20 µs, and sampling asks at every step
-        method = getattr(policy_class, "evaluate_actions", None)
-        takes = _TAKES_MASKS[policy_class] = method is not None and METHOD in inspect.signature(method).parameters
-    return takes
+    return takes(policy_class, METHOD)
 
 
 def has_masks(env: VecEnv) -> bool:
@@ -66,15 +59,15 @@ def action_masks(env: VecEnv, space: spaces.Space[Any]) -> Array:
         ConfigError: the environments have no masks.
         EnvironmentFailure: `action_masks` raised, a mask has another size, or a mask allows no action.
     """
-    if not has_masks(env):
-        raise ConfigError(
-            "the policy takes action masks, and the environment has no method action_masks(); add one, or wrap the "
-            "environment in sb3_contrib.common.wrappers.ActionMasker"
-        )
     sizes = mask_sizes(space)
     try:
         rows = [np.asarray(mask, dtype=bool).reshape(-1) for mask in env.env_method(METHOD)]
     except Exception as error:  # an environment may raise anything
+        if not has_masks(env):
+            raise ConfigError(
+                "the policy takes action masks, and the environment has no method action_masks(); add one, or wrap the "
+                "environment in sb3_contrib.common.wrappers.ActionMasker"
+            ) from error
         raise EnvironmentFailure(f"action_masks() failed: {describe(error)}") from error
     for n, row in enumerate(rows):
         if len(row) != sum(sizes):
@@ -91,11 +84,9 @@ def action_masks(env: VecEnv, space: spaces.Space[Any]) -> Array:
     return masks
 
 
-def masks_for(policy: Any, env: VecEnv) -> Array | None:
-    """Return the masks of all environments if the policy takes masks and the environments have them, else None."""
-    if not takes_masks(type(policy)) or not has_masks(env):
-        return None
-    return action_masks(env, policy.action_space)
+def uses_masks(model: Any, env: VecEnv) -> bool:
+    """Whether a model's policy takes masks and the environments have them."""
+    return takes_masks(type(getattr(model, "policy", None))) and has_masks(env)
 
 
 def allowed_action(mask: Array, space: spaces.Space[Any], rng: np.random.Generator) -> Any:

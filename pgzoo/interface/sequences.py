@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -9,8 +10,6 @@ if TYPE_CHECKING:
     import torch
 
     from pgzoo.interface.batch import Samples
-
-_IS_RECURRENT: dict[Any, bool] = {}
 
 
 class Memory(NamedTuple):
@@ -35,14 +34,20 @@ class Memory(NamedTuple):
         return cls((h_pi, c_pi), (h_vf, c_vf))
 
 
+def takes(policy_class: Any, argument: str) -> bool:
+    """Whether the method `evaluate_actions` of a policy class has an argument of this name."""
+    return _takes(policy_class, argument)
+
+
+@functools.cache
+def _takes(policy_class: Any, argument: str) -> bool:
+    method = getattr(policy_class, "evaluate_actions", None)
+    return method is not None and argument in inspect.signature(method).parameters
+
+
 def is_recurrent(policy_class: Any) -> bool:
     """Whether a policy's methods have the argument `lstm_states`, as those of sb3-contrib's recurrent policies."""
-    recurrent = _IS_RECURRENT.get(policy_class)
-    if recurrent is None:
-        method = getattr(policy_class, "evaluate_actions", None)
-        recurrent = method is not None and "lstm_states" in inspect.signature(method).parameters
-        _IS_RECURRENT[policy_class] = recurrent
-    return recurrent
+    return takes(policy_class, "lstm_states")
 
 
 def evaluate_actions(

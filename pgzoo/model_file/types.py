@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -19,6 +18,7 @@ from stable_baselines3.common.utils import ConstantSchedule, FloatSchedule, Line
 
 from pgzoo.errors import ConfigError, unknown
 from pgzoo.interface.types import Array
+from pgzoo.registry.other_policies import OTHER_POLICIES, other_policy
 
 MOST_ELEMENTS = 2**24
 """The most elements of a space. Its bounds are arrays."""
@@ -33,7 +33,6 @@ SB3_CLASSES: Final = (
 def classes() -> Mapping[str, type]:
     """Return the classes that a file may name: torch's modules and optimizers, and SB3's policies and their parts."""
     named: dict[str, type] = {f"stable_baselines3.{cls.__name__}": cls for cls in SB3_CLASSES}
-    named |= {f"{cls.__module__.partition('.')[0]}.{cls.__name__}": cls for cls in _other_policies()}
     for module, base in ((torch.nn, torch.nn.Module), (torch.optim, torch.optim.Optimizer)):
         for name, member in vars(module).items():
             if isinstance(member, type) and issubclass(member, base):
@@ -41,16 +40,17 @@ def classes() -> Mapping[str, type]:
     return named
 
 
-def _other_policies() -> list[type]:
-    """Return the policies that are not SB3's, those of sb3-contrib if it is installed."""
-    from pgzoo.registry.other_policies import OTHER_POLICIES, OWN, other_policy
-
-    has_contrib = importlib.util.find_spec("sb3_contrib") is not None
-    return [other_policy(name) for name in (OTHER_POLICIES if has_contrib else OWN)]
+@functools.cache
+def _other_policies() -> Mapping[str, str]:
+    """Return the names of policies that are not SB3's by the name that a file has. They are imported when needed."""
+    return {f"{module.partition('.')[0]}.{cls}": name for name, (module, cls) in OTHER_POLICIES.items()}
 
 
 def class_name(cls: type) -> str | None:
     """Return the name of a class that a file may name; None for others."""
+    name = f"{cls.__module__.partition('.')[0]}.{cls.__name__}"
+    if name in _other_policies():
+        return name if other_policy(_other_policies()[name]) is cls else None
     return next((name for name, known in classes().items() if known is cls), None)
 
 
@@ -58,11 +58,11 @@ def class_named(name: Any) -> type:
     """Return the class of a name.
 
     Raises:
-        ConfigError: a file may not name it.
+        ConfigError: a file may not name it, or it needs a package that is not installed.
     """
-    needs_contrib = isinstance(name, str) and (name.startswith("sb3_contrib.") or "Lstm" in name)
-    if needs_contrib and importlib.util.find_spec("sb3_contrib") is None:
-        raise ConfigError(f"the model has the policy {name}, which needs sb3-contrib: pip install 'pgzoo[contrib]'")
+    if isinstance(name, str) and name in _other_policies():
+        policy: type = other_policy(_other_policies()[name])
+        return policy
     if not isinstance(name, str) or name not in classes():
         raise ConfigError(unknown("class", str(name), classes()))
     return classes()[name]

@@ -10,8 +10,6 @@ from pgzoo.errors import ConfigError
 
 MASKABLE, RECURRENT = "sb3_contrib.common.maskable.policies", "sb3_contrib.common.recurrent.policies"
 BOTH = "pgzoo.algorithm.maskable_lstm"
-OWN: Final[Mapping[str, tuple[str, str]]] = {"AsymmetricPolicy": ("pgzoo.algorithm.asymmetric", "AsymmetricPolicy")}
-"""By name, the module and class of a policy that needs no other package."""
 OTHER_POLICIES: Final[Mapping[str, tuple[str, str]]] = {
     "MaskableMlpPolicy": (MASKABLE, "MaskableActorCriticPolicy"),
     "MaskableCnnPolicy": (MASKABLE, "MaskableActorCriticCnnPolicy"),
@@ -22,7 +20,7 @@ OTHER_POLICIES: Final[Mapping[str, tuple[str, str]]] = {
     "MaskableMlpLstmPolicy": (BOTH, "MaskableLstmPolicy"),
     "MaskableCnnLstmPolicy": (BOTH, "MaskableCnnLstmPolicy"),
     "MaskableMultiInputLstmPolicy": (BOTH, "MaskableMultiInputLstmPolicy"),
-    **OWN,
+    "AsymmetricPolicy": ("pgzoo.algorithm.asymmetric", "AsymmetricPolicy"),
 }
 """By name, the module and class of a policy."""
 

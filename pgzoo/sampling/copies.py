@@ -135,25 +135,17 @@ class EnvCopies:
                 )
             env = env.venv
 
+    def _random_actions(self, env: Any) -> Iterator[Any]:
+        """Yield random actions, allowed ones if the policy takes masks. Equal environments get the same ones."""
+        space, rng, masked = deepcopy(env.action_space), np.random.default_rng(0), takes_masks(type(self.policy))
+        space.seed(0)
+        for _ in range(CHECKED_STEPS):
+            yield allowed_action(env.get_wrapper_attr(METHOD)(), space, rng) if masked else space.sample()
+
     def _check_copies(self, env: VecEnv) -> None:
         """Refuse an environment whose copies give different observations or rewards for the same actions."""
         first, second = _copied(self._envs[0], env), _copied(self._envs[0], env)
-        space, rng = deepcopy(first.action_space), np.random.default_rng(0)
-        space.seed(0)
-
-        def action(played: Any) -> Any:
-            if not takes_masks(type(self.policy)):
-                return space.sample()
-            return allowed_action(played.get_wrapper_attr(METHOD)(), space, rng)
-
-        actions: list[Any] = []
-
-        def chosen() -> Iterator[Any]:
-            for _ in range(CHECKED_STEPS):
-                actions.append(action(first))
-                yield actions[-1]
-
-        if not _same_play(_play(first, chosen()), _play(second, actions)):
+        if not _same_play(*(_play(copy, self._random_actions(copy)) for copy in (first, second))):
             raise ConfigError(
                 f"{env_name(env)} cannot be copied: two copies gave different observations or rewards for the same "
                 "actions, so they share a state or draw from a global random generator; vine needs copies"

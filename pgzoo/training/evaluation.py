@@ -13,7 +13,7 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize, unwrap_vec_normalize
 
-from pgzoo.backends.masks import mask_arguments, masks_for, takes_masks
+from pgzoo.backends.masks import action_masks, mask_arguments, uses_masks
 from pgzoo.errors import ConfigError
 from pgzoo.interface.types import Array
 
@@ -135,10 +135,10 @@ def _evaluate(
     ended = _Episodes()
     normalize = unwrap_vec_normalize(env)
     has_lives = np.array(env.env_is_wrapped(EpisodicLifeEnv))
-    masked = takes_masks(type(getattr(model, "policy", None)))
+    masked = uses_masks(model, env)
     observations, states, starts = env.reset(), None, np.ones(n_envs, dtype=bool)
     while (running := counts < targets).any():
-        masks = mask_arguments(masks_for(model.policy, env) if masked else None)
+        masks = mask_arguments(action_masks(env, env.action_space) if masked else None)
         actions, states = model.predict(observations, states, starts, deterministic, **masks)  # type: ignore[arg-type]
         observations, rewards, dones, infos = env.step(actions)
         starts = np.array(dones, dtype=bool).reshape(-1)

@@ -10,7 +10,7 @@ from stable_baselines3.common.atari_wrappers import EpisodicLifeEnv
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from pgzoo.backends.masks import mask_arguments, masks_for
+from pgzoo.backends.masks import action_masks, mask_arguments, uses_masks
 from pgzoo.errors import ConfigError
 
 
@@ -55,12 +55,12 @@ def play(
     Raises:
         ConfigError: an episode did not end within `episode_bound` steps.
     """
-    has_lives = env.env_is_wrapped(EpisodicLifeEnv)
+    has_lives, masked = env.env_is_wrapped(EpisodicLifeEnv), uses_masks(model, env)
     observations, states, starts = env.reset(), None, np.ones(env.num_envs, dtype=bool)
     totals, lengths = np.zeros(env.num_envs), np.zeros(env.num_envs, dtype=int)
     step = n_ended = 0
     while (n_steps is None or step < n_steps) and (n_episodes is None or n_ended < n_episodes):
-        masks = mask_arguments(masks_for(model.policy, env))
+        masks = mask_arguments(action_masks(env, env.action_space) if masked else None)
         actions, states = model.predict(observations, states, starts, deterministic, **masks)  # type: ignore[arg-type]
         observations, rewards, dones, infos = env.step(actions)
         starts, step = np.array(dones, dtype=bool).reshape(-1), step + 1

@@ -79,7 +79,7 @@ class StudyConfig:
 
     Attributes:
         name: the study's name in the storage.
-        envs: the environments, all of which every trial trains on.
+        envs: the environments. Every trial trains on all of them.
         plugins: recipes or combinations; every trial trains one of them.
         metrics: the objectives of the study; several metrics make a Pareto front.
         n_timesteps: environment steps of each training.

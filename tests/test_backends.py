@@ -293,7 +293,7 @@ def test_a_policy_that_is_replaced_is_followed() -> None:
 
 
 def test_a_frozen_part_or_another_optimizer_takes_another_path() -> None:
-    """What is frozen after the model was made does not learn, on any path; nor is an optimizer's second group lost."""
+    """What is frozen after the model was made does not learn, on any path."""
     model = model_on("box", "a2c")
     assert model.backend.name == "numpy"
     model.policy.log_std.requires_grad_(False)
@@ -303,12 +303,20 @@ def test_a_frozen_part_or_another_optimizer_takes_another_path() -> None:
     assert torch.equal(model.policy.log_std, before)
     assert not torch.equal(after, train(model))
     model.policy.log_std.requires_grad_(True)
-    groups = [{"params": [p]} for p in model.policy.parameters()]
-    model.policy.optimizer = torch.optim.Adam(groups, lr=1e-3)
-    assert str(model.backend) == "batched (the optimizer Adam)"
-    model = model_on("box", "a2c")
-    model.policy.optimizer = torch.optim.Adam([{"params": [p]} for p in model.policy.parameters()], lr=1e-3)
-    assert str(model.backend) == "batched (the optimizer Adam)"
+    model.policy.optimizer = torch.optim.NAdam(model.policy.parameters(), lr=1e-3)
+    assert str(model.backend) == "batched (the optimizer NAdam)"
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.SGD])
+def test_every_group_of_an_optimizer_keeps_its_options(optimizer: Any) -> None:
+    """Finds parameters that learn with the options of another group."""
+    after = []
+    for model in pair("box", "a2c"):
+        parameters = list(model.policy.parameters())
+        groups = [{"params": [p], "weight_decay": 0.1 * (i % 3)} for i, p in enumerate(parameters)]
+        model.policy.optimizer = optimizer(groups, lr=1e-2)
+        after.append(train(model))
+    torch.testing.assert_close(after[0], after[1], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.RMSprop, torch.optim.SGD])

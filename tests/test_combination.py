@@ -123,7 +123,7 @@ def test_refusals(plugin: Any, options: dict[str, Any], message: str) -> None:
     assert str(error.value).startswith(message)
 
 
-CRITIC = {"vf_coef", "n_critic_updates"}
+CRITIC = {"vf_coef", "n_critic_updates", "critic_learning_rate"}
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ contrib = pytest.importorskip("sb3_contrib")
 
 from sb3_contrib import MaskablePPO  # noqa: E402
 from sb3_contrib.common import envs as contrib_envs  # noqa: E402
+from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback  # noqa: E402
+from sb3_contrib.common.maskable.evaluation import evaluate_policy  # noqa: E402
 from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy  # noqa: E402
 from sb3_contrib.common.wrappers import ActionMasker  # noqa: E402
 
@@ -261,6 +263,17 @@ def test_evaluations_and_playing_obey_the_masks() -> None:
     model, env = masked("a2c"), DummyVecEnv([Forbidding, Forbidding])
     assert len(evaluate(model, env, 6, deterministic=False).returns) == 6
     assert len(list(play(model, env, n_episodes=6, deterministic=False, episode_bound=100))) >= 6
+
+
+def test_the_evaluations_of_sb3_contrib_obey_the_masks() -> None:
+    """A forbidden action would raise an error."""
+    env = DummyVecEnv([Forbidding])
+    model: Any = masked("a2c")
+    returns, lengths = evaluate_policy(model, env, n_eval_episodes=5, return_episode_rewards=True, warn=False)
+    assert len(returns) == len(lengths) == 5  # type: ignore[arg-type]
+    callback = MaskableEvalCallback(env, n_eval_episodes=2, eval_freq=10, verbose=0, warn=False)
+    model.learn(20, callback)
+    assert callback.last_mean_reward > -np.inf
 
 
 def test_a_policy_without_masks_refuses_them() -> None:

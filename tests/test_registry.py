@@ -289,7 +289,7 @@ def test_registries_are_independent() -> None:
 def test_a_part_learns_if_it_overrides_update() -> None:
     registry = Registry.discover()
     learning = {name for kind in PART_TYPES for name in registry.names(kind) if registry.part(kind, name)().learns}
-    assert learning == {"q_value", "moving_average", "grpo", "ppo_kl"}
+    assert learning == {"q_value", "moving_average", "grpo", "ppo_kl", "gradient_descent"}
 
 
 def test_a_combination_is_checked_when_it_is_made() -> None:

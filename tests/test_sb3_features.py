@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -418,6 +419,16 @@ def test_predict_takes_what_sb3_takes() -> None:
         assert state is None
     with pytest.raises(ValueError, match="shape"):
         ours.predict(np.zeros(4, np.float32))
+
+
+def test_the_wrapper_of_sb3_contrib() -> None:
+    wrappers = pytest.importorskip("sb3_contrib.common.wrappers")
+    ours, theirs = (
+        model(algorithm, env=wrappers.TimeFeatureWrapper(gym.make("Pendulum-v1"))).learn(64)
+        for algorithm in (PolicyGradient, PPO)
+    )
+    assert ours.observation_space.shape == (4,)
+    assert_equal(ours, theirs)
 
 
 def test_seeds() -> None:

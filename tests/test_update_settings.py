@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,15 @@ import numpy as np
 import pytest
 import torch
 from command import pgzoo
+from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from pgzoo import ConfigError, PolicyGradient
 from pgzoo.interface.rollout import Rollout
 
-PPO: dict[str, Any] = {"n_steps": 32, "batch_size": None, "n_epochs": 3, "learning_rate": 3e-3, "seed": 0}
+SETTINGS: dict[str, Any] = {"n_steps": 32, "batch_size": None, "n_epochs": 3, "learning_rate": 3e-3, "seed": 0}
 
 
 def trained(plugin: str = "ppo", steps: int = 128, callback: Any = None, **arguments: Any) -> PolicyGradient:
@@ -27,9 +30,9 @@ def parameters(model: PolicyGradient) -> dict[str, Any]:
     return {name: p.detach().numpy().copy() for name, p in model.policy.named_parameters()}
 
 
-def assert_equal(a: PolicyGradient, b: PolicyGradient) -> None:
+def assert_close(a: PolicyGradient, b: PolicyGradient, atol: float = 0.0) -> None:
     for name, value in parameters(a).items():
-        np.testing.assert_array_equal(value, parameters(b)[name], err_msg=name)
+        np.testing.assert_allclose(value, parameters(b)[name], rtol=0, atol=atol, err_msg=name)
 
 
 # ---------------------------------------------------------------- recompute
@@ -60,7 +63,7 @@ def test_later_epochs_get_advantages_of_the_current_critic(monkeypatch: pytest.M
                      model.rollout_buffer.advantages.copy()))  # fmt: skip
 
     monkeypatch.setattr(PolicyGradient, "_compute_advantages", recorded)
-    settings = {"estimator": {"name": "lambda_return", "gae_lambda": 0.9, "recompute": "epoch"}, **PPO}
+    settings = {"estimator": {"name": "lambda_return", "gae_lambda": 0.9, "recompute": "epoch"}, **SETTINGS}
     trained(steps=32, **settings)
     assert len(seen) == 3  # once after sampling, and before the second and the third epoch
     for used, current, expected, advantages in seen:
@@ -79,7 +82,7 @@ def test_recomputing_changes_nothing_but_later_epochs(estimator: str) -> None:
             for recompute in ("rollout", "epoch")
         )
         if n_epochs == 1:
-            assert_equal(once, again)
+            assert_close(once, again)
         else:
             assert any(np.abs(a - b).max() > 1e-6 for a, b in zip(parameters(once).values(), parameters(again).values(),
                                                                  strict=True))  # fmt: skip
@@ -135,22 +138,22 @@ class SetAt(BaseCallback):
 @pytest.mark.parametrize(("name", "before", "after"), [("ent_coef", 0.5, 0.0), ("vf_coef", 0.25, 2.0)])
 def test_a_schedule_equals_a_callback_that_sets_the_values(name: str, before: float, after: float, fast: Any) -> None:
     """Two rollouts with one value, two with another. The progress before the third rollout's update is 0.25."""
-    settings: dict[str, Any] = {"fast": fast, **PPO}
+    settings: dict[str, Any] = {"fast": fast, **SETTINGS}
     scheduled = trained(**settings, **{name: lambda p: before if p > 0.4 else after})  # type: ignore[arg-type]
     changed = trained(**{**settings, name: before, "callback": SetAt(64, **{name: after})})
-    assert_equal(scheduled, changed)
+    assert_close(scheduled, changed)
     constant = trained(**{**settings, name: before})
     assert any(np.abs(a - b).max() > 0 for a, b in zip(parameters(scheduled).values(), parameters(constant).values(),
                                                       strict=True))  # fmt: skip
 
 
 def test_a_schedule_of_a_coefficient_is_saved_and_checked(tmp_path: Path) -> None:
-    model = trained(ent_coef={"schedule": "linear", "initial": 0.1}, **PPO)
+    model = trained(ent_coef={"schedule": "linear", "initial": 0.1}, **SETTINGS)
     model.save(tmp_path / "model.zip")
     loaded: Any = PolicyGradient.load(tmp_path / "model.zip", device="cpu")
     assert loaded.ent_coef(0.5) == pytest.approx(0.05)
     with pytest.raises(ConfigError, match="ent_coef"):
-        trained(ent_coef=lambda _: -1.0, **PPO)
+        trained(ent_coef=lambda _: -1.0, **SETTINGS)
 
 
 # ---------------------------------------------------------------- the critic alone
@@ -176,3 +179,155 @@ def test_passes_of_the_critic_do_not_move_the_policy() -> None:
         if not np.array_equal(value, parameters(with_passes)[name]):
             moved.add(name.split(".")[0] if name.startswith("value") else ".".join(name.split(".")[:2]))
     assert moved == {"value_net", "mlp_extractor.value_net"}
+
+
+# ---------------------------------------------------------------- the critic's learning rate
+
+
+class TwoRates(PPO):
+    """SB3's PPO with two groups of parameters, whose learning rates nobody changes."""
+
+    def _setup_model(self) -> None:
+        super()._setup_model()
+        critic = [p for name, p in self.policy.named_parameters() if "value_net" in name]
+        actor = [p for name, p in self.policy.named_parameters() if "value_net" not in name]
+        self.policy.optimizer = torch.optim.Adam(
+            [{"params": actor, "lr": 1e-3}, {"params": critic, "lr": 5e-3}], eps=1e-5
+        )
+
+    def _update_learning_rate(self, optimizers: Any) -> None:
+        pass
+
+
+def test_the_critic_has_its_own_learning_rate() -> None:
+    """Like SB3's PPO with two groups of parameters: bit by bit with its own calls, to rounding on the numpy backend."""
+    settings: dict[str, Any] = {"n_steps": 32, "batch_size": 16, "n_epochs": 2, "seed": 0}
+    peer: Any = TwoRates("MlpPolicy", "CartPole-v1", device="cpu", **settings).learn(96)
+    for fast in ("auto", False):
+        model = trained(steps=96, learning_rate=1e-3, critic_learning_rate=5e-3, fast=fast, **settings)
+        assert model.backend.name == ("sb3" if fast is False else "numpy")
+        for name, value in parameters(model).items():
+            np.testing.assert_allclose(value, parameters(peer)[name], rtol=0, atol=1e-5 if fast else 0, err_msg=name)
+
+
+@pytest.mark.parametrize("fast", ["auto", False])
+@pytest.mark.parametrize("plugin", ["ppo", "a2c"])
+def test_equal_learning_rates_change_nothing(plugin: str, fast: Any) -> None:
+    settings: dict[str, Any] = {"learning_rate": 2e-3, "fast": fast, "seed": 0, "n_steps": 32}
+    common, equal = (trained(plugin, critic_learning_rate=rate, **settings) for rate in (None, 2e-3))
+    assert_close(common, equal, atol=1e-6 if fast else 0)
+
+
+@pytest.mark.parametrize("fast", ["auto", False])
+def test_a_callback_gives_the_critic_a_learning_rate_and_takes_it_away(fast: Any) -> None:
+    """A schedule that begins with one common rate equals a callback; after `None` there is one group again."""
+    settings: dict[str, Any] = {"fast": fast, **SETTINGS}
+    scheduled = trained(critic_learning_rate=lambda p: 3e-3 if p > 0.4 else 0.1, **settings)
+    changed = trained(**settings, callback=SetAt(64, critic_learning_rate=0.1))
+    assert_close(scheduled, changed, atol=1e-6 if fast else 0)
+    model: Any = changed
+    model.critic_learning_rate = None
+    (group,) = model.policy.optimizer.param_groups
+    assert [id(p) for p in group["params"]] == list(map(id, model.policy.parameters()))
+    model.learn(32)
+    assert group["lr"] == 3e-3
+
+
+def test_a_saved_model_keeps_the_critics_learning_rate(tmp_path: Path) -> None:
+    """Training goes on as without saving, with the moments of both groups."""
+    settings = {"critic_learning_rate": {"schedule": "linear", "initial": 5e-3}, **SETTINGS}
+    model = trained(**settings)
+    model.save(tmp_path / "model.zip")
+    loaded = PolicyGradient.load(tmp_path / "model.zip", env=model.env, device="cpu")
+    states = [m.policy.optimizer.state_dict() for m in (model, loaded)]
+    assert str(states[0]) == str(states[1])
+    assert [len(group["params"]) for group in states[0]["param_groups"]] == [6, 6]
+
+
+def test_a_critic_without_parameters_of_its_own_has_no_learning_rate() -> None:
+    class AllShared(ActorCriticPolicy):
+        """V is the mean of the logits."""
+
+        def evaluate_actions(self, obs: Any, actions: Any) -> Any:
+            distribution: Any = self.get_distribution(obs)
+            return distribution.distribution.logits.mean(1), distribution.log_prob(actions), distribution.entropy()
+
+    with pytest.raises(ConfigError, match="critic_learning_rate has no effect"):
+        PolicyGradient(AllShared, "CartPole-v1", "ppo", critic_learning_rate=1e-3)
+    model: Any = PolicyGradient(AllShared, "CartPole-v1", "ppo")
+    with pytest.raises(ConfigError, match="critic_learning_rate has no effect"):
+        model.critic_learning_rate = 1e-3
+    assert model.critic_learning_rate is None
+
+
+def test_the_command_refuses_a_learning_rate_of_no_critic(tmp_path: Path) -> None:
+    error = pgzoo("train", "--plugin", "rtg", "-P", "critic_learning_rate:1e-3", cwd=tmp_path, status=2).stderr
+    assert "critic_learning_rate has no effect here" in error
+
+
+# ---------------------------------------------------------------- target_entropy
+
+
+@pytest.mark.parametrize(("env", "target", "exponent"), [("CartPole-v1", 0.5, -0.03), ("Pendulum-v1", 2.0, 0.03)])
+def test_the_coefficient_moves_towards_the_target_entropy(env: str, target: float, exponent: float) -> None:
+    """New policies have log 2 = 0.69 and log √(2πe) = 1.42 nats. Adam's first step has the length 0.03."""
+    model: Any = PolicyGradient("MlpPolicy", env, "ppo", ent_coef=0.2, target_entropy=target, **SETTINGS).learn(32)
+    expected = pytest.approx(0.2 * math.exp(exponent), rel=1e-4)
+    assert model.part_states["update"].current == expected
+    assert model.logger.name_to_value["train/ent_coef"] == expected
+
+
+def test_the_current_coefficient_is_used() -> None:
+    """While it still has its first value, the policy is that of a fixed coefficient; later it is not."""
+    adaptive, fixed = (trained(steps=32, ent_coef=0.2, target_entropy=x, **SETTINGS) for x in (0.5, None))
+    assert_close(adaptive, fixed, atol=1e-6)
+    adaptive.learn(32)
+    fixed.learn(32)
+    assert any(np.abs(value - parameters(fixed)[name]).max() > 1e-5 for name, value in parameters(adaptive).items())
+
+
+def test_a_callback_begins_to_adapt_the_coefficient(tmp_path: Path) -> None:
+    model: Any = trained(steps=64, ent_coef=0.2, callback=SetAt(32, target_entropy=0.5), **SETTINGS)
+    assert model.part_states["update"].current == pytest.approx(0.2 * math.exp(-0.03), rel=1e-4)
+    model.save(tmp_path / "model.zip")
+    loaded: Any = PolicyGradient.load(tmp_path / "model.zip", device="cpu")
+    assert loaded.target_entropy == 0.5
+    assert loaded.part_states["update"].log == model.part_states["update"].log
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_entropy": 0.7, "ent_coef": 0.1}, "at most 0.693 nats"),
+        ({"target_entropy": 0.5}, "must begin at a number above 0"),
+        ({"target_entropy": 0.5, "ent_coef": lambda p: p}, "must begin at a number above 0"),
+    ],
+)
+def test_an_impossible_target_entropy_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        trained(**settings)
+    model: Any = trained(steps=32, **SETTINGS)
+    if "ent_coef" in settings:
+        model.ent_coef = settings["ent_coef"]
+    with pytest.raises(ConfigError, match=message):
+        model.target_entropy = settings["target_entropy"]
+    assert model.target_entropy is None
+
+
+@pytest.mark.slow
+def test_training_reaches_the_target_entropy() -> None:
+    """The entropy begins at 0.69 and would fall to 0.3."""
+    settings: dict[str, Any] = {"n_steps": 256, "batch_size": 64, "learning_rate": 1e-3, "ent_coef": 0.01, "seed": 0}
+    entropies = []
+
+    class Record(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+        def _on_rollout_end(self) -> None:
+            rollout = self.model.rollout  # type: ignore[attr-defined]
+            entropies.append(-rollout.mean(rollout.log_probs))
+
+    trained(steps=80_000, target_entropy=0.5, callback=Record(), **settings)
+    assert min(entropies) < 0.4
+    assert np.mean(entropies[-50:]) == pytest.approx(0.5, abs=0.05)

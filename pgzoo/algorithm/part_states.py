@@ -30,19 +30,21 @@ class PartStates:
     """
 
     def __init__(self, parts: Mapping[Kind, Part], spaces: Spaces, device: torch.device) -> None:
-        self._parts = parts
+        self._parts, self._spaces, self._device = parts, spaces, device
         self._states: dict[str, torch.nn.Module] = {}
         self._optimizers: dict[str, torch.optim.Optimizer] = {}
-        for kind, part in parts.items():
-            state = part.make_state(spaces)
-            if state is not None:
-                self._states[kind] = state.to(device).eval()
+        self._called_with: dict[str, torch.nn.Module | None] = {}
+        self.complete()
+
+    def complete(self) -> None:
+        """Make the states that parts need and do not have: at first all, later those of parts that were changed."""
+        for kind, part in self._parts.items():
+            if kind not in self._states and (state := part.make_state(self._spaces)) is not None:
+                self._states[kind] = state.to(self._device).eval()
                 if (optimizer := part.make_optimizer(state)) is not None:
                     self._optimizers[kind] = optimizer
-        self._called_with: dict[str, torch.nn.Module | None] = {
-            kind: self._states.get("estimator" if Need.ACTION_VALUES in part.needs else kind)
-            for kind, part in parts.items()
-        }
+        for kind, part in self._parts.items():
+            self._called_with[kind] = self._states.get("estimator" if Need.ACTION_VALUES in part.needs else kind)
 
     def __getitem__(self, kind: str) -> torch.nn.Module | None:
         return self._called_with.get(kind)

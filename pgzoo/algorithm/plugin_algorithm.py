@@ -24,6 +24,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo.algorithm.contrib_policies import accepting_use_sde, check_recurrent, check_takes_masks
+from pgzoo.algorithm.learning_rates import separate_critic
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.part_states import PartStates
 from pgzoo.algorithm.policies import (
@@ -126,6 +127,7 @@ class PluginAlgorithm(SamplingAlgorithm):
     skipped_updates: int = 0
     iterations_before: int = 0
     _dump_interval: int | None = None
+    critic_learning_rate: float | Schedule | None
     n_epochs: int
     n_critic_updates: int
     batch_size: int | None
@@ -164,6 +166,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         episode_bound: int = UNSET,
         missing_terminal_observation: str = UNSET,
         learning_rate: float | Schedule | Mapping[str, Any] = UNSET,
+        critic_learning_rate: float | Schedule | Mapping[str, Any] | None = UNSET,
         batch_size: int | None = UNSET,
         n_epochs: int = UNSET,
         n_critic_updates: int = UNSET,
@@ -173,6 +176,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         clip_range_vf: float | Schedule | Mapping[str, Any] | None = UNSET,
         normalize_advantage: bool | str = UNSET,
         ent_coef: float | Schedule | Mapping[str, Any] = UNSET,
+        target_entropy: float | None = UNSET,
         vf_coef: float | Schedule | Mapping[str, Any] = UNSET,
         max_grad_norm: float | None = UNSET,
         target_kl: float | None = UNSET,
@@ -370,8 +374,9 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._scheduled = scheduled(combination.parts.values())
         self.has_critic = combination.trains_critic
         attributes = {**plain_fields(combination.algorithm), **part_attributes(combination)}
-        if isinstance(attributes["learning_rate"], dict):
-            attributes["learning_rate"] = as_schedule(attributes["learning_rate"])
+        for name in ("learning_rate", "critic_learning_rate"):
+            if isinstance(attributes[name], dict):
+                attributes[name] = as_schedule(attributes[name])
         for name in hyperparameter_names():
             self.__dict__.pop(name, None)
         self.__dict__.update(attributes)
@@ -397,12 +402,17 @@ class PluginAlgorithm(SamplingAlgorithm):
         self._adopt(changed(self.registry, before, name, value))
         if name == "learning_rate":
             self._setup_lr_schedule()
-        if "sampling_mode" in self.__dict__ and _sampled_by(self.combination) != _sampled_by(before):
-            try:
+        try:
+            if "sampling_mode" in self.__dict__ and _sampled_by(self.combination) != _sampled_by(before):
                 self._next_sampling_mode = self._make_sampling_mode()
-            except ConfigError:
-                self._adopt(before)
-                raise
+            if name == "critic_learning_rate" and "policy" in self.__dict__:
+                separate_critic(self.policy, self.critic_learning_rate is not None)
+            if "part_states" in self.__dict__:
+                with part_errors():
+                    self.part_states.complete()
+        except ConfigError:
+            self._adopt(before)
+            raise
         if self.combination.needs != before.needs:
             self.__dict__.pop("_backend", None)  # it depends on whether there is a critic
 
@@ -434,6 +444,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             self._choose_device()
             with accepting_use_sde(self):
                 super()._setup_model()
+        separate_critic(self.policy, self.critic_learning_rate is not None)
         self.make_part_states()
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
         self._choose_backend()

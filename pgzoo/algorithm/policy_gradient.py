@@ -16,6 +16,7 @@ from stable_baselines3.common.utils import explained_variance, update_learning_r
 from stable_baselines3.common.vec_env import VecEnv
 
 from pgzoo.algorithm.advantages import compute_advantages
+from pgzoo.algorithm.learning_rates import set_critic_learning_rate
 from pgzoo.algorithm.part_errors import part_errors
 from pgzoo.algorithm.plugin_algorithm import UNSET
 from pgzoo.algorithm.saving import SavableAlgorithm
@@ -26,7 +27,7 @@ from pgzoo.errors import ConfigError
 from pgzoo.interface.batch import Samples
 from pgzoo.interface.hyperparameters import declared
 from pgzoo.interface.rollout import Rollout
-from pgzoo.interface.schedules import value_at
+from pgzoo.interface.schedules import as_schedule, value_at
 from pgzoo.interface.types import Need
 from pgzoo.registry.settings import AlgorithmConfig
 from pgzoo.sampling.collector import unflatten
@@ -35,6 +36,7 @@ from pgzoo.updates.metrics import UpdateMetrics, compute_deferred
 from pgzoo.updates.minibatches import current_ratios, minibatches, reevaluated, rescaled, to_samples
 
 LEARNING_RATE = declared(AlgorithmConfig)["learning_rate"]
+CRITIC_LEARNING_RATE = declared(AlgorithmConfig)["critic_learning_rate"]
 
 Self = TypeVar("Self", bound="PolicyGradient")
 
@@ -70,8 +72,9 @@ class PolicyGradient(SavableAlgorithm):
         missing_terminal_observation: what to do if the environment reports a time limit without terminal observation:
             "error" stops, "terminate" treats it as a termination, "last_observation" uses the observation before.
         learning_rate: a number, a function of the remaining progress, or a schedule as a mapping.
+        critic_learning_rate: the same for the parameters that only the critic has; None: learning_rate.
         batch_size: steps per minibatch; None for the whole rollout. A field of the update, such as gradient_descent, as
-            are n_epochs, n_critic_updates, ent_coef, vf_coef, max_grad_norm and target_kl.
+            are n_epochs, n_critic_updates, ent_coef, target_entropy, vf_coef, max_grad_norm and target_kl.
         n_epochs: passes over a rollout.
         n_critic_updates: additional passes over a rollout that train only the critic, as in sb3-contrib's TRPO.
         gamma: discount factor γ.
@@ -81,6 +84,8 @@ class PolicyGradient(SavableAlgorithm):
         normalize_advantage: "rollout" chooses the scale rollout_std, "minibatch" or True minibatch_std, False neither.
         ent_coef: weight of the entropy bonus, which is aggregated over steps as the objective's loss is; may be a
             schedule.
+        target_entropy: adapt the entropy's weight, which begins at ent_coef, until the mean entropy of the policy is
+            this, in nats; None: do not adapt it.
         vf_coef: weight of the critic's loss, if there is a critic; may be a schedule.
         max_grad_norm: clip the gradient to this norm; None: do not clip.
         target_kl: stop an update's epochs once the approximate KL exceeds 1.5 times this; None: do not stop.
@@ -170,6 +175,10 @@ class PolicyGradient(SavableAlgorithm):
             value_at(param, schedule, progress_remaining)
         update_learning_rate(self.policy.optimizer, learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
+        if self.critic_learning_rate is not None:
+            critic_rate = value_at(CRITIC_LEARNING_RATE, as_schedule(self.critic_learning_rate), progress_remaining)
+            set_critic_learning_rate(self.policy, critic_rate)
+            self.logger.record("train/critic_learning_rate", critic_rate)
         metrics = UpdateMetrics(f"objective {self.objective.name!r}")
         with part_errors():
             with backend.update_threads():

@@ -37,7 +37,7 @@ SMALL_DOT = 10_000
 
 
 class FlatOptimizer:
-    """The policy's optimizer, run on one flat tensor per group of parameters.
+    """The policy's optimizer, run on one flat tensor per group of parameters, with the options of that group.
 
     Attributes:
         gradients: the gradient of all groups, (number of parameters,). Fill it before `step`.
@@ -63,12 +63,17 @@ class FlatOptimizer:
                 p.data, p.grad = data, grad
             self.flats.append(torch.nn.Parameter(flat))
         self.arrays = [flat.detach().numpy() for flat in self.flats]
-        options = {k: v for k, v in optimizer.param_groups[0].items() if k != "params"}
-        options |= {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
-        self.optimizer = type(optimizer)(self.flats, **_accepted(type(optimizer), options))
+        self._policy_group_numbers = [_group_number(group[0], optimizer) for group in self.groups]
+        fixed = {"foreach": False, "fused": isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW))}
+        flat_groups = [
+            {"params": [flat], **_accepted(type(optimizer), {**optimizer.param_groups[number], **fixed})}
+            for flat, number in zip(self.flats, self._policy_group_numbers, strict=True)
+        ]
+        self.optimizer = type(optimizer)(flat_groups)  # type: ignore[call-arg]
         # `unwrap` removes torch's hooks and profiling, which take half of the time.
         self._bare_step = inspect.unwrap(type(self.optimizer).step)
-        self._shared_options = set(self.optimizer.param_groups[0]) & set(options) - {"fused", "foreach"}
+        own_options, policy_options = set(self.optimizer.param_groups[0]), set(optimizer.param_groups[0])
+        self._shared_options = own_options & policy_options - {"params", *fixed}
         self._join_states()
         self._parameters = [p for group in self.groups for p in group]
         self._states = self._current_states()
@@ -115,8 +120,9 @@ class FlatOptimizer:
     @torch.no_grad()
     def step(self, has_gradient: Sequence[bool]) -> None:
         """Update the groups that have a gradient."""
-        current = self.policy_optimizer.param_groups[0]  # a schedule or a callback may have changed its options
-        self.optimizer.param_groups[0].update((name, current[name]) for name in self._shared_options)
+        policy_groups = self.policy_optimizer.param_groups  # a schedule or a callback may have changed their options
+        for own, number in zip(self.optimizer.param_groups, self._policy_group_numbers, strict=True):
+            own.update((name, policy_groups[number][name]) for name in self._shared_options)
         for flat, gradient, updated in zip(self.flats, self._group_gradients, has_gradient, strict=True):
             flat.grad = gradient if updated else None
         self._bare_step(self.optimizer)
@@ -139,7 +145,7 @@ class FlatOptimizer:
 def with_equal_states(
     parameters: Sequence[torch.nn.Parameter], optimizer: torch.optim.Optimizer
 ) -> list[list[torch.nn.Parameter]]:
-    """Return groups of parameters whose states have the same entries and the same step count.
+    """Return groups of parameters of one group of the optimizer, with the same entries and step count in their states.
 
     Usually there is one group. Code that steps the optimizer for some of the parameters, such as a callback with a loss
     of its own, makes several.
@@ -147,8 +153,15 @@ def with_equal_states(
     groups: dict[Any, list[torch.nn.Parameter]] = {}
     for p in parameters:
         state = optimizer.state.get(p, {})
-        groups.setdefault((frozenset(state), float(state.get("step", 0))), []).append(p)
+        key = _group_number(p, optimizer), frozenset(state), float(state.get("step", 0))
+        groups.setdefault(key, []).append(p)
     return list(groups.values())
+
+
+def _group_number(parameter: torch.nn.Parameter, optimizer: torch.optim.Optimizer) -> int:
+    """Return the number of the optimizer's group that has a parameter."""
+    groups = optimizer.param_groups
+    return next(i for i, group in enumerate(groups) if any(p is parameter for p in group["params"]))
 
 
 def addresses(parameters: list[torch.nn.Parameter]) -> list[int]:
@@ -181,4 +194,4 @@ def _joint_state(states: list[dict[str, Any]], group: list[torch.nn.Parameter]) 
 
 def _accepted(cls: type, options: dict[str, Any]) -> dict[str, Any]:
     names = inspect.signature(cls).parameters
-    return {key: value for key, value in options.items() if key in names}
+    return {key: value for key, value in options.items() if key in names and key != "params"}

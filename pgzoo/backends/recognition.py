@@ -213,9 +213,9 @@ def _masks(maskable: type, standard: type) -> bool:
 
 
 def _unknown_optimizer(optimizer: Any) -> Iterator[str]:
-    if type(optimizer) not in ELEMENTWISE_OPTIMIZERS or len(optimizer.param_groups) != 1:
+    if type(optimizer) not in ELEMENTWISE_OPTIMIZERS:
         yield f"the optimizer {type(optimizer).__name__}"
-    elif isinstance(optimizer.param_groups[0]["lr"], torch.Tensor) or optimizer.param_groups[0].get("differentiable"):
+    elif any(isinstance(group["lr"], torch.Tensor) or group.get("differentiable") for group in optimizer.param_groups):
         yield f"the options of the optimizer {type(optimizer).__name__}"
 
 
@@ -238,7 +238,7 @@ def _unknown_parameters(policy: Any) -> Iterator[str]:
     identities = sorted(map(id, parameters))
     if len({p.data_ptr() for p in parameters}) < len(parameters) or identities != sorted(map(id, policy.parameters())):
         yield "shared parameters"
-    if identities != sorted(map(id, policy.optimizer.param_groups[0]["params"])):
+    if identities != sorted(id(p) for group in policy.optimizer.param_groups for p in group["params"]):
         yield "an optimizer that does not own exactly the policy's parameters"
 
 

@@ -100,7 +100,5 @@ class RecurrentBackend(SB3Backend):
     def _memory_of(self, n_envs: int) -> Memory:
         """Return the memory, or an empty one if there is none of so many environments."""
         if self.memory is None or self.memory.pi[0].shape[1] != n_envs:
-            lstm: Any = self.policy.lstm_actor
-            zeros = torch.zeros(n_envs, 4, lstm.num_layers, lstm.hidden_size, device=self.policy.device)
-            self.memory = Memory.of(zeros)
+            self.memory = Memory.empty(self.policy, n_envs)
         return self.memory

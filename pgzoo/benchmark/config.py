@@ -106,7 +106,7 @@ class Benchmark:
 
     Attributes:
         recipes: recipes or combinations.
-        peers: `sb3:ppo`, `sb3:a2c`, `contrib:trpo` or `random`.
+        peers: `sb3:ppo`, `sb3:a2c`, `contrib:trpo`, `contrib:ppo_mask`, `contrib:ppo_lstm` or `random`.
         environments: how to train on each environment, by name.
         hyperparams: values that replace those of `hyperparams/`, or of RL Zoo, by algorithm and environment.
         peer_hyperparams: a file with the peers' hyperparameters by algorithm and environment; None: those of RL Zoo.

@@ -29,6 +29,8 @@ PEERS: Mapping[str, tuple[str, str]] = {
     "sb3:a2c": ("stable_baselines3", "A2C"),
     "sb3:ppo": ("stable_baselines3", "PPO"),
     "contrib:trpo": ("sb3_contrib", "TRPO"),
+    "contrib:ppo_mask": ("sb3_contrib", "MaskablePPO"),
+    "contrib:ppo_lstm": ("sb3_contrib", "RecurrentPPO"),
 }
 """Module and class of each peer that learns."""
 

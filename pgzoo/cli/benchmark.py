@@ -47,8 +47,8 @@ def command() -> None:
 @command.command("run", short_help="Run the jobs of a benchmark.", epilog="Then: pgzoo benchmark report FOLDER")
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @click.option("--recipes", type=_List(), help="Recipes or combinations.")
-@click.option("--peers", type=_List(), help="sb3:ppo, sb3:a2c, contrib:trpo or random, with the hyperparameters of "
-              "RL Zoo.")  # fmt: skip
+@click.option("--peers", type=_List(), help="sb3:ppo, sb3:a2c, contrib:trpo, contrib:ppo_mask, contrib:ppo_lstm or "
+              "random, with the hyperparameters of RL Zoo.")  # fmt: skip
 @click.option("--envs", type=_List(), help="Environments.  [default: those of FILE, or CartPole-v1]")
 @click.option("--seeds", help="A number of seeds, a range such as 0..9, or a list such as 0,1,7.  [default: 5]")
 @click.option("--steps", help="Environment steps of each training, such as 100k or 1M.  [default: 100k]")

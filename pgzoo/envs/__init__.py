@@ -22,6 +22,7 @@ def register() -> None:
 
     if "pgzoo/Addition-v0" not in registry:
         register("pgzoo/Addition-v0", entry_point="pgzoo.envs.addition:Addition")
+        register("pgzoo/ConnectFour-v0", entry_point="pgzoo.envs.connect_four:ConnectFour")
         for name, mdp in TABULAR.items():
             register(name, entry_point="pgzoo.lab.measure.tabular:TabularEnv", kwargs={"mdp": mdp})
 

@@ -28,6 +28,14 @@ class Memory(NamedTuple):
         return torch.stack([*self.pi, *self.vf]).permute(2, 0, 1, 3)
 
     @classmethod
+    def empty(cls, policy: Any, n: int) -> Memory:
+        """Return the memory of a recurrent policy at the beginning of n sequences, which is 0."""
+        import torch
+
+        lstm = policy.lstm_actor
+        return cls.of(torch.zeros(n, 4, lstm.num_layers, lstm.hidden_size, device=policy.device))
+
+    @classmethod
     def of(cls, stacked: torch.Tensor) -> Memory:
         """Return the memory that `stacked` returned as one tensor."""
         h_pi, c_pi, h_vf, c_vf = (x.contiguous() for x in stacked.permute(1, 2, 0, 3))

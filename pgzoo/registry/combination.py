@@ -89,13 +89,18 @@ class Combination:
         return self.objective.multi_epoch or (self.estimator.recompute == "epoch" and has_weights)
 
     @property
+    def critic_settings(self) -> frozenset[str]:
+        """The settings of the algorithm and the update that have no effect without a critic."""
+        return self.update.critic_fields | {"critic_learning_rate"}
+
+    @property
     def unused(self) -> frozenset[str]:
         """The settings of the algorithm and the update that have no effect on this combination."""
         unused = set[str]()
         if not self.allows_epochs:
             unused |= {"n_epochs"}
         if not self.trains_critic:
-            unused |= self.update.critic_fields
+            unused |= self.critic_settings
         return frozenset(unused)
 
     @property

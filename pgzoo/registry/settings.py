@@ -10,7 +10,9 @@ from typing import Annotated, Literal
 
 from pgzoo.interface.hyperparameters import Positive, Range, Schedule, Search
 
-UPDATE_FIELDS = ("n_epochs", "batch_size", "n_critic_updates", "ent_coef", "vf_coef", "max_grad_norm", "target_kl")
+UPDATE_FIELDS = (
+    "n_epochs", "batch_size", "n_critic_updates", "ent_coef", "target_entropy", "vf_coef", "max_grad_norm", "target_kl",
+)  # fmt: skip
 """Arguments of SB3's algorithms that are hyperparameters of the update.
 
 They are written without `update.` in YAML and in studies. `algorithm.n_epochs`, as older files and models say, means
@@ -42,6 +44,9 @@ class AlgorithmConfig:
     learning_rate: Annotated[float | Schedule, Range(0), Search(1e-5, 1e-2, log=True), "step size of the optimizer"] = (
         7e-4
     )
+    critic_learning_rate: Annotated[
+        float | Schedule | None, Range(0), "step size of the parameters that only the critic has; none: learning_rate"
+    ] = None
     gamma: Annotated[float, Range(0, 1), Search(0.9, 0.9999, scale="log1m"), "γ, discount factor"] = 0.99
     discount_states: Annotated[bool, "multiply Ψ_t by γ^t, as the discounted objective requires"] = False
     use_rms_prop: Annotated[bool, "RMSprop instead of Adam"] = False

@@ -108,14 +108,14 @@ def load_config(
     except PgzooError:
         _check_entry(registry, plugin, env, file_entry)
         raise
-    for name in overrides or ():
-        if short_name(name) in config.combination.unused:
+    for name, value in (overrides or {}).items():
+        if short_name(name) in config.combination.unused and value is not None:
             raise ConfigError(f"{name} has no effect here: {_why_unused(name, plugin, config.combination)}")
     return config
 
 
 def _why_unused(name: str, plugin: str, combination: Combination) -> str:
-    if short_name(name) in combination.update.critic_fields:
+    if short_name(name) in combination.critic_settings:
         return f"{plugin!r} has no critic"
     return f"objective {combination.objective.name!r} takes one pass over a rollout"
 

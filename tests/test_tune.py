@@ -165,6 +165,7 @@ def test_machines_that_start_together_on_an_empty_database(storage: str) -> None
 # ---------------------------------------------------------------- killed, interrupted
 
 
+@pytest.mark.slow
 def test_the_trial_of_a_killed_worker_continues_from_its_checkpoint(tmp_path: Path) -> None:
     url = f"{tmp_path}/studies.db"
     command = [

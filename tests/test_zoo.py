@@ -152,6 +152,7 @@ def run_python(code: str, folder: Path) -> list[str]:
     return result.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_a_notebook(tmp_path: Path) -> None:
     """A baseline in three lines: trained by name, saved, tuned in worker processes, and loaded in a new process."""
     assert run_python(CELLS, tmp_path)[-1] == "0.5 reward_to_go+median True True"

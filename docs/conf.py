@@ -28,7 +28,16 @@ SECTIONS = {
         "recurrent",
         "sb3",
     ],
-    "Methods": ["parts", "recipes/index", "paper-index", "learning", "groups", "gradient-lab", "speed"],
+    "Methods": [
+        "parts",
+        "recipes/index",
+        "paper-index",
+        "learning",
+        "groups",
+        "group-baselines",
+        "gradient-lab",
+        "speed",
+    ],
     "Extend": ["write-a-plugin", "write-an-update", "write-a-sampling", "migration", "api"],
     "Inside": ["architecture", "design"],
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,15 @@ from hypothesis import given, settings
 from pgzoo_plugins.batch_mean import BatchMean
 from pgzoo_plugins.full_return import FullReturn
 from pgzoo_plugins.group import Group
+from pgzoo_plugins.james_stein import JamesStein
 from pgzoo_plugins.leave_one_out import LeaveOneOut
+from pgzoo_plugins.length_weighted import LengthWeighted
 from pgzoo_plugins.moving_average import MovingAverage
 from pgzoo_plugins.none import NoBaseline
 from pgzoo_plugins.optimal import Optimal
+from pgzoo_plugins.optimal_token import OptimalToken
 from pgzoo_plugins.reward_to_go import RewardToGo
+from pgzoo_plugins.step_group import StepGroup
 from pgzoo_plugins.time_mean import TimeMean
 from pgzoo_plugins.value import Value
 from rollouts import GROUPS, LENGTHS, RAGGED, make_rollout, random_rollouts
@@ -133,6 +138,83 @@ def test_optimal_by_hand() -> None:
     rollout = make_rollout(**GROUPS, scores=scores)
     b = Optimal()(rollout, RewardToGo()(rollout))
     close(np.where(rollout.mask, b, 0), filled([28 / 9, 26 / 6, 2, 0]))
+
+
+def test_step_group_by_hand() -> None:
+    # Reward-to-go R̂: 4 | 2 1 | 6 5 5 3 3 | 21 14 7, the last episode alone in its group.
+    b = partial(deviations, estimator=RewardToGo())
+    none: Any = [[4 - 4, 2 - 5, 6 - 3, 21], [0, 1 - 5, 5 - 1, 14], [0, 0, 5, 7], [0, 0, 3, 0], [0, 0, 3, 0]]
+    close(b(StepGroup()), none)
+    # Bins of two steps: the others' means are (2 + 1 + 6 + 5)/4, (4 + 6 + 5)/3, (4 + 2 + 1)/3, and nothing later.
+    bins: Any = [[4 - 3.5, 2 - 5, 6 - 7 / 3, 21], [0, 1 - 5, 5 - 7 / 3, 14], [0, 0, 5, 7], [0, 0, 3, 0], [0, 0, 3, 0]]
+    close(b(StepGroup(bin_size=2)), bins)
+
+
+def test_optimal_token_by_hand() -> None:
+    # w: 1 | 2 2 | 1 1 1 1 1 | 1 1 1, so W: 1 | 2 4 | 1 2 3 4 5 | 1 2 3. R̂ as above.
+    # t = 0: (1·4 + 2·2 + 1·6)/4 = 3.5, of the others (2·2 + 1·6)/3, (1·4 + 1·6)/2, (1·4 + 2·2)/3.
+    # t = 1: (4·1 + 2·5)/6 = 7/3, of the others 5 and 1. Then the third episode is alone.
+    scores = np.array([[1, 2, 1, 1]] * 5) * (np.arange(5)[:, None] < LENGTHS)
+    rollout = make_rollout(**GROUPS, scores=scores)
+    returns = RewardToGo()(rollout)
+    own = np.array([[3.5, 3.5, 3.5, 21], [0, 7 / 3, 7 / 3, 14], [0, 0, 5, 7], [0, 0, 3, 0], [0, 0, 3, 0]])
+    close(np.where(rollout.mask, OptimalToken()(rollout, returns), 0), own)
+    others = np.array([[10 / 3, 5, 8 / 3, 0], [0, 5, 1, 0], [0] * 4, [0] * 4, [0] * 4])
+    close(np.where(rollout.mask, OptimalToken(leave_one_out=True)(rollout, returns), 0), others)
+
+
+def test_optimal_token_counts_scores_from_the_start_of_each_episode() -> None:
+    # One environment with episodes of 2 steps and 1 step: W = 1, 3 | 5. R̂ = 3 2 | 7. At t = 0: (1·3 + 5·7)/6 = 19/3.
+    rollout = make_rollout([1, 2, 7], terminated=[0, 1, 1], scores=[1, 2, 5])
+    expected: Any = [[19 / 3], [2], [19 / 3]]
+    close(OptimalToken()(rollout, RewardToGo()(rollout)), expected)
+
+
+def test_length_weighted_by_hand() -> None:
+    # Returns 4, 2, 6 with lengths 1, 2, 5: (4 + 4 + 30)/8 = 4.75. Of the others: 34/7, 34/6, 8/3.
+    close(deviations(LengthWeighted()), filled([4 - 4.75, 2 - 4.75, 6 - 4.75, 0]))
+    close(deviations(LengthWeighted(leave_one_out=True)), filled([4 - 34 / 7, 2 - 34 / 6, 6 - 8 / 3, 21]))
+
+
+def test_james_stein_by_hand() -> None:
+    # Episodes of one step. Groups with returns 1 3 | 4 8 | 0 10 | 5: means 2, 6, 5, 5, variances 2, 8, 50, 0.
+    # For the first group, the others' means 6, 5, 5 have the mean 16/3 and the variance 1/3. The variances of these
+    # means are 8/2, 50/2 and 0, on average 29/3, which exceeds 1/3, so s = 0, λ = 1 and b = 16/3.
+    rewards: Any = [[1, 3, 4, 8, 0, 10, 5]]
+    group = [[0, 0, 1, 1, 2, 2, 3]]
+    rollout = make_rollout(rewards, terminated=[[1] * 7], group=group)
+    b: Any = JamesStein()(rollout, np.array(rewards, float))
+    close(b[0, :2], [16 / 3, 16 / 3])
+    close(b[0, 6], 13 / 3)  # alone: the mean of 2, 6 and 5
+
+    # Groups 1 3 | 10 12 | 100 102 | 51 53: variances 2, noise v = 2/1 for a mean of one other.
+    # First group: the others' means 11, 101, 52 have the mean 164/3 and the variance 2030 1/3. s = 2030 1/3 − 1.
+    rewards, group = [[1, 3, 10, 12, 100, 102, 51, 53]], [[0, 0, 1, 1, 2, 2, 3, 3]]
+    rollout = make_rollout(rewards, terminated=[[1] * 8], group=group)
+    b = JamesStein()(rollout, np.array(rewards, float))
+    share = 2 / (2 + 2030 + 1 / 3 - 1)
+    close(b[0, :2], [3 + share * (164 / 3 - 3), 1 + share * (164 / 3 - 1)])
+
+
+def test_james_stein_without_enough_groups_is_leave_one_out() -> None:
+    rollout = make_rollout([[1, 3, 4, 8]], terminated=[[1] * 4], group=[[0, 0, 1, 1]])
+    close(JamesStein()(rollout, rollout.rewards), LeaveOneOut()(rollout, rollout.rewards))
+
+
+@given(random_rollouts())
+@settings(max_examples=60, deadline=None)
+def test_baselines_that_leave_out_do_not_see_their_episode(rollout: Rollout) -> None:
+    """Another return of one episode does not change its own b. Episodes i with the same i mod 3 are a group."""
+    groups = np.where(rollout.mask, rollout.episode % 3, -1)
+    rollout = rollout.replace(group=groups, score_sq_norms=np.where(rollout.mask, 1.0 + rollout.step, 0.0))
+    returns = RewardToGo()(rollout)
+    for baseline in (JamesStein(), StepGroup(), StepGroup(bin_size=3), LengthWeighted(leave_one_out=True),
+                     OptimalToken(leave_one_out=True)):  # fmt: skip
+        b: Any = baseline(rollout, returns)
+        for episode in range(rollout.n_episodes):
+            own = rollout.episode == episode
+            changed: Any = baseline(rollout, np.where(own, returns + 5, returns))
+            close(changed[own], b[own], atol=1e-9, err_msg=baseline.name)
 
 
 def test_reading_scores_without_the_need_is_an_error() -> None:

@@ -115,7 +115,8 @@ def compared(row: dict[str, Any]) -> set[str]:
 
 def test_which_baselines_are_compared() -> None:
     _, rows = trained("rtg", GradientNoise(every_steps=1))
-    assert compared(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", "leave_one_out", "optimal"}
+    of_episodes = {"leave_one_out", "length_weighted", "optimal", "optimal_token", "step_group"}
+    assert compared(rows[0]) == {"none", "batch_mean", "time_mean", "moving_average", *of_episodes}
     assert rows[0]["lab/variance_if/none"] == pytest.approx(rows[0]["lab/gradient_variance"])
     assert compared(trained("grpo", GradientNoise(every_steps=1))[1][0]) == set()  # it has a scale
     _, rows = trained("gae", GradientNoise(every_steps=1))

@@ -192,6 +192,14 @@ def test_on_policy_vtrace_is_the_lambda_return_at_one(rollout: Rollout) -> None:
     close(targets[rollout.mask], expected[rollout.mask], atol=1e-4, rtol=1e-4)
 
 
+@given(random_rollouts())
+@settings(max_examples=40, deadline=None)
+def test_on_policy_targets_of_vtrace_with_a_decay_are_lambda_returns(rollout: Rollout) -> None:
+    targets = VTrace(trace_decay=0.7).critic_targets(rollout, rollout.rewards)
+    expected = LambdaReturn(gae_lambda=0.7)(rollout)
+    close(targets[rollout.mask], expected[rollout.mask], atol=1e-4, rtol=1e-4)
+
+
 def test_vtrace_by_hand() -> None:
     # γ = ½, V = 4, 2, −2, and then the episode terminates. The ratios 2, ½, ¾ are truncated at ρ̄ = c̄ = 1: 1, ½, ¾.
     # δ_2 = ¾ (3 + 0 + 2) = 3.75                        v_2 = −2 + 3.75 = 1.75
@@ -205,6 +213,8 @@ def test_vtrace_by_hand() -> None:
     # ρ̄ = 2: δ_0 = 2 · −1 = −2, v_0 = 4 − 2 + ½·1 (1.9375 − 2) = 1.96875; c̄ = ¼: v_1 = 1 + ½·¼·3.75 = 1.46875.
     close(VTrace(rho_bar=2).critic_targets(rollout, np.zeros((3, 1)))[0], 1.96875)
     close(VTrace(c_bar=0.25).critic_targets(rollout, np.zeros((3, 1)))[1], 1.46875)
+    # λ = ½: v_1 = 2 − 1 + ½·½·½ (1.75 + 2) = 1.46875.
+    close(VTrace(trace_decay=0.5).critic_targets(rollout, np.zeros((3, 1)))[1], 1.46875)
 
 
 def test_vtrace_bootstraps_where_an_episode_is_cut() -> None:

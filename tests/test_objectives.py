@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -98,6 +99,55 @@ def test_grpo_adds_the_k3_penalty() -> None:
     kl = (k3[0] + k3[1:3].mean() + k3[3:].mean()) / 3
     plain = loss_of(GRPO(kl_coef=0))
     assert loss_of(GRPO(kl_coef=0.5), Reference()) == pytest.approx(plain + 0.5 * kl, abs=1e-7)
+
+
+def test_the_corrected_penalty_is_weighted_by_the_ratio() -> None:
+    k3 = np.array([0.07213177, 0.30685282, 0.07213177, 0.00575060, 0.00440109, 0.07213177, 0.30685282, 0])
+    kl = ((RATIO * k3)[0] + (RATIO * k3)[1:3].mean() + (RATIO * k3)[3:].mean()) / 3
+    plain = loss_of(GRPO(kl_coef=0))
+    corrected = GRPO(kl_coef=0.5, kl_correction=True)
+    assert loss_of(corrected, Reference()) == pytest.approx(plain + 0.5 * kl, abs=1e-7)
+
+
+@pytest.mark.parametrize("corrected", [False, True])
+def test_which_divergence_the_penalty_decreases(corrected: bool) -> None:
+    """The expected gradient of k3 is that of KL(π_ref ‖ π), that of ρ k3 is that of KL(π ‖ π_ref)."""
+    logits = torch.tensor([0.3, -1.0, 0.5], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+    log_probs = logits.log_softmax(0)
+    probs, old = log_probs.exp(), log_probs.detach()
+    q = reference.log() - log_probs
+    k3 = q.exp() - q - 1
+    of_penalty = (old.exp() * ((log_probs - old).exp() if corrected else 1.0) * k3).sum()
+    kl = (probs * -q).sum() if corrected else (reference * q).sum()
+    expected, gradient = (torch.autograd.grad(x, logits, retain_graph=True)[0] for x in (kl, of_penalty))
+    torch.testing.assert_close(gradient, expected)
+    batch = replace(
+        make_batch(GRPO(), psi=np.zeros(3), ratio=np.ones(3), episode=np.arange(3)),
+        log_probs=log_probs, old_log_probs=old, weights=old.exp(),
+    )  # fmt: skip
+
+    class Fixed:
+        def log_probs(self, batch: Batch) -> torch.Tensor:
+            return reference.log()
+
+    loss, _ = GRPO(kl_coef=1.0, kl_correction=corrected)(batch, Fixed())
+    torch.testing.assert_close(torch.autograd.grad(loss, logits)[0], expected)
+
+
+def test_dual_clip_by_hand() -> None:
+    # Ψ = −2 and ρ = 4, 2: without it −8 and −4, with c = 3 at least −6. Ψ = 1, ρ = 4 is clipped at 1.2 in both cases.
+    options = {"psi": np.array([-2.0, -2, 1]), "ratio": np.array([4.0, 2, 4]), "episode": np.array([0, 0, 1])}
+    assert loss_of(PPOClip(), **options) == pytest.approx((8 + 4 - 1.2) / 3)
+    assert loss_of(PPOClip(dual_clip=3.0), **options) == pytest.approx((6 + 4 - 1.2) / 3)
+    np.testing.assert_allclose(gradient_of(PPOClip(dual_clip=3.0), **options), [0, 4 / 3, 0])  # ρ |Ψ| / 3
+    assert loss_of(GRPO(kl_coef=0, dual_clip=3.0), **options) == pytest.approx(((6 + 4) / 2 - 1.2) / 2)
+
+
+def test_a_dual_clip_that_is_never_reached_changes_nothing() -> None:
+    np.testing.assert_array_equal(gradient_of(PPOClip(dual_clip=2.0)), gradient_of(PPOClip()))
+    with pytest.raises(ConfigError, match="dual_clip"):
+        PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", plugin_kwargs={"dual_clip": 1.0})
 
 
 def test_dr_grpo_divides_by_a_constant_length() -> None:

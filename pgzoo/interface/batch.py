@@ -99,19 +99,25 @@ class Batch(Samples):
         """Return the mean of (ρ − 1) − log ρ, an estimate of KL(π_old ‖ π) (Schulman 2020)."""
         return approx_kl(self.log_probs.detach(), self.old_log_probs)
 
-    def clipped_surrogate(self, low: Any, high: Any, ratio: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def clipped_surrogate(
+        self, low: Any, high: Any, ratio: Tensor | None = None, *, dual: float | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return min(ρ Ψ, clip(ρ, 1 − low, 1 + high) Ψ) (B,), and the fraction of ρ that was clipped.
 
         Args:
             low: a number or a schedule.
             high: a number or a schedule.
             ratio: replaces ρ (B,), the ratio of each step.
+            dual: where Ψ < 0, the surrogate is at least `dual` · Ψ (dual clip, Ye et al. 2020, eq. 5); None: no limit.
         """
         ratio = self.ratio if ratio is None else ratio
         lowest, highest = 1 - self.scheduled(low), 1 + self.scheduled(high)
         clipped = ratio.clamp(lowest, highest)
         outside = (clipped.detach() != ratio.detach()).float().mean()
-        return (self.advantages * ratio).min(self.advantages * clipped), outside
+        surrogate = (self.advantages * ratio).min(self.advantages * clipped)
+        if dual is not None:
+            surrogate = surrogate.where(self.advantages >= 0, surrogate.max(dual * self.advantages))
+        return surrogate, outside
 
     def episode_means(self, x: Tensor) -> Tensor:
         """Return (B,): the mean of x (B,) over the batch's steps of the same episode."""

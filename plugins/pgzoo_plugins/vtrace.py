@@ -17,9 +17,9 @@ class VTrace(Estimator):
 
         v_t = V(s_t) + δ_t + γ c_t (v_{t+1} − V(s_{t+1})),    δ_t = ρ_t (r_t + γ V(s_{t+1}) − V(s_t)),
 
-    where ρ_t = min(ρ̄, π/π_old) and c_t = min(c̄, π/π_old). At the last step of an episode or fragment
-    v_{t+1} = V(s_{t+1}). V is trained on v_t. Ψ_t is multiplied by ρ_t, unless the objective has a ratio.
-    On-policy, R̂_t = v_t is the λ-return with λ = 1.
+    where ρ_t = min(ρ̄, π/π_old) and c_t = λ min(c̄, π/π_old), with λ = `trace_decay` (remark 2). At the last step of an
+    episode or fragment v_{t+1} = V(s_{t+1}). V is trained on v_t. Ψ_t is multiplied by ρ_t, unless the objective has a
+    ratio. On-policy, v_t is the λ-return.
     """
 
     name = "vtrace"
@@ -29,6 +29,7 @@ class VTrace(Estimator):
     bias = "a learned V replaces the rewards after a cut, and truncated ratios target another policy"
     rho_bar: Annotated[float, Range(0, open_low=True, infinite=True), Search(1.0, 2.0), "ρ̄, the limit of ρ_t"] = 1.0
     c_bar: Annotated[float, Range(0, open_low=True, infinite=True), "c̄, the limit of c_t"] = 1.0
+    trace_decay: Annotated[float, Range(0, 1), "λ, from bias (0) to variance (1)"] = 1.0
 
     def __call__(self, rollout: Rollout, state: State = None) -> Array:
         """Return R̂ (T, N)."""
@@ -47,7 +48,7 @@ class VTrace(Estimator):
     def _targets(self, rollout: Rollout) -> Array:
         values, next_values = rollout.values.astype(np.float64), rollout.next_values.astype(np.float64)
         delta = self.importance_weights(rollout) * (rollout.rewards + rollout.gamma * next_values - values)
-        c = np.minimum(self.c_bar, rollout.ratios)
+        c = self.trace_decay * np.minimum(self.c_bar, rollout.ratios)
         return values + rollout.discounted_sums(delta, c)
 
 

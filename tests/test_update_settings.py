@@ -88,6 +88,35 @@ def test_recomputing_changes_nothing_but_later_epochs(estimator: str) -> None:
                                                                  strict=True))  # fmt: skip
 
 
+@pytest.mark.parametrize("fast", ["auto", False])
+@pytest.mark.parametrize("moment", ["_on_rollout_start", "_on_step", "_on_rollout_end"])
+def test_a_callback_that_changes_what_parts_need_waits_for_the_next_rollout(moment: str, fast: Any) -> None:
+    """V at the next observations was not recorded, or no critic was trained. The second rollout has everything."""
+
+    class Change(BaseCallback):
+        def _on_step(self) -> bool:
+            return True
+
+    def change(self: Any) -> bool:
+        self.model.change_hyperparameter(*setting)
+        return True
+
+    setattr(Change, moment, change)
+    settings: dict[str, Any] = {"fast": fast, **SETTINGS}
+    setting: Any = "recompute", "epoch"
+    by_callback = trained(steps=32, callback=Change(), **settings)
+    assert by_callback.estimator.recompute == "epoch"
+    by_callback.learn(32, reset_num_timesteps=False)
+    between = trained(steps=32, **settings)
+    between.change_hyperparameter(*setting)
+    between.learn(32, reset_num_timesteps=False)
+    assert_close(by_callback, between)
+
+    setting = "bootstrap", True
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", seed=0, device="cpu", fast=fast).learn(100, Change())
+    assert model.has_critic
+
+
 def test_several_epochs_without_a_ratio_stay_refused() -> None:
     """Finds epochs of an objective that would use actions of another policy without correction."""
     with pytest.raises(ConfigError, match="n_epochs"):

@@ -127,6 +127,7 @@ class PluginAlgorithm(SamplingAlgorithm):
     skipped_updates: int = 0
     iterations_before: int = 0
     _dump_interval: int | None = None
+    _postponed: dict[str, Any] | None = None
     critic_learning_rate: float | Schedule | None
     n_epochs: int
     n_critic_updates: int
@@ -266,7 +267,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         return SamplingAlgorithm._wrap_env(env, verbose, monitor_wrapper)
 
     def _excluded_save_params(self) -> list[str]:
-        return [*super()._excluded_save_params(), "iterations_before", "_dump_interval"]
+        return [*super()._excluded_save_params(), "iterations_before", "_dump_interval", "_postponed"]
 
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         """Compute the remaining progress, at least 0: the last rollout may exceed `total_timesteps`."""
@@ -393,13 +394,18 @@ class PluginAlgorithm(SamplingAlgorithm):
     def change_hyperparameter(self, name: str, value: Any) -> None:
         """Replace a hyperparameter of the algorithm or of a part. Setting the attribute of that name does the same.
 
-        It takes effect at the next step, minibatch or rollout, whichever reads it.
+        It takes effect at the next step, minibatch or rollout, whichever reads it. If the parts then need something
+        else of a rollout, such as V, it waits for the next rollout.
 
         Raises:
             ConfigError: the value is wrong, contradicts other settings, or is fixed once the model is built.
         """
         before = self.combination
-        self._adopt(changed(self.registry, before, name, value))
+        after = changed(self.registry, before, name, value)
+        if self._postponed is not None and after.needs != before.needs:
+            self._postponed[name] = value
+            return
+        self._adopt(after)
         if name == "learning_rate":
             self._setup_lr_schedule()
         try:
@@ -415,6 +421,13 @@ class PluginAlgorithm(SamplingAlgorithm):
             raise
         if self.combination.needs != before.needs:
             self.__dict__.pop("_backend", None)  # it depends on whether there is a critic
+
+    def _begin_or_end_rollout(self, begins: bool) -> None:
+        """Make the changes that waited for the end of a rollout and its update. While one lasts, others wait."""
+        postponed, self._postponed = self._postponed, None
+        for name, value in (postponed or {}).items():
+            self.change_hyperparameter(name, value)
+        self._postponed = {} if begins else None
 
     def _make_sampling_mode(self) -> SamplingMode:
         budget = self.objective.resample_budget

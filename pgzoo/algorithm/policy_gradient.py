@@ -117,6 +117,7 @@ class PolicyGradient(SavableAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Sample a rollout and compute its advantages. Return False if a callback stopped training."""
+        self._begin_or_end_rollout(begins=True)
         needs = self.combination.needs
         with part_errors():
             rollout = self._sample(env, callback, rollout_buffer, n_rollout_steps, needs)
@@ -185,6 +186,7 @@ class PolicyGradient(SavableAlgorithm):
                 self._update_parameters(backend, metrics)
             self._update_part_states(backend, metrics)
         self._log_update(metrics)
+        self._begin_or_end_rollout(begins=False)
 
     def _update_parameters(self, backend: Backend, metrics: UpdateMetrics) -> None:
         """Let the update move the policy's parameters."""

@@ -273,6 +273,18 @@ def test_a_saved_model_keeps_the_critics_learning_rate(tmp_path: Path) -> None:
     assert [len(group["params"]) for group in states[0]["param_groups"]] == [6, 6]
 
 
+def test_weights_of_a_model_with_another_number_of_groups_are_refused(tmp_path: Path) -> None:
+    two, one = (trained(steps=32, critic_learning_rate=rate, **SETTINGS) for rate in (5e-3, None))
+    before = parameters(one)
+    two.save(tmp_path / "model.zip")
+    with pytest.raises(
+        ConfigError, match=r"has 2 groups of parameters, and the optimizer 1; with critic_learning_rate"
+    ):
+        one.set_parameters(tmp_path / "model.zip")
+    for name, value in parameters(one).items():
+        np.testing.assert_array_equal(value, before[name])
+
+
 def test_a_critic_without_parameters_of_its_own_has_no_learning_rate() -> None:
     class AllShared(ActorCriticPolicy):
         """V is the mean of the logits."""

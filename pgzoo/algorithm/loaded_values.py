@@ -250,7 +250,12 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
     groups = state.get("param_groups") if isinstance(state, Mapping) else None
     if not isinstance(groups, list) or not all(isinstance(group, dict) for group in groups):
         raise ConfigError("the state of the optimizer has no param_groups")
-    for group, current in zip(groups, optimizer.param_groups, strict=False):  # torch compares their number
+    if len(groups) != (expected := len(optimizer.param_groups)):
+        raise ConfigError(
+            f"the state of the optimizer has {len(groups)} groups of parameters, and the optimizer {expected}; with "
+            "critic_learning_rate it has one more"
+        )
+    for group, current in zip(groups, optimizer.param_groups, strict=True):
         for option, value in current.items():
             if option in group and option != "params":
                 _check_option(option, group[option], value)

@@ -110,6 +110,7 @@ def test_refusals(make: Any, message: str) -> None:
         "import gymnasium, pgzoo; gymnasium.make('pgzoo/Addition-v0')",
         "import pgzoo, gymnasium, pgzoo.envs; gymnasium.make('pgzoo/Addition-v0')",
         "import gymnasium; gymnasium.make('pgzoo.envs:pgzoo/Addition-v0')",
+        "import pgzoo.training.environments, gymnasium; gymnasium.make('pgzoo/Addition-v0')",
         "from pgzoo import PolicyGradient; PolicyGradient('MlpPolicy', 'pgzoo/Addition-v0', 'grpo')",
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from zips import members, write
 
 from pgzoo import ConfigError, PolicyGradient
 from pgzoo.interface.rollout import Rollout
@@ -112,6 +114,13 @@ def test_a_callback_that_changes_what_parts_need_waits_for_the_next_rollout(mome
     between.learn(32, reset_num_timesteps=False)
     assert_close(by_callback, between)
 
+    class Stop(Change):
+        def _on_step(self) -> bool:
+            return False
+
+    stopped = trained(steps=32, callback=Stop(), **settings)
+    stopped.change_hyperparameter("recompute", "epoch")
+    assert stopped.estimator.recompute == "epoch"
     setting = "bootstrap", True
     model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", seed=0, device="cpu", fast=fast).learn(100, Change())
     assert model.has_critic
@@ -273,16 +282,41 @@ def test_a_saved_model_keeps_the_critics_learning_rate(tmp_path: Path) -> None:
     assert [len(group["params"]) for group in states[0]["param_groups"]] == [6, 6]
 
 
-def test_weights_of_a_model_with_another_number_of_groups_are_refused(tmp_path: Path) -> None:
-    two, one = (trained(steps=32, critic_learning_rate=rate, **SETTINGS) for rate in (5e-3, None))
-    before = parameters(one)
-    two.save(tmp_path / "model.zip")
-    with pytest.raises(
-        ConfigError, match=r"has 2 groups of parameters, and the optimizer 1; with critic_learning_rate"
-    ):
-        one.set_parameters(tmp_path / "model.zip")
-    for name, value in parameters(one).items():
-        np.testing.assert_array_equal(value, before[name])
+@pytest.mark.parametrize(("saved", "loaded"), [(5e-3, None), (None, 5e-3)])
+@pytest.mark.parametrize("how", ["load", "set_parameters", "a dict"])
+def test_moments_are_loaded_into_another_number_of_groups(saved: Any, loaded: Any, how: str, tmp_path: Path) -> None:
+    """Each parameter keeps its moments, and the optimizer has the groups of the model that loads."""
+    model = trained(steps=32, critic_learning_rate=saved, **SETTINGS)
+    model.save(tmp_path / "model.zip")
+    if how == "load":
+        other = PolicyGradient.load(tmp_path / "model.zip", device="cpu", critic_learning_rate=loaded)
+    else:
+        other = PolicyGradient("MlpPolicy", "CartPole-v1", "ppo", device="cpu", critic_learning_rate=loaded)
+        other.set_parameters(tmp_path / "model.zip" if how == "set_parameters" else model.get_parameters())
+    assert_close(model, other)
+    assert len(other.policy.optimizer.param_groups) == (1 if loaded is None else 2)
+    moments = [
+        {name: one.policy.optimizer.state[p]["exp_avg"] for name, p in one.policy.named_parameters()}
+        for one in (model, other)
+    ]
+    torch.testing.assert_close(*moments)
+    assert max(float(x.abs().max()) for x in moments[0].values()) > 0
+
+
+def test_a_file_from_before_the_setting_loads(tmp_path: Path) -> None:
+    model = trained(steps=32, **SETTINGS)
+    model.save(tmp_path / "model.zip")
+    contents = members(tmp_path / "model.zip")
+    document = json.loads(contents["pgzoo.json"])
+    assert document["settings"].pop("critic_learning_rate", "absent") is None
+    write(tmp_path / "old.zip", {**contents, "pgzoo.json": json.dumps(document).encode()})
+    assert_close(PolicyGradient.load(tmp_path / "old.zip", device="cpu"), model)
+
+
+def test_without_a_critic_there_is_one_group() -> None:
+    model = PolicyGradient("MlpPolicy", "CartPole-v1", "rtg", critic_learning_rate=1e-3, device="cpu").learn(50)
+    assert len(model.policy.optimizer.param_groups) == 1
+    assert "train/critic_learning_rate" not in model.logger.name_to_value
 
 
 def test_a_critic_without_parameters_of_its_own_has_no_learning_rate() -> None:
@@ -334,6 +368,20 @@ def test_a_callback_begins_to_adapt_the_coefficient(tmp_path: Path) -> None:
     loaded: Any = PolicyGradient.load(tmp_path / "model.zip", device="cpu")
     assert loaded.target_entropy == 0.5
     assert loaded.part_states["update"].log == model.part_states["update"].log
+
+
+def test_a_changed_coefficient_begins_again() -> None:
+    model: Any = trained(steps=64, ent_coef=0.2, target_entropy=0.5, **SETTINGS)
+    before = model.part_states["update"].current
+    model.ent_coef = 0.7
+    model.learn(32, reset_num_timesteps=False)
+    assert model.part_states["update"].current == pytest.approx(0.7, rel=0.05)
+    assert before == pytest.approx(0.2, rel=0.1)
+    model.target_entropy = 5.0
+    with pytest.raises(ConfigError, match=r"target_entropy=5.0 cannot be reached: the actions have at most 0.693 nats"):
+        model.learn(32, reset_num_timesteps=False)
+    small: Any = trained(steps=32, ent_coef=1e-6, target_entropy=0.5, **SETTINGS)
+    assert small.part_states["update"].current == pytest.approx(1e-6, rel=1e-3)  # it does not fall below its beginning
 
 
 @pytest.mark.parametrize(

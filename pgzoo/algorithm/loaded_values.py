@@ -126,6 +126,8 @@ def checked_values(
     for section, names in (("spaces", SPACES), ("policy", POLICY), ("counters", COUNTERS)):
         _check_names(section, merged[section], names)
     _check_names("parts", merged["parts"], ("plugin", "parts"))
+    off = {name: None for name, param in declared(AlgorithmConfig).items() if param.default is None}
+    merged["settings"] = {**off, **merged["settings"]}  # a file may be older than a setting that is off by default
     _check_names("settings", merged["settings"], declared(AlgorithmConfig))
     _check_names("states", merged["states"], ("part_state_arrays", "normalizer"))
     _check_parts(merged["parts"])
@@ -252,8 +254,7 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: Any) -> None:
         raise ConfigError("the state of the optimizer has no param_groups")
     if len(groups) != (expected := len(optimizer.param_groups)):
         raise ConfigError(
-            f"the state of the optimizer has {len(groups)} groups of parameters, and the optimizer {expected}; with "
-            "critic_learning_rate it has one more"
+            f"the state of the optimizer has {len(groups)} groups of parameters, and the optimizer {expected}"
         )
     for group, current in zip(groups, optimizer.param_groups, strict=True):
         for option, value in current.items():

@@ -405,6 +405,7 @@ class PluginAlgorithm(SamplingAlgorithm):
         if self._postponed is not None and after.needs != before.needs:
             self._postponed[name] = value
             return
+        (self._postponed or {}).pop(name, None)
         self._adopt(after)
         if name == "learning_rate":
             self._setup_lr_schedule()
@@ -412,7 +413,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             if "sampling_mode" in self.__dict__ and _sampled_by(self.combination) != _sampled_by(before):
                 self._next_sampling_mode = self._make_sampling_mode()
             if name == "critic_learning_rate" and "policy" in self.__dict__:
-                separate_critic(self.policy, self.critic_learning_rate is not None)
+                separate_critic(self.policy, self._separates_critic)
             if "part_states" in self.__dict__:
                 with part_errors():
                     self.part_states.complete()
@@ -422,8 +423,16 @@ class PluginAlgorithm(SamplingAlgorithm):
         if self.combination.needs != before.needs:
             self.__dict__.pop("_backend", None)  # it depends on whether there is a critic
 
+    @property
+    def _separates_critic(self) -> bool:
+        """Whether the optimizer has a group for the parameters that only the critic has."""
+        return self.has_critic and self.critic_learning_rate is not None
+
     def _begin_or_end_rollout(self, begins: bool) -> None:
-        """Make the changes that waited for the end of a rollout and its update. While one lasts, others wait."""
+        """Make the changes that waited for the end of a rollout and its update.
+
+        From the beginning of a rollout on, `change_hyperparameter` postpones changes of what parts need.
+        """
         postponed, self._postponed = self._postponed, None
         for name, value in (postponed or {}).items():
             self.change_hyperparameter(name, value)
@@ -457,7 +466,7 @@ class PluginAlgorithm(SamplingAlgorithm):
             self._choose_device()
             with accepting_use_sde(self):
                 super()._setup_model()
-        separate_critic(self.policy, self.critic_learning_rate is not None)
+        separate_critic(self.policy, self._separates_critic)
         self.make_part_states()
         self._episode_steps = np.zeros(self.n_envs, dtype=int)
         self._choose_backend()

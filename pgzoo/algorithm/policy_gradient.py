@@ -176,7 +176,7 @@ class PolicyGradient(SavableAlgorithm):
             value_at(param, schedule, progress_remaining)
         update_learning_rate(self.policy.optimizer, learning_rate)
         self.logger.record("train/learning_rate", learning_rate)
-        if self.critic_learning_rate is not None:
+        if self._separates_critic:
             critic_rate = value_at(CRITIC_LEARNING_RATE, as_schedule(self.critic_learning_rate), progress_remaining)
             set_critic_learning_rate(self.policy, critic_rate)
             self.logger.record("train/critic_learning_rate", critic_rate)
@@ -275,14 +275,17 @@ class PolicyGradient(SavableAlgorithm):
         elif log_interval is not None:
             log_interval = declared(AlgorithmConfig)["log_interval"].validate(log_interval)
         self._dump_interval = log_interval if self.iterations_before else None
-        super().learn(
-            total_timesteps,
-            callback,
-            1 if self._dump_interval else log_interval,  # type: ignore[arg-type]
-            self.plugin if tb_log_name is None else tb_log_name,
-            reset_num_timesteps,
-            progress_bar,
-        )
+        try:
+            super().learn(
+                total_timesteps,
+                callback,
+                1 if self._dump_interval else log_interval,  # type: ignore[arg-type]
+                self.plugin if tb_log_name is None else tb_log_name,
+                reset_num_timesteps,
+                progress_bar,
+            )
+        finally:
+            self._begin_or_end_rollout(begins=False)
         self.iterations_before = 0
         compute_deferred(self.logger)
         self.backend.check_parameters()

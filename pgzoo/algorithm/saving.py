@@ -18,6 +18,7 @@ from stable_baselines3.common.utils import check_for_correct_spaces, get_system_
 from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
 from pgzoo import __version__
+from pgzoo.algorithm.learning_rates import grouped_as
 from pgzoo.algorithm.loaded_values import (
     SECTIONS,
     Saved,
@@ -200,9 +201,10 @@ class SavableAlgorithm(PluginAlgorithm):
         before = map_nested({**super().get_parameters(), **names}, torch.Tensor, torch.Tensor.clone)
         try:
             accepted = not exact_match or set(own.get("policy", ())) == set(self.policy.state_dict())
-            if "policy.optimizer" in own and accepted:  # else torch refuses the policy
-                check_optimizer_state(self.policy.optimizer, own["policy.optimizer"])
-            super().set_parameters(own, exact_match, device)
+            with grouped_as(self.policy, own.get("policy.optimizer")):
+                if "policy.optimizer" in own and accepted:  # else torch refuses the policy
+                    check_optimizer_state(self.policy.optimizer, own["policy.optimizer"])
+                super().set_parameters(own, exact_match, device)
             self.part_states.load_parameters({k: v for k, v in load_path_or_dict.items() if k in names})
             self.load_part_states(parts, arrays)
         except Exception:  # torch has set the tensors that fit

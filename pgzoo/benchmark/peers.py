@@ -73,8 +73,8 @@ def _entry(job: Job) -> tuple[dict[str, Any], str]:
         path = _rl_zoo_file(algorithm)
         if path is None:
             raise ConfigError(
-                f"{job.algorithm} needs the hyperparameters of RL Zoo: pip install 'pgzoo[rl-zoo]', or name a file "
-                "with --peer-hyperparams"
+                f"there are no hyperparameters of {job.algorithm}; name a file with --peer-hyperparams, or install RL "
+                "Zoo with pip install 'pgzoo[rl-zoo]', if it has them"
             )
         entries, source = read_yaml_mapping(path), f"RL Zoo, {path.name}"
     key = _nearest(job.env, entries)

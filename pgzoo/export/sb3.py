@@ -38,15 +38,17 @@ def write_sb3(model: PolicyGradient, file: Path, metadata: Mapping[str, Any]) ->
 def as_sb3(model: PolicyGradient) -> A2C | PPO:
     """Return a new A2C or PPO with a model's spaces, policy class and hyperparameters.
 
-    Hyperparameters that the model's update does not have get SB3's defaults.
+    Hyperparameters that the model's update does not have get SB3's defaults. An entropy coefficient that adapts is its
+    current value, and the critic has the actor's learning rate.
     """
+    adaptive_ent_coef = getattr(model.part_states["update"], "current", None)
     max_grad_norm = getattr(model, "max_grad_norm", 0.5)
     arguments: dict[str, Any] = {
         "learning_rate": model.lr_schedule(1.0),
         "n_steps": model.n_steps,
         "gamma": model.gamma,
         "gae_lambda": model.gae_lambda,
-        "ent_coef": as_schedule(getattr(model, "ent_coef", 0.0))(1.0),
+        "ent_coef": adaptive_ent_coef or as_schedule(getattr(model, "ent_coef", 0.0))(1.0),
         "vf_coef": as_schedule(getattr(model, "vf_coef", 0.5))(1.0),
         "max_grad_norm": math.inf if max_grad_norm is None else max_grad_norm,
         "use_sde": model.use_sde,

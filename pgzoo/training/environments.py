@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import (
     unwrap_vec_normalize,
 )
 
+import pgzoo.envs  # noqa: F401 (registers them)
 from pgzoo._sb3 import images_channels_first
 from pgzoo.errors import ConfigError, converted
 from pgzoo.model_file.normalizer import Normalizer

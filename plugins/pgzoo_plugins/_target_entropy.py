@@ -12,7 +12,7 @@ from pgzoo import ConfigError
 ADAPTATION_RATE = 0.03
 """The step size of Adam for log α, with one step per rollout: α changes by about 3 % each time."""
 LIMITS = 1e-4, 1e3
-"""The range of α. While the entropy is too high, α would otherwise fall so low that it acts too late."""
+"""The range of α, unless it begins below. If the entropy is too high for long, α would otherwise fall too low."""
 
 
 class EntropyCoefficient(torch.nn.Module):
@@ -27,16 +27,31 @@ class EntropyCoefficient(torch.nn.Module):
         ConfigError: no policy can have the target entropy, or α cannot begin at `initial`.
     """
 
+    initial: torch.Tensor
+
     def __init__(self, initial: Any, target: float, action_space: Any) -> None:
         super().__init__()
-        if (most := highest_entropy(action_space)) <= target:
+        self.highest = highest_entropy(action_space)
+        self.log = torch.nn.Parameter(torch.zeros(()))
+        self.register_buffer("initial", torch.zeros(()))
+        self.check(target)
+        self.begin(initial)
+
+    def check(self, target: float) -> None:
+        """Refuse a target that no policy can have."""
+        if self.highest <= target:
             raise ConfigError(
-                f"target_entropy={target} cannot be reached: actions {action_space} have at most {most:.3g} nats, if "
-                "all are equally likely"
+                f"target_entropy={target} cannot be reached: the actions have at most {self.highest:.3g} nats, if all "
+                "are equally likely"
             )
+
+    def begin(self, initial: Any) -> None:
+        """Begin at an α, unless it began there already."""
         if not isinstance(initial, float) or initial == 0:
             raise ConfigError("target_entropy adapts ent_coef, which must begin at a number above 0, such as 0.01")
-        self.log = torch.nn.Parameter(torch.tensor(math.log(initial)))
+        if self.initial != torch.tensor(initial):
+            self.initial.fill_(initial)
+            self.log.data.fill_(math.log(initial))
 
     @property
     def current(self) -> float:
@@ -47,7 +62,8 @@ class EntropyCoefficient(torch.nn.Module):
         """Take one step of an optimizer of α, given the policy's entropy and H̄ in nats."""
         self.log.grad = torch.tensor(entropy - target, dtype=self.log.dtype, device=self.log.device)
         optimizer.step()
-        self.log.data.clamp_(*map(math.log, LIMITS))
+        lowest, highest = LIMITS
+        self.log.data.clamp_(math.log(min(lowest, float(self.initial))), math.log(highest))
 
 
 def highest_entropy(space: Any) -> float:

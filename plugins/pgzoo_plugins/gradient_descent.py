@@ -32,8 +32,9 @@ class GradientDescent(Update):
     With the defaults it takes one step on the whole rollout, as A2C does. The further passes of `n_critic_updates` do
     not change what the actor and the critic share, such as the layers of an image.
 
-    With `target_entropy` H̄, the entropy's weight α begins at `ent_coef` and follows the gradient of log α · (H − H̄), as
-    in SAC (Haarnoja et al. 2018, arXiv:1812.05905, sec. 5). H is the mean of −log π over the rollout.
+    With `target_entropy` H̄, the entropy's weight α begins at `ent_coef`, and again if that is changed. It follows the
+    gradient of log α · (H − H̄), as in SAC (Haarnoja et al. 2018, arXiv:1812.05905, sec. 5), where H is the mean of
+    −log π over the rollout.
     """
 
     name = "gradient_descent"
@@ -88,6 +89,9 @@ class GradientDescent(Update):
     def __call__(self, learner: Learner, state: State = None) -> Metrics:
         """Return the last loss."""
         adapts = self.target_entropy is not None
+        if adapts:
+            state.check(self.target_entropy)
+            state.begin(self.ent_coef)  # which a callback may have changed
         for samples in learner.epochs(self.n_epochs):
             for minibatch in learner.minibatches(samples, self.batch_size):
                 batch = learner.evaluate(minibatch)

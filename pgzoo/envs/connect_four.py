@@ -18,13 +18,14 @@ SYMBOLS = ".xo"
 class ConnectFour(gym.Env[Array, Any]):
     """Drop discs into seven columns of six places, and connect four of them before a random player does.
 
-    The other player takes every column that is not full with equal probability. Either player begins with equal probability. The
-    reward is 1 for a win, −1 for a loss, 0 for a full board and every other step. `action_masks()` says which columns
-    are not full. An action that is not allowed loses the game. At the end of an episode, `info["is_success"]` says
-    whether it was won.
+    The other player takes every column that is not full with equal probability. Either player begins with equal
+    probability. The reward is 1 for a win, −1 for a loss, and 0 for a full board and every other step. A full column
+    loses the game, and `action_masks()` says which columns are not full. At the end of an episode,
+    `info["is_success"]` says whether it was won.
 
     The observation is two boards of 6 × 7 numbers, from the top row down: 1 for the agent's discs in the first, and for
-    the other player's discs in the second. The seed determines which player begins, and the other player's random numbers.
+    the other player's discs in the second. The seed determines which player begins, and the random numbers of the
+    other player.
 
     Args:
         render_mode: "ansi" or None.

@@ -73,8 +73,8 @@ def _entry(job: Job) -> tuple[dict[str, Any], str]:
         path = _rl_zoo_file(algorithm)
         if path is None:
             raise ConfigError(
-                f"there are no hyperparameters of {job.algorithm}; name a file with --peer-hyperparams, or install RL "
-                "Zoo with pip install 'pgzoo[rl-zoo]', if it has them"
+                f"no hyperparameters found for {job.algorithm}; pass a file with --peer-hyperparams, or try RL Zoo's: "
+                "pip install 'pgzoo[rl-zoo]'"
             )
         entries, source = read_yaml_mapping(path), f"RL Zoo, {path.name}"
     key = _nearest(job.env, entries)

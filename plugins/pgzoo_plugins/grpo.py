@@ -32,7 +32,7 @@ class GRPO(Objective):
 
     k3 = e^q − q − 1 with q = log π_ref − log π estimates KL(π ‖ π_ref) (eq. 4), but its gradient is that of
     KL(π_ref ‖ π). With `kl_correction` the penalty is β ρ k3, whose gradient is that of KL(π ‖ π_ref) (DeepSeek-AI
-    2025, arXiv:2512.02556). With β = 0 there is no reference. `ppo_clip` explains `dual_clip`.
+    2025, arXiv:2512.02556). With β = 0 there is no reference. For `dual_clip`, see `ppo_clip`.
     `reference` chooses π_ref:
 
     - initial: the policy at the start of training, which is saved with the model;

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
 from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
+from pgzoo_plugins._optional_leave_one_out import OptionalLeaveOneOut
 
 
 @dataclass(frozen=True)
-class LengthWeighted(Baseline):
+class LengthWeighted(OptionalLeaveOneOut):
     """b = Σ_i l_i R_i / Σ_i l_i over a group, l_i the length of episode i and R_i the mean of its R̂.
 
     This is the constant baseline of least variance if the squared norm of an episode's score is proportional to its
@@ -23,17 +23,6 @@ class LengthWeighted(Baseline):
     name = "length_weighted"
     needs = frozenset({Need.COMPLETE_EPISODES})
     per_episode = True
-    leave_one_out: Annotated[bool, "sum over the other episodes, which is unbiased"] = False
-
-    @property
-    def unbiased(self) -> bool:
-        """True with `leave_one_out`."""
-        return self.leave_one_out
-
-    @property
-    def bias(self) -> str:
-        """Why it is biased without `leave_one_out`."""
-        return "" if self.leave_one_out else "the mean includes the return it is compared with"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
         """Return b (T, N), constant within an episode."""

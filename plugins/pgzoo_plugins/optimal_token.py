@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
 from pgzoo import Array, Baseline, Need, Rollout, State, hookimpl
+from pgzoo_plugins._optional_leave_one_out import OptionalLeaveOneOut
 
 
 @dataclass(frozen=True)
-class OptimalToken(Baseline):
+class OptimalToken(OptionalLeaveOneOut):
     """b_t = Σ_i W_t^i R̂_t^i / Σ_i W_t^i over the group's episodes i that reach step t.
 
     W_t = Σ_{j≤t} ‖∇ log π(a_j | s_j)‖², with respect to the outputs of the action head, takes the scores of the steps
@@ -23,17 +23,6 @@ class OptimalToken(Baseline):
 
     name = "optimal_token"
     needs = frozenset({Need.COMPLETE_EPISODES, Need.SCORES})
-    leave_one_out: Annotated[bool, "sum over the other episodes, which is unbiased"] = False
-
-    @property
-    def unbiased(self) -> bool:
-        """True with `leave_one_out`."""
-        return self.leave_one_out
-
-    @property
-    def bias(self) -> str:
-        """Why it is biased without `leave_one_out`."""
-        return "" if self.leave_one_out else "the mean includes the return it is compared with"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
         """Return b (T, N)."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated
 
 import numpy as np
 
 from pgzoo import Array, Baseline, Rollout, State, hookimpl
+from pgzoo_plugins._optional_leave_one_out import OptionalLeaveOneOut
 
 
 @dataclass(frozen=True)
-class TimeMean(Baseline):
+class TimeMean(OptionalLeaveOneOut):
     """b_t = mean of R̂_t over the episodes of the batch that reach step t (Greensmith et al. 2004).
 
     With `leave_one_out`, the mean excludes the episode that it is compared with. If no other episode reaches step t,
@@ -20,17 +20,6 @@ class TimeMean(Baseline):
     """
 
     name = "time_mean"
-    leave_one_out: Annotated[bool, "take the mean over the other episodes, which is unbiased"] = False
-
-    @property
-    def unbiased(self) -> bool:
-        """True with `leave_one_out`."""
-        return self.leave_one_out
-
-    @property
-    def bias(self) -> str:
-        """Why it is biased without `leave_one_out`."""
-        return "" if self.leave_one_out else "the mean includes the return it is compared with"
 
     def __call__(self, rollout: Rollout, returns: Array, state: State = None) -> Array:
         """Return b (T, N)."""
